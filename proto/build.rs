@@ -1,0 +1,113 @@
+//! Generates the crate from `sensor/**/*.proto`, in pure Rust (no `protoc` needed), with serde
+//! attributes that make the JSON of `--json`: snake_case names, enums as words, 64-bit `_ns` and
+//! `seq` as strings, bytes as escaped text.
+
+use std::{env, error::Error, fs, path::PathBuf};
+
+use prost::Message as _;
+
+const FILES: [&str; 2] = ["sensor/v1/sensor.proto", "sensor/internal/v1/link.proto"];
+
+/// Enum fields: message.field → module path of the serializer that knows its words.
+const ENUMS: [(&str, &str); 10] = [
+    ("Record.priority", "priority"),
+    ("Incident.kind", "kind"),
+    ("Incident.severity", "severity"),
+    ("Incident.state", "state"),
+    ("Transition.from", "state"),
+    ("Transition.to", "state"),
+    ("Action.kind", "action_kind"),
+    ("Investigation.state", "investigation_state"),
+    ("FileFact.state", "file_state"),
+    ("ActRequest.verb", "verb"),
+];
+
+/// 64-bit integers that JSON carries as strings, because readers hold numbers in doubles.
+const STRINGS: [&str; 13] = [
+    "Record.seq",
+    "Record.boot_ns",
+    "Alarm.span_ns",
+    "Alarm.crossed_ns",
+    "Exec.exec_ns",
+    "ProcessKey.start_ns",
+    "Process.start_ns",
+    "Link.exec_ns",
+    "Incident.opened_ns",
+    "Incident.thaw_due_ns",
+    "Culprit.start_ns",
+    "Cost.wall_ns",
+    "GetStatusResponse.last_seq",
+];
+
+/// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.
+const BYTES: [&str; 11] = [
+    "Evidence.content.text",
+    "Process.cwd",
+    "Process.exe",
+    "Link.cwd",
+    "Link.exe",
+    "FileFact.path",
+    "FileFact.content",
+    "Culprit.cwd",
+    "Culprit.exe",
+    "Step.cwd",
+    "Transcript.text",
+];
+
+/// `repeated bytes` fields.
+const BYTE_LISTS: [&str; 6] = [
+    "Exec.argv",
+    "Process.argv",
+    "Process.open_files",
+    "Link.argv",
+    "Culprit.argv",
+    "Step.argv",
+];
+
+const TIMES: [&str; 8] = [
+    "Record.at",
+    "Evidence.at",
+    "Incident.opened_at",
+    "Incident.updated_at",
+    "Incident.resolved_at",
+    "Action.at",
+    "Investigation.started_at",
+    "Investigation.ended_at",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo:rerun-if-changed=sensor");
+    let descriptors = protox::compile(FILES, ["."])?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
+
+    let mut builder = tonic_prost_build::configure().build_client(true).build_server(true);
+    builder = builder
+        .type_attribute(".sensor.v1", "#[derive(serde::Serialize)]")
+        .type_attribute(".sensor.v1", "#[serde(rename_all = \"snake_case\")]");
+    let with = |name: &str, how: &str| {
+        (format!(".sensor.v1.{name}"), format!("#[serde(serialize_with = \"crate::json::{how}\")]"))
+    };
+    let fields = ENUMS
+        .iter()
+        .map(|(name, how)| with(name, how))
+        .chain(STRINGS.iter().map(|name| with(name, "string")))
+        .chain(["Action.started_ns", "Action.ended_ns"].iter().map(|name| with(name, "string")))
+        .chain(BYTES.iter().map(|name| with(name, "text")))
+        .chain(BYTE_LISTS.iter().map(|name| with(name, "texts")))
+        .chain(TIMES.iter().map(|name| with(name, "time")))
+        .chain([with("GetStatusResponse.started_at", "time")]);
+    for (path, attribute) in fields {
+        builder = builder.field_attribute(path, attribute);
+    }
+    // A request is never printed, and its timestamp has no serde.
+    builder = builder.field_attribute(".sensor.v1.ListIncidentsRequest.since", "#[serde(skip)]");
+    builder.compile_fds(descriptors)?;
+
+    // A oneof stands flat in its message. prost applies a field attribute of a oneof to the
+    // variants as well, where serde refuses it, so it is put in here.
+    let generated = out.join("sensor.v1.rs");
+    let code = fs::read_to_string(&generated)?;
+    fs::write(&generated, code.replace("#[prost(oneof", "#[serde(flatten)]\n    #[prost(oneof"))?;
+    Ok(())
+}

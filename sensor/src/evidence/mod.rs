@@ -1,0 +1,1 @@
+//! Facts about an incident, gathered in order of perishability, within bounds, redacted at the entrance.

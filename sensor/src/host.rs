@@ -1,0 +1,27 @@
+//! What a record says about its host.
+
+use std::fs;
+
+/// Name, boot and kernel of this host.
+#[derive(Clone, Debug, Default)]
+pub struct Host {
+    pub name: String,
+    /// /proc/sys/kernel/random/boot_id.
+    pub boot_id: String,
+    /// As `uname -r`.
+    pub kernel: String,
+}
+
+impl Host {
+    /// Reads what stays the same until the next boot; what cannot be read is empty.
+    pub fn read() -> Self {
+        let uname = rustix::system::uname();
+        Self {
+            name: uname.nodename().to_string_lossy().into_owned(),
+            boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")
+                .map(|id| id.trim().to_owned())
+                .unwrap_or_default(),
+            kernel: uname.release().to_string_lossy().into_owned(),
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! `sensor`: smoke detector, black box and first responder for a Linux host.
+//!
+//! One pipeline, left to right: [`kernel`] makes observations, [`detect`] makes findings of them,
+//! [`incident`] makes incidents of findings, [`record`] keeps everything, [`feed`] serves it.
+//! [`respond`], [`evidence`], [`diagnose`] and [`investigate`] hang off an incident. [`core`] holds
+//! the pipeline together and is the only place where all of them meet.
+
+pub mod cgroup;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod core;
+pub mod detect;
+pub mod diagnose;
+pub mod evidence;
+pub mod feed;
+pub mod host;
+pub mod incident;
+pub mod investigate;
+pub mod kernel;
+pub mod lineage;
+pub mod record;
+pub mod respond;
+
+/// The schema of everything that is recorded.
+pub use sensor_proto::v1 as proto;

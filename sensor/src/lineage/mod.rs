@@ -1,0 +1,132 @@
+//! Trees and culprits: a snapshot of the kernel's lineage, and the questions that are asked of it.
+//!
+//! A [`Forest`] is plain data. The kernel side fills it (`kernel::maps`), tests build it by hand.
+
+use std::collections::HashMap;
+
+pub use sensor_common::{FileId, ProcessKey};
+
+/// What a process ran, as the kernel saw it at exec.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exec {
+    /// Boot clock, ns; 0 when it started before the sensor.
+    pub at_ns: u64,
+    pub exe: FileId,
+    pub cwd: FileId,
+    /// Arguments, not redacted: at most the first 512 bytes of the argument area, the last one cut there.
+    pub argv: Vec<Vec<u8>>,
+    /// Bytes of the whole argument area.
+    pub argv_bytes: u32,
+    /// Hash of executable, argv and cwd.
+    pub strict: u64,
+    /// Hash of executable and argv.
+    pub loose: u64,
+}
+
+/// A process, living or dead, as the kernel's lineage has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Node {
+    pub key: ProcessKey,
+    /// By fork, whatever re-parenting did later; `None` at the edge of what is known.
+    pub parent: Option<ProcessKey>,
+    pub alive: bool,
+    /// Its birth was not seen.
+    pub adopted: bool,
+    /// `None`: forked and never executed anything, or nothing is known.
+    pub exec: Option<Exec>,
+    /// Living processes of its tree as the kernel counts (itself included, 32 levels deep).
+    pub live: u32,
+    /// Forks in its tree since the sensor knows it.
+    pub forks: u32,
+    /// cgroup v2 id at fork or exec.
+    pub cgroup: u64,
+    /// Number of the brake's mark that it carries; 0: none.
+    pub mark: u32,
+}
+
+/// All processes that the kernel side knows at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Forest {
+    nodes: HashMap<ProcessKey, Node>,
+    children: HashMap<ProcessKey, Vec<ProcessKey>>,
+}
+
+impl Forest {
+    pub fn new(nodes: impl IntoIterator<Item = Node>) -> Self {
+        let mut forest = Self::default();
+        for node in nodes {
+            if let Some(parent) = node.parent {
+                forest.children.entry(parent).or_default().push(node.key);
+            }
+            forest.nodes.insert(node.key, node);
+        }
+        for children in forest.children.values_mut() {
+            children.sort_unstable();
+        }
+        forest
+    }
+
+    pub fn len(&self) -> usize {
+        self.nodes.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    pub fn get(&self, key: ProcessKey) -> Option<&Node> {
+        self.nodes.get(&key)
+    }
+
+    /// The living process with this pid.
+    pub fn living(&self, tgid: u32) -> Option<&Node> {
+        self.nodes.values().find(|node| node.alive && node.key.tgid == tgid)
+    }
+
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// `key` and its ancestors, nearest first; ends where the lineage ends.
+    pub fn ancestry(&self, key: ProcessKey) -> Vec<&Node> {
+        let mut path: Vec<&Node> = Vec::new();
+        let mut next = self.get(key);
+        while let Some(node) = next {
+            // The kernel's links cannot turn in a circle; a snapshot torn by reuse could.
+            if path.len() > self.nodes.len() {
+                break;
+            }
+            path.push(node);
+            next = node.parent.and_then(|parent| self.get(parent));
+        }
+        path
+    }
+
+    /// From `root` down to `leaf`, both included; `None` when `leaf` is not below `root`.
+    pub fn chain(&self, root: ProcessKey, leaf: ProcessKey) -> Option<Vec<&Node>> {
+        let mut path = self.ancestry(leaf);
+        let end = path.iter().position(|node| node.key == root)?;
+        path.truncate(end + 1);
+        path.reverse();
+        Some(path)
+    }
+
+    /// The tree of `root` with each node's level below it, parents before children, dead ones included.
+    pub fn tree(&self, root: ProcessKey) -> Vec<(&Node, u32)> {
+        let mut found = Vec::new();
+        let mut level = 0;
+        let mut wave: Vec<ProcessKey> = vec![root];
+        while !wave.is_empty() && found.len() <= self.nodes.len() {
+            let mut next = Vec::new();
+            for key in wave {
+                if let Some(node) = self.get(key) {
+                    found.push((node, level));
+                }
+                next.extend(self.children.get(&key).into_iter().flatten().copied());
+            }
+            wave = next;
+            level += 1;
+        }
+        found
+    }
+}
