@@ -55,14 +55,8 @@ const BYTES: [&str; 11] = [
 ];
 
 /// `repeated bytes` fields.
-const BYTE_LISTS: [&str; 6] = [
-    "Exec.argv",
-    "Process.argv",
-    "Process.open_files",
-    "Link.argv",
-    "Culprit.argv",
-    "Step.argv",
-];
+const BYTE_LISTS: [&str; 6] =
+    ["Exec.argv", "Process.argv", "Process.open_files", "Link.argv", "Culprit.argv", "Step.argv"];
 
 const TIMES: [&str; 8] = [
     "Record.at",

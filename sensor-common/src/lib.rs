@@ -5,6 +5,13 @@
 
 #![no_std]
 
+pub mod brake;
+pub mod event;
+pub mod layout;
+pub mod lineage;
+pub mod loss;
 pub mod process;
+pub mod recursion;
+pub mod signature;
 
 pub use process::{FileId, ProcessKey};

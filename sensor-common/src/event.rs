@@ -1,0 +1,74 @@
+//! What the kernel side sends through the ring. One ring, so that order holds across CPUs.
+
+use crate::{ProcessKey, lineage::ARGV_KEPT};
+
+/// First word of every event.
+pub const ALARM: u32 = 1;
+pub const EXEC: u32 = 2;
+pub const BRAKED: u32 = 3;
+
+/// A gate was crossed. Wakes the reader at once.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Alarm {
+    pub tag: u32,
+    /// `recursion::Level`
+    pub level: u16,
+    /// `recursion::Rule`
+    pub rule: u16,
+    pub process: ProcessKey,
+    pub top: ProcessKey,
+    /// Boot clock of the crossing, ns.
+    pub crossed_ns: u64,
+    /// Time of the last three generations, ns; 0: fewer.
+    pub span_ns: u64,
+    /// cgroup v2 id of the process.
+    pub cgroup: u64,
+    /// Living ancestors with the same signature, by the rule that crossed.
+    pub repetitions: u32,
+    /// Living processes in the tree of `top`.
+    pub live: u32,
+}
+
+/// A program was executed in a suspect tree.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Exec {
+    pub tag: u32,
+    pub argv_bytes: u32,
+    pub process: ProcessKey,
+    pub parent: ProcessKey,
+    pub exec_ns: u64,
+    pub cgroup: u64,
+    /// Bytes of the argument area in `argv`.
+    pub kept: u32,
+    pub zero: u32,
+    pub argv: [u8; ARGV_KEPT],
+}
+
+/// The brake stopped a process at a fork or an exec.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Braked {
+    pub tag: u32,
+    /// Number of the mark.
+    pub number: u32,
+    pub process: ProcessKey,
+    /// The child that the fork made all the same; zero at exec.
+    pub child: ProcessKey,
+    pub at_ns: u64,
+}
+
+const _: () = assert!(size_of::<Alarm>() == 72);
+const _: () = assert!(size_of::<Exec>() == 568);
+const _: () = assert!(size_of::<Braked>() == 48);
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: plain integers without padding (the asserts above count every byte); any bit pattern is valid.
+    unsafe impl aya::Pod for super::Alarm {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Exec {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Braked {}
+}

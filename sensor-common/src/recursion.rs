@@ -1,0 +1,131 @@
+//! The recursion gates R1, R1b and R1c: a command among its own living ancestors.
+//!
+//! Fork rate does not tell work from runaway (a shell loop forks 1,214/s, the recursive npm 14/s);
+//! self-similarity does: honest work repeats (executable, argv, cwd) along a chain 0 times,
+//! recursions 6 to 200 times.
+
+use crate::lineage::{GENERATIONS, Image};
+
+/// How far a gate has been crossed. Ordered.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    #[default]
+    Calm = 0,
+    /// Worth looking at: the tree's execs are recorded.
+    Watch = 1,
+    /// Worth an incident.
+    Open = 2,
+    /// Worth stopping.
+    Contain = 3,
+}
+
+/// Which similarity crossed.
+#[repr(u16)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rule {
+    /// Same executable, argv and cwd.
+    #[default]
+    R1 = 0,
+    /// Same executable and argv, in ever new directories.
+    R1b = 1,
+    /// Same executable, argv growing from generation to generation.
+    R1c = 2,
+}
+
+/// Thresholds. Counts are of living ancestors, times in ns.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// R1: from here on the tree is suspect.
+    pub watch: u32,
+    /// R1: from here on it may be contained, if it is quick and wide enough.
+    pub contain: u32,
+    /// R1: from here on it is an incident if it is quick, however narrow.
+    pub open: u32,
+    /// R1: from here on it is an incident at any pace.
+    pub open_slow: u32,
+    /// R1b: from here on it is an incident.
+    pub loose_open: u32,
+    /// R1b: from here on it may be contained.
+    pub loose_contain: u32,
+    /// R1c: generations of one executable.
+    pub growth_repetitions: u32,
+    /// R1c: of those, in a row, with a longer argv each.
+    pub growth_growing: u32,
+    /// Living processes that the tree must have to be contained.
+    pub contain_live: u32,
+    pub zero: u32,
+    /// Time that the last three generations together may take to count as quick.
+    pub contain_span_ns: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Honest work measured: 0. The second repetition is never chance.
+            watch: 2,
+            // The recursive npm has 24 to 45 living processes here, 1 % of what the host can bear.
+            contain: 3,
+            // A wrapper that runs itself again four times reaches 4.
+            open: 5,
+            // A person who opens a shell in a shell six deep reaches 5 or 6.
+            open_slow: 8,
+            // Recursive make, seven deep, repeats its argv 5 times.
+            loose_open: 8,
+            // Twice that: directories can honestly be deep, and a false freeze is the worst bug.
+            loose_contain: 16,
+            growth_repetitions: 16,
+            growth_growing: 8,
+            // A person or a retrying wrapper never has so many at once.
+            contain_live: 12,
+            zero: 0,
+            // A recursive npm takes 0.9 s a generation, 2 s on a busy host; a person takes longer than 3 s.
+            contain_span_ns: 10_000_000_000,
+        }
+    }
+}
+
+/// Time that the last three generations took, ns; 0 when there are not that many.
+#[inline(always)]
+pub const fn span_ns(image: &Image) -> u64 {
+    let oldest = image.generations[GENERATIONS - 1];
+    if oldest == 0 { 0 } else { image.generations[0].saturating_sub(oldest) }
+}
+
+/// Judges what was just executed. `live`: living processes in the tree of the repetition's top.
+#[inline(always)]
+pub fn judge(image: &Image, live: u32, limits: &Limits) -> (Level, Rule) {
+    let strict = image.strict_repetitions as u32;
+    let loose = image.loose_repetitions as u32;
+    let exe = image.exe_repetitions as u32;
+    let growing = image.growing as u32;
+
+    let span = span_ns(image);
+    let quick = span != 0 && span <= limits.contain_span_ns;
+    let wide = live >= limits.contain_live;
+
+    if strict >= limits.contain && quick && wide {
+        return (Level::Contain, Rule::R1);
+    }
+    if loose >= limits.loose_contain && quick && wide {
+        return (Level::Contain, Rule::R1b);
+    }
+    let grows = exe >= limits.growth_repetitions && growing >= limits.growth_growing;
+    if grows && quick && wide {
+        return (Level::Contain, Rule::R1c);
+    }
+    if (strict >= limits.open && quick) || strict >= limits.open_slow {
+        return (Level::Open, Rule::R1);
+    }
+    if loose >= limits.loose_open {
+        return (Level::Open, Rule::R1b);
+    }
+    if grows {
+        return (Level::Open, Rule::R1c);
+    }
+    if strict >= limits.watch {
+        return (Level::Watch, Rule::R1);
+    }
+    (Level::Calm, Rule::R1)
+}
