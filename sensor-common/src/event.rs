@@ -60,7 +60,7 @@ pub struct Braked {
 }
 
 const _: () = assert!(size_of::<Alarm>() == 72);
-const _: () = assert!(size_of::<Exec>() == 568);
+const _: () = assert!(size_of::<Exec>() == 576);
 const _: () = assert!(size_of::<Braked>() == 48);
 
 #[cfg(feature = "user")]
