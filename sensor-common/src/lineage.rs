@@ -26,10 +26,8 @@ pub const ADOPTED: u32 = 1 << 0;
 pub const EXECUTED: u32 = 1 << 1;
 /// Runs no more.
 pub const DEAD: u32 = 1 << 2;
-/// In a tree where the recursion gate saw a repetition: its execs are worth a record.
-pub const SUSPECT: u32 = 1 << 3;
 
-/// One process, living or dead. 144 bytes.
+/// One process, living or dead. 152 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Node {
@@ -48,7 +46,11 @@ pub struct Node {
     pub forks: u32,
     /// Exits in the tree.
     pub exits: u32,
+    /// Written by the process's own programs only.
     pub flags: u32,
+    /// Not 0: a gate was crossed with this node on top; execs in its tree are worth a record.
+    pub suspect: u32,
+    pub zero: u32,
 }
 
 /// What a process runs, and how often its living ancestors run the same. Zero until the first exec.
@@ -114,7 +116,7 @@ pub struct Known {
 }
 
 const _: () = assert!(size_of::<Image>() == 80);
-const _: () = assert!(size_of::<Node>() == 144);
+const _: () = assert!(size_of::<Node>() == 152);
 const _: () = assert!(size_of::<ExecRecord>() == 552);
 
 #[cfg(feature = "user")]

@@ -129,3 +129,85 @@ pub fn judge(image: &Image, live: u32, limits: &Limits) -> (Level, Rule) {
     }
     (Level::Calm, Rule::R1)
 }
+
+#[cfg(feature = "user")]
+// SAFETY: plain integers, 48 bytes without padding; any bit pattern is valid.
+unsafe impl aya::Pod for Limits {}
+
+const _: () = assert!(size_of::<Limits>() == 48);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn image(strict: u16, loose: u16, exe: u16, growing: u16, span_ns: u64) -> Image {
+        let start = 100 * SECOND;
+        Image {
+            strict_repetitions: strict,
+            loose_repetitions: loose,
+            exe_repetitions: exe,
+            growing,
+            generations: [start + span_ns, start, start, start],
+            ..Image::default()
+        }
+    }
+
+    fn level(image: &Image, live: u32) -> Level {
+        judge(image, live, &Limits::default()).0
+    }
+
+    #[test]
+    fn the_recursive_npm_is_contained_at_the_third_repetition() {
+        // Measured: three generations in 2.7 s, 24 living processes.
+        let npm = image(3, 3, 12, 0, 2_700_000_000);
+        assert_eq!(judge(&npm, 24, &Limits::default()), (Level::Contain, Rule::R1));
+        assert_eq!(level(&image(2, 2, 9, 0, 0), 18), Level::Watch);
+    }
+
+    #[test]
+    fn a_wrapper_that_retries_four_times_is_left_alone() {
+        assert_eq!(level(&image(4, 4, 4, 0, SECOND), 5), Level::Watch);
+    }
+
+    #[test]
+    fn a_shell_in_a_shell_at_a_persons_pace_is_left_alone() {
+        assert_eq!(level(&image(6, 6, 6, 0, 12 * SECOND), 7), Level::Watch);
+        // However slow: eight of the same command inside each other are worth a word.
+        assert_eq!(level(&image(8, 8, 8, 0, 600 * SECOND), 9), Level::Open);
+    }
+
+    #[test]
+    fn recursive_make_seven_deep_is_left_alone() {
+        // Measured: argv repeats 5 times, never with the same cwd.
+        assert_eq!(level(&image(0, 5, 6, 0, SECOND), 14), Level::Calm);
+    }
+
+    #[test]
+    fn ever_new_directories_and_growing_arguments_are_seen() {
+        let deep = image(0, 16, 16, 0, SECOND);
+        assert_eq!(judge(&deep, 40, &Limits::default()), (Level::Contain, Rule::R1b));
+        let grows = image(0, 0, 16, 8, SECOND);
+        assert_eq!(judge(&grows, 40, &Limits::default()), (Level::Contain, Rule::R1c));
+        assert_eq!(
+            level(&image(0, 0, 40, 7, SECOND), 40),
+            Level::Calm,
+            "the same length again and again"
+        );
+    }
+
+    #[test]
+    fn a_few_processes_are_never_contained() {
+        assert_eq!(level(&image(5, 5, 5, 0, SECOND), 11), Level::Open);
+        assert_eq!(level(&image(5, 5, 5, 0, SECOND), 12), Level::Contain);
+    }
+
+    #[test]
+    fn without_three_generations_there_is_no_pace() {
+        let mut early = image(3, 3, 3, 0, SECOND);
+        early.generations[GENERATIONS - 1] = 0;
+        assert_eq!(span_ns(&early), 0);
+        assert_eq!(level(&early, 100), Level::Watch);
+    }
+}

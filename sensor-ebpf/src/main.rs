@@ -1,1 +1,78 @@
-fn main() {}
+//! The kernel side: one file per concern. The programs here only take their arguments apart.
+
+#![no_std]
+#![no_main]
+#![allow(internal_features, reason = "atomic_xadd: the target has no atomic types")]
+#![feature(core_intrinsics)]
+
+mod brake;
+mod lineage;
+mod maps;
+mod recursion;
+mod task;
+
+use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use task::Task;
+
+/// Raw tracepoint arguments: (parent, child). Runs in the parent, before the child does.
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn sensor_fork(ctx: BtfTracePointContext) -> i32 {
+    let (parent, child) = (Task(ctx.arg::<u64>(0)), Task(ctx.arg::<u64>(1)));
+    if child.pid() == child.tgid() {
+        let (slot, child) = lineage::forked(parent, child);
+        brake::check(slot, child);
+    }
+    0
+}
+
+/// Raw tracepoint arguments: (task, old pid, bprm). Runs in the task, as its new self.
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sensor_exec(ctx: BtfTracePointContext) -> i32 {
+    let task = Task(ctx.arg::<u64>(0));
+    let slot = lineage::ensure(task.0);
+    if slot != 0 {
+        recursion::executed(task, slot);
+        brake::check(slot, 0);
+    }
+    0
+}
+
+/// Raw tracepoint arguments: (task). Runs for every thread; the last one ends the process.
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sensor_exit(ctx: BtfTracePointContext) -> i32 {
+    let task = Task(ctx.arg::<u64>(0));
+    if task.living_threads() == 0 && !task.is_kernel_thread() {
+        lineage::exited(task.tgid());
+    }
+    0
+}
+
+/// Context of a `iter/task` program, as `struct bpf_iter__task`.
+#[repr(C)]
+pub struct IterTask {
+    meta: u64,
+    task: u64,
+}
+
+/// The baseline: one call per task, and a last one with none.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub extern "C" fn sensor_baseline(ctx: *mut IterTask) -> i32 {
+    // SAFETY: the kernel hands over this structure.
+    let task = unsafe { (*ctx).task };
+    if task != 0 {
+        lineage::baseline(Task(task));
+    }
+    0
+}
+
+/// GPL-only helpers (`bpf_send_signal`, `bpf_probe_read_*`) need it.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "license")]
+pub static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    // SAFETY: nothing here panics; the verifier would refuse a loop.
+    unsafe { core::hint::unreachable_unchecked() }
+}

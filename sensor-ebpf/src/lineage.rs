@@ -1,0 +1,301 @@
+//! Lineage: who begat whom.
+//!
+//! Hooks: `tp_btf/sched_process_fork`, `tp_btf/sched_process_exit`, `iter/task` (baseline).
+//! Emits nothing; keeps `NODES`, `INDEX` and the counters of the nearest 32 ancestors.
+
+use core::{
+    intrinsics::{AtomicOrdering, atomic_xadd},
+    ptr,
+};
+
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use sensor_common::{
+    ProcessKey,
+    lineage::{ADOPTED, COUNTED_ANCESTORS, DEAD, EXECUTED, FREED_AT_ONCE, Image, Node, Slot},
+    loss::Reason,
+};
+
+use crate::{
+    maps::{CLAIMS, EXECS, FREE, INDEX, KNOWN, UNFREED, lose, node, slot_of},
+    task::Task,
+};
+
+/// Adds to a counter that other CPUs change too. The result is not used: kernels before 5.12 know
+/// no atomic that returns one.
+///
+/// # Safety
+/// `counter` points into a map value.
+#[inline(always)]
+unsafe fn add(counter: *mut u32, value: i32) {
+    // SAFETY: by the caller.
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, value as u32) };
+}
+
+/// What to change in every counted ancestor.
+#[derive(Clone, Copy)]
+struct Change {
+    live: i32,
+    forks: i32,
+    exits: i32,
+}
+
+/// Changes the counters of `slot` and of its ancestors, 32 in all.
+#[inline(always)]
+fn count(slot: Slot, change: Change) {
+    let mut slot = slot;
+    for _ in 0..COUNTED_ANCESTORS {
+        if slot == 0 {
+            break;
+        }
+        let Some(ancestor) = node(slot) else { break };
+        // SAFETY: a value of the array; the counters are only ever changed atomically.
+        unsafe {
+            add(&raw mut (*ancestor).live, change.live);
+            if change.forks != 0 {
+                add(&raw mut (*ancestor).forks, change.forks);
+            }
+            if change.exits != 0 {
+                add(&raw mut (*ancestor).exits, change.exits);
+            }
+            slot = (*ancestor).parent_slot;
+        }
+    }
+}
+
+/// Makes the node of a process and enters it into the index. `None` when the table is full.
+#[inline(always)]
+fn create(
+    key: ProcessKey,
+    parent: ProcessKey,
+    parent_slot: Slot,
+    cgroup: u64,
+    flags: u32,
+) -> Option<Slot> {
+    let Ok(Some(slot)) = FREE.pop() else {
+        lose(Reason::TableFull);
+        return None;
+    };
+    let fresh = node(slot)?;
+    let mut fork_chain = 0;
+    if let Some(parent) = node(parent_slot) {
+        // SAFETY: values of the array; the parent holds its own node while it forks.
+        unsafe {
+            fork_chain = (*parent).image.fork_chain.wrapping_add(1);
+            if parent_slot != 0 {
+                add(&raw mut (*parent).references, 1);
+            }
+        }
+    }
+    // SAFETY: the slot was free, so nobody else writes here.
+    unsafe {
+        ptr::write(
+            fresh,
+            Node {
+                key,
+                parent,
+                image: Image { fork_chain, ..NO_IMAGE },
+                cgroup,
+                parent_slot,
+                references: 1,
+                live: 1,
+                forks: 0,
+                exits: 0,
+                flags,
+                suspect: 0,
+                zero: 0,
+            },
+        );
+    }
+    if INDEX.insert(key.tgid, slot, u64::from(BPF_NOEXIST)).is_err() {
+        // Its predecessor's exit was missed, or the index is full.
+        exited(key.tgid);
+        if INDEX.insert(key.tgid, slot, u64::from(BPF_ANY)).is_err() {
+            lose(Reason::IndexFull);
+            release(slot);
+            return None;
+        }
+    }
+    Some(slot)
+}
+
+const NO_IMAGE: Image = Image {
+    strict: 0,
+    loose: 0,
+    exe: 0,
+    generations: [0; 4],
+    argv_bytes: 0,
+    top: 0,
+    strict_repetitions: 0,
+    loose_repetitions: 0,
+    exe_repetitions: 0,
+    growing: 0,
+    fork_chain: 0,
+    reported: 0,
+    zero: 0,
+};
+
+/// The node of a process that exists, made if its birth was not seen.
+#[inline(never)]
+pub fn ensure(task: u64) -> Slot {
+    let task = Task(task);
+    if let Some(slot) = slot_of(task.tgid()) {
+        return slot;
+    }
+    create(task.key(), ProcessKey::new(0, 0), 0, task.cgroup(), ADOPTED).unwrap_or(0)
+}
+
+/// A process was born. Answers (slot of the parent, slot of the child), 0 for none.
+#[inline(always)]
+pub fn forked(parent: Task, child: Task) -> (Slot, Slot) {
+    let mut parent_slot = 0;
+    let mut parent_key = ProcessKey::new(0, 0);
+    // What a kernel thread starts has no lineage worth following.
+    if !parent.is_kernel_thread() {
+        parent_slot = ensure(parent.0);
+        parent_key = parent.key();
+    }
+    let Some(slot) = create(child.key(), parent_key, parent_slot, child.cgroup(), 0) else {
+        return (parent_slot, 0);
+    };
+    count(parent_slot, Change { live: 1, forks: 1, exits: 0 });
+    (parent_slot, slot)
+}
+
+/// A process is gone.
+#[inline(never)]
+pub fn exited(tgid: u32) -> u32 {
+    let Some(slot) = slot_of(tgid) else {
+        lose(Reason::UnknownExit);
+        return 0;
+    };
+    // Two threads may both believe to be the last; one of them removes the entry.
+    if INDEX.remove(tgid).is_err() {
+        return 0;
+    }
+    if let Some(gone) = node(slot) {
+        // SAFETY: a value of the array; flags belong to this process, which is past its end.
+        unsafe { (*gone).flags |= DEAD };
+    }
+    count(slot, Change { live: -1, forks: 0, exits: 1 });
+    release(slot);
+    if let Ok(Some(left)) = UNFREED.pop() {
+        free_upwards(left);
+    }
+    0
+}
+
+/// Lets go of a node: the process itself at its exit, or a child whose node is freed.
+#[inline(never)]
+fn release(slot: Slot) -> u32 {
+    if let_go(slot) {
+        free_upwards(slot);
+    }
+    0
+}
+
+/// Takes one reference away; true for the one who took the last.
+#[inline(always)]
+fn let_go(slot: Slot) -> bool {
+    let Some(held) = node(slot) else { return false };
+    // SAFETY: a value of the array; `references` is changed atomically or by its last holder.
+    unsafe {
+        let claim = (*held).key.start_ns;
+        if ptr::read_volatile(&raw const (*held).references) == 1 {
+            // Ours is the last: nobody else can come or go.
+            return true;
+        }
+        add(&raw mut (*held).references, -1);
+        // Two who let go at once may both see 0 here; the claim decides.
+        ptr::read_volatile(&raw const (*held).references) == 0
+            && CLAIMS.insert(claim, slot, u64::from(BPF_NOEXIST)).is_ok()
+    }
+}
+
+/// Frees a node that nobody holds, then its ancestors that nobody else holds.
+#[inline(never)]
+fn free_upwards(slot: Slot) -> u32 {
+    let mut slot = slot;
+    for _ in 0..FREED_AT_ONCE {
+        let Some(freed) = node(slot) else { return 0 };
+        // SAFETY: a value of the array that nobody else holds any more.
+        let parent = unsafe {
+            (*freed).references = 0;
+            (*freed).parent_slot
+        };
+        let _ = EXECS.remove(slot);
+        if FREE.push(slot, u64::from(BPF_ANY)).is_err() {
+            lose(Reason::Unfreed);
+        }
+        if parent == 0 || !let_go(parent) {
+            return 0;
+        }
+        slot = parent;
+    }
+    if UNFREED.push(slot, u64::from(BPF_ANY)).is_err() {
+        lose(Reason::Unfreed);
+    }
+    0
+}
+
+/// Enters a process that was there before us. Called for every task, twice: parents need not come
+/// before their children.
+#[inline(always)]
+pub fn baseline(task: Task) {
+    let tgid = task.tgid();
+    if task.pid() != tgid
+        || task.memory() == 0
+        || task.is_kernel_thread()
+        || task.living_threads() == 0
+    {
+        return;
+    }
+    let slot = ensure(task.0);
+    if slot == 0 {
+        return;
+    }
+    if task.living_threads() == 0 {
+        // It exited while we entered it; its exit may have come before.
+        exited(tgid);
+        return;
+    }
+    let Some(entered) = node(slot) else { return };
+    // SAFETY: the value is copied; the map is only written by user space before the baseline.
+    if let Some(known) = unsafe { KNOWN.get(tgid).copied() } {
+        // SAFETY: a value of the array. The process may execute something right now and write its
+        // own image; the signature that it then had a moment ago costs at most one repetition.
+        unsafe {
+            if (*entered).flags & EXECUTED == 0 && (*entered).key.start_ns == known.start_ns {
+                (*entered).image.strict = known.strict;
+                (*entered).image.loose = known.loose;
+                (*entered).image.exe = known.exe;
+                (*entered).image.argv_bytes = known.argv_bytes;
+                (*entered).image.fork_chain = 0;
+                (*entered).flags |= EXECUTED;
+            }
+        }
+    }
+    link(task, slot, entered);
+}
+
+/// Puts an adopted node below its parent's, and its tree into the counters above.
+#[inline(always)]
+fn link(task: Task, slot: Slot, entered: *mut Node) {
+    // SAFETY: a value of the array.
+    if unsafe { (*entered).parent_slot != 0 || (*entered).flags & ADOPTED == 0 } {
+        return;
+    }
+    let parent = task.real_parent();
+    let Some(parent_slot) = slot_of(parent.tgid()) else { return };
+    if parent_slot == slot {
+        return;
+    }
+    let Some(above) = node(parent_slot) else { return };
+    // SAFETY: values of the array; only the baseline links, and it runs once at a time.
+    let (live, forks) = unsafe {
+        add(&raw mut (*above).references, 1);
+        (*entered).parent = (*above).key;
+        (*entered).parent_slot = parent_slot;
+        ((*entered).live, (*entered).forks)
+    };
+    count(parent_slot, Change { live: live as i32, forks: forks as i32, exits: 0 });
+}

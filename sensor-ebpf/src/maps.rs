@@ -1,0 +1,94 @@
+//! The tables that user space shares with the programs.
+
+use aya_ebpf::{
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
+    macros::map,
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf, Stack},
+};
+use sensor_common::{
+    brake::Mark,
+    lineage::{ExecRecord, Known, Node, Slot},
+    loss::Reason,
+    signature::ARGV_WORDS,
+};
+
+/// Entries until user space sets the configured number at load.
+const TABLE: u32 = 32_768;
+
+/// Nodes by slot. An array and not a hash: looking a slot up costs a bounds check, which is what
+/// makes 32 ancestors at every fork affordable. User space maps it and reads without system calls.
+#[map]
+pub static NODES: Array<Node> = Array::with_max_entries(TABLE, BPF_F_MMAPABLE);
+
+/// Marks by slot, written by user space and copied to children here.
+#[map]
+pub static MARKS: Array<Mark> = Array::with_max_entries(TABLE, BPF_F_MMAPABLE);
+
+/// Boot clock until which any mark may hold, ns: while it is past, nobody looks for marks.
+#[map]
+pub static BRAKE_UNTIL: Array<u64> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// Slot of the living process with a tgid. Preallocated: it must not fail when memory is short.
+#[map]
+pub static INDEX: HashMap<u32, Slot> = HashMap::with_max_entries(TABLE, 0);
+
+/// Slots without a node; user space fills it at load, lowest on top.
+#[map]
+pub static FREE: Stack<Slot> = Stack::with_max_entries(TABLE, 0);
+
+/// Dead ancestors that an exit left over for the next one.
+#[map]
+pub static UNFREED: Queue<Slot> = Queue::with_max_entries(4096, 0);
+
+/// Who may free a node when two processes let go of it at once: the first to insert its start
+/// time. Old entries fall out by themselves.
+#[map]
+pub static CLAIMS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
+
+/// What was executed, by slot.
+#[map]
+pub static EXECS: HashMap<Slot, ExecRecord> = HashMap::with_max_entries(TABLE, BPF_F_NO_PREALLOC);
+
+/// What user space knows of the processes before us, by tgid; empty after the baseline.
+#[map]
+pub static KNOWN: HashMap<u32, Known> = HashMap::with_max_entries(TABLE, BPF_F_NO_PREALLOC);
+
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Losses by `Reason`, a column per CPU.
+#[map]
+pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len() as u32, 0);
+
+/// Room to put an exec record together: more than the stack holds.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+
+#[repr(C)]
+pub struct Scratch {
+    pub record: ExecRecord,
+    /// The signed part of argv, zero-padded.
+    pub words: [u64; ARGV_WORDS],
+}
+
+/// Counts a loss.
+#[inline(always)]
+pub fn lose(reason: Reason) {
+    if let Some(counter) = LOSSES.get_ptr_mut(reason as u32) {
+        // SAFETY: a per-CPU value; tracing programs do not nest on one CPU.
+        unsafe { *counter += 1 };
+    }
+}
+
+/// The node in a slot.
+#[inline(always)]
+pub fn node(slot: Slot) -> Option<*mut Node> {
+    NODES.get_ptr_mut(slot)
+}
+
+/// Slot of the living process with this tgid.
+#[inline(always)]
+pub fn slot_of(tgid: u32) -> Option<Slot> {
+    // SAFETY: the value is copied at once; an element of a preallocated map may be reused, not freed.
+    unsafe { INDEX.get(tgid).copied() }
+}

@@ -1,0 +1,130 @@
+//! Reading kernel structures by offsets that user space resolved from BTF.
+
+use core::{hint::black_box, mem::MaybeUninit, ptr};
+
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
+use sensor_common::{
+    FileId, ProcessKey,
+    layout::{FIELDS, Field},
+};
+
+/// Offsets by `Field`; set before loading, so that the verifier takes them for constants.
+#[unsafe(no_mangle)]
+static OFFSETS: [u64; FIELDS] = [0; FIELDS];
+
+/// A pointer into the kernel, as a number: only ever read through.
+pub type Address = u64;
+
+/// PF_KTHREAD of include/linux/sched.h, unchanged since 2.6.
+const KERNEL_THREAD: u32 = 0x0020_0000;
+
+#[inline(always)]
+fn offset(field: Field) -> u64 {
+    // SAFETY: within the array; volatile because user space replaces the content before loading.
+    unsafe { ptr::read_volatile(&raw const OFFSETS[field as usize]) }
+}
+
+/// Reads a field. Zero when the address is bad: a null pointer down a chain is harmless, and no
+/// branch multiplies the verifier's states.
+#[inline(always)]
+pub fn read<T: Copy>(base: Address, field: Field) -> T {
+    read_at(base.wrapping_add(offset(field)))
+}
+
+#[inline(always)]
+fn read_at<T: Copy>(address: Address) -> T {
+    let mut value = MaybeUninit::<T>::zeroed();
+    // SAFETY: the destination is ours and of that size; the helper checks the source and zeroes the
+    // destination when it cannot be read. All T here are integers, valid whatever the bits.
+    unsafe {
+        bpf_probe_read_kernel(
+            value.as_mut_ptr().cast(),
+            size_of::<T>() as u32,
+            address as *const _,
+        );
+        value.assume_init()
+    }
+}
+
+/// A `struct task_struct *`.
+#[derive(Clone, Copy)]
+pub struct Task(pub Address);
+
+impl Task {
+    #[inline(always)]
+    pub fn pid(self) -> u32 {
+        read(self.0, Field::TaskPid)
+    }
+
+    #[inline(always)]
+    pub fn tgid(self) -> u32 {
+        read(self.0, Field::TaskTgid)
+    }
+
+    #[inline(always)]
+    pub fn leader(self) -> Self {
+        Self(read(self.0, Field::TaskGroupLeader))
+    }
+
+    #[inline(always)]
+    pub fn real_parent(self) -> Self {
+        Self(read(self.0, Field::TaskRealParent))
+    }
+
+    /// Identity of the thread group.
+    #[inline(always)]
+    pub fn key(self) -> ProcessKey {
+        ProcessKey::new(self.tgid(), read(self.leader().0, Field::TaskStartBoottime))
+    }
+
+    #[inline(always)]
+    pub fn is_kernel_thread(self) -> bool {
+        read::<u32>(self.0, Field::TaskFlags) & KERNEL_THREAD != 0
+    }
+
+    /// Threads of the group that have not begun to exit.
+    #[inline(always)]
+    pub fn living_threads(self) -> u32 {
+        read(read(self.0, Field::TaskSignal), Field::SignalLive)
+    }
+
+    #[inline(always)]
+    pub fn memory(self) -> Address {
+        read(self.0, Field::TaskMm)
+    }
+
+    /// Id of the cgroup in the default (v2) hierarchy.
+    #[inline(always)]
+    pub fn cgroup(self) -> u64 {
+        let group: Address = read(read(self.0, Field::TaskCgroups), Field::CssSetDefault);
+        read(read(group, Field::CgroupKernfs), Field::KernfsId)
+    }
+
+    #[inline(always)]
+    pub fn exe(self) -> FileId {
+        inode(read(read(self.memory(), Field::MmExeFile), Field::FileInode))
+    }
+
+    #[inline(always)]
+    pub fn cwd(self) -> FileId {
+        let fs: Address = read(self.0, Field::TaskFs);
+        let path = fs.wrapping_add(offset(Field::FsPwd));
+        inode(read(read(path, Field::PathDentry), Field::DentryInode))
+    }
+}
+
+#[inline(always)]
+fn inode(inode: Address) -> FileId {
+    FileId {
+        ino: read(inode, Field::InodeIno),
+        dev: read(read(inode, Field::InodeSuper), Field::SuperDev),
+        zero: 0,
+    }
+}
+
+/// Keeps LLVM from proving that two values are related, where it would turn arithmetic back into
+/// branches.
+#[inline(always)]
+pub fn opaque(value: u64) -> u64 {
+    black_box(value)
+}

@@ -1,0 +1,69 @@
+//! Processes from before the sensor: attach → baseline → go on. The kernel side enters them and
+//! links them; what they run is read from /proc, once.
+
+use std::{fs, io, os::unix::fs::MetadataExt as _};
+
+use sensor_common::{
+    FileId, ProcessKey,
+    lineage::{ADOPTED, ARGV_SIGNED, DEAD, EXECUTED, Known},
+    signature,
+};
+
+use super::{
+    lineage::Lineage,
+    load::{LoadError, Programs},
+};
+
+/// Longest /proc/PID/cmdline that is read for its length; what is longer has no signature.
+const ARGV_READ: u64 = 1 << 20;
+
+/// Enters every process that runs now. Answers how many the table knows afterwards.
+pub fn run(programs: &mut Programs, lineage: &Lineage) -> Result<u32, LoadError> {
+    // First visit: everybody gets a node, with its exact start time.
+    programs.visit_all_tasks()?;
+    let unknown: Vec<ProcessKey> = lineage
+        .table()
+        .nodes()
+        .filter(|(_, node)| node.flags & (ADOPTED | EXECUTED | DEAD) == ADOPTED)
+        .map(|(_, node)| node.key)
+        .collect();
+    lineage.tell(unknown.into_iter().filter_map(|key| Some((key.tgid, look_up(key)?))));
+    // Second visit: parents are all there, and so is what everybody runs.
+    programs.visit_all_tasks()?;
+    lineage.forget();
+    Ok(lineage.living_count())
+}
+
+/// What a process runs, by /proc. A process that rewrote its title looks like what it wrote.
+fn look_up(key: ProcessKey) -> Option<Known> {
+    let process = format!("/proc/{}", key.tgid);
+    let exe = signature::exe(file_id(&format!("{process}/exe")).ok()?);
+    let cwd = file_id(&format!("{process}/cwd")).ok()?;
+    let mut argv = Vec::new();
+    io::Read::read_to_end(
+        &mut io::Read::take(fs::File::open(format!("{process}/cmdline")).ok()?, ARGV_READ),
+        &mut argv,
+    )
+    .ok()?;
+    let argv_bytes = argv.len() as u32;
+    argv.truncate(ARGV_SIGNED);
+    let loose = signature::loose(exe, signature::argv_of_bytes(&argv, argv_bytes));
+    // The kernel side takes it over only for the process that started then: a pid that was reused
+    // meanwhile costs nothing.
+    Some(Known {
+        start_ns: key.start_ns,
+        strict: signature::strict(loose, cwd),
+        loose,
+        exe,
+        argv_bytes,
+        zero: 0,
+    })
+}
+
+/// (device, inode) of a path, in the kernel's own encoding of devices.
+pub(super) fn file_id(path: &str) -> io::Result<FileId> {
+    let metadata = fs::metadata(path)?;
+    let device = metadata.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    Ok(FileId { ino: metadata.ino(), dev: major << 20 | minor, zero: 0 })
+}

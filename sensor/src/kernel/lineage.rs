@@ -1,0 +1,178 @@
+//! The kernel's lineage as a [`Forest`], and the marks that stop a tree.
+
+use std::{io, sync::Mutex};
+
+use aya::maps::{HashMap as BpfHashMap, MapData};
+use sensor_common::{
+    ProcessKey,
+    brake::{EXEMPT, Mark},
+    lineage::{ADOPTED, DEAD, EXECUTED, ExecRecord, Known, Node as KernelNode, Slot},
+};
+
+use super::table::Table;
+use crate::lineage::{Exec, Forest, Node};
+
+/// How much of each process a snapshot holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Detail {
+    /// Lineage, signatures and counters: about 0.1 µs a process, no system calls.
+    Links,
+    /// What each process executed as well: a system call a process.
+    Execs,
+}
+
+/// The maps that hold the lineage.
+pub struct Lineage {
+    table: Table,
+    index: BpfHashMap<MapData, u32, Slot>,
+    execs: BpfHashMap<MapData, Slot, ExecRecord>,
+    known: Mutex<BpfHashMap<MapData, u32, Known>>,
+}
+
+impl Lineage {
+    pub(super) fn new(
+        table: Table,
+        index: BpfHashMap<MapData, u32, Slot>,
+        execs: BpfHashMap<MapData, Slot, ExecRecord>,
+        known: BpfHashMap<MapData, u32, Known>,
+    ) -> Self {
+        Self { table, index, execs, known: Mutex::new(known) }
+    }
+
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// All processes that the kernel side knows now.
+    pub fn forest(&self, detail: Detail) -> Forest {
+        Forest::new(self.table.nodes().map(|(slot, node)| self.view(slot, &node, detail)))
+    }
+
+    /// A living process by pid.
+    pub fn living(&self, tgid: u32) -> Option<Node> {
+        let (slot, node) = self.find(tgid)?;
+        Some(self.view(slot, &node, Detail::Execs))
+    }
+
+    /// How many processes live, by what the kernel side knows.
+    pub fn living_count(&self) -> u32 {
+        self.table.nodes().filter(|(_, node)| node.flags & DEAD == 0).count() as u32
+    }
+
+    fn find(&self, tgid: u32) -> Option<(Slot, KernelNode)> {
+        let slot = self.index.get(&tgid, 0).ok()?;
+        let node = self.table.at(slot)?;
+        (node.key.tgid == tgid && node.flags & DEAD == 0).then_some((slot, node))
+    }
+
+    /// Slot of a living process, if it is still the one that is meant.
+    fn slot(&self, key: ProcessKey) -> io::Result<Slot> {
+        self.index
+            .get(&key.tgid, 0)
+            .ok()
+            .filter(|slot| self.table.node(*slot, key).is_some())
+            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
+    /// Puts the brake's mark on a living process; its children inherit it.
+    pub fn mark(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+        let slot = self.slot(key)?;
+        if self.table.mark_of(slot, key).is_some_and(|mark| mark.flags & EXEMPT != 0) {
+            return Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        }
+        self.table.set_mark(slot, Mark { start_ns: key.start_ns, until_ns, number, flags: 0 });
+        Ok(())
+    }
+
+    /// Takes the mark away.
+    pub fn unmark(&self, key: ProcessKey) -> io::Result<()> {
+        self.table.clear_mark(self.slot(key)?, key);
+        Ok(())
+    }
+
+    /// From now on the brake passes this process by; not its children.
+    pub fn exempt(&self, key: ProcessKey) -> io::Result<()> {
+        let slot = self.slot(key)?;
+        self.table.set_mark(
+            slot,
+            Mark { start_ns: key.start_ns, until_ns: 0, number: u32::MAX, flags: EXEMPT },
+        );
+        Ok(())
+    }
+
+    /// Tells the baseline what processes from before the sensor run.
+    pub(super) fn tell(&self, known: impl IntoIterator<Item = (u32, Known)>) {
+        let Ok(mut map) = self.known.lock() else { return };
+        for (tgid, known) in known {
+            // A process that does not fit has no signature until its next exec.
+            let _ = map.insert(tgid, known, 0);
+        }
+    }
+
+    /// Forgets what [`Self::tell`] told.
+    pub(super) fn forget(&self) {
+        let Ok(mut map) = self.known.lock() else { return };
+        let tgids: Vec<u32> = map.keys().filter_map(Result::ok).collect();
+        for tgid in tgids {
+            let _ = map.remove(&tgid);
+        }
+    }
+
+    fn view(&self, slot: Slot, node: &KernelNode, detail: Detail) -> Node {
+        let exec = (node.flags & EXECUTED != 0).then(|| {
+            let image = &node.image;
+            let mut exec = Exec {
+                at_ns: image.generations[0],
+                argv_bytes: image.argv_bytes,
+                strict: image.strict,
+                loose: image.loose,
+                ..Exec::default()
+            };
+            if detail == Detail::Execs
+                && let Ok(record) = self.execs.get(&slot, 0)
+            {
+                exec.exe = record.exe;
+                exec.cwd = record.cwd;
+                exec.argv_bytes = record.argv_bytes;
+                exec.argv = split(&record.argv[..(record.kept as usize).min(record.argv.len())]);
+            }
+            exec
+        });
+        Node {
+            key: node.key,
+            parent: (node.parent.start_ns != 0).then_some(node.parent),
+            alive: node.flags & DEAD == 0,
+            adopted: node.flags & ADOPTED != 0,
+            exec,
+            live: node.live,
+            forks: node.forks,
+            cgroup: node.cgroup,
+            mark: self
+                .table
+                .mark_of(slot, node.key)
+                .map_or(0, |mark| if mark.flags & EXEMPT == 0 { mark.number } else { 0 }),
+        }
+    }
+}
+
+/// An argument area as its arguments: each ends with a zero byte, the last one perhaps cut.
+pub fn split(area: &[u8]) -> Vec<Vec<u8>> {
+    let mut arguments: Vec<Vec<u8>> = area.split(|byte| *byte == 0).map(<[u8]>::to_vec).collect();
+    if arguments.last().is_some_and(Vec::is_empty) {
+        arguments.pop();
+    }
+    arguments
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn arguments_end_with_a_zero_byte() {
+        assert_eq!(split(b"npm\0test\0"), [b"npm".to_vec(), b"test".to_vec()]);
+        assert_eq!(split(b"npm\0te"), [b"npm".to_vec(), b"te".to_vec()], "cut short");
+        assert_eq!(split(b"a\0\0"), [b"a".to_vec(), b"".to_vec()], "an empty argument");
+        assert!(split(b"").is_empty());
+    }
+}

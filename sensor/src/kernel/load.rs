@@ -1,0 +1,265 @@
+//! Loads the programs, attaches them, and says what each part of it needed from this kernel.
+
+use std::{
+    error::Error as _,
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf, Stack},
+    programs::{BtfTracePoint, Iter, Program, ProgramError},
+};
+use aya_obj::generated::{bpf_attr, bpf_cmd};
+use sensor_common::{
+    lineage::{ExecRecord, Known, Slot},
+    loss::Reason,
+    recursion::Limits,
+};
+
+use super::{
+    btf::{Btf, BtfError},
+    lineage::Lineage,
+    table::{Table, fdinfo},
+};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sensor-ebpf"));
+
+/// What the operator may choose about the kernel side.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadOptions {
+    /// Nodes in the lineage table, living and retained dead processes.
+    pub max_processes: u32,
+    /// Size of the ring, bytes: a power of two.
+    pub ring_bytes: u32,
+    pub limits: Limits,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error(transparent)]
+    Btf(#[from] BtfError),
+    #[error("cannot read the kernel's type information: {0}")]
+    KernelBtf(#[from] aya::BtfError),
+    #[error("cannot create the kernel's tables ({0}); this needs root, or CAP_BPF and CAP_PERFMON")]
+    Maps(#[source] Box<aya::EbpfError>),
+    #[error("the eBPF object has no {0}; it does not belong to this build")]
+    Absent(&'static str),
+    #[error("table {name}: {source}")]
+    Map { name: &'static str, source: Box<aya::maps::MapError> },
+    #[error("the kernel refused to load {name}: {reason}")]
+    Refused { name: &'static str, reason: String },
+    #[error("cannot map the lineage table: {0}")]
+    Table(#[source] io::Error),
+    #[error("baseline: {0}")]
+    Baseline(#[source] io::Error),
+    #[error(
+        "the self-test failed: {0}; this kernel lays its structures out in a way that the sensor misreads"
+    )]
+    SelfTest(String),
+}
+
+/// Tracepoints in the order in which they are attached: exit first, or processes that end between
+/// the two would stay in the table.
+const TRACEPOINTS: [(&str, &str); 3] = [
+    ("sensor_exit", "sched_process_exit"),
+    ("sensor_exec", "sched_process_exec"),
+    ("sensor_fork", "sched_process_fork"),
+];
+
+const BASELINE: &str = "sensor_baseline";
+
+/// The loaded kernel side. Dropping it detaches the programs, unless somebody else holds their links.
+pub struct Programs {
+    ebpf: Ebpf,
+    links: Vec<OwnedFd>,
+    losses: PerCpuArray<MapData, u64>,
+    /// Why there is no baseline, if so.
+    pub no_baseline: Option<String>,
+}
+
+/// Loads and attaches everything; the baseline is still to be run.
+pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData>), LoadError> {
+    let offsets = Btf::of_kernel()?.offsets()?;
+    let btf = aya::Btf::from_sys_fs()?;
+    let tables = ["NODES", "MARKS", "INDEX", "FREE", "EXECS", "KNOWN"];
+    let mut loader = EbpfLoader::new();
+    loader
+        .btf(Some(&btf))
+        .override_global("OFFSETS", &offsets, true)
+        .override_global("LIMITS", &options.limits, true)
+        .map_max_entries("EVENTS", options.ring_bytes);
+    for table in tables {
+        loader.map_max_entries(table, options.max_processes);
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::Maps(Box::new(error)))?;
+
+    fill_free_slots(&mut ebpf, options.max_processes)?;
+    let lineage = lineage(&mut ebpf)?;
+    let ring = typed(&mut ebpf, "EVENTS", RingBuf::try_from)?;
+    let losses = typed(&mut ebpf, "LOSSES", PerCpuArray::try_from)?;
+
+    let mut links = Vec::new();
+    for (name, tracepoint) in TRACEPOINTS {
+        let program: &mut BtfTracePoint = program(&mut ebpf, name)?;
+        let refused = |error| LoadError::Refused { name, reason: reason(&error) };
+        program.load(tracepoint, &btf).map_err(refused)?;
+        let loaded = program.fd().map_err(refused)?;
+        links.push(
+            attach(loaded.as_fd())
+                .map_err(|error| LoadError::Refused { name, reason: error.to_string() })?,
+        );
+    }
+    let iterator: &mut Iter = program(&mut ebpf, BASELINE)?;
+    let no_baseline = iterator.load("task", &btf).err().map(|error| reason(&error));
+    Ok((Programs { ebpf, links, losses, no_baseline }, lineage, ring))
+}
+
+impl Programs {
+    /// Calls the baseline program for every task once.
+    pub fn visit_all_tasks(&mut self) -> Result<(), LoadError> {
+        let iterator: &mut Iter = program(&mut self.ebpf, BASELINE)?;
+        let refused = |error| LoadError::Refused { name: BASELINE, reason: reason(&error) };
+        let id = iterator.attach().map_err(refused)?;
+        let link = iterator.take_link(id).map_err(refused)?;
+        let mut file = link
+            .into_file()
+            .map_err(|error| LoadError::Baseline(io::Error::other(error.to_string())))?;
+        // Reading drives the iteration; the program prints nothing.
+        io::copy(&mut file, &mut io::sink()).map_err(LoadError::Baseline)?;
+        Ok(())
+    }
+
+    /// Losses so far, by reason, and how often the kernel skipped a program.
+    pub fn losses(&self) -> Vec<(&'static str, u64)> {
+        let mut losses: Vec<(&'static str, u64)> = Reason::ALL
+            .into_iter()
+            .map(|reason| {
+                let per_cpu = self.losses.get(&(reason as u32), 0);
+                (reason.word(), per_cpu.map_or(0, |values| values.iter().sum()))
+            })
+            .collect();
+        losses.push(("recursion_guard", self.skipped()));
+        losses
+    }
+
+    fn skipped(&self) -> u64 {
+        TRACEPOINTS
+            .iter()
+            .filter_map(|(name, _)| {
+                let fd = self.ebpf.program(name)?.fd().ok()?;
+                fdinfo::<u64>(fd.as_fd(), "recursion_misses:").ok()?
+            })
+            .sum()
+    }
+
+    /// Descriptors that keep the programs attached while anybody holds them.
+    pub fn links(&self) -> &[OwnedFd] {
+        &self.links
+    }
+
+    /// Descriptors of the maps that the guardian reads: nodes, marks, brake.
+    pub fn guardian_maps(&self) -> Result<[OwnedFd; 3], LoadError> {
+        table_maps(&self.ebpf)
+    }
+}
+
+/// Attaches a loaded `tp_btf` program and gives the link's descriptor away, which aya's own attach
+/// keeps to itself: the guardian holds a copy, so that the programs outlive core.
+fn attach(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: a union of integers and pointers: all zero is valid, and what the command asks for.
+    let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
+    // The tracepoint's name stays null: the program's attach_btf_id says which it is.
+    attributes.raw_tracepoint.prog_fd = program.as_raw_fd().unsigned_abs();
+    // SAFETY: the attributes are those of the command and of that size.
+    let link = unsafe {
+        libc::syscall(
+            libc::SYS_bpf,
+            bpf_cmd::BPF_RAW_TRACEPOINT_OPEN,
+            &raw mut attributes,
+            size_of::<bpf_attr>(),
+        )
+    };
+    let link = i32::try_from(link).map_err(io::Error::other)?;
+    if link < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a fresh descriptor that nobody else owns.
+    let link = unsafe { OwnedFd::from_raw_fd(link) };
+    rustix::io::fcntl_setfd(&link, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(link)
+}
+
+/// Descriptors of what [`Table::new`] maps, in its order.
+fn table_maps(ebpf: &Ebpf) -> Result<[OwnedFd; 3], LoadError> {
+    let clone = |name| {
+        let Some(Map::Array(data)) = ebpf.map(name) else { return Err(LoadError::Absent(name)) };
+        data.fd().as_fd().try_clone_to_owned().map_err(LoadError::Table)
+    };
+    Ok([clone("NODES")?, clone("MARKS")?, clone("BRAKE_UNTIL")?])
+}
+
+fn lineage(ebpf: &mut Ebpf) -> Result<Lineage, LoadError> {
+    let [nodes, marks, until] = table_maps(ebpf)?;
+    let table =
+        Table::new(nodes.as_fd(), marks.as_fd(), until.as_fd()).map_err(LoadError::Table)?;
+    let index: BpfHashMap<MapData, u32, Slot> = typed(ebpf, "INDEX", BpfHashMap::try_from)?;
+    let execs: BpfHashMap<MapData, Slot, ExecRecord> = typed(ebpf, "EXECS", BpfHashMap::try_from)?;
+    let known: BpfHashMap<MapData, u32, Known> = typed(ebpf, "KNOWN", BpfHashMap::try_from)?;
+    Ok(Lineage::new(table, index, execs, known))
+}
+
+fn fill_free_slots(ebpf: &mut Ebpf, entries: u32) -> Result<(), LoadError> {
+    let map = ebpf.map_mut("FREE").ok_or(LoadError::Absent("FREE"))?;
+    let failed = |source| LoadError::Map { name: "FREE", source: Box::new(source) };
+    let mut free: Stack<&mut MapData, Slot> = Stack::try_from(map).map_err(failed)?;
+    // Slot 0 means "none". Lowest on top, so that the table fills from its beginning.
+    for slot in (1..entries).rev() {
+        free.push(slot, 0).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn typed<T>(
+    ebpf: &mut Ebpf,
+    name: &'static str,
+    convert: impl FnOnce(Map) -> Result<T, aya::maps::MapError>,
+) -> Result<T, LoadError> {
+    let map = ebpf.take_map(name).ok_or(LoadError::Absent(name))?;
+    convert(map).map_err(|source| LoadError::Map { name, source: Box::new(source) })
+}
+
+fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, LoadError>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = ebpf.program_mut(name).ok_or(LoadError::Absent(name))?;
+    program.try_into().map_err(|error| LoadError::Refused { name, reason: reason(&error) })
+}
+
+/// The part of a load error that a person can use: the verifier's last words, not its whole log.
+fn reason(error: &ProgramError) -> String {
+    match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            let last = log.lines().rev().filter(|line| !line.trim().is_empty()).take(3);
+            let last: Vec<&str> = last.collect();
+            let last: Vec<&str> = last.into_iter().rev().collect();
+            if last.is_empty() {
+                io_error.to_string()
+            } else {
+                format!("{io_error}: {}", last.join(" / "))
+            }
+        }
+        other => {
+            let mut text = other.to_string();
+            let mut source = other.source();
+            while let Some(cause) = source {
+                text = format!("{text}: {cause}");
+                source = cause.source();
+            }
+            text
+        }
+    }
+}

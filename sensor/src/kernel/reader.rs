@@ -1,0 +1,151 @@
+//! The thread that reads the ring: real-time where allowed, because under a bomb of 300 tasks its
+//! p99 is 0.1 ms with SCHED_FIFO and 25 ms without.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    ptr,
+    sync::Arc,
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use aya::maps::{MapData, RingBuf};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use sensor_common::event::{self, Alarm, Braked, Exec};
+
+/// What the kernel side had to say.
+#[derive(Debug)]
+pub enum Event {
+    Alarm(Alarm),
+    Exec(Box<Exec>),
+    Braked(Braked),
+}
+
+/// Priority among real-time threads: above ordinary work, below what keeps a kernel alive (50 is
+/// where threaded interrupts run).
+const PRIORITY: i32 = 40;
+
+/// Alarms wake the reader; the rest is fetched this often, for a while after an alarm.
+const BUSY: Duration = Duration::from_millis(50);
+/// How often it looks when nothing happens at all.
+const CALM: Duration = Duration::from_secs(1);
+/// Looks at the busy pace after the last event.
+const BUSY_LOOKS: u32 = 100;
+
+/// The running thread; ends when dropped.
+pub struct Reader {
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reader {
+    /// Starts the thread. `handle` runs on it and must not wait for anything. `told` learns whether
+    /// real-time scheduling was granted.
+    pub fn start(
+        ring: RingBuf<MapData>,
+        realtime: bool,
+        told: impl FnOnce(io::Result<()>) + Send + 'static,
+        handle: impl FnMut(Event) + Send + 'static,
+    ) -> io::Result<Self> {
+        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
+        let stopped = Arc::clone(&stop);
+        let thread = thread::Builder::new().name("ring".into()).spawn(move || {
+            if realtime {
+                told(become_realtime());
+            }
+            read(ring, &stopped, handle);
+        })?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // An eventfd takes eight bytes; it is full only if this was done before.
+        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn read(mut ring: RingBuf<MapData>, stop: &OwnedFd, mut handle: impl FnMut(Event)) {
+    let mut looks = 0u32;
+    loop {
+        let pause = if looks > 0 { BUSY } else { CALM };
+        let timeout =
+            Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
+        // SAFETY: the ring's descriptor is open as long as the ring.
+        let events = unsafe { std::os::fd::BorrowedFd::borrow_raw(ring.as_raw_fd()) };
+        let mut waits = [
+            PollFd::new(&events, PollFlags::IN),
+            PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
+        ];
+        // Interrupted or timed out: look all the same.
+        let _ = poll(&mut waits, Some(&timeout));
+        if !waits[1].revents().is_empty() {
+            return;
+        }
+        looks = looks.saturating_sub(1);
+        while let Some(item) = ring.next() {
+            if let Some(event) = parse(&item) {
+                handle(event);
+            }
+            looks = BUSY_LOOKS;
+        }
+    }
+}
+
+/// An event by its first word. `None` for one that this build does not know.
+fn parse(bytes: &[u8]) -> Option<Event> {
+    let tag = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?);
+    match tag {
+        event::ALARM => take(bytes).map(Event::Alarm),
+        event::EXEC => take(bytes).map(|exec| Event::Exec(Box::new(exec))),
+        event::BRAKED => take(bytes).map(Event::Braked),
+        _ => None,
+    }
+}
+
+fn take<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
+    // SAFETY: long enough, and a Pod is valid whatever its bytes.
+    (bytes.len() >= size_of::<T>()).then(|| unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) })
+}
+
+/// Makes the calling thread real-time. What it starts is not.
+fn become_realtime() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: PRIORITY };
+    // SAFETY: a plain system call on the calling thread.
+    let result = unsafe {
+        libc::sched_setscheduler(
+            0,
+            libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
+            &raw const parameters,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_event_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..700), tag in 0u32..5) {
+            let mut tagged = tag.to_ne_bytes().to_vec();
+            tagged.extend(&bytes);
+            let expected = match tag {
+                event::ALARM => tagged.len() >= size_of::<Alarm>(),
+                event::EXEC => tagged.len() >= size_of::<Exec>(),
+                event::BRAKED => tagged.len() >= size_of::<Braked>(),
+                _ => false,
+            };
+            prop_assert_eq!(parse(&tagged).is_some(), expected);
+            let _ = parse(&bytes);
+        }
+    }
+}
