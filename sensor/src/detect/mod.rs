@@ -1,5 +1,7 @@
 //! Observations become findings. Pure: no I/O, no globals, time comes in.
 
+pub mod recursion;
+
 use crate::{lineage::ProcessKey, proto};
 
 /// A detector's claim about a culprit.

@@ -1,1 +1,374 @@
-//! incident
+//! Findings become incidents: one cause, one incident. Fingerprints, merging, lifecycle.
+//!
+//! Plain values: time and identity come in, every change goes out as a [`Change`] that the caller
+//! records. What is in a fingerprint are kernel facts only, never text.
+
+use std::collections::{BTreeMap, HashMap};
+
+use prost_types::Timestamp;
+
+use crate::{
+    detect::Finding,
+    lineage::ProcessKey,
+    proto::{self, Incident, Severity, State},
+};
+
+/// How long after its end the same cause counts as come back, ns: the length of a coffee, and of
+/// the default freeze.
+const RECURRENCE_NS: u64 = 10 * 60 * 1_000_000_000;
+
+/// Resolved incidents that are remembered for that; a storm of different ones pushes old ones out.
+const REMEMBERED: usize = 256;
+
+/// What the caller knows about the moment and the place of a finding.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// Boot clock, ns.
+    pub now_ns: u64,
+    pub now: Timestamp,
+    pub host: String,
+    pub boot_id: String,
+    pub culprit: Option<proto::Culprit>,
+    /// The culprit's ancestors, nearest first.
+    pub ancestors: Vec<ProcessKey>,
+    /// Kernel facts that make a cause the same cause: executable, signature, cgroup.
+    pub identity: [u64; 3],
+}
+
+/// An incident changed: from which state, why, and what it is now.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub from: State,
+    pub why: String,
+    pub incident: Incident,
+    /// It is new.
+    pub opened: bool,
+}
+
+struct Live {
+    incident: Incident,
+    culprit: Option<ProcessKey>,
+}
+
+/// All incidents that are not resolved, and what is left of those that are.
+#[derive(Default)]
+pub struct Incidents {
+    live: BTreeMap<String, Live>,
+    /// Fingerprint → (when resolved, how often it had come).
+    resolved: HashMap<String, (u64, u32)>,
+}
+
+impl Incidents {
+    /// Takes up what was unresolved when the last run ended.
+    pub fn restore(incidents: impl IntoIterator<Item = Incident>) -> Self {
+        let live = incidents
+            .into_iter()
+            .map(|incident| {
+                let culprit = incident
+                    .culprit
+                    .as_ref()
+                    .map(|culprit| ProcessKey::new(culprit.pid, culprit.start_ns));
+                (incident.id.clone(), Live { incident, culprit })
+            })
+            .collect();
+        Self { live, resolved: HashMap::new() }
+    }
+
+    /// Opens an incident, or joins the finding to the one it belongs to.
+    pub fn report(&mut self, finding: &Finding, scene: Scene, new_id: String) -> Change {
+        if let Some(id) = self.belonging(finding, &scene) {
+            return self.merge(&id, finding, &scene);
+        }
+        let fingerprint = fingerprint(finding.kind, scene.identity);
+        let before = self
+            .resolved
+            .get(&fingerprint)
+            .filter(|(at, _)| scene.now_ns.saturating_sub(*at) < RECURRENCE_NS)
+            .map_or(0, |(_, times)| *times);
+        let incident = Incident {
+            id: new_id,
+            kind: finding.kind.into(),
+            severity: severity(finding, before).into(),
+            state: State::Open.into(),
+            opened_at: Some(scene.now),
+            opened_ns: scene.now_ns,
+            host: scene.host,
+            boot_id: scene.boot_id,
+            summary: summary(finding, scene.culprit.as_ref()),
+            culprit: scene.culprit,
+            finding: Some(claim(finding)),
+            fingerprint,
+            occurrences: before + 1,
+            updated_at: Some(scene.now),
+            ..Incident::default()
+        };
+        let why = if before == 0 {
+            format!("{} was crossed", finding.rule)
+        } else {
+            format!("{} was crossed again: the same cause came back", finding.rule)
+        };
+        self.live.insert(
+            incident.id.clone(),
+            Live { incident: incident.clone(), culprit: finding.culprit },
+        );
+        Change { from: State::Unspecified, why, incident, opened: true }
+    }
+
+    /// The incident that a finding is about: the same culprit, or one in the same line of descent.
+    fn belonging(&self, finding: &Finding, scene: &Scene) -> Option<String> {
+        let culprit = finding.culprit?;
+        self.live
+            .values()
+            .find(|live| {
+                live.incident.kind == finding.kind as i32
+                    && live
+                        .culprit
+                        .is_some_and(|known| known == culprit || scene.ancestors.contains(&known))
+            })
+            .map(|live| live.incident.id.clone())
+    }
+
+    fn merge(&mut self, id: &str, finding: &Finding, scene: &Scene) -> Change {
+        self.change(id, scene.now, |incident| {
+            incident.occurrences += 1;
+            let stronger = incident
+                .finding
+                .as_ref()
+                .is_none_or(|known| finding.contain || finding.confidence >= known.confidence);
+            if stronger {
+                incident.finding = Some(claim(finding));
+                incident.severity =
+                    incident.severity.max(severity(finding, 0) as i32);
+            }
+            format!("{} was crossed in the same tree", finding.rule)
+        })
+        // `id` was found in the map a moment ago.
+        .unwrap_or_default()
+    }
+
+    /// Changes an incident; the closure says why. `None` when there is no such incident.
+    pub fn change(
+        &mut self,
+        id: &str,
+        now: Timestamp,
+        change: impl FnOnce(&mut Incident) -> String,
+    ) -> Option<Change> {
+        let live = self.live.get_mut(id)?;
+        let from = live.incident.state();
+        let why = change(&mut live.incident);
+        live.incident.updated_at = Some(now);
+        Some(Change { from, why, incident: live.incident.clone(), opened: false })
+    }
+
+    /// Ends an incident.
+    pub fn resolve(&mut self, id: &str, now_ns: u64, now: Timestamp, why: &str) -> Option<Change> {
+        let change = self.change(id, now, |incident| {
+            incident.set_state(State::Resolved);
+            incident.resolved_at = Some(now);
+            incident.thaw_due_ns = 0;
+            why.to_owned()
+        })?;
+        self.live.remove(id);
+        if self.resolved.len() >= REMEMBERED {
+            self.resolved.retain(|_, (at, _)| now_ns.saturating_sub(*at) < RECURRENCE_NS);
+        }
+        if self.resolved.len() < REMEMBERED {
+            self.resolved.insert(
+                change.incident.fingerprint.clone(),
+                (now_ns, change.incident.occurrences),
+            );
+        }
+        Some(change)
+    }
+
+    pub fn get(&self, id: &str) -> Option<&Incident> {
+        self.live.get(id).map(|live| &live.incident)
+    }
+
+    pub fn culprit(&self, id: &str) -> Option<ProcessKey> {
+        self.live.get(id)?.culprit
+    }
+
+    /// Unresolved incidents.
+    pub fn iter(&self) -> impl Iterator<Item = &Incident> {
+        self.live.values().map(|live| &live.incident)
+    }
+
+    /// The unresolved incident whose id begins so; an error says that there is none, or several.
+    pub fn find(&self, prefix: &str) -> Result<String, FindError> {
+        let mut matches = self.live.keys().filter(|id| id.starts_with(prefix));
+        match (matches.next(), matches.next()) {
+            (Some(id), None) => Ok(id.clone()),
+            (Some(_), Some(_)) => Err(FindError::Ambiguous(prefix.to_owned())),
+            (None, _) => Err(FindError::Unknown(prefix.to_owned())),
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FindError {
+    #[error("no unresolved incident has an id that begins with {0:?}; `sensor incidents` lists them")]
+    Unknown(String),
+    #[error("several incidents have an id that begins with {0:?}; give more of it")]
+    Ambiguous(String),
+}
+
+impl Default for Change {
+    fn default() -> Self {
+        Self { from: State::Unspecified, why: String::new(), incident: Incident::default(), opened: false }
+    }
+}
+
+/// What may be contained is critical, and so is what has come back three times.
+fn severity(finding: &Finding, before: u32) -> Severity {
+    if finding.kind == proto::Kind::Manual {
+        Severity::Info
+    } else if finding.contain || before >= 2 {
+        Severity::Critical
+    } else {
+        Severity::Warning
+    }
+}
+
+fn claim(finding: &Finding) -> proto::Finding {
+    proto::Finding {
+        rule: finding.rule.into(),
+        confidence: finding.confidence,
+        measures: finding.measures.clone(),
+    }
+}
+
+/// One line, before there is a diagnosis.
+fn summary(finding: &Finding, culprit: Option<&proto::Culprit>) -> String {
+    let who = culprit.map_or_else(|| "the host".to_owned(), describe);
+    match finding.kind {
+        proto::Kind::Recursion => format!("{who} runs itself again and again"),
+        _ => format!("{who} was reported by hand"),
+    }
+}
+
+/// A culprit in a few words: its command line, escaped and cut, and its pid.
+pub fn describe(culprit: &proto::Culprit) -> String {
+    /// Enough to recognise a command in a table.
+    const SHOWN: usize = 60;
+    let command = if culprit.argv.is_empty() {
+        sensor_proto::json::escape(culprit.comm.as_bytes())
+    } else {
+        sensor_proto::json::escape(&culprit.argv.join(&b' '))
+    };
+    let mut short: String = command.chars().take(SHOWN).collect();
+    if short.len() < command.len() {
+        short.push('…');
+    }
+    format!("`{short}` ({})", culprit.pid)
+}
+
+/// Equal for the same cause: the kind and kernel facts, hashed (FNV-1a).
+fn fingerprint(kind: proto::Kind, identity: [u64; 3]) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    for word in [kind as u64].into_iter().chain(identity) {
+        for byte in word.to_le_bytes() {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+        }
+    }
+    format!("{hash:016x}")
+}
+
+/// A new incident id: ten letters and digits without those that look alike (Crockford's base 32),
+/// random, so that ids of different hosts can stand in one list.
+pub fn new_id() -> String {
+    const LETTERS: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
+    let random = uuid::Uuid::new_v4().as_u128();
+    // The low bits of a version 4 UUID are random.
+    (0..10).map(|place| char::from(LETTERS[(random >> (place * 5) & 31) as usize])).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp { seconds: 1, nanos: 0 };
+
+    fn finding(tgid: u32, contain: bool) -> Finding {
+        Finding {
+            kind: proto::Kind::Recursion,
+            rule: "R1",
+            culprit: Some(ProcessKey::new(tgid, 1)),
+            leaf: None,
+            contain,
+            confidence: if contain { 0.95 } else { 0.8 },
+            at_ns: 0,
+            measures: Vec::new(),
+        }
+    }
+
+    fn scene(now_ns: u64, ancestors: &[u32]) -> Scene {
+        Scene {
+            now_ns,
+            now: NOW,
+            host: "h".into(),
+            boot_id: "b".into(),
+            culprit: None,
+            ancestors: ancestors.iter().map(|tgid| ProcessKey::new(*tgid, 1)).collect(),
+            identity: [1, 2, 3],
+        }
+    }
+
+    #[test]
+    fn one_cause_is_one_incident() {
+        let mut incidents = Incidents::default();
+        let first = incidents.report(&finding(7, false), scene(0, &[]), "a".into());
+        assert!(first.opened);
+        assert_eq!(first.incident.severity(), Severity::Warning);
+        let again = incidents.report(&finding(7, true), scene(1, &[]), "b".into());
+        assert!(!again.opened);
+        assert_eq!((again.incident.id.as_str(), again.incident.occurrences), ("a", 2));
+        assert_eq!(again.incident.severity(), Severity::Critical);
+        let below = incidents.report(&finding(9, true), scene(2, &[8, 7]), "c".into());
+        assert_eq!(below.incident.id, "a", "a descendant's finding is the same cause");
+        let other = incidents.report(&finding(20, true), scene(3, &[6]), "d".into());
+        assert!(other.opened, "another tree is another incident");
+    }
+
+    #[test]
+    fn what_comes_back_counts_on_and_escalates() {
+        let mut incidents = Incidents::default();
+        for (round, id) in ["a", "b", "c"].into_iter().enumerate() {
+            let change = incidents.report(&finding(round as u32 + 1, false), scene(0, &[]), id.into());
+            assert_eq!(change.incident.occurrences, round as u32 + 1);
+            let expected = if round == 2 { Severity::Critical } else { Severity::Warning };
+            assert_eq!(change.incident.severity(), expected);
+            incidents.resolve(id, 0, NOW, "done").unwrap();
+        }
+        let later = incidents.report(&finding(9, false), scene(RECURRENCE_NS, &[]), "d".into());
+        assert_eq!(later.incident.occurrences, 1, "after ten minutes it is a new story");
+    }
+
+    #[test]
+    fn a_resolved_incident_changes_no_more() {
+        let mut incidents = Incidents::default();
+        incidents.report(&finding(7, true), scene(0, &[]), "ab".into());
+        assert_eq!(incidents.find("a"), Ok("ab".into()));
+        let change = incidents.resolve("ab", 5, NOW, "the culprit is gone").unwrap();
+        assert_eq!((change.from, change.incident.state()), (State::Open, State::Resolved));
+        assert!(incidents.resolve("ab", 6, NOW, "again").is_none());
+        assert_eq!(incidents.find("a"), Err(FindError::Unknown("a".into())));
+    }
+
+    #[test]
+    fn restored_incidents_merge_as_before() {
+        let mut incidents = Incidents::default();
+        let mut open = incidents.report(&finding(7, true), scene(0, &[]), "ab".into()).incident;
+        open.culprit = Some(proto::Culprit { pid: 7, start_ns: 1, ..Default::default() });
+        let mut restored = Incidents::restore([open]);
+        assert!(!restored.report(&finding(7, true), scene(1, &[]), "x".into()).opened);
+    }
+
+    #[test]
+    fn ids_are_ten_plain_letters_and_differ() {
+        let (one, two) = (new_id(), new_id());
+        assert_eq!(one.len(), 10);
+        assert!(one.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit()));
+        assert_ne!(one, two);
+    }
+}

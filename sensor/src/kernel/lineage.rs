@@ -54,6 +54,23 @@ impl Lineage {
         Some(self.view(slot, &node, Detail::Execs))
     }
 
+    /// A living process, its parent, and so on, with what they executed.
+    pub fn ancestry(&self, key: ProcessKey) -> Vec<Node> {
+        let mut path = Vec::new();
+        let Ok(mut slot) = self.slot(key) else { return path };
+        // The longest chain that the table can hold; a link torn by reuse could turn in a circle.
+        while path.len() < self.table.entries() as usize
+            && let Some(node) = self.table.at(slot)
+        {
+            path.push(self.view(slot, &node, Detail::Execs));
+            slot = node.parent_slot;
+            if slot == 0 {
+                break;
+            }
+        }
+        path
+    }
+
     /// How many processes live, by what the kernel side knows.
     pub fn living_count(&self) -> u32 {
         self.table.nodes().filter(|(_, node)| node.flags & DEAD == 0).count() as u32

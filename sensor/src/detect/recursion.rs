@@ -1,0 +1,270 @@
+//! Recursion (R1, R1b, R1c): whose it is.
+//!
+//! The gates in the kernel say that a command was found among its own living ancestors; this says
+//! what to stop: the topmost instance of the cycle.
+
+use std::collections::HashSet;
+
+use sensor_common::recursion::{Level, Limits, Rule};
+
+use super::Finding;
+use crate::{
+    lineage::{FileId, Node, ProcessKey},
+    proto,
+};
+
+/// A gate was crossed, with what is needed to judge it.
+#[derive(Clone, Debug)]
+pub struct Crossing {
+    pub level: Level,
+    pub rule: Rule,
+    pub repetitions: u32,
+    /// Time of the last three generations, ns; 0: fewer.
+    pub span_ns: u64,
+    /// Living processes in the tree of the repetition's top.
+    pub live: u32,
+    /// Boot clock, ns.
+    pub crossed_ns: u64,
+    /// The process that crossed, its parent, and so on, with what they executed.
+    pub ancestry: Vec<Node>,
+}
+
+/// The name of a rule in findings, policy and configuration.
+pub const fn rule_name(rule: Rule) -> &'static str {
+    match rule {
+        Rule::R1 => "R1",
+        Rule::R1b => "R1b",
+        Rule::R1c => "R1c",
+    }
+}
+
+/// A finding, where the crossing is one: `Watch` only makes the tree suspect.
+pub fn detect(crossing: &Crossing, limits: &Limits) -> Option<Finding> {
+    if crossing.level < Level::Open {
+        return None;
+    }
+    let leaf = crossing.ancestry.first()?;
+    let measure = |name: &str, value: f64, threshold: f64, unit: &str| proto::Measure {
+        name: name.into(),
+        value,
+        threshold: Some(threshold),
+        unit: unit.into(),
+    };
+    let contain = crossing.level == Level::Contain;
+    let repetitions = match (crossing.rule, contain) {
+        (Rule::R1, true) => limits.contain,
+        (Rule::R1, false) => limits.open,
+        (Rule::R1b, true) => limits.loose_contain,
+        (Rule::R1b, false) => limits.loose_open,
+        (Rule::R1c, _) => limits.growth_repetitions,
+    };
+    let seconds = |ns: u64| ns as f64 / 1e9;
+    let mut measures = vec![
+        measure("repetitions", crossing.repetitions.into(), repetitions.into(), "ancestors"),
+        measure("processes", crossing.live.into(), limits.contain_live.into(), "processes"),
+    ];
+    if crossing.span_ns != 0 {
+        let limit = seconds(limits.contain_span_ns);
+        measures.push(measure("three_generations", seconds(crossing.span_ns), limit, "s"));
+    }
+    Some(Finding {
+        kind: proto::Kind::Recursion,
+        rule: rule_name(crossing.rule),
+        culprit: Some(culprit(&crossing.ancestry, crossing.rule).unwrap_or(leaf.key)),
+        leaf: Some(leaf.key),
+        contain,
+        // On the recorded corpus R1 was right every time at these thresholds; R1b and R1c rest on fewer cases.
+        confidence: match (crossing.rule, contain) {
+            (Rule::R1, true) => 0.95,
+            (Rule::R1, false) => 0.8,
+            (Rule::R1b | Rule::R1c, true) => 0.85,
+            (Rule::R1b | Rule::R1c, false) => 0.7,
+        },
+        at_ns: crossing.crossed_ns,
+        measures,
+    })
+}
+
+/// The topmost instance of the cycle, extended upward while the parent belongs to the cycle.
+///
+/// A node belongs when its (executable, argv) is one of those in the last period; the working
+/// directory is ignored, because the first turn often begins elsewhere. Processes that only forked
+/// (subshells) belong to their parent's command and are passed through.
+fn culprit(ancestry: &[Node], rule: Rule) -> Option<ProcessKey> {
+    let leaf = ancestry.first()?;
+    match rule {
+        Rule::R1 | Rule::R1b => {
+            let like = signature(leaf)?;
+            let turn = period(ancestry, |node| signature(node) == Some(like));
+            let cycle: HashSet<u64> = turn.iter().filter_map(signature).collect();
+            topmost(ancestry, |node| signature(node).is_some_and(|loose| cycle.contains(&loose)))
+        }
+        Rule::R1c => {
+            let grower = executable(leaf)?;
+            let turn = period(ancestry, |node| executable(node) == Some(grower));
+            let cycle: HashSet<FileId> = turn.iter().filter_map(executable).collect();
+            // Going up, the same program has fewer arguments each time; what runs in between (a
+            // shell, say) belongs when it is part of the period.
+            let mut shortest = argv_bytes(leaf);
+            topmost(ancestry, |node| {
+                if executable(node) != Some(grower) {
+                    return executable(node).is_some_and(|file| cycle.contains(&file));
+                }
+                let grew = same_program(node, leaf) && argv_bytes(node) < shortest;
+                shortest = argv_bytes(node);
+                grew
+            })
+        }
+    }
+}
+
+/// From the leaf up to, not including, the nearest ancestor that is like it.
+fn period(ancestry: &[Node], like: impl Fn(&Node) -> bool) -> &[Node] {
+    let end = ancestry.iter().skip(1).position(like).map_or(ancestry.len(), |index| index + 1);
+    &ancestry[..end]
+}
+
+/// The last node up the chain that belongs, before the first that does not; asked bottom-up.
+fn topmost(ancestry: &[Node], mut belongs: impl FnMut(&Node) -> bool) -> Option<ProcessKey> {
+    let (leaf, above) = ancestry.split_first()?;
+    let executed = above.iter().filter(|node| node.exec.is_some());
+    Some(executed.take_while(|node| belongs(node)).last().unwrap_or(leaf).key)
+}
+
+fn signature(node: &Node) -> Option<u64> {
+    node.exec.as_ref().map(|exec| exec.loose).filter(|loose| *loose != 0)
+}
+
+fn executable(node: &Node) -> Option<FileId> {
+    node.exec.as_ref().map(|exec| exec.exe).filter(|exe| exe.ino != 0)
+}
+
+fn argv_bytes(node: &Node) -> u32 {
+    node.exec.as_ref().map_or(0, |exec| exec.argv_bytes)
+}
+
+/// Whether two processes of one executable run the same program: for an interpreter, the same script.
+fn same_program(node: &Node, leaf: &Node) -> bool {
+    let (Some(node), Some(leaf)) = (&node.exec, &leaf.exec) else { return false };
+    let script = |argv: &[Vec<u8>]| {
+        argv.iter().skip(1).find(|argument| !argument.starts_with(b"-")).cloned()
+    };
+    !is_interpreter(leaf.argv.first()) || script(&node.argv) == script(&leaf.argv)
+}
+
+/// Programs that are what their first operand says. Versions hang on to the name (python3.11).
+const INTERPRETERS: [&str; 12] =
+    ["sh", "bash", "dash", "ash", "zsh", "ksh", "node", "python", "perl", "ruby", "php", "deno"];
+
+fn is_interpreter(argv0: Option<&Vec<u8>>) -> bool {
+    let Some(argv0) = argv0 else { return false };
+    let name = argv0.rsplit(|byte| *byte == b'/').next().unwrap_or(argv0);
+    // A login shell's name begins with a dash.
+    let name = name.strip_prefix(b"-").unwrap_or(name);
+    let end = name.iter().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(name.len());
+    INTERPRETERS.iter().any(|known| known.as_bytes() == &name[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lineage::Exec;
+
+    /// A chain from its top, as (command, cwd); `None`: forked only. The ancestry of its last.
+    fn ancestry(chain: &[Option<&str>]) -> Vec<Node> {
+        let mut nodes: Vec<Node> = Vec::new();
+        for (index, command) in chain.iter().enumerate() {
+            let key = ProcessKey::new(100 + index as u32, 1000 + index as u64);
+            let exec = command.map(|command| {
+                let argv: Vec<Vec<u8>> =
+                    command.split(' ').map(|argument| argument.as_bytes().to_vec()).collect();
+                let hash = |text: &[u8]| {
+                    text.iter().fold(7u64, |hash, byte| hash.wrapping_mul(31) + u64::from(*byte)) | 1
+                };
+                Exec {
+                    at_ns: key.start_ns,
+                    exe: FileId { ino: hash(&argv[0]), dev: 1, zero: 0 },
+                    argv_bytes: command.len() as u32 + 1,
+                    loose: hash(command.as_bytes()),
+                    strict: hash(command.as_bytes()) ^ 2,
+                    argv,
+                    ..Exec::default()
+                }
+            });
+            let parent = nodes.last().map(|node| node.key);
+            nodes.push(Node { key, parent, alive: true, exec, ..Node::default() });
+        }
+        nodes.reverse();
+        nodes
+    }
+
+    fn culprit_of(chain: &[Option<&str>], rule: Rule) -> usize {
+        let ancestry = ancestry(chain);
+        (culprit(&ancestry, rule).unwrap().tgid - 100) as usize
+    }
+
+    #[test]
+    fn of_an_npm_cycle_it_is_the_first_npm_not_the_shell_above() {
+        let turn = [Some("npm test"), Some("sh -c c"), None, Some("npm run x"), Some("sh -c cd y")];
+        let mut chain = vec![Some("bash"), Some("make check")];
+        for _ in 0..4 {
+            chain.extend(turn);
+        }
+        // Whichever step of the turn crosses first.
+        for end in chain.len() - turn.len()..chain.len() {
+            if chain[end].is_some() {
+                assert_eq!(culprit_of(&chain[..=end], Rule::R1), 2, "at {:?}", chain[end]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_forked_only_process_at_the_top_is_not_taken_in() {
+        let chain = [Some("bash"), None, Some("a"), Some("a"), Some("a"), Some("a")];
+        assert_eq!(culprit_of(&chain, Rule::R1), 2);
+    }
+
+    #[test]
+    fn of_a_growing_launcher_it_is_the_first_call_of_the_script() {
+        let calls: Vec<String> =
+            (0..20).map(|n| format!("bash run.sh{}", " again".repeat(n))).collect();
+        let mut chain = vec![Some("bash"), Some("bash other.sh")];
+        chain.extend(calls.iter().map(|call| Some(call.as_str())));
+        assert_eq!(culprit_of(&chain, Rule::R1c), 2);
+    }
+
+    #[test]
+    fn of_a_growing_program_it_is_the_first_call_even_without_arguments() {
+        let calls: Vec<String> = (0..20).map(|n| format!("./grow{}", " x".repeat(n))).collect();
+        let mut chain = vec![Some("bash")];
+        chain.extend(calls.iter().map(|call| Some(call.as_str())));
+        assert_eq!(culprit_of(&chain, Rule::R1c), 1);
+    }
+
+    #[test]
+    fn interpreters_are_known_by_name_without_version() {
+        for name in ["/usr/bin/python3.11", "-bash", "node", "/bin/sh"] {
+            assert!(is_interpreter(Some(&name.into())), "{name}");
+        }
+        for name in ["make", "/usr/bin/shred", "", "bashful"] {
+            assert!(!is_interpreter(Some(&name.into())), "{name}");
+        }
+    }
+
+    #[test]
+    fn watching_is_no_finding() {
+        let crossing = Crossing {
+            level: Level::Watch,
+            rule: Rule::R1,
+            repetitions: 2,
+            span_ns: 0,
+            live: 9,
+            crossed_ns: 5,
+            ancestry: ancestry(&[Some("a"), Some("a"), Some("a")]),
+        };
+        assert_eq!(detect(&crossing, &Limits::default()), None);
+        let open = detect(&Crossing { level: Level::Open, ..crossing }, &Limits::default()).unwrap();
+        assert!(!open.contain);
+        assert_eq!(open.rule, "R1");
+    }
+}
