@@ -27,7 +27,7 @@ pub const EXECUTED: u32 = 1 << 1;
 /// Runs no more.
 pub const DEAD: u32 = 1 << 2;
 
-/// One process, living or dead. 152 bytes.
+/// One process, living or dead. 144 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Node {
@@ -40,17 +40,29 @@ pub struct Node {
     pub parent_slot: Slot,
     /// 1 for the process while it lives, and 1 for every node whose parent this is.
     pub references: u32,
-    /// Living processes of the tree, itself included.
-    pub live: u32,
     /// Forks in the tree, by itself and its descendants.
     pub forks: u32,
-    /// Exits in the tree.
+    /// Exits in the tree, its own included.
     pub exits: u32,
     /// Written by the process's own programs only.
     pub flags: u32,
     /// Not 0: a gate was crossed with this node on top; execs in its tree are worth a record.
     pub suspect: u32,
-    pub zero: u32,
+}
+
+impl Node {
+    /// Living processes of the tree, itself included: who was born less who is gone.
+    #[inline(always)]
+    pub const fn live(&self) -> u32 {
+        live(self.forks, self.exits)
+    }
+}
+
+/// [`Node::live`], of its counters.
+#[inline(always)]
+pub const fn live(forks: u32, exits: u32) -> u32 {
+    // The two are read one after the other: an exit in between must not make it negative.
+    forks.wrapping_add(1).saturating_sub(exits)
 }
 
 /// What a process runs, and how often its living ancestors run the same. Zero until the first exec.
@@ -116,7 +128,7 @@ pub struct Known {
 }
 
 const _: () = assert!(size_of::<Image>() == 80);
-const _: () = assert!(size_of::<Node>() == 152);
+const _: () = assert!(size_of::<Node>() == 144);
 const _: () = assert!(size_of::<ExecRecord>() == 552);
 
 #[cfg(feature = "user")]

@@ -8,7 +8,10 @@ use core::{
     ptr,
 };
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::{
+    bindings::{BPF_ANY, BPF_NOEXIST},
+    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid},
+};
 use sensor_common::{
     ProcessKey,
     lineage::{ADOPTED, COUNTED_ANCESTORS, DEAD, EXECUTED, FREED_AT_ONCE, Image, Node, Slot},
@@ -26,22 +29,15 @@ use crate::{
 /// # Safety
 /// `counter` points into a map value.
 #[inline(always)]
-unsafe fn add(counter: *mut u32, value: i32) {
+unsafe fn add(counter: *mut u32, value: u32) {
     // SAFETY: by the caller.
-    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, value as u32) };
+    unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, value) };
 }
 
-/// What to change in every counted ancestor.
-#[derive(Clone, Copy)]
-struct Change {
-    live: i32,
-    forks: i32,
-    exits: i32,
-}
-
-/// Changes the counters of `slot` and of its ancestors, 32 in all.
+/// Adds to the counters of `slot` and of its ancestors, 32 in all. One of the two is 0 at a birth
+/// and at an exit, known to the compiler: one atomic an ancestor.
 #[inline(always)]
-fn count(slot: Slot, change: Change) {
+fn count(slot: Slot, forks: u32, exits: u32) {
     let mut slot = slot;
     for _ in 0..COUNTED_ANCESTORS {
         if slot == 0 {
@@ -50,12 +46,11 @@ fn count(slot: Slot, change: Change) {
         let Some(ancestor) = node(slot) else { break };
         // SAFETY: a value of the array; the counters are only ever changed atomically.
         unsafe {
-            add(&raw mut (*ancestor).live, change.live);
-            if change.forks != 0 {
-                add(&raw mut (*ancestor).forks, change.forks);
+            if forks != 0 {
+                add(&raw mut (*ancestor).forks, forks);
             }
-            if change.exits != 0 {
-                add(&raw mut (*ancestor).exits, change.exits);
+            if exits != 0 {
+                add(&raw mut (*ancestor).exits, exits);
             }
             slot = (*ancestor).parent_slot;
         }
@@ -64,26 +59,22 @@ fn count(slot: Slot, change: Change) {
 
 /// Makes the node of a process and enters it into the index. `None` when the table is full.
 #[inline(always)]
-fn create(
-    key: ProcessKey,
-    parent: ProcessKey,
-    parent_slot: Slot,
-    cgroup: u64,
-    flags: u32,
-) -> Option<Slot> {
+fn create(key: ProcessKey, parent_slot: Slot, cgroup: u64, flags: u32) -> Option<Slot> {
     let Ok(Some(slot)) = FREE.pop() else {
         lose(Reason::TableFull);
         return None;
     };
     let fresh = node(slot)?;
     let mut fork_chain = 0;
-    if let Some(parent) = node(parent_slot) {
+    let mut parent_key = ProcessKey::new(0, 0);
+    if parent_slot != 0
+        && let Some(parent) = node(parent_slot)
+    {
         // SAFETY: values of the array; the parent holds its own node while it forks.
         unsafe {
+            parent_key = (*parent).key;
             fork_chain = (*parent).image.fork_chain.wrapping_add(1);
-            if parent_slot != 0 {
-                add(&raw mut (*parent).references, 1);
-            }
+            add(&raw mut (*parent).references, 1);
         }
     }
     // SAFETY: the slot was free, so nobody else writes here.
@@ -92,17 +83,15 @@ fn create(
             fresh,
             Node {
                 key,
-                parent,
+                parent: parent_key,
                 image: Image { fork_chain, ..NO_IMAGE },
                 cgroup,
                 parent_slot,
                 references: 1,
-                live: 1,
                 forks: 0,
                 exits: 0,
                 flags,
                 suspect: 0,
-                zero: 0,
             },
         );
     }
@@ -134,30 +123,40 @@ const NO_IMAGE: Image = Image {
     zero: 0,
 };
 
-/// The node of a process that exists, made if its birth was not seen.
+/// The node of a process that exists, made if its birth was not seen. 0 for kernel threads, whose
+/// children have no lineage worth following, and when the table is full.
 #[inline(never)]
 pub fn ensure(task: u64) -> Slot {
     let task = Task(task);
     if let Some(slot) = slot_of(task.tgid()) {
         return slot;
     }
-    create(task.key(), ProcessKey::new(0, 0), 0, task.cgroup(), ADOPTED).unwrap_or(0)
+    if task.is_kernel_thread() {
+        return 0;
+    }
+    create(task.key(), 0, task.cgroup(), ADOPTED).unwrap_or(0)
 }
 
-/// A process was born. Answers (slot of the parent, slot of the child), 0 for none.
+/// tgid of `current`, without reading its task.
 #[inline(always)]
-pub fn forked(parent: Task, child: Task) -> (Slot, Slot) {
-    let mut parent_slot = 0;
-    let mut parent_key = ProcessKey::new(0, 0);
-    // What a kernel thread starts has no lineage worth following.
-    if !parent.is_kernel_thread() {
-        parent_slot = ensure(parent.0);
-        parent_key = parent.key();
-    }
-    let Some(slot) = create(child.key(), parent_key, parent_slot, child.cgroup(), 0) else {
+pub fn current_tgid() -> u32 {
+    // SAFETY: has no preconditions.
+    (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
+}
+
+/// `current` made a process. Answers (slot of the parent, slot of the child), 0 for none.
+#[inline(always)]
+pub fn forked(parent: Task, child: ProcessKey) -> (Slot, Slot) {
+    let parent_slot = match slot_of(current_tgid()) {
+        Some(slot) => slot,
+        None => ensure(parent.0),
+    };
+    // SAFETY: has no preconditions. Right for the child as well, unless clone3 put it elsewhere.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    let Some(slot) = create(child, parent_slot, cgroup, 0) else {
         return (parent_slot, 0);
     };
-    count(parent_slot, Change { live: 1, forks: 1, exits: 0 });
+    count(parent_slot, 1, 0);
     (parent_slot, slot)
 }
 
@@ -176,7 +175,7 @@ pub fn exited(tgid: u32) -> u32 {
         // SAFETY: a value of the array; flags belong to this process, which is past its end.
         unsafe { (*gone).flags |= DEAD };
     }
-    count(slot, Change { live: -1, forks: 0, exits: 1 });
+    count(slot, 0, 1);
     release(slot);
     if let Ok(Some(left)) = UNFREED.pop() {
         free_upwards(left);
@@ -193,6 +192,9 @@ fn release(slot: Slot) -> u32 {
     0
 }
 
+/// What an atomic addition needs to take one away.
+const MINUS_ONE: u32 = u32::MAX;
+
 /// Takes one reference away; true for the one who took the last.
 #[inline(always)]
 fn let_go(slot: Slot) -> bool {
@@ -204,7 +206,7 @@ fn let_go(slot: Slot) -> bool {
             // Ours is the last: nobody else can come or go.
             return true;
         }
-        add(&raw mut (*held).references, -1);
+        add(&raw mut (*held).references, MINUS_ONE);
         // Two who let go at once may both see 0 here; the claim decides.
         ptr::read_volatile(&raw const (*held).references) == 0
             && CLAIMS.insert(claim, slot, u64::from(BPF_NOEXIST)).is_ok()
@@ -218,11 +220,13 @@ fn free_upwards(slot: Slot) -> u32 {
     for _ in 0..FREED_AT_ONCE {
         let Some(freed) = node(slot) else { return 0 };
         // SAFETY: a value of the array that nobody else holds any more.
-        let parent = unsafe {
+        let (parent, flags) = unsafe {
             (*freed).references = 0;
-            (*freed).parent_slot
+            ((*freed).parent_slot, (*freed).flags)
         };
-        let _ = EXECS.remove(slot);
+        if flags & EXECUTED != 0 {
+            let _ = EXECS.remove(slot);
+        }
         if FREE.push(slot, u64::from(BPF_ANY)).is_err() {
             lose(Reason::Unfreed);
         }
@@ -291,11 +295,12 @@ fn link(task: Task, slot: Slot, entered: *mut Node) {
     }
     let Some(above) = node(parent_slot) else { return };
     // SAFETY: values of the array; only the baseline links, and it runs once at a time.
-    let (live, forks) = unsafe {
+    let (forks, exits) = unsafe {
         add(&raw mut (*above).references, 1);
         (*entered).parent = (*above).key;
         (*entered).parent_slot = parent_slot;
-        ((*entered).live, (*entered).forks)
+        ((*entered).forks, (*entered).exits)
     };
-    count(parent_slot, Change { live: live as i32, forks: forks as i32, exits: 0 });
+    // Its own birth counts as a fork of its ancestors.
+    count(parent_slot, forks.wrapping_add(1), exits);
 }

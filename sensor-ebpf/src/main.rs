@@ -12,14 +12,16 @@ mod recursion;
 mod task;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
+use sensor_common::ProcessKey;
 use task::Task;
 
 /// Raw tracepoint arguments: (parent, child). Runs in the parent, before the child does.
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn sensor_fork(ctx: BtfTracePointContext) -> i32 {
     let (parent, child) = (Task(ctx.arg::<u64>(0)), Task(ctx.arg::<u64>(1)));
-    if child.pid() == child.tgid() {
-        let (slot, child) = lineage::forked(parent, child);
+    let (pid, tgid) = child.pid_tgid();
+    if pid == tgid {
+        let (slot, child) = lineage::forked(parent, ProcessKey::new(tgid, child.start_ns()));
         brake::check(slot, child);
     }
     0
@@ -29,7 +31,10 @@ pub fn sensor_fork(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn sensor_exec(ctx: BtfTracePointContext) -> i32 {
     let task = Task(ctx.arg::<u64>(0));
-    let slot = lineage::ensure(task.0);
+    let slot = match maps::slot_of(lineage::current_tgid()) {
+        Some(slot) => slot,
+        None => lineage::ensure(task.0),
+    };
     if slot != 0 {
         recursion::executed(task, slot);
         brake::check(slot, 0);
@@ -41,8 +46,12 @@ pub fn sensor_exec(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn sensor_exit(ctx: BtfTracePointContext) -> i32 {
     let task = Task(ctx.arg::<u64>(0));
-    if task.living_threads() == 0 && !task.is_kernel_thread() {
-        lineage::exited(task.tgid());
+    if task.living_threads() == 0 {
+        let tgid = lineage::current_tgid();
+        // Kernel threads have no node; they end here without a loss.
+        if maps::slot_of(tgid).is_some() || !task.is_kernel_thread() {
+            lineage::exited(tgid);
+        }
     }
     0
 }

@@ -7,14 +7,14 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_probe_read_user},
+    helpers::generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_probe_read_user},
 };
 use sensor_common::{
     ProcessKey, event,
     layout::Field,
     lineage::{
         ARGV_KEPT, ARGV_SIGNED, DEAD, EXECUTED, ExecRecord, GENERATIONS, Image, SEARCHED_ANCESTORS,
-        Slot,
+        Slot, live,
     },
     loss::Reason,
     recursion::{Level, Limits, Rule, judge, span_ns},
@@ -23,7 +23,7 @@ use sensor_common::{
 
 use crate::{
     maps::{EVENTS, EXECS, SCRATCH, Scratch, lose, node},
-    task::{Task, opaque, read},
+    task::{Task, exe, opaque, read},
 };
 
 /// Thresholds; set before loading.
@@ -83,7 +83,8 @@ pub fn executed(task: Task, slot: Slot) {
             zero: 0,
         },
     );
-    let cgroup = task.cgroup();
+    // SAFETY: has no preconditions; `current` is the task.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
     // SAFETY: as above.
     unsafe {
         ptr::write(&raw mut (*this).image, image);
@@ -108,7 +109,7 @@ fn capture(task: Task, scratch: &mut Scratch) {
         kept = ARGV_KEPT as u64;
     }
     let record = &mut scratch.record;
-    record.exe = task.exe();
+    record.exe = exe(memory);
     record.cwd = task.cwd();
     record.argv_bytes = argv_bytes as u32;
     record.kept = kept as u32;
@@ -245,7 +246,8 @@ fn follow(image: &mut Image, like: &Image) {
 fn gate(key: ProcessKey, image: &Image, cgroup: u64, now: u64) -> bool {
     let Some(top) = node(image.top) else { return false };
     // SAFETY: a value of the array.
-    let (top_key, live, reported) = unsafe { ((*top).key, (*top).live, (*top).image.reported) };
+    let (top_key, live, reported) =
+        unsafe { ((*top).key, live((*top).forks, (*top).exits), (*top).image.reported) };
     // SAFETY: read-only data that user space replaced before loading.
     let limits = unsafe { ptr::read_volatile(&raw const LIMITS) };
     let (level, rule) = judge(image, live, &limits);

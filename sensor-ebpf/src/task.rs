@@ -61,6 +61,22 @@ impl Task {
         read(self.0, Field::TaskTgid)
     }
 
+    /// (pid, tgid); one read where they are neighbours, as they are in every kernel so far.
+    #[inline(always)]
+    pub fn pid_tgid(self) -> (u32, u32) {
+        if offset(Field::TaskTgid) != offset(Field::TaskPid) + 4 {
+            return (self.pid(), self.tgid());
+        }
+        let pair: [u32; 2] = read(self.0, Field::TaskPid);
+        (pair[0], pair[1])
+    }
+
+    /// Start of a thread group's leader, ns.
+    #[inline(always)]
+    pub fn start_ns(self) -> u64 {
+        read(self.0, Field::TaskStartBoottime)
+    }
+
     #[inline(always)]
     pub fn leader(self) -> Self {
         Self(read(self.0, Field::TaskGroupLeader))
@@ -74,7 +90,7 @@ impl Task {
     /// Identity of the thread group.
     #[inline(always)]
     pub fn key(self) -> ProcessKey {
-        ProcessKey::new(self.tgid(), read(self.leader().0, Field::TaskStartBoottime))
+        ProcessKey::new(self.tgid(), self.leader().start_ns())
     }
 
     #[inline(always)]
@@ -101,16 +117,17 @@ impl Task {
     }
 
     #[inline(always)]
-    pub fn exe(self) -> FileId {
-        inode(read(read(self.memory(), Field::MmExeFile), Field::FileInode))
-    }
-
-    #[inline(always)]
     pub fn cwd(self) -> FileId {
         let fs: Address = read(self.0, Field::TaskFs);
         let path = fs.wrapping_add(offset(Field::FsPwd));
         inode(read(read(path, Field::PathDentry), Field::DentryInode))
     }
+}
+
+/// The executable of an address space.
+#[inline(always)]
+pub fn exe(memory: Address) -> FileId {
+    inode(read(read(memory, Field::MmExeFile), Field::FileInode))
 }
 
 #[inline(always)]

@@ -161,7 +161,7 @@ impl Lineage {
             alive: node.flags & DEAD == 0,
             adopted: node.flags & ADOPTED != 0,
             exec,
-            live: node.live,
+            live: node.live(),
             forks: node.forks,
             cgroup: node.cgroup,
             mark: self

@@ -75,6 +75,7 @@ pub struct Programs {
     ebpf: Ebpf,
     links: Vec<OwnedFd>,
     losses: PerCpuArray<MapData, u64>,
+    map_bytes: u64,
     /// Why there is no baseline, if so.
     pub no_baseline: Option<String>,
 }
@@ -95,6 +96,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     }
     let mut ebpf = loader.load(OBJECT).map_err(|error| LoadError::Maps(Box::new(error)))?;
 
+    let map_bytes = map_bytes(&ebpf);
     fill_free_slots(&mut ebpf, options.max_processes)?;
     let lineage = lineage(&mut ebpf)?;
     let ring = typed(&mut ebpf, "EVENTS", RingBuf::try_from)?;
@@ -113,7 +115,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     }
     let iterator: &mut Iter = program(&mut ebpf, BASELINE)?;
     let no_baseline = iterator.load("task", &btf).err().map(|error| reason(&error));
-    Ok((Programs { ebpf, links, losses, no_baseline }, lineage, ring))
+    Ok((Programs { ebpf, links, losses, map_bytes, no_baseline }, lineage, ring))
 }
 
 impl Programs {
@@ -154,6 +156,11 @@ impl Programs {
             .sum()
     }
 
+    /// Memory of all maps in the kernel, bytes, as the kernel counts it at load.
+    pub fn map_bytes(&self) -> u64 {
+        self.map_bytes
+    }
+
     /// Descriptors that keep the programs attached while anybody holds them.
     pub fn links(&self) -> &[OwnedFd] {
         &self.links
@@ -189,6 +196,23 @@ fn attach(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let link = unsafe { OwnedFd::from_raw_fd(link) };
     rustix::io::fcntl_setfd(&link, rustix::io::FdFlags::CLOEXEC)?;
     Ok(link)
+}
+
+fn map_bytes(ebpf: &Ebpf) -> u64 {
+    let bytes = |map: &Map| {
+        let (Map::Array(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::PerCpuArray(data)
+        | Map::Queue(data)
+        | Map::RingBuf(data)
+        | Map::Stack(data)) = map
+        else {
+            return None;
+        };
+        fdinfo::<u64>(data.fd().as_fd(), "memlock:").ok()?
+    };
+    ebpf.maps().filter_map(|(_, map)| bytes(map)).sum()
 }
 
 /// Descriptors of what [`Table::new`] maps, in its order.

@@ -3,6 +3,7 @@
 
 mod baseline;
 mod btf;
+mod doctor;
 mod lineage;
 mod load;
 mod reader;
@@ -12,6 +13,7 @@ pub mod table;
 use aya::maps::{MapData, RingBuf};
 
 pub use self::{
+    doctor::{Capability, Working, doctor},
     lineage::{Detail, Lineage, split},
     load::{LoadError, LoadOptions, Programs},
     reader::{Event, Reader},

@@ -114,7 +114,7 @@ fn take<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
 }
 
 /// Makes the calling thread real-time. What it starts is not.
-fn become_realtime() -> io::Result<()> {
+pub(super) fn become_realtime() -> io::Result<()> {
     let parameters = libc::sched_param { sched_priority: PRIORITY };
     // SAFETY: a plain system call on the calling thread.
     let result = unsafe {

@@ -180,9 +180,4 @@ impl Table {
     pub fn entries(&self) -> u32 {
         self.nodes.entries
     }
-
-    /// Bytes that the mapped tables take in the kernel.
-    pub fn bytes(&self) -> u64 {
-        u64::from(self.nodes.entries) * (size_of::<Node>() + size_of::<Mark>()) as u64
-    }
 }

@@ -1,0 +1,246 @@
+//! What this kernel and this user can do: every capability is tried, never inferred from a version.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use rustix::{
+    fs::{Mode, OFlags, ResolveFlags},
+    process::{Pid, PidfdFlags},
+};
+use serde::Serialize;
+
+use super::{Kernel, LoadError, LoadOptions, btf::Btf, reader};
+use crate::cgroup::Hierarchies;
+
+/// How well something works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Working {
+    Ok,
+    /// Something else stands in for it.
+    Degraded,
+    Missing,
+}
+
+/// One thing that the sensor would like to be able to do.
+#[derive(Clone, Debug, Serialize)]
+pub struct Capability {
+    pub name: &'static str,
+    pub state: Working,
+    /// What the sensor does with it.
+    pub used_for: &'static str,
+    /// What was found; for what does not work, why.
+    pub why: String,
+    /// What one can do about it; empty when nothing is to be done.
+    pub remedy: &'static str,
+}
+
+/// Tries everything. Loads the programs a second time where a daemon runs already, and takes them
+/// away again.
+pub fn doctor(options: &LoadOptions) -> Vec<Capability> {
+    let mut found = vec![type_information()];
+    found.extend(programs(options));
+    found.extend([
+        realtime(),
+        pidfds(),
+        hierarchy(),
+        group_kill(),
+        pressure(),
+        kernel_log(),
+        beneath(),
+    ]);
+    found
+}
+
+fn capability(
+    name: &'static str,
+    used_for: &'static str,
+    (bad, remedy): (Working, &'static str),
+    result: Result<String, String>,
+) -> Capability {
+    match result {
+        Ok(why) => Capability { name, state: Working::Ok, used_for, why, remedy: "" },
+        Err(why) => Capability { name, state: bad, used_for, why, remedy },
+    }
+}
+
+fn type_information() -> Capability {
+    let result = Btf::of_kernel().and_then(|btf| btf.offsets());
+    capability(
+        "type information (BTF)",
+        "where the kernel keeps what is read",
+        (Working::Missing, "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as distributions do"),
+        result
+            .map(|offsets| format!("{} fields found", offsets.len()))
+            .map_err(|error| error.to_string()),
+    )
+}
+
+/// Programs, baseline and self-test: what `run` itself does at start.
+fn programs(options: &LoadOptions) -> Vec<Capability> {
+    const TRACING: (&str, &str) = ("tracing programs", "seeing every fork, exec and exit");
+    const BASELINE: (&str, &str) = ("task iterator", "knowing the processes from before the start");
+    const BRAKE: (&str, &str) =
+        ("signals from the kernel", "the brake: stopping a tree at fork and exec");
+    const SELF_TEST: (&str, &str) = ("self-test", "trusting what is read from kernel structures");
+    let missing = (
+        Working::Missing,
+        "run as root; check `dmesg` and whether lockdown or seccomp forbids bpf()",
+    );
+    let baseline =
+        (Working::Degraded, "processes from before the start are taken in when they next fork");
+    match Kernel::start(options) {
+        Ok(kernel) => {
+            let bytes = kernel.programs.map_bytes();
+            let tables =
+                format!("loaded and attached; tables take {:.1} MiB", bytes as f64 / 1_048_576.0);
+            let known = match &kernel.programs.no_baseline {
+                None => Ok(format!("{} processes entered", kernel.baseline_processes)),
+                Some(why) => Err(why.clone()),
+            };
+            vec![
+                capability(TRACING.0, TRACING.1, missing, Ok(tables)),
+                capability(BRAKE.0, BRAKE.1, missing, Ok("accepted at fork and exec".into())),
+                capability(BASELINE.0, BASELINE.1, baseline, known),
+                capability(
+                    SELF_TEST.0,
+                    SELF_TEST.1,
+                    missing,
+                    Ok("a child's fork, exec and exit were read right".into()),
+                ),
+            ]
+        }
+        Err(error @ LoadError::SelfTest(_)) => {
+            vec![capability(SELF_TEST.0, SELF_TEST.1, missing, Err(error.to_string()))]
+        }
+        Err(error) => vec![capability(TRACING.0, TRACING.1, missing, Err(error.to_string()))],
+    }
+}
+
+fn realtime() -> Capability {
+    let result = thread::spawn(reader::become_realtime)
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the trial thread died")));
+    capability(
+        "real-time scheduling",
+        "reacting within 1 ms under a fork bomb",
+        (Working::Degraded, "give the service LimitRTPRIO=40 and CAP_SYS_NICE"),
+        result.map(|()| "SCHED_FIFO granted".into()).map_err(|error| error.to_string()),
+    )
+}
+
+fn pidfds() -> Capability {
+    let own = rustix::process::getpid();
+    let result = rustix::process::pidfd_open(own, PidfdFlags::empty());
+    let _: Pid = own;
+    capability(
+        "pidfds",
+        "signalling exactly the process that is meant",
+        (Working::Missing, "use Linux 5.10 or later; a seccomp filter may forbid pidfd_open"),
+        result.map(|_| "granted".into()).map_err(|error| error.to_string()),
+    )
+}
+
+fn hierarchy() -> Capability {
+    let result = unified().and_then(|root| {
+        let controllers = fs::read_to_string(root.join("cgroup.controllers"))
+            .map_err(|error| error.to_string())?;
+        let controllers = controllers.trim();
+        let controllers = if controllers.is_empty() { "no controllers" } else { controllers };
+        Ok(format!("{} ({controllers})", root.display()))
+    });
+    capability(
+        "cgroup v2",
+        "scope, and freezing a tree that owns its cgroup as a whole",
+        (Working::Degraded, "mount cgroup2; until then trees are stopped process by process"),
+        result,
+    )
+}
+
+fn unified() -> Result<PathBuf, String> {
+    let hierarchies = Hierarchies::discover().map_err(|error| error.to_string())?;
+    hierarchies.unified().map(Path::to_owned).ok_or_else(|| "cgroup2 is not mounted".to_owned())
+}
+
+/// `cgroup.kill` exists in every group but the root.
+fn group_kill() -> Capability {
+    let result = unified().and_then(|root| {
+        let mut groups = fs::read_dir(root).map_err(|error| error.to_string())?;
+        let group = groups
+            .find_map(|entry| entry.ok().map(|entry| entry.path()).filter(|path| path.is_dir()))
+            .ok_or("there is no cgroup below the root to look at")?;
+        if group.join("cgroup.kill").exists() {
+            Ok("cgroup.kill is there".into())
+        } else {
+            Err("this kernel has no cgroup.kill (Linux 5.14)".to_owned())
+        }
+    });
+    capability(
+        "killing a cgroup at once",
+        "`sensor kill`, and ending investigations",
+        (Working::Degraded, "processes are killed one by one until none is left"),
+        result,
+    )
+}
+
+fn pressure() -> Capability {
+    readable(
+        "pressure stall information",
+        "how the host was doing at the moment of an incident",
+        "/proc/pressure/memory",
+        "boot with psi=1",
+    )
+}
+
+fn kernel_log() -> Capability {
+    readable(
+        "kernel log",
+        "what the kernel said around an incident",
+        "/dev/kmsg",
+        "give the service CAP_SYSLOG and access to /dev/kmsg",
+    )
+}
+
+fn readable(
+    name: &'static str,
+    used_for: &'static str,
+    path: &str,
+    remedy: &'static str,
+) -> Capability {
+    let result =
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty())
+            .and_then(|file| {
+                let mut buffer = [0; 1024];
+                match rustix::io::read(&file, &mut buffer) {
+                    // An empty log is a readable one.
+                    Err(rustix::io::Errno::AGAIN | rustix::io::Errno::PIPE) => Ok(0),
+                    other => other,
+                }
+            });
+    capability(
+        name,
+        used_for,
+        (Working::Degraded, remedy),
+        result.map(|_| format!("{path} can be read")).map_err(|error| format!("{path}: {error}")),
+    )
+}
+
+/// openat2 with RESOLVE_BENEATH.
+fn beneath() -> Capability {
+    let result = rustix::fs::openat2(
+        rustix::fs::CWD,
+        Path::new("."),
+        OFlags::PATH | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::BENEATH,
+    );
+    capability(
+        "openat2",
+        "reading a culprit's files without being led astray",
+        (Working::Degraded, "without it no files are read and diagnoses are less exact"),
+        result.map(|_| "granted".into()).map_err(|error| error.to_string()),
+    )
+}
