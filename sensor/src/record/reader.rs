@@ -1,0 +1,356 @@
+//! Reads the log from any process and user that may read the files, while the writer goes on:
+//! pages of records by number, and the incidents.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    fs, io,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use prost::Message as _;
+use rusqlite::{Connection, OpenFlags, Row, ToSql, types::Value};
+
+use super::{FILE, KINDS, store};
+use crate::proto;
+
+/// A page ends when it holds this much, bytes: a few pages in flight stay small.
+const PAGE_BYTES: usize = 1 << 20;
+
+/// Numbers that a page looks through for records of some kinds: a few ms, so that a reader that
+/// went away is noticed.
+const SCAN: u64 = 16_384;
+
+/// In WAL mode a reader waits for nobody but the recovery after a crash.
+const BUSY: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    #[error("there is no log at {0}: no sensor has run with this state directory yet")]
+    Absent(PathBuf),
+    #[error("cannot open {path}: {source}")]
+    Open { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}: {source}")]
+    Database { path: PathBuf, source: rusqlite::Error },
+    #[error("{0} was replaced by a new log: open it again")]
+    Replaced(PathBuf),
+    #[error("no kind of record is called {0}; there are {list}", list = KINDS.join(", "))]
+    Kind(String),
+    #[error("no incident's id begins with {0}")]
+    NoIncident(String),
+    #[error("the ids of several incidents begin with {0}: give more of it")]
+    Ambiguous(String),
+}
+
+/// Which records.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Records of this incident only; empty: all.
+    incident: String,
+    /// Distinct words of [`KINDS`]; empty: all.
+    kinds: Vec<&'static str>,
+}
+
+impl Filter {
+    pub fn new<S: AsRef<str>>(incident: &str, kinds: &[S]) -> Result<Self, ReadError> {
+        let mut known = Vec::new();
+        for kind in kinds {
+            let kind = kind.as_ref();
+            let found = KINDS.into_iter().find(|known| *known == kind).ok_or_else(|| {
+                // A word from outside: enough of it to recognise.
+                ReadError::Kind(
+                    kind.chars().take(40).collect::<String>().escape_debug().to_string(),
+                )
+            })?;
+            if !known.contains(&found) {
+                known.push(found);
+            }
+        }
+        Ok(Self { incident: incident.to_owned(), kinds: known })
+    }
+
+    /// Whether a `lost` record of no incident passes.
+    fn wants_losses(&self) -> bool {
+        self.incident.is_empty() && (self.kinds.is_empty() || self.kinds.contains(&"lost"))
+    }
+}
+
+/// Which incidents.
+#[derive(Clone, Debug, Default)]
+pub struct IncidentFilter {
+    pub kind: Option<proto::Kind>,
+    pub state: Option<proto::State>,
+    /// Opened at or after.
+    pub since: Option<prost_types::Timestamp>,
+}
+
+/// Records in the order of their numbers.
+#[derive(Debug, Default)]
+pub struct Page {
+    pub log_id: Arc<str>,
+    pub records: Vec<proto::Record>,
+    /// Where the next page begins.
+    pub next_seq: u64,
+    /// Nothing follows now.
+    pub end: bool,
+    /// Records between the page's beginning and `next_seq` that retention has removed; counted only
+    /// where a `lost` record would pass the filter.
+    pub missing: u64,
+}
+
+/// A read-only connection to the log. Each call sees one consistent state.
+pub struct Reader {
+    connection: Connection,
+    path: PathBuf,
+    /// (device, inode), to notice that the file was replaced.
+    file: (u64, u64),
+    log_id: Arc<str>,
+    /// run → (boot_id, host)
+    runs: RefCell<HashMap<i64, (String, String)>>,
+}
+
+impl Reader {
+    pub fn open(state_dir: &Path) -> Result<Self, ReadError> {
+        let path = state_dir.join(FILE);
+        let file = identity(&path)?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let open = || -> rusqlite::Result<(Connection, String)> {
+            let connection = Connection::open_with_flags(&path, flags)?;
+            connection.busy_timeout(BUSY)?;
+            // KiB. Pages are read in order and once.
+            connection.pragma_update(None, "cache_size", -512)?;
+            connection.pragma_update(None, "trusted_schema", false)?;
+            let log_id =
+                connection.query_row("SELECT value FROM meta WHERE key = 'log_id'", [], |row| {
+                    row.get(0)
+                })?;
+            Ok((connection, log_id))
+        };
+        let (connection, log_id) =
+            open().map_err(|source| ReadError::Database { path: path.clone(), source })?;
+        let log_id = log_id.into();
+        Ok(Self { connection, path, file, log_id, runs: RefCell::default() })
+    }
+
+    pub fn log_id(&self) -> &str {
+        &self.log_id
+    }
+
+    /// Number of the newest record; 0: none.
+    pub fn last_seq(&self) -> Result<u64, ReadError> {
+        self.read(store::last_seq)
+    }
+
+    /// Number of the oldest record; 0: none.
+    pub fn oldest_seq(&self) -> Result<u64, ReadError> {
+        self.read(|connection| first_from(connection, 0)).map(|seq| seq.unwrap_or(0))
+    }
+
+    /// At most `limit` records from `from_seq` on (0: from the oldest), and about 1 MiB.
+    ///
+    /// A page may be empty before the end: with a filter, only so many numbers are looked through.
+    pub fn records(&self, from_seq: u64, filter: &Filter, limit: u32) -> Result<Page, ReadError> {
+        self.read(|connection| self.page(connection, from_seq, filter, limit.max(1)))
+    }
+
+    fn page(
+        &self,
+        connection: &Connection,
+        from_seq: u64,
+        filter: &Filter,
+        limit: u32,
+    ) -> rusqlite::Result<Page> {
+        let mut page =
+            Page { log_id: self.log_id.clone(), next_seq: from_seq, end: true, ..Page::default() };
+        let last = store::last_seq(connection)?;
+        let Some(first) = first_from(connection, from_seq)? else { return Ok(page) };
+        let begin = if from_seq == 0 { first } else { from_seq };
+        let scan_end = if filter.kinds.is_empty() { last } else { last.min(first + SCAN - 1) };
+
+        let mut sql = String::from(
+            "SELECT seq, run, priority, incident, record FROM records WHERE seq >= ? AND seq <= ?",
+        );
+        let mut values = vec![Value::from(first as i64), Value::from(scan_end as i64)];
+        if !filter.incident.is_empty() {
+            // The second condition is what the index is made for.
+            sql.push_str(" AND incident = ? AND incident <> ''");
+            values.push(filter.incident.clone().into());
+        }
+        if !filter.kinds.is_empty() {
+            let marks = vec!["?"; filter.kinds.len()].join(", ");
+            sql.push_str(&format!(" AND kind IN ({marks})"));
+            values.extend(filter.kinds.iter().map(|kind| Value::from((*kind).to_owned())));
+        }
+        sql.push_str(" ORDER BY seq LIMIT ?");
+        values.push(limit.into());
+
+        let mut statement = connection.prepare_cached(&sql)?;
+        let mut rows = statement.query(rusqlite::params_from_iter(values))?;
+        let (mut found, mut bytes, mut newest, mut full) = (0, 0, first, false);
+        while let Some(row) = rows.next()? {
+            newest = row.get(0)?;
+            found += 1;
+            if let Some(record) = self.record(connection, row, &mut bytes)? {
+                page.records.push(record);
+            }
+            full = found == limit || bytes >= PAGE_BYTES;
+            if full {
+                break;
+            }
+        }
+        page.next_seq = if full { newest + 1 } else { scan_end + 1 };
+        page.end = page.next_seq > last;
+        if filter.wants_losses() {
+            page.missing = missing(connection, begin, page.next_seq, page.records.len(), filter)?;
+        }
+        Ok(page)
+    }
+
+    /// None when the bytes are no record: it counts as missing, the rest goes on.
+    fn record(
+        &self,
+        connection: &Connection,
+        row: &Row<'_>,
+        bytes: &mut usize,
+    ) -> rusqlite::Result<Option<proto::Record>> {
+        let blob = row.get_ref(4)?.as_blob()?;
+        *bytes += blob.len();
+        let Ok(mut record) = proto::Record::decode(blob) else { return Ok(None) };
+        let run: i64 = row.get(1)?;
+        let mut runs = self.runs.borrow_mut();
+        if !runs.contains_key(&run) {
+            let shared = connection.query_row(
+                "SELECT boot_id, host FROM runs WHERE run = ?1",
+                [run],
+                |row| Ok((row.get(0)?, row.get(1)?)),
+            )?;
+            runs.insert(run, shared);
+        }
+        let (boot_id, host) = runs.get(&run).cloned().unwrap_or_default();
+        record.log_id = self.log_id.to_string();
+        record.seq = row.get(0)?;
+        record.priority = row.get(2)?;
+        record.incident = row.get(3)?;
+        record.boot_id = boot_id;
+        record.host = host;
+        Ok(Some(record))
+    }
+
+    /// Incidents, newest first, as many as fit into `max_bytes`; and how many older ones do not.
+    pub fn incidents(
+        &self,
+        filter: &IncidentFilter,
+        max_bytes: usize,
+    ) -> Result<(Vec<proto::Incident>, u32), ReadError> {
+        let kind = filter.kind.map(|kind| kind as i32);
+        let state = filter.state.map(|state| state as i32);
+        let since = filter.since.map_or(i64::MIN, store::nanoseconds);
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT incident FROM incidents WHERE opened_at >= ?1
+                 AND (?2 IS NULL OR kind = ?2) AND (?3 IS NULL OR state = ?3)
+                 ORDER BY opened_at DESC, opened_ns DESC",
+            )?;
+            let parameters: [&dyn ToSql; 3] = [&since, &kind, &state];
+            let mut rows = statement.query(parameters)?;
+            let (mut incidents, mut bytes, mut omitted) = (Vec::new(), 0, 0);
+            while let Some(row) = rows.next()? {
+                let blob = row.get_ref(0)?.as_blob()?;
+                // The envelope of each in a list: a tag and a length.
+                bytes += blob.len() + 8;
+                match proto::Incident::decode(blob) {
+                    Ok(incident) if bytes <= max_bytes => incidents.push(incident),
+                    _ => omitted += 1,
+                }
+            }
+            Ok((incidents, omitted))
+        })
+    }
+
+    /// The incident with this id, or the only one whose id begins so.
+    pub fn incident(&self, prefix: &str) -> Result<proto::Incident, ReadError> {
+        let shown = || prefix.chars().take(20).collect::<String>().escape_debug().to_string();
+        // Ids are lower-case letters and digits, which all sort before `{`.
+        let plausible = !prefix.is_empty()
+            && prefix.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+        if !plausible {
+            return Err(ReadError::NoIncident(shown()));
+        }
+        let found: Vec<Vec<u8>> = self.read(|connection| {
+            connection
+                .prepare_cached(
+                    "SELECT incident FROM incidents WHERE id >= ?1 AND id < ?1 || '{'
+                     ORDER BY id <> ?1 LIMIT 2",
+                )?
+                .query_map([prefix], |row| row.get(0))?
+                .collect()
+        })?;
+        let mut incidents =
+            found.iter().filter_map(|blob| proto::Incident::decode(blob.as_slice()).ok());
+        match (incidents.next(), incidents.next()) {
+            (None, _) => Err(ReadError::NoIncident(shown())),
+            (Some(first), Some(_)) if first.id != prefix => Err(ReadError::Ambiguous(shown())),
+            (Some(incident), _) => Ok(incident),
+        }
+    }
+
+    /// Runs `work` on one consistent state of the file that is at the path now.
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, ReadError> {
+        if identity(&self.path)? != self.file {
+            return Err(ReadError::Replaced(self.path.clone()));
+        }
+        let failed = |source| ReadError::Database { path: self.path.clone(), source };
+        let transaction = self.connection.unchecked_transaction().map_err(failed)?;
+        work(&transaction).map_err(failed)
+    }
+}
+
+/// The file is not opened: closing it would drop this process's locks on it.
+fn identity(path: &Path) -> Result<(u64, u64), ReadError> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok((metadata.dev(), metadata.ino())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(ReadError::Absent(path.to_owned()))
+        }
+        Err(source) => Err(ReadError::Open { path: path.to_owned(), source }),
+    }
+}
+
+fn first_from(connection: &Connection, seq: u64) -> rusqlite::Result<Option<u64>> {
+    // A number from outside that no record can have is behind all of them.
+    let seq = i64::try_from(seq).unwrap_or(i64::MAX);
+    connection
+        .prepare_cached("SELECT min(seq) FROM records WHERE seq >= ?1")?
+        .query_row([seq], |row| row.get(0))
+}
+
+/// Numbers in `begin..next` that were used and have no record any more.
+fn missing(
+    connection: &Connection,
+    begin: u64,
+    next: u64,
+    found: usize,
+    filter: &Filter,
+) -> rusqlite::Result<u64> {
+    let range = [begin as i64, next as i64];
+    let present = if filter.kinds.is_empty() {
+        found as u64
+    } else {
+        connection
+            .prepare_cached("SELECT count(*) FROM records WHERE seq >= ?1 AND seq < ?2")?
+            .query_row(range, |row| row.get(0))?
+    };
+    let unused: u64 = connection
+        .prepare_cached(
+            "SELECT coalesce(sum(min(last + 1, ?2) - max(first, ?1)), 0) FROM gaps
+             WHERE first < ?2 AND last >= ?1",
+        )?
+        .query_row(range, |row| row.get(0))?;
+    Ok((next - begin).saturating_sub(present + unused))
+}

@@ -1,0 +1,282 @@
+//! The thread that writes: takes groups from the queue, commits them, answers who waits, and keeps
+//! what it has when the disk fails until it works again.
+
+use std::{
+    mem,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::sync::watch;
+
+use super::{
+    Draft, LogError, LogHealth, LogOptions, NotDurable, Opened, PAUSED,
+    queue::{Entry, Item, Queue, answer},
+    store::{Found, Store},
+};
+use crate::{host::Host, proto, proto::record::Body};
+
+/// Between two attempts on a failing disk.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// At the end, a disk that fails gets this many attempts.
+const LAST_ATTEMPTS: u32 = 2;
+
+/// After a checkpoint or a removal that failed.
+const TIDY_RETRY: Duration = Duration::from_secs(10);
+
+/// Under steady load, removals are reported this often instead of one by one.
+const REMOVALS_EVERY: Duration = Duration::from_secs(10);
+
+/// Where the writer says what readers and the daemon may know.
+pub(super) struct Reports {
+    pub tail: watch::Sender<u64>,
+    pub health: watch::Sender<LogHealth>,
+    pub log_id: watch::Sender<String>,
+}
+
+pub(super) struct Writer {
+    directory: PathBuf,
+    host: Host,
+    options: LogOptions,
+    queue: Arc<Queue>,
+    reports: Reports,
+    store: Option<Store>,
+    /// The group that is being written, as often as it takes.
+    carried: Vec<Item>,
+    /// Why the disk fails, as long as it does.
+    failing: Option<String>,
+    /// What is wrong with the file, until it is replaced.
+    corrupt: Option<String>,
+    /// The file was looked through for damage.
+    checked: bool,
+    tidy_after: Option<Instant>,
+    removed: u64,
+    removed_since: Instant,
+}
+
+impl Writer {
+    pub fn new(
+        directory: &Path,
+        host: &Host,
+        options: LogOptions,
+        queue: Arc<Queue>,
+        reports: Reports,
+    ) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            host: host.clone(),
+            options,
+            queue,
+            reports,
+            store: None,
+            carried: Vec::new(),
+            failing: None,
+            corrupt: None,
+            checked: false,
+            tidy_after: None,
+            removed: 0,
+            removed_since: Instant::now(),
+        }
+    }
+
+    /// The first attempt to open the log; fails only for what will not pass by itself.
+    pub fn open(&mut self) -> Result<Opened, LogError> {
+        match self.open_store() {
+            Ok(found) => Ok(Opened {
+                log_id: self.reports.log_id.borrow().clone(),
+                last_seq: found.last_seq,
+                unclean: found.unclean || found.set_aside.is_some(),
+                unresolved: found.unresolved,
+                paused: found.settings.get(PAUSED).is_some_and(|value| value == "1"),
+                set_aside: found.set_aside.map(|(path, _)| path),
+                failing: None,
+            }),
+            Err(error @ (LogError::Directory { .. } | LogError::Database { .. })) => {
+                let failing = Some(error.to_string());
+                self.fail(error);
+                Ok(Opened { failing, ..Opened::default() })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn open_store(&mut self) -> Result<Found, LogError> {
+        // The check reads the whole file: once, not with every attempt on a failing disk.
+        let check = !mem::replace(&mut self.checked, true);
+        let (store, found) = match self.corrupt.take() {
+            None => Store::open(&self.directory, &self.host, &self.options, check)?,
+            Some(why) => Store::replace(&self.directory, &self.host, &self.options, why)?,
+        };
+        self.reports.log_id.send_replace(store.log_id.clone());
+        self.reports.tail.send_replace(found.last_seq);
+        if let Some((path, why)) = &found.set_aside {
+            let why = format!("{why}; the old log is kept as {}", path.display());
+            tracing::error!("a new log was begun: {why}");
+            self.note(false, &why);
+        }
+        self.store = Some(store);
+        Ok(found)
+    }
+
+    /// Until the queue is closed and written.
+    pub fn run(mut self) {
+        let mut end = None;
+        let mut attempts_left = LAST_ATTEMPTS;
+        loop {
+            // While the disk fails, the queue holds the rest: its memory is bounded.
+            if self.failing.is_none() {
+                let group = self.queue.take(self.patience());
+                end = group.end;
+                self.count(group.dropped_bulk, "record_memory");
+                self.count(group.dropped_incident, "record_memory_incident");
+                self.carried.extend(group.items);
+            }
+            match self.attempt() {
+                Ok(()) if end.is_some() && self.carried.is_empty() => break,
+                Ok(()) => {}
+                Err(error) => {
+                    self.fail(error);
+                    if self.queue.pause(RETRY) {
+                        attempts_left -= 1;
+                        if attempts_left == 0 {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        self.finish(end == Some(true));
+    }
+
+    /// How long to wait for a group: for ever, unless there is something of our own to write.
+    fn patience(&self) -> Option<Duration> {
+        if !self.carried.is_empty() {
+            Some(Duration::ZERO)
+        } else if self.removed > 0 {
+            Some(REMOVALS_EVERY)
+        } else {
+            None
+        }
+    }
+
+    fn attempt(&mut self) -> Result<(), LogError> {
+        if self.store.is_none() {
+            self.open_store()?;
+        }
+        let Some(store) = self.store.as_mut() else { return Ok(()) };
+        if !self.carried.is_empty() {
+            let durable = self.carried.iter().any(|item| item.receipt.is_some());
+            let last = store.write(&self.carried, durable || self.failing.is_some())?;
+            let mut seq = last;
+            for item in self.carried.drain(..).rev() {
+                let record = matches!(item.entry, Entry::Record(_));
+                answer(item.receipt, Ok(seq));
+                seq -= u64::from(record);
+            }
+            if seq < last {
+                self.reports.tail.send_replace(last);
+            }
+        }
+        self.recover();
+        self.tidy()
+    }
+
+    /// Checkpoints and removals. When they fail there is time to try again; only damage is urgent.
+    fn tidy(&mut self) -> Result<(), LogError> {
+        if self.tidy_after.is_some_and(|after| Instant::now() < after) {
+            return Ok(());
+        }
+        self.tidy_after = None;
+        match self.try_tidy() {
+            Err(error @ LogError::Corrupt { .. }) => Err(error),
+            Err(error) => {
+                tracing::warn!("the log cannot be tidied, it may grow: {error}");
+                self.tidy_after = Some(Instant::now() + TIDY_RETRY);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn try_tidy(&mut self) -> Result<(), LogError> {
+        loop {
+            let idle = self.queue.is_empty();
+            let Some(store) = self.store.as_mut() else { return Ok(()) };
+            store.tidy(idle)?;
+            let (removed, more) = store.shrink()?;
+            if self.removed == 0 {
+                self.removed_since = Instant::now();
+            }
+            self.removed += removed;
+            if !more || self.removed_since.elapsed() >= REMOVALS_EVERY {
+                let count = mem::take(&mut self.removed);
+                self.count(count, "retention");
+            }
+            // Under load, one portion a group keeps up; while nobody waits it goes on.
+            if !more || !idle {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Adds a record about what is not in the log.
+    fn count(&mut self, count: u64, reason: &str) {
+        if count > 0 {
+            self.add(Body::Lost(proto::Lost { reason: reason.into(), count }));
+        }
+    }
+
+    /// Adds a record about the log itself.
+    fn note(&mut self, recovered: bool, why: &str) {
+        let part = "record".into();
+        self.add(Body::Degraded(proto::Degraded { part, why: why.to_owned(), recovered }));
+    }
+
+    fn add(&mut self, body: Body) {
+        self.carried.push(Item::own(Entry::record(Draft::of("", body))));
+    }
+
+    fn fail(&mut self, error: LogError) {
+        let why = error.to_string();
+        for item in &mut self.carried {
+            answer(item.receipt.take(), Err(NotDurable::Waiting(why.clone())));
+        }
+        self.queue.failing(&why);
+        if self.failing.is_none() {
+            tracing::error!("the log fails, records wait in memory: {why}");
+            self.note(false, &why);
+        }
+        if !error.is_passing() {
+            self.store = None;
+        }
+        if let LogError::Corrupt { why, .. } = error {
+            self.corrupt = Some(why);
+        }
+        self.reports.health.send_replace(LogHealth { ok: false, detail: why.clone() });
+        self.failing = Some(why);
+    }
+
+    fn recover(&mut self) {
+        if let Some(why) = self.failing.take() {
+            tracing::info!("the log can be written again");
+            self.queue.recovered();
+            self.note(true, &format!("it can be written again; before: {why}"));
+            self.reports.health.send_replace(LogHealth { ok: true, detail: String::new() });
+        }
+    }
+
+    fn finish(mut self, clean: bool) {
+        let left = self.carried.len() + self.queue.take(Some(Duration::ZERO)).items.len();
+        if left > 0 {
+            tracing::error!("the log cannot be written; at least {left} records are lost");
+            return;
+        }
+        if let Some(store) = self.store.as_mut().filter(|_| clean)
+            && let Err(error) = store.finish()
+        {
+            tracing::error!("the log could not be closed in good order: {error}");
+        }
+    }
+}
