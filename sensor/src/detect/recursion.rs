@@ -179,7 +179,8 @@ mod tests {
                 let argv: Vec<Vec<u8>> =
                     command.split(' ').map(|argument| argument.as_bytes().to_vec()).collect();
                 let hash = |text: &[u8]| {
-                    text.iter().fold(7u64, |hash, byte| hash.wrapping_mul(31) + u64::from(*byte)) | 1
+                    text.iter().fold(7u64, |hash, byte| hash.wrapping_mul(31) + u64::from(*byte))
+                        | 1
                 };
                 Exec {
                     at_ns: key.start_ns,
@@ -263,7 +264,8 @@ mod tests {
             ancestry: ancestry(&[Some("a"), Some("a"), Some("a")]),
         };
         assert_eq!(detect(&crossing, &Limits::default()), None);
-        let open = detect(&Crossing { level: Level::Open, ..crossing }, &Limits::default()).unwrap();
+        let open =
+            detect(&Crossing { level: Level::Open, ..crossing }, &Limits::default()).unwrap();
         assert!(!open.contain);
         assert_eq!(open.rule, "R1");
     }

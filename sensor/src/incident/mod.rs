@@ -137,8 +137,7 @@ impl Incidents {
                 .is_none_or(|known| finding.contain || finding.confidence >= known.confidence);
             if stronger {
                 incident.finding = Some(claim(finding));
-                incident.severity =
-                    incident.severity.max(severity(finding, 0) as i32);
+                incident.severity = incident.severity.max(severity(finding, 0) as i32);
             }
             format!("{} was crossed in the same tree", finding.rule)
         })
@@ -173,10 +172,8 @@ impl Incidents {
             self.resolved.retain(|_, (at, _)| now_ns.saturating_sub(*at) < RECURRENCE_NS);
         }
         if self.resolved.len() < REMEMBERED {
-            self.resolved.insert(
-                change.incident.fingerprint.clone(),
-                (now_ns, change.incident.occurrences),
-            );
+            self.resolved
+                .insert(change.incident.fingerprint.clone(), (now_ns, change.incident.occurrences));
         }
         Some(change)
     }
@@ -207,7 +204,9 @@ impl Incidents {
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum FindError {
-    #[error("no unresolved incident has an id that begins with {0:?}; `sensor incidents` lists them")]
+    #[error(
+        "no unresolved incident has an id that begins with {0:?}; `sensor incidents` lists them"
+    )]
     Unknown(String),
     #[error("several incidents have an id that begins with {0:?}; give more of it")]
     Ambiguous(String),
@@ -215,7 +214,12 @@ pub enum FindError {
 
 impl Default for Change {
     fn default() -> Self {
-        Self { from: State::Unspecified, why: String::new(), incident: Incident::default(), opened: false }
+        Self {
+            from: State::Unspecified,
+            why: String::new(),
+            incident: Incident::default(),
+            opened: false,
+        }
     }
 }
 
@@ -334,7 +338,8 @@ mod tests {
     fn what_comes_back_counts_on_and_escalates() {
         let mut incidents = Incidents::default();
         for (round, id) in ["a", "b", "c"].into_iter().enumerate() {
-            let change = incidents.report(&finding(round as u32 + 1, false), scene(0, &[]), id.into());
+            let change =
+                incidents.report(&finding(round as u32 + 1, false), scene(0, &[]), id.into());
             assert_eq!(change.incident.occurrences, round as u32 + 1);
             let expected = if round == 2 { Severity::Critical } else { Severity::Warning };
             assert_eq!(change.incident.severity(), expected);
