@@ -1,0 +1,184 @@
+//! Values that no type can refuse: ranges, and keys that must fit each other.
+
+use std::{fmt::Display, ops::RangeInclusive, path::Path};
+
+use super::{Agent, Config};
+
+/// A value that cannot be.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Problem {
+    /// Dotted.
+    pub key: String,
+    pub what: String,
+}
+
+type Checked = Result<(), Problem>;
+
+const MIB: u64 = 1 << 20;
+
+/// Repetitions are counted in 16 bits; nobody waits for ten thousand.
+const REPETITIONS: RangeInclusive<u32> = 1..=10_000;
+
+/// Arguments of a program, paths and names: more is a mistake, and would bloat each look at them.
+const MAX_ITEMS: usize = 256;
+
+/// The first problem, in the order of the keys.
+pub(super) fn check(config: &Config) -> Checked {
+    absolute("state_dir", &config.state_dir)?;
+    absolute("runtime_dir", &config.runtime_dir)?;
+    few("scope.cgroup", config.scope.cgroup.len())?;
+    for path in &config.scope.cgroup {
+        absolute("scope.cgroup", Path::new(path))?;
+    }
+    kernel(config)?;
+    detect(config)?;
+    respond(config)?;
+    range("evidence.max_processes", config.evidence.max_processes, 1..=16_384)?;
+    range("evidence.max_files", config.evidence.max_files, 0..=1_024)?;
+    // Less would not hold one large incident.
+    range("record.max_bytes", config.record.max_bytes, 16 * MIB..=1024 * 1024 * MIB)?;
+    name("feed.user", &config.feed.user)?;
+    name("feed.read_group", &config.feed.read_group)?;
+    name("feed.act_group", &config.feed.act_group)?;
+    investigate(config)
+}
+
+fn kernel(config: &Config) -> Checked {
+    let kernel = &config.kernel;
+    range("kernel.max_processes", kernel.max_processes, 1_024..=1_048_576)?;
+    range("kernel.ring_bytes", kernel.ring_bytes, 65_536..=67_108_864)?;
+    if !kernel.ring_bytes.is_power_of_two() {
+        let what = format!("{} is not a power of two, as the kernel asks for", kernel.ring_bytes);
+        return problem("kernel.ring_bytes", what);
+    }
+    Ok(())
+}
+
+fn detect(config: &Config) -> Checked {
+    let recursion = &config.detect.recursion;
+    range("detect.recursion.watch_repetitions", recursion.watch_repetitions, REPETITIONS)?;
+    range("detect.recursion.contain_repetitions", recursion.contain_repetitions, REPETITIONS)?;
+    range("detect.recursion.open_repetitions", recursion.open_repetitions, REPETITIONS)?;
+    range("detect.recursion.open_slow_repetitions", recursion.open_slow_repetitions, REPETITIONS)?;
+    range("detect.recursion.contain_span_ms", recursion.contain_span_ms, 1..=3_600_000)?;
+    range("detect.recursion.contain_live", recursion.contain_live, 1..=1_048_576)?;
+    not_above(
+        ("detect.recursion.watch_repetitions", recursion.watch_repetitions),
+        ("contain_repetitions", recursion.contain_repetitions),
+    )?;
+    not_above(
+        ("detect.recursion.watch_repetitions", recursion.watch_repetitions),
+        ("open_repetitions", recursion.open_repetitions),
+    )?;
+    not_above(
+        ("detect.recursion.open_repetitions", recursion.open_repetitions),
+        ("open_slow_repetitions", recursion.open_slow_repetitions),
+    )?;
+
+    let argv = &config.detect.recursion_argv;
+    range("detect.recursion_argv.open_repetitions", argv.open_repetitions, REPETITIONS)?;
+    range("detect.recursion_argv.contain_repetitions", argv.contain_repetitions, REPETITIONS)?;
+    not_above(
+        ("detect.recursion_argv.open_repetitions", argv.open_repetitions),
+        ("contain_repetitions", argv.contain_repetitions),
+    )?;
+
+    let growth = &config.detect.recursion_growth;
+    range("detect.recursion_growth.repetitions", growth.repetitions, REPETITIONS)?;
+    range("detect.recursion_growth.growing", growth.growing, REPETITIONS)?;
+    not_above(
+        ("detect.recursion_growth.growing", growth.growing),
+        ("repetitions", growth.repetitions),
+    )
+}
+
+fn respond(config: &Config) -> Checked {
+    let respond = &config.respond;
+    range("respond.freeze_s", respond.freeze_s, 1..=86_400)?;
+    // 0 would let the brake go before what it holds is awake.
+    range("respond.brake_extra_s", respond.brake_extra_s, 1..=86_400)?;
+    range("respond.max_containments_per_minute", respond.max_containments_per_minute, 1..=1_000)?;
+    few("respond.protect.executables", respond.protect.executables.len())?;
+    for executable in &respond.protect.executables {
+        absolute("respond.protect.executables", executable)?;
+    }
+    few("respond.protect.units", respond.protect.units.len())?;
+    for unit in &respond.protect.units {
+        if !unit.contains('.') || unit.contains('/') {
+            let what = format!("{unit:?} is no unit; write it with its suffix, as in ssh.service");
+            return problem("respond.protect.units", what);
+        }
+    }
+    Ok(())
+}
+
+fn investigate(config: &Config) -> Checked {
+    let investigate = &config.investigate;
+    range("investigate.max_per_hour", investigate.max_per_hour, 1..=1_000)?;
+    let command = &investigate.command;
+    few("investigate.command.program", command.program.len())?;
+    match command.program.first() {
+        Some(program) => absolute("investigate.command.program", Path::new(program))?,
+        None if investigate.agent == Agent::Command => {
+            let what = "\"command\" needs a program in [investigate.command]".into();
+            return problem("investigate.agent", what);
+        }
+        None => {}
+    }
+    if command.program.iter().any(|argument| argument.contains('\0')) {
+        return problem("investigate.command.program", "an argument contains a NUL".into());
+    }
+    name("investigate.command.user", &command.user)?;
+    range("investigate.command.deadline_s", command.deadline_s, 1..=86_400)?;
+    // Below that hardly any interpreter starts.
+    range("investigate.command.memory_max_bytes", command.memory_max_bytes, 16 * MIB..=1 << 40)?;
+    range("investigate.command.pids_max", command.pids_max, 1..=32_768)
+}
+
+fn problem(key: &str, what: String) -> Checked {
+    Err(Problem { key: key.into(), what })
+}
+
+fn range<T: PartialOrd + Display>(key: &str, value: T, allowed: RangeInclusive<T>) -> Checked {
+    if allowed.contains(&value) {
+        return Ok(());
+    }
+    problem(key, format!("{value} is not within {} to {}", allowed.start(), allowed.end()))
+}
+
+fn not_above(lower: (&str, u32), upper: (&str, u32)) -> Checked {
+    if lower.1 <= upper.1 {
+        return Ok(());
+    }
+    problem(lower.0, format!("{} is above {} ({})", lower.1, upper.0, upper.1))
+}
+
+fn absolute(key: &str, path: &Path) -> Checked {
+    let shown = path.display();
+    if !path.is_absolute() {
+        return problem(key, format!("\"{shown}\" is not an absolute path"));
+    }
+    if path.components().any(|part| part == std::path::Component::ParentDir) {
+        return problem(key, format!("\"{shown}\" must not contain \"..\""));
+    }
+    if path.as_os_str().as_encoded_bytes().contains(&0) {
+        return problem(key, format!("\"{shown}\" contains a NUL"));
+    }
+    Ok(())
+}
+
+fn few(key: &str, items: usize) -> Checked {
+    if items <= MAX_ITEMS {
+        return Ok(());
+    }
+    problem(key, format!("{items} entries are more than {MAX_ITEMS}"))
+}
+
+/// A user or a group, by the rules of `useradd` without its taste for lower case.
+fn name(key: &str, name: &str) -> Checked {
+    let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.$".contains(&byte);
+    if !name.is_empty() && name.len() <= 64 && !name.starts_with('-') && name.bytes().all(legal) {
+        return Ok(());
+    }
+    problem(key, format!("{name:?} is no user or group name"))
+}

@@ -1,0 +1,430 @@
+//! The configuration: what the operator may choose, its defaults, and how a file becomes it.
+//!
+//! Every key has a default and no file is needed. What a file says is checked as a whole before
+//! anything starts: an unknown key, a wrong type or an impossible value is an error that names
+//! file, line and key. The reasons for the defaults stand in `default.toml`, which
+//! `sensor config default` prints.
+
+mod check;
+mod error;
+
+use std::{
+    fs::File,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+};
+
+use sensor_common::recursion::Limits;
+use serde::{Deserialize, Serialize};
+
+pub use self::error::ConfigError;
+
+/// Where the configuration is looked for when nothing else is said.
+pub const DEFAULT_FILE: &str = "/etc/sensor/sensor.toml";
+
+/// The commented default configuration.
+pub const DEFAULT_TEXT: &str = include_str!("default.toml");
+
+/// A configuration is a few KiB; what is larger is some other file.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+const MIB: u64 = 1 << 20;
+
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Where the log is kept.
+    pub state_dir: PathBuf,
+    /// Where the socket is.
+    pub runtime_dir: PathBuf,
+    pub scope: Scope,
+    pub kernel: Kernel,
+    pub detect: Detect,
+    pub respond: Respond,
+    pub evidence: Evidence,
+    pub record: Record,
+    pub feed: Feed,
+    pub investigate: Investigate,
+}
+
+/// Where incidents open and actions reach.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scope {
+    /// cgroup v2 paths as in /proc/PID/cgroup, or directories below the mount; empty: the whole host.
+    pub cgroup: Vec<String>,
+}
+
+/// The kernel side's size and the urgency of its reader.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Kernel {
+    /// Nodes in the lineage table, living processes and dead ancestors: 1,024 to 1,048,576.
+    pub max_processes: u32,
+    /// Size of the event ring, bytes: a power of two, 64 KiB to 64 MiB.
+    pub ring_bytes: u32,
+    /// Runs the thread that reacts as `SCHED_FIFO`, with its memory locked.
+    pub realtime: bool,
+}
+
+/// Thresholds of the detectors.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Detect {
+    pub recursion: Recursion,
+    pub recursion_argv: RecursionArgv,
+    pub recursion_growth: RecursionGrowth,
+}
+
+/// R1: same executable, argv and cwd among the living ancestors. The last two hold for R1b and
+/// R1c as well.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recursion {
+    pub enabled: bool,
+    pub watch_repetitions: u32,
+    pub contain_repetitions: u32,
+    /// With the last three generations within `contain_span_ms`.
+    pub open_repetitions: u32,
+    /// At any pace.
+    pub open_slow_repetitions: u32,
+    /// Time that the last three generations may take together, ms.
+    pub contain_span_ms: u32,
+    /// Living processes that the tree must have.
+    pub contain_live: u32,
+}
+
+/// R1b: same executable and argv, in ever new directories.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecursionArgv {
+    pub enabled: bool,
+    pub open_repetitions: u32,
+    pub contain_repetitions: u32,
+}
+
+/// R1c: same executable, its argv longer from generation to generation.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RecursionGrowth {
+    pub enabled: bool,
+    /// Generations of one executable.
+    pub repetitions: u32,
+    /// Of those, in a row, with a longer argv each.
+    pub growing: u32,
+}
+
+/// What is done about a finding.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Respond {
+    /// Dead-man's timer of a freeze, s.
+    pub freeze_s: u32,
+    /// How long the brake outlasts the freeze, s.
+    pub brake_extra_s: u32,
+    pub max_containments_per_minute: u32,
+    pub rules: Rules,
+    pub protect: Protect,
+}
+
+/// What is done about a finding, by the rule that made it.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Rules {
+    #[serde(rename = "R1")]
+    pub r1: Mode,
+    #[serde(rename = "R1b")]
+    pub r1b: Mode,
+    #[serde(rename = "R1c")]
+    pub r1c: Mode,
+}
+
+/// How far the sensor may go by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Records the incident.
+    Observe,
+    /// And says what it would do.
+    Suggest,
+    /// And waits for a person to do it.
+    Approve,
+    /// And does it.
+    Auto,
+}
+
+/// What is never stopped, beyond what is always protected.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Protect {
+    /// Absolute paths of executables.
+    pub executables: Vec<PathBuf>,
+    /// systemd units, e.g. `backup.service`.
+    pub units: Vec<String>,
+}
+
+/// Bounds of what is gathered about one incident.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Evidence {
+    /// Processes of a tree that are described one by one; the others are counted.
+    pub max_processes: u32,
+    /// Files that the diagnosis may look at.
+    pub max_files: u32,
+}
+
+/// The black box.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Record {
+    /// Size on disk from which old records are removed, bytes.
+    pub max_bytes: u64,
+}
+
+/// The process that answers clients, and who may ask.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Feed {
+    /// Whom the process runs as; `nobody` when there is no such user.
+    pub user: String,
+    /// Members may read.
+    pub read_group: String,
+    /// Members may read and act.
+    pub act_group: String,
+}
+
+/// Who looks into an incident.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Investigate {
+    pub agent: Agent,
+    pub max_per_hour: u32,
+    pub command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Agent {
+    /// Nobody.
+    None,
+    /// The playbook of this program: no model, no network.
+    Builtin,
+    /// The program of `[investigate.command]`.
+    Command,
+}
+
+/// A program of the operator's that investigates.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Command {
+    /// Absolute path and arguments.
+    pub program: Vec<String>,
+    pub user: String,
+    pub deadline_s: u32,
+    pub memory_max_bytes: u64,
+    pub pids_max: u32,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            state_dir: "/var/lib/sensor".into(),
+            runtime_dir: "/run/sensor".into(),
+            scope: Scope::default(),
+            kernel: Kernel::default(),
+            detect: Detect::default(),
+            respond: Respond::default(),
+            evidence: Evidence::default(),
+            record: Record::default(),
+            feed: Feed::default(),
+            investigate: Investigate::default(),
+        }
+    }
+}
+
+impl Default for Kernel {
+    fn default() -> Self {
+        Self { max_processes: 32_768, ring_bytes: MIB as u32, realtime: true }
+    }
+}
+
+impl Default for Recursion {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            enabled: true,
+            watch_repetitions: limits.watch,
+            contain_repetitions: limits.contain,
+            open_repetitions: limits.open,
+            open_slow_repetitions: limits.open_slow,
+            contain_span_ms: (limits.contain_span_ns / NS_PER_MS) as u32,
+            contain_live: limits.contain_live,
+        }
+    }
+}
+
+impl Default for RecursionArgv {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            enabled: true,
+            open_repetitions: limits.loose_open,
+            contain_repetitions: limits.loose_contain,
+        }
+    }
+}
+
+impl Default for RecursionGrowth {
+    fn default() -> Self {
+        let limits = Limits::default();
+        Self {
+            enabled: true,
+            repetitions: limits.growth_repetitions,
+            growing: limits.growth_growing,
+        }
+    }
+}
+
+impl Default for Respond {
+    fn default() -> Self {
+        Self {
+            freeze_s: 600,
+            brake_extra_s: 60,
+            max_containments_per_minute: 10,
+            rules: Rules::default(),
+            protect: Protect::default(),
+        }
+    }
+}
+
+impl Default for Rules {
+    fn default() -> Self {
+        Self { r1: Mode::Auto, r1b: Mode::Auto, r1c: Mode::Auto }
+    }
+}
+
+impl Default for Evidence {
+    fn default() -> Self {
+        Self { max_processes: 512, max_files: 64 }
+    }
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self { max_bytes: 1024 * MIB }
+    }
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        Self {
+            user: "sensor".into(),
+            read_group: "sensor".into(),
+            act_group: "sensor-operators".into(),
+        }
+    }
+}
+
+impl Default for Investigate {
+    fn default() -> Self {
+        Self { agent: Agent::Builtin, max_per_hour: 12, command: Command::default() }
+    }
+}
+
+impl Default for Command {
+    fn default() -> Self {
+        Self {
+            program: Vec::new(),
+            user: "nobody".into(),
+            deadline_s: 300,
+            memory_max_bytes: 1024 * MIB,
+            pids_max: 128,
+        }
+    }
+}
+
+const NS_PER_MS: u64 = 1_000_000;
+
+/// A count of repetitions that no process reaches: the kernel's counters have 16 bits.
+const NEVER: u32 = u32::MAX;
+
+impl Detect {
+    /// The thresholds as the gates in the kernel take them.
+    pub fn limits(&self) -> Limits {
+        let or_never = |enabled: bool, count: u32| if enabled { count } else { NEVER };
+        let (strict, argv, growth) =
+            (&self.recursion, &self.recursion_argv, &self.recursion_growth);
+        Limits {
+            watch: or_never(strict.enabled, strict.watch_repetitions),
+            contain: or_never(strict.enabled, strict.contain_repetitions),
+            open: or_never(strict.enabled, strict.open_repetitions),
+            open_slow: or_never(strict.enabled, strict.open_slow_repetitions),
+            loose_open: or_never(argv.enabled, argv.open_repetitions),
+            loose_contain: or_never(argv.enabled, argv.contain_repetitions),
+            growth_repetitions: or_never(growth.enabled, growth.repetitions),
+            growth_growing: or_never(growth.enabled, growth.growing),
+            contain_live: strict.contain_live,
+            zero: 0,
+            contain_span_ns: u64::from(strict.contain_span_ms) * NS_PER_MS,
+        }
+    }
+}
+
+impl Rules {
+    /// The mode of a rule by its name in findings; what no key governs is only suggested.
+    pub fn mode(&self, rule: &str) -> Mode {
+        match rule {
+            "R1" => self.r1,
+            "R1b" => self.r1b,
+            "R1c" => self.r1c,
+            _ => Mode::Suggest,
+        }
+    }
+}
+
+impl Config {
+    /// The configuration of `file`; without one that of [`DEFAULT_FILE`], or the defaults where
+    /// that is absent.
+    pub fn load(file: Option<&Path>) -> Result<Self, ConfigError> {
+        let path = file.unwrap_or(Path::new(DEFAULT_FILE));
+        match read(path) {
+            Ok(bytes) => Self::parse(&bytes, path),
+            Err(error) if file.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                Ok(Self::default())
+            }
+            Err(source) => Err(ConfigError::Unreadable { file: path.into(), source }),
+        }
+    }
+
+    /// The configuration that a file's bytes say, checked; `path` is for the message.
+    pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, ConfigError> {
+        let text = str::from_utf8(bytes).map_err(|error| {
+            let line =
+                1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+            ConfigError::invalid(path, line, None, "is not UTF-8")
+        })?;
+        let config: Self =
+            toml::from_str(text).map_err(|error| error::of_toml(&error, text, path))?;
+        match check::check(&config) {
+            Ok(()) => Ok(config),
+            Err(problem) => Err(error::of_check(&problem, text, path)),
+        }
+    }
+
+    /// Where clients find the daemon.
+    pub fn socket(&self) -> PathBuf {
+        self.runtime_dir.join("sensor.sock")
+    }
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(io::Error::other("it is larger than 1 MiB, so it is no configuration"));
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests;

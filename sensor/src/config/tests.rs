@@ -1,0 +1,156 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text.as_bytes(), Path::new("/c.toml"))
+}
+
+fn message(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+/// Dotted names of all values.
+fn keys(table: &toml::Table, prefix: &str, found: &mut Vec<String>) {
+    for (key, value) in table {
+        match value {
+            toml::Value::Table(inner) => keys(inner, &format!("{prefix}{key}."), found),
+            _ => found.push(format!("{prefix}{key}")),
+        }
+    }
+}
+
+#[test]
+fn the_default_file_says_every_key_and_its_default() {
+    assert_eq!(parse(DEFAULT_TEXT).unwrap(), Config::default());
+
+    let (mut written, mut known) = (Vec::new(), Vec::new());
+    keys(&DEFAULT_TEXT.parse().unwrap(), "", &mut written);
+    keys(&toml::Table::try_from(Config::default()).unwrap(), "", &mut known);
+    written.sort();
+    known.sort();
+    assert_eq!(written, known);
+}
+
+#[test]
+fn what_is_shown_can_be_read_back() {
+    let mut config = Config::default();
+    config.scope.cgroup.push("/build.slice".into());
+    config.respond.rules.r1b = Mode::Suggest;
+    let shown = toml::to_string(&config).unwrap();
+    assert_eq!(parse(&shown).unwrap(), config);
+}
+
+#[test]
+fn the_thresholds_are_those_of_the_gates() {
+    assert_eq!(Detect::default().limits(), Limits::default());
+}
+
+#[test]
+fn a_rule_that_is_off_never_crosses() {
+    let config =
+        parse("[detect.recursion]\nenabled = false\n[detect.recursion_growth]\nenabled = false")
+            .unwrap();
+    let limits = config.detect.limits();
+    assert_eq!(
+        (limits.watch, limits.contain, limits.open, limits.open_slow),
+        (NEVER, NEVER, NEVER, NEVER)
+    );
+    assert_eq!((limits.growth_repetitions, limits.growth_growing), (NEVER, NEVER));
+    assert_eq!((limits.loose_open, limits.loose_contain), (8, 16));
+}
+
+#[test]
+fn errors_name_file_line_and_key() {
+    assert_eq!(
+        message("[kernel]\n\nring_bytes = 100000\n"),
+        "/c.toml:3: kernel.ring_bytes: 100000 is not a power of two, as the kernel asks for",
+    );
+    assert_eq!(
+        message("[respond]\nfreeze_s = 0"),
+        "/c.toml:2: respond.freeze_s: 0 is not within 1 to 86400",
+    );
+    assert_eq!(
+        message("\n[respond.rules]\nR2 = \"auto\""),
+        "/c.toml:3: respond.rules.R2: unknown field `R2`, expected one of `R1`, `R1b`, `R1c`",
+    );
+    assert_eq!(
+        message("[respond.rules]\nR1 = \"maybe\""),
+        "/c.toml:2: respond.rules.R1: unknown variant `maybe`, expected one of `observe`, `suggest`, `approve`, `auto`",
+    );
+    assert_eq!(
+        message("[kernel]\nrealtime = 1"),
+        "/c.toml:2: kernel.realtime: invalid type: integer `1`, expected a boolean",
+    );
+    assert_eq!(
+        message("[detect.recursion]\nopen_repetitions = 9"),
+        "/c.toml:2: detect.recursion.open_repetitions: 9 is above open_slow_repetitions (8)",
+    );
+    assert_eq!(
+        message("# nothing\n[investigate]\nagent = \"command\""),
+        "/c.toml:3: investigate.agent: \"command\" needs a program in [investigate.command]",
+    );
+    assert_eq!(
+        message("[scope]\ncgroup = [\n  \"/a\",\n  \"../b\",\n]"),
+        "/c.toml:2: scope.cgroup: \"../b\" is not an absolute path",
+    );
+    assert!(message("[kernel]\nring_bytes = = 1").starts_with("/c.toml:2: "));
+    assert!(message("[knel]\na = 1").starts_with("/c.toml:1: knel: unknown field `knel`"));
+}
+
+#[test]
+fn a_value_that_only_its_default_makes_impossible_names_the_table() {
+    // open_repetitions (5 by default) stands nowhere in the file.
+    assert_eq!(
+        message("\n[detect.recursion]\nopen_slow_repetitions = 4"),
+        "/c.toml:2: detect.recursion.open_repetitions: 5 is above open_slow_repetitions (4)",
+    );
+}
+
+#[test]
+fn bytes_that_are_no_text_are_an_error_with_a_line() {
+    let error = Config::parse(b"\n\nx = \"\xff\"", Path::new("/c.toml")).unwrap_err();
+    assert_eq!(error.to_string(), "/c.toml:3: is not UTF-8");
+}
+
+#[test]
+fn a_missing_file_is_fine_unless_it_was_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("absent.toml");
+    let error = Config::load(Some(&path)).unwrap_err().to_string();
+    assert!(error.starts_with(&format!("cannot read {}: No such file", path.display())), "{error}");
+}
+
+#[test]
+fn a_huge_file_is_refused_unread() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(1 << 40).unwrap();
+    let error = Config::load(Some(file.path())).unwrap_err().to_string();
+    assert!(error.ends_with("it is larger than 1 MiB, so it is no configuration"), "{error}");
+}
+
+#[test]
+fn what_no_key_governs_is_only_suggested() {
+    let rules = Rules::default();
+    assert_eq!(rules.mode("R1c"), Mode::Auto);
+    assert_eq!(rules.mode("manual"), Mode::Suggest);
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_make_a_configuration_or_one_plain_line(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        if let Err(error) = Config::parse(&bytes, Path::new("/c.toml")) {
+            prop_assert!(!error.to_string().contains(|c: char| c.is_control()), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn any_key_and_value_make_a_configuration_or_one_plain_line(
+        table in "[a-z.]{0,12}", key in "(ring_bytes|cgroup|\"[^\"\\\\]{0,6}\"|[a-z_]{1,9})", value in "(-?[0-9]{1,19}|\"\\PC{0,9}\"|\\[\\]|true)",
+    ) {
+        let text = format!("[{table}]\n{key} = {value}\n");
+        if let Err(error) = parse(&text) {
+            prop_assert!(!error.to_string().contains(|c: char| c.is_control()), "{error:?}");
+        }
+    }
+}
