@@ -92,8 +92,12 @@ pub struct Image {
     pub fork_chain: u16,
     /// Highest gate level that was reported with this node on top (see `recursion::Level`).
     pub reported: u16,
-    pub zero: u32,
+    /// When that was, boot clock, s.
+    pub reported_s: u32,
 }
+
+/// A level that was reported is reported again after this, s: what was let go may grow again.
+pub const REPORTED_FOR_S: u32 = 60;
 
 /// Bytes of the argument area that an exec record keeps.
 pub const ARGV_KEPT: usize = 512;

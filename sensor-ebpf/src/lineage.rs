@@ -120,7 +120,7 @@ const NO_IMAGE: Image = Image {
     growing: 0,
     fork_chain: 0,
     reported: 0,
-    zero: 0,
+    reported_s: 0,
 };
 
 /// The node of a process that exists, made if its birth was not seen. 0 for kernel threads, whose

@@ -13,7 +13,7 @@ use sensor_common::{
     ProcessKey, event,
     layout::Field,
     lineage::{
-        ARGV_KEPT, ARGV_SIGNED, DEAD, EXECUTED, ExecRecord, GENERATIONS, Image, SEARCHED_ANCESTORS,
+        ARGV_KEPT, ARGV_SIGNED, DEAD, EXECUTED, ExecRecord, GENERATIONS, Image, REPORTED_FOR_S, SEARCHED_ANCESTORS,
         Slot, live,
     },
     loss::Reason,
@@ -80,7 +80,7 @@ pub fn executed(task: Task, slot: Slot) {
             growing: 0,
             fork_chain: 0,
             reported: 0,
-            zero: 0,
+            reported_s: 0,
         },
     );
     // SAFETY: has no preconditions; `current` is the task.
@@ -246,20 +246,23 @@ fn follow(image: &mut Image, like: &Image) {
 fn gate(key: ProcessKey, image: &Image, cgroup: u64, now: u64) -> bool {
     let Some(top) = node(image.top) else { return false };
     // SAFETY: a value of the array.
-    let (top_key, live, reported) =
-        unsafe { ((*top).key, live((*top).forks, (*top).exits), (*top).image.reported) };
+    let (top_key, live) = unsafe { ((*top).key, live((*top).forks, (*top).exits)) };
+    // SAFETY: as above.
+    let (reported, reported_s) = unsafe { ((*top).image.reported, (*top).image.reported_s) };
     // SAFETY: read-only data that user space replaced before loading.
     let limits = unsafe { ptr::read_volatile(&raw const LIMITS) };
     let (level, rule) = judge(image, live, &limits);
     if level == Level::Calm {
         return false;
     }
-    if level as u16 <= reported {
+    let now_s = (now / 1_000_000_000) as u32;
+    if level as u16 <= reported && now_s.wrapping_sub(reported_s) < REPORTED_FOR_S {
         return true;
     }
     // SAFETY: a value of the array. Two CPUs at once may both report: user space merges.
     unsafe {
         (*top).image.reported = level as u16;
+        (*top).image.reported_s = now_s;
         (*top).suspect = 1;
     }
     let Some(mut entry) = EVENTS.reserve::<event::Alarm>(0) else {

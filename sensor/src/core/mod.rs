@@ -1,1 +1,403 @@
-//! core
+//! The daemon: brings the parts up in order, lets them work, takes them down in order.
+//!
+//! Three processes: this one (root: programs, brake, evidence, the only writer of the log), its
+//! guardian, which outlives it, and `serve`, which is not root. In this one: the thread that reads
+//! the ring and reacts ([`reactor`]), the desk ([`desk`]), the thread that writes the log, and
+//! whatever may block beside them.
+
+mod containments;
+mod desk;
+mod investigations;
+mod reactor;
+mod requests;
+mod study;
+mod succession;
+mod vigil;
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+        mpsc as std_mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+    time::MissedTickBehavior,
+};
+
+use self::{
+    containments::Containments,
+    desk::{Desk, Done},
+    investigations::Investigations,
+    reactor::{MESSAGES, Notice, Reactor, Times},
+    succession::Legacy,
+};
+use crate::{
+    cgroup::{CgroupError, Hierarchies},
+    clock,
+    config::Config,
+    evidence::{Redactor, gather},
+    feed::link::{Link, LinkError, LinkOptions, Question},
+    host::Host,
+    kernel::{Kernel, Lineage, LoadError, LoadOptions, Programs, Reader},
+    proto::{self, record::Body},
+    record::{Draft, Log, LogError, LogOptions, Opened},
+    respond::{
+        self, Marks, Options, Responder,
+        guardian::{self, Guardian, GuardianError, Launch, Predecessor},
+        policy::{Mode, Policy},
+        protect::Additions,
+    },
+};
+
+#[derive(Debug, thiserror::Error)]
+pub enum CoreError {
+    #[error("the sensor must run as root: it watches and stops processes of all users")]
+    NotRoot,
+    #[error("cannot use {path} as the runtime directory: {source}", path = .path.display())]
+    RuntimeDir { path: PathBuf, source: io::Error },
+    #[error("scope.cgroup {0:?} is not below the cgroup v2 mount")]
+    Scope(String),
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    #[error("{0}; `sensor doctor` says what this kernel can do")]
+    Kernel(#[from] LoadError),
+    #[error(transparent)]
+    Log(#[from] LogError),
+    #[error(transparent)]
+    Feed(#[from] LinkError),
+    #[error(transparent)]
+    Guardian(#[from] GuardianError),
+    #[error("cannot start the daemon's threads: {0}")]
+    Threads(#[source] io::Error),
+}
+
+/// Marks through the kernel's own tables.
+impl Marks for Lineage {
+    fn forest(&self) -> crate::lineage::Forest {
+        Self::forest(self, crate::kernel::Detail::Links)
+    }
+
+    fn mark(&self, key: crate::lineage::ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+        Self::mark(self, key, number, until_ns)
+    }
+
+    fn unmark(&self, key: crate::lineage::ProcessKey) -> io::Result<()> {
+        Self::unmark(self, key)
+    }
+}
+
+/// Runs the daemon until it is told to end (SIGTERM, SIGINT).
+pub fn run(config: &Config) -> Result<(), CoreError> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(CoreError::NotRoot);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("desk")
+        .enable_all()
+        .build()
+        .map_err(CoreError::Threads)?;
+    runtime.block_on(async { Daemon::start(config)?.work().await })
+}
+
+/// Everything that runs.
+struct Daemon {
+    desk: Desk,
+    link: Link,
+    reader: Reader,
+    notices: mpsc::Receiver<Notice>,
+    questions: mpsc::Receiver<Question>,
+    done: mpsc::UnboundedReceiver<Done>,
+    guardian_events: mpsc::UnboundedReceiver<guardian::Event>,
+}
+
+impl Daemon {
+    fn start(config: &Config) -> Result<Self, CoreError> {
+        let host = Host::read();
+        let started_at = clock::wall();
+        let serve_user = user(&config.feed.user);
+        prepare_runtime_dir(&config.runtime_dir)?;
+        let hierarchies = Hierarchies::discover()?;
+        let scope = scope(&config.scope.cgroup, &hierarchies)?;
+        let options =
+            LogOptions { max_bytes: config.record.max_bytes, reader_gid: serve_user.map(|(_, gid)| gid) };
+        let (log, opened) = Log::open(&config.state_dir, &host, options)?;
+
+        let mut degradations = Vec::new();
+        let kernel = Kernel::start(&load_options(config))?;
+        let Kernel { programs, lineage, ring, baseline_processes } = kernel;
+        if let Some(why) = &programs.no_baseline {
+            degradations.push(format!("no baseline: {why}"));
+        }
+        // It lives as long as the process; the threads that use it end with it.
+        let lineage: &'static Lineage = Box::leak(Box::new(lineage));
+
+        let predecessor = Predecessor::find(&config.runtime_dir)?;
+        let (guardian, guardian_events) = start_guardian(&programs, &config.runtime_dir)?;
+        let responder_options = Options {
+            scope,
+            protect: Additions {
+                executables: config.respond.protect.executables.clone(),
+                units: config.respond.protect.units.clone(),
+            },
+            per_minute: config.respond.max_containments_per_minute,
+        };
+        let (responder, refused) = Responder::new(lineage, hierarchies.clone(), &responder_options);
+        degradations.extend(refused);
+        protect_ourselves(&responder, lineage, &guardian);
+
+        let containments = Arc::new(Containments::default());
+        let paused = Arc::new(AtomicBool::new(opened.paused));
+        let overflow = Arc::new(AtomicU64::new(0));
+        let (notice_sender, notices) = mpsc::channel(MESSAGES);
+        let (done_sender, done) = mpsc::unbounded_channel();
+        let times = Times {
+            freeze_ns: u64::from(config.respond.freeze_s) * 1_000_000_000,
+            brake_extra_ns: u64::from(config.respond.brake_extra_s) * 1_000_000_000,
+        };
+        let responder = Arc::new(responder);
+        let guardian = Arc::new(guardian);
+        let reactor = Arc::new(Reactor {
+            lineage,
+            responder: Arc::clone(&responder),
+            hierarchies: hierarchies.clone(),
+            guardian: Arc::clone(&guardian),
+            containments: Arc::clone(&containments),
+            policy: policy(config),
+            limits: config.detect.limits(),
+            times,
+            paused: Arc::clone(&paused),
+            notices: notice_sender,
+            lost: Arc::clone(&overflow),
+        });
+        let told = |granted: io::Result<()>| {
+            if let Err(error) = granted {
+                tracing::warn!("no real-time scheduling ({error}): under a fork bomb reactions are slower");
+            }
+        };
+        let reader = Reader::start(ring, config.kernel.realtime, told, move |event| reactor.handle(event))
+            .map_err(CoreError::Threads)?;
+
+        let (link, questions) = Link::start(LinkOptions {
+            socket: config.socket(),
+            state_dir: config.state_dir.clone(),
+            user: serve_user,
+        })?;
+        let mut desk = Desk {
+            log,
+            host,
+            lineage,
+            programs,
+            responder,
+            containments,
+            guardian,
+            gatherer: Arc::new(gatherer(config)),
+            investigations: Investigations::new(&config.investigate, hierarchies),
+            incidents: crate::incident::Incidents::default(),
+            times,
+            paused,
+            overflow,
+            done: done_sender,
+            losses: HashMap::new(),
+            feed: link.state(),
+            started_at,
+            scope: config.scope.cgroup.clone(),
+            subjects: HashMap::new(),
+        };
+        desk.begin(&opened, degradations, baseline_processes);
+        desk.succeed(Legacy { opened, predecessor });
+        Ok(Self { desk, link, reader, notices, questions, done, guardian_events })
+    }
+
+    async fn work(self) -> Result<(), CoreError> {
+        let Self { mut desk, link, reader, mut notices, mut questions, mut done, mut guardian_events } =
+            self;
+        let mut tail = desk.log.tail();
+        let mut tick = tokio::time::interval(Duration::from_secs(1));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut terminate = signal(SignalKind::terminate()).map_err(CoreError::Threads)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(CoreError::Threads)?;
+        link.set_tail(*tail.borrow_and_update());
+        let why = loop {
+            tokio::select! {
+                Some(notice) = notices.recv() => desk.notice(notice),
+                Some(question) = questions.recv() => desk.answer(question),
+                Some(done) = done.recv() => desk.finished(done),
+                Some(event) = guardian_events.recv() => desk.guardian_said(&event),
+                Ok(()) = tail.changed() => link.set_tail(*tail.borrow_and_update()),
+                _ = tick.tick() => {
+                    desk.look_around();
+                    link.set_health(desk.parts());
+                }
+                _ = terminate.recv() => break "SIGTERM",
+                _ = interrupt.recv() => break "SIGINT",
+            }
+        };
+        tracing::info!("going down: {why}");
+        // No more reactions, then no more requests, then the last record.
+        drop(reader);
+        drop(link);
+        desk.leave();
+        let log = desk.log.clone();
+        let closing = tokio::task::spawn_blocking(move || log.close(why));
+        if let Ok(Err(error)) = closing.await {
+            tracing::error!("the last records are not durable: {error}");
+        }
+        Ok(())
+    }
+}
+
+impl Desk {
+    fn begin(&mut self, opened: &Opened, degradations: Vec<String>, baseline_processes: u32) {
+        for degradation in &degradations {
+            tracing::warn!("{degradation}");
+        }
+        tracing::info!("watching {baseline_processes} processes on {}", self.host.kernel);
+        self.log.append_durable(Draft::of(
+            "",
+            Body::Started(proto::Started {
+                version: env!("CARGO_PKG_VERSION").into(),
+                kernel: self.host.kernel.clone(),
+                degradations,
+                map_bytes: self.programs.map_bytes(),
+                baseline_processes,
+            }),
+        ));
+        let degraded = |part: &str, why: String| {
+            Draft::of("", Body::Degraded(proto::Degraded { part: part.into(), why, recovered: false }))
+        };
+        if let Some(path) = &opened.set_aside {
+            let why = format!("the log was damaged and was moved to {}", path.display());
+            self.log.append(degraded("record", why));
+        }
+        // What was lost while the programs were being attached was nobody's yet.
+        self.losses = self.programs.losses().into_iter().collect();
+    }
+
+    fn guardian_said(&mut self, event: &guardian::Event) {
+        let (why, recovered) = match event {
+            guardian::Event::Report(report) => return self.guardian_acted(report),
+            guardian::Event::Died { why } => (why.clone(), false),
+            guardian::Event::Restarted { pid } => {
+                self.responder.protection().add_own(*pid, "guardian");
+                (format!("another guardian runs as process {pid}, with everything that is frozen"), true)
+            }
+        };
+        tracing::warn!("{why}");
+        self.log.append(Draft::of(
+            "",
+            Body::Degraded(proto::Degraded { part: "guardian".into(), why, recovered }),
+        ));
+    }
+}
+
+/// (uid, gid) of a user, `nobody` where there is no such user.
+fn user(name: &str) -> Option<(u32, u32)> {
+    [name, "nobody"].into_iter().find_map(|name| {
+        let user = nix::unistd::User::from_name(name).ok()??;
+        Some((user.uid.as_raw(), user.gid.as_raw()))
+    })
+}
+
+fn prepare_runtime_dir(path: &Path) -> Result<(), CoreError> {
+    fs::create_dir_all(path)
+        .map_err(|source| CoreError::RuntimeDir { path: path.to_owned(), source })
+}
+
+/// Scope as v2 paths; a directory below the mount stands for its path.
+fn scope(configured: &[String], hierarchies: &Hierarchies) -> Result<Vec<PathBuf>, CoreError> {
+    configured
+        .iter()
+        .map(|entry| {
+            let path = Path::new(entry);
+            match hierarchies.unified() {
+                Some(mount) if path.starts_with(mount) => hierarchies.path(path),
+                Some(_) if path.is_absolute() => Some(path.to_owned()),
+                _ => None,
+            }
+            .ok_or_else(|| CoreError::Scope(entry.clone()))
+        })
+        .collect()
+}
+
+fn load_options(config: &Config) -> LoadOptions {
+    LoadOptions {
+        max_processes: config.kernel.max_processes,
+        ring_bytes: config.kernel.ring_bytes,
+        limits: config.detect.limits(),
+    }
+}
+
+/// What `sensor doctor` would load, too.
+pub fn doctor(config: &Config) -> Vec<crate::kernel::Capability> {
+    crate::kernel::doctor(&load_options(config))
+}
+
+fn policy(config: &Config) -> Policy {
+    use crate::config::Mode as Configured;
+    let rules = &config.respond.rules;
+    Policy::with(["R1", "R1b", "R1c"].map(|rule| {
+        let mode = match rules.mode(rule) {
+            Configured::Observe => Mode::Observe,
+            Configured::Suggest => Mode::Suggest,
+            Configured::Approve => Mode::Approve,
+            Configured::Auto => Mode::Auto,
+        };
+        (rule.to_owned(), mode)
+    }))
+}
+
+fn gatherer(config: &Config) -> gather::Gatherer {
+    let limits = gather::Limits {
+        listed: config.evidence.max_processes as usize,
+        ..gather::Limits::default()
+    };
+    gather::Gatherer::new(Redactor::with_random_key(), limits)
+}
+
+/// The guardian with what keeps the brake alive, and its events on a channel of ours.
+fn start_guardian(
+    programs: &Programs,
+    runtime_dir: &Path,
+) -> Result<(Guardian, mpsc::UnboundedReceiver<guardian::Event>), CoreError> {
+    let mut keep: Vec<OwnedFd> = programs.guardian_maps()?.into();
+    for link in programs.links() {
+        keep.push(link.try_clone().map_err(CoreError::Threads)?);
+    }
+    let (sender, events) = std_mpsc::channel();
+    let guardian = Guardian::start(Launch::new(keep, runtime_dir), sender)?;
+    let (forward, received) = mpsc::unbounded_channel();
+    thread::Builder::new()
+        .name("guardian-events".into())
+        .spawn(move || {
+            while let Ok(event) = events.recv() {
+                if forward.send(event).is_err() {
+                    return;
+                }
+            }
+        })
+        .map_err(CoreError::Threads)?;
+    Ok((guardian, received))
+}
+
+/// Neither the brake nor an action of ours may ever hit us.
+fn protect_ourselves(responder: &respond::Responder<'_>, lineage: &Lineage, guardian: &Guardian) {
+    for (pid, what) in [(std::process::id(), "core"), (guardian.pid(), "guardian")] {
+        responder.protection().add_own(pid, what);
+        if let Some(node) = lineage.living(pid)
+            && let Err(error) = lineage.exempt(node.key)
+        {
+            tracing::warn!("the brake does not know that process {pid} is ours: {error}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! Which culprits are known, and which trees are held: shared by the thread that reacts and the
+//! desk. Locked for moments only, never across I/O.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use crate::{
+    incident,
+    lineage::ProcessKey,
+    respond::{Held, Target},
+};
+
+/// A tree that is, or was, frozen, with its brake still on.
+#[derive(Clone, Debug)]
+pub struct Containment {
+    pub held: Held,
+    pub leaf: Option<ProcessKey>,
+    /// It stands; otherwise it was thawed with the brake kept.
+    pub frozen: bool,
+    /// How long this freeze lasts, ns; the next one lasts twice as long.
+    pub freeze_ns: u64,
+    /// When the guardian thaws and when it releases, boot clock, ns.
+    pub thaw_ns: u64,
+    pub release_ns: u64,
+}
+
+#[derive(Default)]
+struct State {
+    /// Unresolved incidents by their culprit.
+    incidents: HashMap<ProcessKey, String>,
+    held: BTreeMap<u32, Containment>,
+    /// Containments that are just being made, by mark.
+    busy: HashSet<u32>,
+    /// Incidents whose culprit a person let run: no automatic action any more.
+    let_run: HashSet<String>,
+    last_mark: u32,
+}
+
+impl State {
+    /// A containment that was thawed is taken up under its old mark: its processes carry it.
+    fn mark_for(&mut self, incident: &str) -> u32 {
+        let known = self.held.iter().find(|(_, it)| it.held.incident == incident);
+        known.map(|(mark, _)| *mark).unwrap_or_else(|| {
+            self.last_mark += 1;
+            self.last_mark
+        })
+    }
+}
+
+#[derive(Default)]
+pub struct Containments(Mutex<State>);
+
+/// What the thread that reacts may do about a finding.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// Contain under this mark, for this incident.
+    Contain { incident: String, mark: u32 },
+    /// It is held, or being held, or a person let it run.
+    Leave { incident: String },
+}
+
+impl Containments {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Each change is a single call on one map: a panic in between leaves them usable.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The incident that a finding about `culprit` will belong to: a known one of its own or of an
+    /// ancestor, or a new one.
+    pub fn incident_of(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> String {
+        Self::belonging(&self.state(), culprit, ancestors).unwrap_or_else(incident::new_id)
+    }
+
+    fn belonging(state: &State, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Option<String> {
+        std::iter::once(&culprit).chain(ancestors).find_map(|key| state.incidents.get(key).cloned())
+    }
+
+    /// Claims a culprit for containment.
+    pub fn claim(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Turn {
+        let mut state = self.state();
+        let known = Self::belonging(&state, culprit, ancestors);
+        if let Some(incident) = &known {
+            let held = state.held.values().any(|it| it.held.incident == *incident && it.frozen)
+                || state.let_run.contains(incident);
+            if held {
+                return Turn::Leave { incident: incident.clone() };
+            }
+        }
+        let incident = known.unwrap_or_else(incident::new_id);
+        // Known from now on, so that the next crossing of the same tree does not claim it again.
+        state.incidents.insert(culprit, incident.clone());
+        let mark = state.mark_for(&incident);
+        if !state.busy.insert(mark) {
+            return Turn::Leave { incident };
+        }
+        Turn::Contain { incident, mark }
+    }
+
+    /// Claims a thawed containment that shows life again; twice the time that it had.
+    pub fn claim_again(&self, mark: u32) -> Option<Containment> {
+        let mut state = self.state();
+        let known = state.held.get(&mark).filter(|it| !it.frozen)?.clone();
+        if state.let_run.contains(&known.held.incident) || !state.busy.insert(mark) {
+            return None;
+        }
+        Some(Containment { freeze_ns: known.freeze_ns.saturating_mul(2), ..known })
+    }
+
+    /// The mark of an incident's containment, or a new one.
+    pub fn mark_for(&self, incident: &str) -> u32 {
+        self.state().mark_for(incident)
+    }
+
+    /// What came of a claim.
+    pub fn settle(&self, mark: u32, containment: Option<Containment>) {
+        let mut state = self.state();
+        state.busy.remove(&mark);
+        if let Some(containment) = containment {
+            state.held.insert(mark, containment);
+        }
+    }
+
+    /// Takes up a containment of an earlier run under a new mark.
+    pub fn adopt(&self, mut containment: Containment) -> Containment {
+        let mut state = self.state();
+        let mark = state.mark_for(&containment.held.incident);
+        containment.held.mark = mark;
+        state.held.insert(mark, containment.clone());
+        containment
+    }
+
+    /// The guardian let it run again; the brake is still on.
+    pub fn thawed(&self, incident: &str) {
+        for containment in self.state().held.values_mut() {
+            if containment.held.incident == incident {
+                containment.frozen = false;
+            }
+        }
+    }
+
+    /// Takes an incident's containment out of the book.
+    pub fn take(&self, incident: &str) -> Option<Containment> {
+        let mut state = self.state();
+        let mark = *state.held.iter().find(|(_, it)| it.held.incident == incident)?.0;
+        state.held.remove(&mark)
+    }
+
+    pub fn of(&self, incident: &str) -> Option<Containment> {
+        self.state().held.values().find(|it| it.held.incident == incident).cloned()
+    }
+
+    pub fn all(&self) -> Vec<Containment> {
+        self.state().held.values().cloned().collect()
+    }
+
+    /// An incident and its culprit are known.
+    pub fn know(&self, culprit: ProcessKey, incident: &str) {
+        self.state().incidents.insert(culprit, incident.to_owned());
+    }
+
+    /// No automatic action about this incident any more.
+    pub fn let_run(&self, incident: &str) {
+        self.state().let_run.insert(incident.to_owned());
+    }
+
+    /// The incident is over.
+    pub fn forget(&self, incident: &str) {
+        let mut state = self.state();
+        state.incidents.retain(|_, known| known != incident);
+        state.held.retain(|_, it| it.held.incident != incident);
+        state.let_run.remove(incident);
+    }
+}
+
+impl Containment {
+    /// The target for freezing it again.
+    pub fn target(&self, why: &str) -> Target {
+        Target {
+            incident: self.held.incident.clone(),
+            mark: self.held.mark,
+            root: self.held.root,
+            leaf: self.leaf,
+            brake_until_ns: self.release_ns,
+            by: POLICY.into(),
+            why: why.into(),
+        }
+    }
+}
+
+/// Who acts when nobody asked.
+pub const POLICY: &str = "policy";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CULPRIT: ProcessKey = ProcessKey::new(7, 70);
+    const CHILD: ProcessKey = ProcessKey::new(8, 80);
+
+    fn contained(incident: &str, mark: u32, frozen: bool) -> Containment {
+        Containment {
+            held: Held {
+                incident: incident.into(),
+                mark,
+                root: CULPRIT,
+                cgroup: None,
+                processes: vec![CULPRIT],
+            },
+            leaf: None,
+            frozen,
+            freeze_ns: 10,
+            thaw_ns: 10,
+            release_ns: 20,
+        }
+    }
+
+    #[test]
+    fn one_tree_is_claimed_once() {
+        let book = Containments::default();
+        let Turn::Contain { incident, mark } = book.claim(CULPRIT, &[]) else { panic!("refused") };
+        assert_eq!(mark, 1);
+        // Another step of the same cycle crosses while the first is being contained.
+        assert_eq!(book.claim(CULPRIT, &[]), Turn::Leave { incident: incident.clone() });
+        book.settle(mark, Some(contained(&incident, mark, true)));
+        assert_eq!(book.claim(CHILD, &[CULPRIT]), Turn::Leave { incident });
+    }
+
+    #[test]
+    fn what_was_refused_may_be_tried_again() {
+        let book = Containments::default();
+        let Turn::Contain { incident, mark } = book.claim(CULPRIT, &[]) else { panic!("refused") };
+        book.settle(mark, None);
+        assert_eq!(book.claim(CULPRIT, &[]), Turn::Contain { incident, mark: mark + 1 });
+    }
+
+    #[test]
+    fn regrowth_is_frozen_for_twice_as_long_under_the_same_mark() {
+        let book = Containments::default();
+        let Turn::Contain { incident, mark } = book.claim(CULPRIT, &[]) else { panic!("refused") };
+        book.settle(mark, Some(contained(&incident, mark, true)));
+        assert!(book.claim_again(mark).is_none(), "it stands");
+        book.thawed(&incident);
+        let again = book.claim_again(mark).unwrap();
+        assert_eq!((again.freeze_ns, again.held.mark), (20, mark));
+        assert!(book.claim_again(mark).is_none(), "it is being frozen");
+    }
+
+    #[test]
+    fn a_person_who_lets_it_run_is_obeyed() {
+        let book = Containments::default();
+        let Turn::Contain { incident, mark } = book.claim(CULPRIT, &[]) else { panic!("refused") };
+        book.settle(mark, Some(contained(&incident, mark, true)));
+        book.let_run(&incident);
+        book.take(&incident);
+        assert_eq!(book.claim(CULPRIT, &[]), Turn::Leave { incident: incident.clone() });
+        book.forget(&incident);
+        assert!(matches!(book.claim(CULPRIT, &[]), Turn::Contain { .. }));
+    }
+}

@@ -1,0 +1,368 @@
+//! The desk: where findings, actions and requests meet. It alone changes incidents, and writes down
+//! everything that happens to them.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use sensor_common::{event, lineage::ARGV_KEPT};
+use sensor_proto::internal::v1::Report;
+use tokio::sync::mpsc;
+
+use super::{
+    containments::Containments,
+    investigations::{Investigations, Progress},
+    requests::Acted,
+    reactor::{Notice, Times, observation},
+    study::{self, Study, Subject},
+};
+use crate::{
+    clock,
+    detect::Finding,
+    evidence::gather::Gatherer,
+    host::Host,
+    incident::{self, Change, Incidents, Scene},
+    kernel::{Lineage, Programs, split},
+    lineage::{Forest, Node, ProcessKey},
+    proto::{self, ActionKind, Incident, State, observation::Fact, record::Body},
+    record::{Draft, Log, Receipt},
+    respond::{Contained, Responder, guardian::Guardian, policy::Decision},
+};
+
+/// Work that was done beside the desk.
+#[derive(Debug)]
+pub enum Done {
+    Studied(Study),
+    Investigated(Progress),
+    /// A person's action was carried out.
+    Acted(Box<Acted>),
+}
+
+/// An incident as it was just recorded, and the promise that the record becomes durable.
+pub struct Announced {
+    pub incident: Incident,
+    pub receipt: Receipt,
+}
+
+/// Everything that the desk works with.
+pub struct Desk {
+    pub log: Log,
+    pub host: Host,
+    pub lineage: &'static Lineage,
+    pub programs: Programs,
+    pub responder: Arc<Responder<'static>>,
+    pub containments: Arc<Containments>,
+    pub guardian: Arc<Guardian>,
+    pub gatherer: Arc<Gatherer>,
+    pub investigations: Investigations,
+    pub incidents: Incidents,
+    pub times: Times,
+    pub paused: Arc<AtomicBool>,
+    /// Notices that the reactor could not hand over.
+    pub overflow: Arc<AtomicU64>,
+    pub done: mpsc::UnboundedSender<Done>,
+    /// Losses that were already recorded, by reason.
+    pub losses: HashMap<&'static str, u64>,
+    /// State of the feed.
+    pub feed: tokio::sync::watch::Receiver<proto::PartStatus>,
+    pub started_at: prost_types::Timestamp,
+    /// As configured, for the status.
+    pub scope: Vec<String>,
+    /// The finding and the evidence ids of each unresolved incident.
+    pub subjects: HashMap<String, Subject>,
+}
+
+impl Desk {
+    pub fn notice(&mut self, notice: Notice) {
+        match notice {
+            Notice::Alarm(alarm) => self.log.append(Draft::bulk(Body::Observation(observation(&alarm)))),
+            Notice::Found { finding, ancestry, incident, decision, alarm } => {
+                self.found(finding, &ancestry, incident, &decision, &alarm);
+            }
+            Notice::Contained { incident, contained, thaw_ns, again } => {
+                self.contained(&incident, contained, thaw_ns, again);
+            }
+            Notice::Exec(exec) => self.executed(&exec),
+            Notice::Braked(braked) => {
+                tracing::debug!("the brake stopped process {}", braked.process.tgid);
+            }
+        }
+    }
+
+    /// An incident that a person opens.
+    pub fn opened_by_hand(&mut self, finding: Finding, ancestry: &[Node], why: String) -> Announced {
+        let scene = self.scene(finding.culprit, ancestry);
+        let mut change = self.incidents.report(&finding, scene, incident::new_id());
+        change.why = why;
+        let id = change.incident.id.clone();
+        if let Some(culprit) = finding.culprit {
+            self.containments.know(culprit, &id);
+        }
+        self.subjects.insert(id.clone(), Subject { incident: id.clone(), finding, given: 0 });
+        let announced = self.announce(change);
+        self.study(&id);
+        announced
+    }
+
+    fn found(
+        &mut self,
+        finding: Finding,
+        ancestry: &[Node],
+        incident: String,
+        decision: &Decision,
+        alarm: &event::Alarm,
+    ) {
+        let scene = self.scene(finding.culprit, ancestry);
+        let change = self.incidents.report(&finding, scene, incident);
+        let id = change.incident.id.clone();
+        if let Some(culprit) = finding.culprit {
+            self.containments.know(culprit, &id);
+        }
+        self.log.append(Draft {
+            priority: proto::Priority::Incident,
+            ..Draft::of(id.clone(), Body::Observation(observation(alarm)))
+        });
+        let opened = change.opened;
+        self.announce(change);
+
+        let subject = self
+            .subjects
+            .entry(id.clone())
+            .or_insert_with(|| Subject { incident: id.clone(), finding: finding.clone(), given: 0 });
+        let stronger = finding.contain && !subject.finding.contain;
+        if stronger {
+            subject.finding = finding.clone();
+        }
+        if finding.contain
+            && (opened || stronger)
+            && let Decision::Suggest { why } | Decision::Observe { why } = decision
+        {
+            self.act(&id, refusal(why.clone()));
+        }
+        // What is being contained is looked at once it stands.
+        if opened && !matches!(decision, Decision::Contain { .. }) {
+            self.study(&id);
+        }
+    }
+
+    fn scene(&self, culprit: Option<ProcessKey>, ancestry: &[Node]) -> Scene {
+        let forest = Forest::new(ancestry.iter().cloned());
+        let exec = culprit.and_then(|key| forest.get(key)).and_then(|node| node.exec.clone());
+        let cgroup = culprit.and_then(|key| forest.get(key)).map_or(0, |node| node.cgroup);
+        let above = ancestry.iter().map(|node| node.key);
+        Scene {
+            now_ns: clock::boot_ns(),
+            now: clock::wall(),
+            host: self.host.name.clone(),
+            boot_id: self.host.boot_id.clone(),
+            culprit: culprit.map(|key| self.gatherer.culprit(&forest, key)),
+            ancestors: above.skip_while(|key| Some(*key) != culprit).skip(1).collect(),
+            identity: exec.map_or([0, 0, cgroup], |exec| [exec.exe.ino, exec.loose, cgroup]),
+        }
+    }
+
+    fn contained(&mut self, incident: &str, contained: Contained, thaw_ns: u64, again: bool) {
+        for action in contained.actions {
+            self.act(incident, action);
+        }
+        if contained.held.is_some() {
+            let why = if again {
+                "its tree grew after the thaw and stands again, for twice as long"
+            } else {
+                "its tree stands and cannot fork"
+            };
+            self.change(incident, |incident| {
+                incident.set_state(State::Contained);
+                incident.thaw_due_ns = thaw_ns;
+                why.to_owned()
+            });
+        }
+        if !again {
+            self.study(incident);
+        }
+    }
+
+    fn executed(&mut self, exec: &event::Exec) {
+        let key = |key: ProcessKey| Some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns });
+        let argv = split(&exec.argv[..(exec.kept as usize).min(ARGV_KEPT)]);
+        let fact = proto::Exec {
+            process: key(exec.process),
+            parent: key(exec.parent),
+            exec_ns: exec.exec_ns,
+            argv: self.gatherer.redactor().argv(&argv).0,
+            argv_bytes: exec.argv_bytes,
+        };
+        self.log.append(Draft::bulk(Body::Observation(proto::Observation {
+            fact: Some(Fact::Exec(fact)),
+        })));
+    }
+
+    /// The dead-man's timer ran out.
+    pub fn guardian_acted(&mut self, report: &Report) {
+        let id = report.incident.as_str();
+        let (kind, result) = if report.released {
+            self.containments.take(id);
+            (ActionKind::Release, "the brake expired")
+        } else {
+            self.containments.thawed(id);
+            (ActionKind::Thaw, "runs again; the brake is still on")
+        };
+        let now = clock::boot_ns();
+        self.act(id, proto::Action {
+            kind: kind.into(),
+            at: Some(clock::wall()),
+            by: "guardian".into(),
+            why: "nobody decided within the time of the freeze".into(),
+            result: result.into(),
+            started_ns: now,
+            ended_ns: now,
+            processes: report.processes,
+            ok: true,
+        });
+        self.change(id, |incident| {
+            incident.set_state(State::Open);
+            incident.thaw_due_ns = 0;
+            "the guardian let it run again".to_owned()
+        });
+    }
+
+    fn study(&mut self, incident: &str) {
+        let Some(subject) = self.subjects.get(incident).cloned() else { return };
+        let (lineage, gatherer, done) = (self.lineage, Arc::clone(&self.gatherer), self.done.clone());
+        tokio::task::spawn_blocking(move || {
+            // The desk is gone only when the daemon ends.
+            let _ = done.send(Done::Studied(study::study(&subject, lineage, &gatherer)));
+        });
+    }
+
+    pub fn finished(&mut self, done: Done) {
+        match done {
+            Done::Studied(study) => self.studied(study),
+            Done::Investigated(progress) => self.investigated(progress),
+            Done::Acted(acted) => self.acted(*acted),
+        }
+    }
+
+    fn studied(&mut self, study: Study) {
+        let id = study.incident.as_str();
+        if let Some(subject) = self.subjects.get_mut(id) {
+            subject.given = study.given;
+        }
+        let evidence = study.evidence.clone();
+        for item in study.evidence {
+            self.log.append(Draft::of(id, Body::Evidence(item)));
+        }
+        if let Some(diagnosis) = &study.diagnosis {
+            self.log.append(Draft::of(id, Body::Diagnosis(diagnosis.clone())));
+        }
+        let (tree, diagnosis) = (study.tree, study.diagnosis);
+        self.change(id, |incident| {
+            if let Some(tree) = tree {
+                incident.tree = Some(tree);
+            }
+            if let Some(diagnosis) = diagnosis {
+                if let Some(line) = headline(&diagnosis.cause) {
+                    incident.summary = line;
+                }
+                incident.diagnosis = Some(diagnosis);
+            }
+            "evidence was gathered and explained".to_owned()
+        });
+        if let Some(incident) = self.incidents.get(id) {
+            let done = self.done.clone();
+            let told = move |progress| {
+                let _ = done.send(Done::Investigated(progress));
+            };
+            if let Some(begun) = self.investigations.begin(incident, evidence, told) {
+                self.investigated(begun);
+            }
+        }
+    }
+
+    fn investigated(&mut self, progress: Progress) {
+        match progress {
+            Progress::Line { incident, transcript } => {
+                self.log.append(Draft::of(incident, Body::Transcript(transcript)));
+            }
+            Progress::State { incident, investigation } => {
+                let ended = investigation.ended_at.is_some();
+                self.log.append(Draft::of(incident.clone(), Body::Investigation(investigation.clone())));
+                self.change(&incident, |incident| {
+                    let why = format!("investigation by {}", investigation.agent);
+                    incident.investigations.retain(|known| known.id != investigation.id);
+                    incident.investigations.push(investigation);
+                    format!("{why} {}", if ended { "ended" } else { "began" })
+                });
+            }
+        }
+    }
+
+    /// Changes an incident and records the change. `None`: there is no such unresolved incident.
+    pub fn change(
+        &mut self,
+        id: &str,
+        change: impl FnOnce(&mut Incident) -> String,
+    ) -> Option<Announced> {
+        let change = self.incidents.change(id, clock::wall(), change)?;
+        Some(self.announce(change))
+    }
+
+    pub fn announce(&mut self, change: Change) -> Announced {
+        let incident = change.incident.clone();
+        let state = sensor_proto::json::state::word(incident.state);
+        tracing::info!("incident {} is {state}: {} ({})", incident.id, incident.summary, change.why);
+        let receipt = self.log.append_durable(Draft::of(
+            incident.id.clone(),
+            Body::Transition(proto::Transition {
+                from: change.from.into(),
+                to: incident.state,
+                why: change.why,
+                incident: Some(change.incident),
+            }),
+        ));
+        Announced { incident, receipt }
+    }
+
+    /// Records an action and puts it into its incident.
+    pub fn act(&mut self, id: &str, action: proto::Action) {
+        self.log.append_durable(Draft::of(id, Body::Action(action.clone())));
+        // The next transition carries it.
+        self.incidents.change(id, clock::wall(), |incident| {
+            incident.actions.push(action);
+            String::new()
+        });
+    }
+
+    pub fn resolve(&mut self, id: &str, why: &str) -> Option<Announced> {
+        let change = self.incidents.resolve(id, clock::boot_ns(), clock::wall(), why)?;
+        self.guardian.disarm(id);
+        self.containments.forget(id);
+        self.subjects.remove(id);
+        Some(self.announce(change))
+    }
+}
+
+/// The first sentence of a cause, as the one line of a summary.
+fn headline(cause: &str) -> Option<String> {
+    let line = cause.lines().next()?.trim();
+    (!line.is_empty()).then(|| line.to_owned())
+}
+
+fn refusal(why: String) -> proto::Action {
+    let now = clock::boot_ns();
+    proto::Action {
+        kind: ActionKind::Refuse.into(),
+        at: Some(clock::wall()),
+        by: super::containments::POLICY.into(),
+        why,
+        result: "nothing was done".into(),
+        started_ns: now,
+        ended_ns: now,
+        processes: 0,
+        ok: true,
+    }
+}

@@ -1,0 +1,1 @@
+//! Placeholder until the drivers are in.

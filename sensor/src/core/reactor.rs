@@ -1,0 +1,249 @@
+//! What happens on the thread that reads the ring: an alarm becomes a finding, and where policy says
+//! so, the brake and the first sweep follow at once. Everything slower is the desk's.
+
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use sensor_common::{
+    event::{Alarm, Braked, Exec},
+    recursion::{Level, Limits, Rule},
+};
+use tokio::sync::mpsc;
+
+use super::containments::{Containment, Containments, POLICY, Turn};
+use crate::{
+    cgroup::Hierarchies,
+    clock,
+    detect::{
+        Finding,
+        recursion::{self, Crossing},
+    },
+    kernel::{Event, Lineage},
+    lineage::{Node, ProcessKey},
+    proto,
+    respond::{
+        Contained, Responder, Target,
+        guardian::Guardian,
+        policy::{Decision, Policy},
+    },
+};
+
+/// Messages that wait for the desk. A bomb's execs may overflow it, and are counted then.
+pub const MESSAGES: usize = 4096;
+
+/// What the desk learns.
+#[derive(Debug)]
+pub enum Notice {
+    Alarm(Alarm),
+    /// A finding, with the chain that it rests on, crossing first.
+    Found { finding: Finding, ancestry: Vec<Node>, incident: String, decision: Decision, alarm: Alarm },
+    /// What a containment came to.
+    Contained { incident: String, contained: Contained, thaw_ns: u64, again: bool },
+    Exec(Box<Exec>),
+    Braked(Braked),
+}
+
+/// Times of the response, ns.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    /// How long a freeze lasts.
+    pub freeze_ns: u64,
+    /// How much longer the brake holds.
+    pub brake_extra_ns: u64,
+}
+
+/// All that the thread needs, made before it starts.
+pub struct Reactor {
+    pub lineage: &'static Lineage,
+    pub responder: Arc<Responder<'static>>,
+    pub hierarchies: Hierarchies,
+    pub guardian: Arc<Guardian>,
+    pub containments: Arc<Containments>,
+    pub policy: Policy,
+    pub limits: Limits,
+    pub times: Times,
+    pub paused: Arc<AtomicBool>,
+    pub notices: mpsc::Sender<Notice>,
+    /// Notices that did not fit.
+    pub lost: Arc<AtomicU64>,
+}
+
+impl Reactor {
+    /// Handles one event of the ring. Never waits.
+    pub fn handle(self: &Arc<Self>, event: Event) {
+        match event {
+            Event::Alarm(alarm) => self.alarm(alarm),
+            Event::Exec(exec) => {
+                if self.in_scope(exec.process.tgid) {
+                    self.tell(Notice::Exec(exec));
+                }
+            }
+            Event::Braked(braked) => self.braked(braked),
+        }
+    }
+
+    fn alarm(self: &Arc<Self>, alarm: Alarm) {
+        let (Some(level), Some(rule)) = (level(alarm.level), rule(alarm.rule)) else { return };
+        if !self.in_scope(alarm.process.tgid) {
+            return;
+        }
+        let crossing = |ancestry| Crossing {
+            level,
+            rule,
+            repetitions: alarm.repetitions,
+            span_ns: alarm.span_ns,
+            live: alarm.live,
+            crossed_ns: alarm.crossed_ns,
+            ancestry,
+        };
+        if level < Level::Open {
+            self.tell(Notice::Alarm(alarm));
+            return;
+        }
+        let crossing = crossing(self.lineage.ancestry(alarm.process));
+        let Some(finding) = recursion::detect(&crossing, &self.limits) else { return };
+        let Some(culprit) = finding.culprit else { return };
+        let above: Vec<ProcessKey> = crossing
+            .ancestry
+            .iter()
+            .map(|node| node.key)
+            .skip_while(|key| *key != culprit)
+            .skip(1)
+            .collect();
+        let paused = self.paused.load(Ordering::Relaxed);
+        let decision = self.policy.decide(finding.rule, finding.contain, paused);
+        let turn = match &decision {
+            Decision::Contain { .. } => self.containments.claim(culprit, &above),
+            Decision::Suggest { .. } | Decision::Observe { .. } => {
+                Turn::Leave { incident: self.containments.incident_of(culprit, &above) }
+            }
+        };
+        let (incident, mark) = match turn {
+            Turn::Contain { incident, mark } => (incident, Some(mark)),
+            Turn::Leave { incident } => (incident, None),
+        };
+        let why = format!("{} was crossed", finding.rule);
+        let leaf = finding.leaf;
+        self.tell(Notice::Found {
+            finding,
+            ancestry: crossing.ancestry,
+            incident: incident.clone(),
+            decision,
+            alarm,
+        });
+        if let Some(mark) = mark {
+            let freeze_ns = self.times.freeze_ns;
+            let target = self.target(incident, mark, culprit, leaf, freeze_ns, &why);
+            self.contain(target, freeze_ns, false);
+        }
+    }
+
+    fn target(
+        &self,
+        incident: String,
+        mark: u32,
+        root: ProcessKey,
+        leaf: Option<ProcessKey>,
+        freeze_ns: u64,
+        why: &str,
+    ) -> Target {
+        Target {
+            incident,
+            mark,
+            root,
+            leaf,
+            brake_until_ns: clock::boot_ns() + freeze_ns + self.times.brake_extra_ns,
+            by: POLICY.into(),
+            why: why.into(),
+        }
+    }
+
+    /// A marked process tried to fork or to execute. While it is being frozen the sweep sees to it;
+    /// after a thaw it is regrowth.
+    fn braked(self: &Arc<Self>, braked: Braked) {
+        self.tell(Notice::Braked(braked));
+        let Some(thawed) = self.containments.claim_again(braked.number) else { return };
+        let freeze_ns = thawed.freeze_ns;
+        let mut target = thawed.target("it grew again after the thaw");
+        target.brake_until_ns = clock::boot_ns() + freeze_ns + self.times.brake_extra_ns;
+        self.contain(target, freeze_ns, true);
+    }
+
+    /// Brake and first sweep here, the rest on a thread of its own.
+    fn contain(self: &Arc<Self>, target: Target, freeze_ns: u64, again: bool) {
+        let release_ns = target.brake_until_ns;
+        let thaw_ns = release_ns - self.times.brake_extra_ns;
+        let (mark, leaf) = (target.mark, target.leaf);
+        let incident = target.incident.clone();
+        let guardian = Arc::clone(&self.guardian);
+        let mut armed = move |held: &crate::respond::Held| guardian.arm(held.arm(thaw_ns, release_ns));
+        let this = Arc::clone(self);
+        let finish = move |contained: Contained| {
+            let held = contained.held.clone();
+            this.containments.settle(
+                mark,
+                held.map(|held| Containment { held, leaf, frozen: true, freeze_ns, thaw_ns, release_ns }),
+            );
+            this.tell(Notice::Contained { incident, contained, thaw_ns, again });
+        };
+        match self.responder.begin(&target, &mut armed) {
+            Err(refusal) => finish(Contained { held: None, actions: vec![*refusal] }),
+            Ok(started) => {
+                let responder = Arc::clone(&self.responder);
+                let sweep = move || finish(responder.settle(started, &mut armed));
+                // Without a thread the first sweep has to do; a host that has none left is at its end.
+                if let Err(error) = thread::Builder::new().name("sweep".into()).spawn(sweep) {
+                    tracing::error!("cannot start the thread that sweeps: {error}");
+                }
+            }
+        }
+    }
+
+    fn in_scope(&self, tgid: u32) -> bool {
+        self.responder.in_scope(Path::new("/"))
+            || self.hierarchies.path_of(tgid).is_ok_and(|path| self.responder.in_scope(&path))
+    }
+
+    fn tell(&self, notice: Notice) {
+        if self.notices.try_send(notice).is_err() {
+            self.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+fn level(number: u16) -> Option<Level> {
+    [Level::Calm, Level::Watch, Level::Open, Level::Contain].into_iter().find(|it| *it as u16 == number)
+}
+
+/// The rule that an alarm names.
+pub fn rule(number: u16) -> Option<Rule> {
+    [Rule::R1, Rule::R1b, Rule::R1c].into_iter().find(|it| *it as u16 == number)
+}
+
+/// An alarm as it is recorded.
+pub fn observation(alarm: &Alarm) -> proto::Observation {
+    let key = |key: ProcessKey| Some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns });
+    let level = match level(alarm.level) {
+        Some(Level::Contain) => "contain",
+        Some(Level::Open) => "open",
+        Some(Level::Watch) => "watch",
+        _ => "calm",
+    };
+    let alarm = proto::Alarm {
+        rule: rule(alarm.rule).map_or("", recursion::rule_name).into(),
+        level: level.into(),
+        process: key(alarm.process),
+        top: key(alarm.top),
+        repetitions: alarm.repetitions,
+        span_ns: alarm.span_ns,
+        live: alarm.live,
+        crossed_ns: alarm.crossed_ns,
+    };
+    proto::Observation { fact: Some(proto::observation::Fact::Alarm(alarm)) }
+}

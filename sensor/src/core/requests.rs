@@ -1,0 +1,315 @@
+//! What people ask for over the feed: status, actions on incidents, incidents by hand, pause.
+//!
+//! Who may ask was decided by `feed`; whether it makes sense is decided here. An action is answered
+//! when what it did is durable.
+
+use std::sync::atomic::Ordering;
+
+use sensor_proto::internal::v1::{Ask, ask, tell::What};
+use tonic::Code;
+
+use super::{
+    containments::Containment,
+    desk::{Announced, Desk, Done},
+};
+use crate::{
+    clock,
+    detect::Finding,
+    feed::link::{Question, Reply},
+    incident,
+    lineage::ProcessKey,
+    proto::{self, ActionKind, Incident, State, Verb},
+    record::{Draft, Receipt},
+    respond::{Contained, Target},
+};
+
+/// A person's action that was carried out, and who waits for the answer.
+#[derive(Debug)]
+pub struct Acted {
+    incident: String,
+    verb: Verb,
+    by: String,
+    why: String,
+    outcome: Outcome,
+    reply: Reply,
+}
+
+#[derive(Debug)]
+enum Outcome {
+    Froze { contained: Contained, containment: Option<Box<Containment>> },
+    Did(Vec<proto::Action>),
+}
+
+/// Longest reason that is recorded, characters.
+const WHY_MAX: usize = 500;
+
+impl Desk {
+    pub fn answer(&mut self, question: Question) {
+        let Question { ask, reply } = question;
+        let by = person(&ask);
+        match ask.what {
+            Some(ask::What::Status(_)) => reply.send(What::Status(self.status())),
+            Some(ask::What::Act(request)) => self.requested(request, by, reply),
+            Some(ask::What::Trigger(request)) => self.triggered(request, &by, reply),
+            Some(ask::What::SetPaused(request)) => self.set_paused(request, &by, reply),
+            None => reply.refuse(Code::InvalidArgument, "the request asks for nothing"),
+        }
+    }
+
+    fn requested(&mut self, request: proto::ActRequest, by: String, reply: Reply) {
+        let incident = match self.incidents.find(&request.id) {
+            Ok(id) => id,
+            Err(error @ incident::FindError::Unknown(_)) => {
+                return reply.refuse(Code::NotFound, error.to_string());
+            }
+            Err(error) => return reply.refuse(Code::InvalidArgument, error.to_string()),
+        };
+        let why = reason(&request.why);
+        let verb = request.verb();
+        let held = self.containments.of(&incident);
+        let culprit = self.incidents.culprit(&incident);
+        let leaf = self.subjects.get(&incident).and_then(|subject| subject.finding.leaf);
+        let begun = match (verb, culprit) {
+            (Verb::Freeze, Some(root)) => match &held {
+                Some(held) if held.frozen => Err(format!("incident {incident} is frozen already")),
+                _ => Ok(self.freeze(&incident, root, leaf, &by, &why)),
+            },
+            (Verb::Kill, Some(root)) => Ok(self.kill(&incident, root, leaf, &by, &why)),
+            (Verb::Freeze | Verb::Kill, None) => {
+                Err(format!("incident {incident} has no culprit to act on"))
+            }
+            (Verb::Thaw, _) => match held {
+                Some(held) => Ok(self.let_go(held, &by, &why)),
+                None => Err(format!("nothing of incident {incident} is frozen")),
+            },
+            (Verb::Resolve, _) => Ok(match held {
+                Some(held) => self.let_go(held, &by, &why),
+                None => Box::new(|| Outcome::Did(Vec::new())),
+            }),
+            (Verb::Unspecified, _) => {
+                return reply.refuse(Code::InvalidArgument, "the request names no action");
+            }
+        };
+        let work = match begun {
+            Ok(work) => work,
+            Err(why) => return reply.refuse(Code::FailedPrecondition, why),
+        };
+        let done = self.done.clone();
+        tokio::task::spawn_blocking(move || {
+            let outcome = work();
+            // The desk is gone only when the daemon ends.
+            let _ = done.send(Done::Acted(Box::new(Acted { incident, verb, by, why, outcome, reply })));
+        });
+    }
+
+    fn freeze(
+        &self,
+        incident: &str,
+        root: ProcessKey,
+        leaf: Option<ProcessKey>,
+        by: &str,
+        why: &str,
+    ) -> Work {
+        let thaw_ns = clock::boot_ns() + self.times.freeze_ns;
+        let release_ns = thaw_ns + self.times.brake_extra_ns;
+        let mark = self.containments.mark_for(incident);
+        let target = Target {
+            incident: incident.to_owned(),
+            mark,
+            root,
+            leaf,
+            brake_until_ns: release_ns,
+            by: by.to_owned(),
+            why: why.to_owned(),
+        };
+        let (responder, guardian) = (self.responder.clone(), self.guardian.clone());
+        let freeze_ns = self.times.freeze_ns;
+        Box::new(move || {
+            let contained =
+                responder.contain(&target, &mut |held| guardian.arm(held.arm(thaw_ns, release_ns)));
+            let containment = contained.held.clone().map(|held| {
+                Box::new(Containment { held, leaf, frozen: true, freeze_ns, thaw_ns, release_ns })
+            });
+            Outcome::Froze { contained, containment }
+        })
+    }
+
+    fn kill(
+        &self,
+        incident: &str,
+        root: ProcessKey,
+        leaf: Option<ProcessKey>,
+        by: &str,
+        why: &str,
+    ) -> Work {
+        let target = Target {
+            incident: incident.to_owned(),
+            mark: self.containments.mark_for(incident),
+            root,
+            leaf,
+            // Long enough for the killing, which is bounded.
+            brake_until_ns: clock::boot_ns() + self.times.brake_extra_ns,
+            by: by.to_owned(),
+            why: why.to_owned(),
+        };
+        let responder = self.responder.clone();
+        Box::new(move || Outcome::Did(vec![responder.kill(&target)]))
+    }
+
+    /// Thaws and takes the brake off: a person wants it to run.
+    fn let_go(&self, held: Containment, by: &str, why: &str) -> Work {
+        let responder = self.responder.clone();
+        let (by, why) = (by.to_owned(), why.to_owned());
+        Box::new(move || {
+            let mut actions = Vec::new();
+            if held.frozen {
+                actions.push(responder.thaw(&held.held, &by, &why));
+            }
+            actions.push(responder.release(&held.held, &by, &why));
+            Outcome::Did(actions)
+        })
+    }
+
+    pub fn acted(&mut self, acted: Acted) {
+        let Acted { incident, verb, by, why, outcome, reply } = acted;
+        let mut last = None;
+        match outcome {
+            Outcome::Froze { contained, containment } => {
+                last = contained.actions.last().cloned();
+                let thaw_ns = containment.as_ref().map_or(0, |it| it.thaw_ns);
+                if let Some(containment) = containment {
+                    self.containments.settle(containment.held.mark, Some(*containment));
+                }
+                self.contained(&incident, contained, thaw_ns, false);
+            }
+            Outcome::Did(actions) => {
+                for action in actions {
+                    last = Some(action.clone());
+                    self.act(&incident, action);
+                }
+            }
+        }
+        let announced = match verb {
+            Verb::Thaw => {
+                self.guardian.disarm(&incident);
+                self.containments.take(&incident);
+                self.containments.let_run(&incident);
+                self.change(&incident, |incident| {
+                    incident.set_state(State::Open);
+                    incident.thaw_due_ns = 0;
+                    format!("{by} let it run again")
+                })
+            }
+            Verb::Kill => {
+                let gone = self.is_gone(&incident);
+                if gone {
+                    self.resolve(&incident, &format!("{by} killed it"))
+                } else {
+                    self.change(&incident, |_| format!("{by} tried to kill it"))
+                }
+            }
+            Verb::Resolve => self.resolve(&incident, &format!("{by}: {why}")),
+            Verb::Freeze | Verb::Unspecified => self.change(&incident, |_| format!("{by}: {why}")),
+        };
+        let action = last.unwrap_or_else(|| proto::Action {
+            kind: ActionKind::Resolve.into(),
+            at: Some(clock::wall()),
+            by,
+            why,
+            result: "resolved".into(),
+            ok: true,
+            ..Default::default()
+        });
+        when_durable(announced, reply, move |incident| {
+            What::Act(proto::ActResponse { action: Some(action), incident })
+        });
+    }
+
+    fn triggered(&mut self, request: proto::TriggerRequest, by: &str, reply: Reply) {
+        let ancestry = match request.pid {
+            0 => Vec::new(),
+            pid => match self.lineage.living(pid) {
+                Some(node) => self.lineage.ancestry(node.key),
+                None => {
+                    return reply.refuse(Code::NotFound, format!("there is no process {pid}"));
+                }
+            },
+        };
+        let culprit = ancestry.first().map(|node| node.key);
+        let finding = Finding {
+            kind: proto::Kind::Manual,
+            rule: "manual",
+            culprit,
+            leaf: None,
+            contain: false,
+            confidence: 1.0,
+            at_ns: clock::boot_ns(),
+            measures: Vec::new(),
+        };
+        let why = format!("{by}: {}", reason(&request.why));
+        let announced = self.opened_by_hand(finding, &ancestry, why);
+        when_durable(Some(announced), reply, |incident| {
+            What::Trigger(proto::TriggerResponse { incident })
+        });
+    }
+
+    fn set_paused(&mut self, request: proto::SetPausedRequest, by: &str, reply: Reply) {
+        self.paused.store(request.paused, Ordering::Relaxed);
+        let kind = if request.paused { ActionKind::Pause } else { ActionKind::Resume };
+        let now = clock::boot_ns();
+        self.log.append(Draft::of("", proto::record::Body::Action(proto::Action {
+            kind: kind.into(),
+            at: Some(clock::wall()),
+            by: by.to_owned(),
+            why: reason(&request.why),
+            result: if request.paused { "no automatic action" } else { "automatic action as configured" }
+                .into(),
+            started_ns: now,
+            ended_ns: now,
+            processes: 0,
+            ok: true,
+        })));
+        let receipt = self.log.set_paused(request.paused);
+        tokio::spawn(async move {
+            let what = What::SetPaused(proto::SetPausedResponse { paused: request.paused });
+            send_durable(receipt, reply, what).await;
+        });
+    }
+}
+
+type Work = Box<dyn FnOnce() -> Outcome + Send>;
+
+/// Answers once what was announced is on disk; `None`: the incident was resolved meanwhile.
+fn when_durable(
+    announced: Option<Announced>,
+    reply: Reply,
+    what: impl FnOnce(Option<Incident>) -> What + Send + 'static,
+) {
+    let Some(Announced { incident, receipt }) = announced else { return reply.send(what(None)) };
+    tokio::spawn(async move { send_durable(receipt, reply, what(Some(incident))).await });
+}
+
+/// When the log fails the answer says so: it was done, but whether its record survives is not known.
+async fn send_durable(receipt: Receipt, reply: Reply, what: What) {
+    match receipt.await {
+        Ok(_) => reply.send(what),
+        Err(error) => {
+            reply.refuse(Code::DataLoss, format!("it was done, but not recorded yet: {error}"));
+        }
+    }
+}
+
+/// Who asks, as it is recorded.
+fn person(ask: &Ask) -> String {
+    let uid = nix::unistd::Uid::from_raw(ask.uid);
+    match nix::unistd::User::from_uid(uid) {
+        Ok(Some(user)) => format!("user {} (uid {uid})", user.name),
+        _ => format!("uid {uid}"),
+    }
+}
+
+fn reason(why: &str) -> String {
+    let why: String = why.chars().take(WHY_MAX).collect();
+    if why.trim().is_empty() { "no reason given".into() } else { why }
+}
+

@@ -1,0 +1,79 @@
+//! What an incident is about: evidence in order of perishability, then the diagnosis. Runs beside
+//! the desk, on a thread that may block.
+
+use std::sync::Arc;
+
+use crate::{
+    detect::Finding,
+    diagnose::{self, Case},
+    evidence::{EvidenceLog, gather::Gatherer},
+    kernel::{Detail, Lineage},
+    lineage::ProcessKey,
+    proto,
+};
+
+/// What came of it.
+#[derive(Debug)]
+pub struct Study {
+    pub incident: String,
+    pub evidence: Vec<proto::Evidence>,
+    /// Evidence ids used so far.
+    pub given: u32,
+    pub diagnosis: Option<proto::Diagnosis>,
+    pub tree: Option<proto::Tree>,
+}
+
+/// What to look at.
+#[derive(Clone, Debug)]
+pub struct Subject {
+    pub incident: String,
+    pub finding: Finding,
+    /// Evidence ids that were used before.
+    pub given: u32,
+}
+
+/// Gathers and explains.
+pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> Study {
+    let mut log = EvidenceLog::after(subject.given);
+    let mut tree = None;
+    let mut diagnosis = None;
+    if let Some(culprit) = subject.finding.culprit {
+        let forest = lineage.forest(Detail::Execs);
+        let (evidence, totals) = gatherer.tree(&forest, culprit);
+        log.add(evidence);
+        tree = Some(totals);
+        if subject.finding.kind == proto::Kind::Recursion {
+            diagnosis = Some(explain(subject, culprit, &forest, gatherer, &mut log));
+        }
+    }
+    for evidence in
+        [gatherer.pressure(), gatherer.meminfo(), gatherer.kernel_log()].into_iter().flatten()
+    {
+        log.add(evidence);
+    }
+    Study {
+        incident: subject.incident.clone(),
+        evidence: log.take(),
+        given: log.given(),
+        diagnosis,
+        tree,
+    }
+}
+
+fn explain(
+    subject: &Subject,
+    culprit: ProcessKey,
+    forest: &crate::lineage::Forest,
+    gatherer: &Gatherer,
+    log: &mut EvidenceLog,
+) -> proto::Diagnosis {
+    let chain = gatherer.chain(forest, culprit, subject.finding.leaf);
+    let cited = log.add(gatherer.chain_evidence(&chain));
+    let mut files = gatherer.source_files(&chain, log);
+    diagnose::diagnose(&mut Case {
+        finding: &subject.finding,
+        chain: &chain.links,
+        chain_evidence: &cited,
+        files: &mut files,
+    })
+}

@@ -1,0 +1,103 @@
+//! What an earlier run left behind: unresolved incidents in the log, and perhaps a guardian that
+//! still watches over what is frozen.
+
+use super::{containments::Containment, desk::Desk};
+use crate::{
+    clock,
+    incident::Incidents,
+    proto::{InvestigationState, State},
+    record::Opened,
+    respond::{Held, guardian::Predecessor},
+};
+
+/// What is taken over.
+pub struct Legacy {
+    pub opened: Opened,
+    /// The guardian of a core that was killed.
+    pub predecessor: Option<Predecessor>,
+}
+
+impl Desk {
+    /// Takes it over: the new guardian is armed before the old one leaves, the new marks are set
+    /// before the old programs go with it.
+    pub fn succeed(&mut self, legacy: Legacy) {
+        let Legacy { opened, predecessor } = legacy;
+        let (here, elsewhen): (Vec<_>, Vec<_>) = opened
+            .unresolved
+            .into_iter()
+            .partition(|incident| incident.boot_id == self.host.boot_id);
+        self.incidents = Incidents::restore(here.into_iter().chain(elsewhen.iter().cloned()));
+        for incident in elsewhen {
+            self.resolve(&incident.id, "the host was restarted");
+        }
+        if let Some(predecessor) = predecessor {
+            for arm in predecessor.armed() {
+                if let Some(held) = Held::of(arm) {
+                    self.adopt(held, arm.thaw_ns, arm.release_ns);
+                }
+            }
+            if let Err(error) = predecessor.dismiss() {
+                tracing::warn!("{error}");
+            }
+        }
+        let ids: Vec<String> = self.incidents.iter().map(|incident| incident.id.clone()).collect();
+        for id in ids {
+            self.take_up(&id);
+        }
+    }
+
+    fn adopt(&mut self, held: Held, thaw_ns: u64, release_ns: u64) {
+        let now = clock::boot_ns();
+        let containment = self.containments.adopt(Containment {
+            held,
+            leaf: None,
+            frozen: thaw_ns > now,
+            freeze_ns: self.times.freeze_ns,
+            thaw_ns,
+            release_ns,
+        });
+        let held = &containment.held;
+        for key in &held.processes {
+            // Gone meanwhile: there is nothing to brake.
+            let _ = self.lineage.mark(*key, held.mark, release_ns);
+        }
+        self.guardian.arm(held.arm(thaw_ns, release_ns));
+    }
+
+    /// An incident of an earlier run, as it stands now.
+    fn take_up(&mut self, id: &str) {
+        if let Some(culprit) = self.incidents.culprit(id) {
+            self.containments.know(culprit, id);
+        }
+        let frozen = self.containments.of(id).is_some_and(|it| it.frozen);
+        self.change(id, |incident| {
+            for investigation in &mut incident.investigations {
+                if investigation.state() == InvestigationState::Running {
+                    investigation.set_state(InvestigationState::Interrupted);
+                    investigation.error = "the daemon went away meanwhile".into();
+                    investigation.ended_at = Some(clock::wall());
+                }
+            }
+            if frozen || incident.state() != State::Contained {
+                return "the daemon is back".to_owned();
+            }
+            incident.set_state(State::Open);
+            incident.thaw_due_ns = 0;
+            "the daemon is back; the guardian had let it run again".to_owned()
+        });
+    }
+
+    /// Before a good end: nothing is left frozen that nobody watches. The guardian stays with what
+    /// is, and thaws it in time.
+    pub fn leave(&mut self) {
+        for containment in self.containments.all() {
+            if containment.frozen {
+                tracing::info!(
+                    "incident {} stays frozen; the guardian thaws it in time",
+                    containment.held.incident
+                );
+            }
+        }
+        self.investigations.end();
+    }
+}

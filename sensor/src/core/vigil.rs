@@ -1,0 +1,129 @@
+//! What the desk looks after once a second: incidents whose culprit is gone, losses, and how well
+//! each part works.
+
+use std::{
+    collections::HashSet,
+    sync::atomic::Ordering,
+};
+
+use super::desk::Desk;
+use crate::{
+    kernel::Detail,
+    lineage::{Forest, ProcessKey},
+    proto::{self, State, record::Body},
+    record::Draft,
+};
+
+impl Desk {
+    pub fn look_around(&mut self) {
+        self.resolve_what_is_gone();
+        self.record_losses();
+    }
+
+    fn resolve_what_is_gone(&mut self) {
+        let with_culprit: Vec<String> = self
+            .incidents
+            .iter()
+            .filter(|incident| self.incidents.culprit(&incident.id).is_some())
+            .map(|incident| incident.id.clone())
+            .collect();
+        if with_culprit.is_empty() {
+            return;
+        }
+        let forest = self.lineage.forest(Detail::Links);
+        for id in with_culprit {
+            if !self.lives(&forest, &id) {
+                self.resolve(&id, "the culprit and its tree are gone");
+            }
+        }
+    }
+
+    /// Whether nothing is left of an incident's tree.
+    pub fn is_gone(&self, id: &str) -> bool {
+        !self.lives(&self.lineage.forest(Detail::Links), id)
+    }
+
+    fn lives(&self, forest: &Forest, id: &str) -> bool {
+        let tree = self.incidents.culprit(id).map(|root| forest.tree(root)).unwrap_or_default();
+        if tree.iter().any(|(node, _)| node.alive) {
+            return true;
+        }
+        // After a restart of ours the lineage above the survivors may be lost; the list is not.
+        let held = self.containments.of(id);
+        let listed: HashSet<ProcessKey> =
+            held.iter().flat_map(|it| it.held.processes.iter().copied()).collect();
+        let mark = held.map_or(0, |it| it.held.mark);
+        forest.nodes().any(|node| {
+            node.alive && (listed.contains(&node.key) || mark != 0 && node.mark == mark)
+        })
+    }
+
+    fn record_losses(&mut self) {
+        let mut now = self.programs.losses();
+        now.push(("notices", self.overflow.load(Ordering::Relaxed)));
+        for (reason, total) in now {
+            let known = self.losses.entry(reason).or_default();
+            let new = total.saturating_sub(*known);
+            *known = total;
+            if new > 0 {
+                tracing::warn!("lost {new}: {reason}");
+                self.log.append(Draft::of(
+                    "",
+                    Body::Lost(proto::Lost { reason: reason.into(), count: new }),
+                ));
+            }
+        }
+    }
+
+    /// How well each part works.
+    pub fn parts(&self) -> Vec<proto::PartStatus> {
+        let part = |part: &str, ok: bool, detail: String| proto::PartStatus { part: part.into(), ok, detail };
+        let log = self.log.health().borrow().clone();
+        let lost: u64 = self.losses.values().sum();
+        let kernel = match (&self.programs.no_baseline, lost) {
+            (Some(why), _) => format!("no baseline: {why}"),
+            (None, 0) => String::new(),
+            (None, lost) => format!("{lost} losses since the start"),
+        };
+        let guards = self.guardian.ping();
+        let paused = self.paused.load(Ordering::Relaxed);
+        vec![
+            part("kernel", true, kernel),
+            part("record", log.ok, log.detail),
+            self.feed.borrow().clone(),
+            part("guardian", guards, if guards { String::new() } else { "being started again".into() }),
+            part("respond", true, if paused { "automatic action is paused".into() } else { String::new() }),
+            part("investigate", true, self.investigations.describe()),
+        ]
+    }
+
+    pub fn status(&self) -> proto::GetStatusResponse {
+        let count = |state: State| {
+            self.incidents.iter().filter(|incident| incident.state() == state).count() as u32
+        };
+        let mut losses: Vec<proto::LossCount> = self
+            .losses
+            .iter()
+            .map(|(reason, count)| proto::LossCount { reason: (*reason).into(), count: *count })
+            .collect();
+        losses.sort_by(|one, other| one.reason.cmp(&other.reason));
+        proto::GetStatusResponse {
+            version: env!("CARGO_PKG_VERSION").into(),
+            host: self.host.name.clone(),
+            boot_id: self.host.boot_id.clone(),
+            kernel: self.host.kernel.clone(),
+            started_at: Some(self.started_at),
+            log_id: self.log.log_id(),
+            last_seq: *self.log.tail().borrow(),
+            paused: self.paused.load(Ordering::Relaxed),
+            scope: self.scope.clone(),
+            incidents_open: count(State::Open),
+            incidents_contained: count(State::Contained),
+            processes: self.lineage.living_count(),
+            parts: self.parts(),
+            losses,
+            map_bytes: self.programs.map_bytes(),
+            log_bytes: self.log.disk_bytes(),
+        }
+    }
+}
