@@ -1,0 +1,227 @@
+//! A group of our own with limits, for what we start: v2 where its controllers are enabled, else v1.
+
+use std::{
+    fs::{File, OpenOptions},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{CgroupError, Hierarchies, directory, make, write};
+
+/// Bounds for all processes of a group together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    pub memory_bytes: u64,
+    /// Tasks: processes and threads.
+    pub pids: u64,
+}
+
+/// Which limits the kernel accepted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holds {
+    pub memory: bool,
+    pub pids: bool,
+}
+
+/// A group that we made. Dropping it leaves it in place; [`Group::end`] takes it away.
+#[derive(Debug)]
+pub struct Group {
+    /// v2 directory first, then those of v1 controllers.
+    dirs: Vec<PathBuf>,
+    holds: Holds,
+}
+
+/// A controller with its files: limit in v2, limit in v1.
+const CONTROLLERS: [(&str, &str, &str); 2] =
+    [("memory", "memory.max", "memory.limit_in_bytes"), ("pids", "pids.max", "pids.max")];
+
+impl Group {
+    /// Makes the group `name` below the v2 path `parent`. Limits that no controller can hold are
+    /// not an error: ask [`Group::holds`].
+    pub fn create(
+        hierarchies: &Hierarchies,
+        parent: &Path,
+        name: &str,
+        limits: &Limits,
+    ) -> Result<Self, CgroupError> {
+        let parent = hierarchies.dir(parent).ok_or(CgroupError::NoUnified)?;
+        for (controller, ..) in CONTROLLERS {
+            // Refused where the parent lacks the controller or has processes of its own.
+            let _ = write(&parent.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+        let unified = parent.join(name);
+        make(&unified)?;
+        let mut group = Self { dirs: vec![unified.clone()], holds: Holds::default() };
+        for (controller, v2_file, v1_file) in CONTROLLERS {
+            let limit = if controller == "memory" { limits.memory_bytes } else { limits.pids };
+            let held = write(&unified.join(v2_file), limit).is_ok()
+                || group.add_v1(hierarchies, controller, name, v1_file, limit);
+            match controller {
+                "memory" => group.holds.memory = held,
+                _ => group.holds.pids = held,
+            }
+        }
+        // Without these the limit still holds, only less well: swap counts on top of memory, and
+        // the kernel picks single victims.
+        let _ = write(&unified.join("memory.swap.max"), 0);
+        let _ = write(&unified.join("memory.oom.group"), 1);
+        Ok(group)
+    }
+
+    fn add_v1(
+        &mut self,
+        hierarchies: &Hierarchies,
+        controller: &str,
+        name: &str,
+        file: &str,
+        limit: u64,
+    ) -> bool {
+        // Below our own group there, so that whatever bounds us bounds it as well.
+        let Some(dir) = hierarchies.v1_home(controller).map(|home| home.join(format!("sensor-{name}")))
+        else {
+            return false;
+        };
+        if make(&dir).is_err() {
+            return false;
+        }
+        let held = write(&dir.join(file), limit).is_ok();
+        if held {
+            self.dirs.push(dir);
+        } else {
+            let _ = directory::remove(&dir, Duration::ZERO);
+        }
+        held
+    }
+
+    pub fn holds(&self) -> Holds {
+        self.holds
+    }
+
+    /// Its v2 directory.
+    pub fn dir(&self) -> &Path {
+        &self.dirs[0]
+    }
+
+    /// Its `cgroup.procs` files, opened: a child that writes `0` to each, before it becomes another
+    /// user, is in.
+    pub fn entrances(&self) -> Result<Vec<File>, CgroupError> {
+        self.dirs
+            .iter()
+            .map(|dir| {
+                let file = dir.join("cgroup.procs");
+                OpenOptions::new().write(true).open(&file).map_err(CgroupError::io("open", &file))
+            })
+            .collect()
+    }
+
+    /// Moves a process into it.
+    pub fn attach(&self, pid: u32) -> Result<(), CgroupError> {
+        self.dirs.iter().try_for_each(|dir| write(&dir.join("cgroup.procs"), pid))
+    }
+
+    /// Times that a member met the memory limit fatally, and that a fork met the pids limit.
+    pub fn casualties(&self) -> (u64, u64) {
+        let count = |file: &str, key: &str| -> u64 {
+            self.dirs
+                .iter()
+                .filter_map(|dir| std::fs::read_to_string(dir.join(file)).ok())
+                .filter_map(|text| {
+                    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+                    line.and_then(|value| value.parse::<u64>().ok())
+                })
+                .sum()
+        };
+        let memory = count("memory.events", "oom_kill") + count("memory.oom_control", "oom_kill");
+        (memory, count("pids.events", "max"))
+    }
+
+    /// Kills what lives in it, descendants that have left their session included.
+    pub fn kill(&self, patience: Duration) -> Result<(), CgroupError> {
+        self.dirs.iter().try_for_each(|dir| directory::kill(dir, patience))
+    }
+
+    /// Kills what lives in it and takes it away.
+    pub fn end(&self, patience: Duration) -> Result<(), CgroupError> {
+        self.kill(patience)?;
+        self.dirs.iter().try_for_each(|dir| directory::remove(dir, patience))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+    use crate::cgroup;
+
+    const SOON: Duration = Duration::from_secs(5);
+
+    /// A group of this test's own below the v2 root.
+    fn group(name: &str, limits: &Limits) -> Option<(Hierarchies, Group)> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("SKIP cgroup::{name}: needs root");
+            return None;
+        }
+        let host = Hierarchies::discover().unwrap();
+        if host.unified().is_none() {
+            eprintln!("SKIP cgroup::{name}: no cgroup v2 is mounted");
+            return None;
+        }
+        let name = format!("sensor-test-{name}-{}", std::process::id());
+        let made = Group::create(&host, Path::new("/"), &name, limits).unwrap();
+        Some((host, made))
+    }
+
+    #[test]
+    fn freezes_thaws_and_kills_a_real_group() {
+        let limits = Limits { memory_bytes: 64 << 20, pids: 8 };
+        let Some((host, group)) = group("freeze", &limits) else { return };
+        let mut child =
+            Command::new("sh").args(["-c", "read go; sleep 60 & sleep 60"]).stdin(Stdio::piped()).spawn().unwrap();
+        group.attach(child.id()).unwrap();
+        let path = host.path_of(child.id()).unwrap();
+        assert_eq!(host.dir(&path).unwrap(), group.dir());
+        drop(child.stdin.take());
+        while cgroup::members(group.dir(), 100).unwrap().unwrap().len() < 3 {
+            std::thread::yield_now();
+        }
+
+        cgroup::freeze(group.dir(), SOON).unwrap();
+        assert!(cgroup::frozen(group.dir()));
+        cgroup::thaw(group.dir(), SOON).unwrap();
+        assert!(!cgroup::frozen(group.dir()));
+        cgroup::freeze(group.dir(), SOON).unwrap();
+
+        // Killed though frozen, and the child that left for a session of its own as well.
+        let reaper = std::thread::spawn(move || child.wait().unwrap());
+        group.end(SOON).unwrap();
+        assert!(!reaper.join().unwrap().success());
+        assert!(!group.dir().exists());
+    }
+
+    #[test]
+    fn holds_the_limits_it_says_it_holds() {
+        let limits = Limits { memory_bytes: 64 << 20, pids: 4 };
+        let Some((_, group)) = group("limits", &limits) else { return };
+        let holds = group.holds();
+        let mut child = Command::new("sh")
+            .args(["-c", "read go; for i in 1 2 3 4 5 6 7 8; do sleep 60 & done; wait"])
+            .stdin(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        group.attach(child.id()).unwrap();
+        drop(child.stdin.take());
+        if holds.pids {
+            while group.casualties().1 == 0 {
+                std::thread::yield_now();
+            }
+            assert!(cgroup::members(group.dir(), 100).unwrap().unwrap().len() <= 4);
+        } else {
+            eprintln!("SKIP cgroup::limits: no pids controller holds here");
+        }
+        let reaper = std::thread::spawn(move || child.wait().unwrap());
+        group.end(SOON).unwrap();
+        reaper.join().unwrap();
+    }
+}
