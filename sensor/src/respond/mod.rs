@@ -1,1 +1,297 @@
-//! respond
+//! Interventions: the brake, freezing, thawing, killing, and who may never be touched.
+//!
+//! [`policy`] decides, [`Responder`] acts, [`guardian`] undoes a freeze in time even when nobody
+//! else is left. Every intervention, and every refusal of one, is a [`proto::Action`].
+
+mod brake;
+mod freeze;
+pub mod guardian;
+mod kill;
+pub mod policy;
+pub mod process;
+pub mod protect;
+#[cfg(test)]
+mod testing;
+
+use std::{
+    collections::HashMap,
+    io,
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use sensor_proto::internal::v1::Arm;
+
+use crate::{
+    cgroup::Hierarchies,
+    clock,
+    lineage::{Forest, ProcessKey},
+    proto::{self, ActionKind},
+};
+
+pub use self::freeze::Started;
+use self::{
+    brake::Sweep,
+    policy::Bucket,
+    protect::{Additions, Protection, narrow},
+};
+
+/// The kernel side as the response needs it: who lives, and the brake's marks.
+pub trait Marks: Send + Sync {
+    /// All processes that the kernel side knows (about 1 µs a process).
+    fn forest(&self) -> Forest;
+    /// Marks one process; the kernel side stops it at its next fork or exec, and its children
+    /// inherit the mark. Ignored from `until_ns` on (boot clock). `NotFound`: it is gone.
+    fn mark(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()>;
+    /// Takes its mark away. `NotFound`: it is gone.
+    fn unmark(&self, key: ProcessKey) -> io::Result<()>;
+}
+
+/// Where and how often the response may act.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// cgroup v2 paths; a process outside of all of them is never touched. Empty: the whole host.
+    pub scope: Vec<PathBuf>,
+    pub protect: Additions,
+    /// Containments that may begin in a minute.
+    pub per_minute: u32,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            scope: Vec::new(),
+            protect: Additions::default(),
+            per_minute: policy::CONTAINMENTS_PER_MINUTE,
+        }
+    }
+}
+
+/// What to contain.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// Incident id.
+    pub incident: String,
+    /// Number of the mark: unique among the containments of this boot, not 0.
+    pub mark: u32,
+    /// The culprit.
+    pub root: ProcessKey,
+    /// The process that crossed the gate, if one did: says which part of the tree must stay in when
+    /// it has to be narrowed.
+    pub leaf: Option<ProcessKey>,
+    /// When the brake expires, boot clock, ns.
+    pub brake_until_ns: u64,
+    /// Who acts and why, for the record.
+    pub by: String,
+    pub why: String,
+}
+
+/// A containment that stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Held {
+    pub incident: String,
+    pub mark: u32,
+    /// Root of what is contained; below the culprit where it had to be narrowed.
+    pub root: ProcessKey,
+    /// Directory of the group that was frozen as a whole.
+    pub cgroup: Option<PathBuf>,
+    /// Processes that it reached, parents before children.
+    pub processes: Vec<ProcessKey>,
+}
+
+/// Processes that an order to the guardian lists. All of them carry the mark as well, so more would
+/// only make the frame large.
+const MOST_LISTED: usize = 8192;
+
+impl Held {
+    /// The order that lets the guardian undo it.
+    pub fn arm(&self, thaw_ns: u64, release_ns: u64) -> Arm {
+        Arm {
+            incident: self.incident.clone(),
+            mark: self.mark,
+            thaw_ns,
+            release_ns,
+            processes: self
+                .processes
+                .iter()
+                .take(MOST_LISTED)
+                .map(|key| proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns })
+                .collect(),
+            cgroup: self
+                .cgroup
+                .as_ref()
+                .map(|dir| dir.to_string_lossy().into_owned())
+                .unwrap_or_default(),
+        }
+    }
+
+    /// What another core contained, from what its guardian handed over. `None` where that knew of no
+    /// process yet.
+    pub fn of(arm: &Arm) -> Option<Self> {
+        let processes: Vec<ProcessKey> = keys(&arm.processes);
+        Some(Self {
+            incident: arm.incident.clone(),
+            mark: arm.mark,
+            root: *processes.first()?,
+            cgroup: (!arm.cgroup.is_empty()).then(|| PathBuf::from(&arm.cgroup)),
+            processes,
+        })
+    }
+}
+
+fn keys(listed: &[proto::ProcessKey]) -> Vec<ProcessKey> {
+    listed.iter().map(|key| ProcessKey::new(key.pid, key.start_ns)).collect()
+}
+
+/// Acts on processes.
+pub struct Responder<'m> {
+    marks: &'m dyn Marks,
+    hierarchies: Hierarchies,
+    protection: Protection,
+    scope: Vec<PathBuf>,
+    bucket: Mutex<Bucket>,
+}
+
+impl<'m> Responder<'m> {
+    /// Second: what of the configuration cannot be honoured, one sentence each.
+    pub fn new(
+        marks: &'m dyn Marks,
+        hierarchies: Hierarchies,
+        options: &Options,
+    ) -> (Self, Vec<String>) {
+        let (protection, refused) = Protection::new(&options.protect);
+        let bucket = Mutex::new(Bucket::new(options.per_minute, clock::boot_ns()));
+        let scope = options.scope.clone();
+        (Self { marks, hierarchies, protection, scope, bucket }, refused)
+    }
+
+    /// The protected set; core adds its own processes to it.
+    pub fn protection(&self) -> &Protection {
+        &self.protection
+    }
+
+    /// Whether a v2 path is within the scope.
+    pub fn in_scope(&self, path: &Path) -> bool {
+        self.scope.is_empty() || self.scope.iter().any(|scope| path.starts_with(scope))
+    }
+
+    /// Contains the target's tree: [`Responder::begin`], then [`Responder::settle`].
+    pub fn contain(&self, target: &Target, armed: &mut dyn FnMut(&Held)) -> Contained {
+        match self.begin(target, armed) {
+            Ok(started) => self.settle(started, armed),
+            Err(refusal) => Contained { held: None, actions: vec![*refusal] },
+        }
+    }
+
+    /// What of the target may be contained, as the beginning of a sweep; an error is the reason why
+    /// nothing may.
+    fn admit(&self, target: &Target, forest: &Forest) -> Result<(Sweep, Option<String>), String> {
+        let tree = forest.tree(target.root);
+        if !tree.iter().any(|(node, _)| node.alive) {
+            return Err("no process of its tree lives any more".to_owned());
+        }
+        let mut views = HashMap::new();
+        let narrowed = narrow(forest, target.root, target.leaf, |node| {
+            match self.view(node.key, &mut views) {
+                View::Protected(reason) => Some(reason.clone()),
+                View::Outside | View::Open(_) => None,
+            }
+        })?;
+        if views.values().all(|view| matches!(view, View::Outside)) {
+            return Err("none of its processes is within scope.cgroup".to_owned());
+        }
+        Ok((Sweep::new(target, narrowed.root, views), narrowed.because))
+    }
+
+    /// What may be done to one process; looked up once per process and containment.
+    fn view<'v>(&self, key: ProcessKey, seen: &'v mut HashMap<ProcessKey, View>) -> &'v View {
+        seen.entry(key).or_insert_with(|| {
+            let path = self.hierarchies.path_of(key.tgid).ok();
+            // Without a readable group nothing proves that it is within the scope.
+            if !self.scope.is_empty() && !path.as_ref().is_some_and(|path| self.in_scope(path)) {
+                return View::Outside;
+            }
+            match self.protection.of(key, path.as_deref()) {
+                Some(reason) => View::Protected(reason),
+                None => View::Open(path),
+            }
+        })
+    }
+
+    fn take_token(&self) -> bool {
+        let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
+        bucket.take(clock::boot_ns())
+    }
+}
+
+/// What a containment came to.
+#[derive(Clone, Debug)]
+pub struct Contained {
+    /// `None`: refused.
+    pub held: Option<Held>,
+    /// Brake and freeze, or the refusal.
+    pub actions: Vec<proto::Action>,
+}
+
+/// How the response sees a process.
+#[derive(Clone, Debug)]
+enum View {
+    /// With its v2 path, where one could be read.
+    Open(Option<PathBuf>),
+    Outside,
+    Protected(protect::Reason),
+}
+
+/// Living processes of a containment, parents before children: the tree, and what carries the mark
+/// without being in the tree (its birth was lost).
+fn targets(forest: &Forest, root: ProcessKey, mark: u32) -> Vec<ProcessKey> {
+    let mut found: Vec<ProcessKey> = Vec::new();
+    let mut within = std::collections::HashSet::new();
+    for (node, _) in forest.tree(root) {
+        if node.alive {
+            found.push(node.key);
+            within.insert(node.key);
+        }
+    }
+    found.extend(
+        forest
+            .nodes()
+            .filter(|node| node.alive && mark != 0 && node.mark == mark)
+            .map(|node| node.key)
+            .filter(|key| !within.contains(key)),
+    );
+    found
+}
+
+/// Everything about an action but what it did.
+struct Doing<'a> {
+    kind: ActionKind,
+    by: &'a str,
+    why: &'a str,
+    started_ns: u64,
+}
+
+impl<'a> Doing<'a> {
+    fn now(kind: ActionKind, by: &'a str, why: &'a str) -> Self {
+        Self { kind, by, why, started_ns: clock::boot_ns() }
+    }
+
+    fn done(self, ok: bool, processes: u32, result: String) -> proto::Action {
+        proto::Action {
+            kind: self.kind as i32,
+            at: Some(clock::wall_of(self.started_ns)),
+            by: self.by.to_owned(),
+            why: self.why.to_owned(),
+            result,
+            started_ns: self.started_ns,
+            ended_ns: clock::boot_ns(),
+            processes,
+            ok,
+        }
+    }
+}
+
+/// `1 process`, `2 processes`.
+fn count(processes: u32) -> String {
+    format!("{processes} process{}", if processes == 1 { "" } else { "es" })
+}

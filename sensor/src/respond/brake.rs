@@ -1,0 +1,111 @@
+//! The brake: a mark on every process of a tree. The kernel side stops what forks or executes with
+//! it, and hands it on to children; a sweep catches what was born beside that.
+
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+};
+
+use super::{Marks, Responder, Target, View, process::Stat, targets};
+use crate::{
+    cgroup,
+    lineage::{Forest, ProcessKey},
+};
+
+/// Members of a group that are looked at; the largest trees that were seen had some 6,000.
+const MOST_MEMBERS: usize = 65_536;
+
+/// What a containment has reached so far.
+pub(super) struct Sweep {
+    pub root: ProcessKey,
+    pub mark: u32,
+    until_ns: u64,
+    /// How each process was seen, so that it is looked at once.
+    views: HashMap<ProcessKey, View>,
+    done: HashSet<ProcessKey>,
+    /// Marked, in the order in which they were found: parents before children in each pass.
+    pub reached: Vec<ProcessKey>,
+    /// Marked and not stopped yet.
+    pub pending: Vec<ProcessKey>,
+    /// Out of the scope, or protected: left alone.
+    pub spared: u32,
+}
+
+impl Sweep {
+    pub fn new(target: &Target, root: ProcessKey, views: HashMap<ProcessKey, View>) -> Self {
+        Self {
+            root,
+            mark: target.mark,
+            until_ns: target.brake_until_ns,
+            views,
+            done: HashSet::new(),
+            reached: Vec::new(),
+            pending: Vec::new(),
+            spared: 0,
+        }
+    }
+}
+
+impl Responder<'_> {
+    /// Marks what is new in the tree since the last pass; how many that were.
+    pub(super) fn mark_new(&self, sweep: &mut Sweep, forest: &Forest) -> u32 {
+        let before = sweep.reached.len();
+        for key in targets(forest, sweep.root, sweep.mark) {
+            if !sweep.done.insert(key) {
+                continue;
+            }
+            if !matches!(self.view(key, &mut sweep.views), View::Open(_)) {
+                sweep.spared += 1;
+            // An error: it is gone meanwhile, and there is nothing to stop.
+            } else if self.marks.mark(key, sweep.mark, sweep.until_ns).is_ok() {
+                sweep.reached.push(key);
+                sweep.pending.push(key);
+            }
+        }
+        (sweep.reached.len() - before) as u32
+    }
+
+    /// Directory of the lowest cgroup that holds all that was reached, if it holds nothing else.
+    pub(super) fn owned(&self, sweep: &mut Sweep) -> Option<PathBuf> {
+        let paths = sweep.reached.iter().map(|key| match sweep.views.get(key) {
+            Some(View::Open(Some(path))) => path.as_path(),
+            // Not known: no group can be proven to hold it.
+            _ => Path::new("/"),
+        });
+        let common = cgroup::common(paths)?;
+        // The root group cannot be frozen, and is nobody's own.
+        common.parent()?;
+        if !self.in_scope(&common) {
+            return None;
+        }
+        let dir = self.hierarchies.dir(&common)?;
+        self.owns(&dir, sweep).then_some(dir)
+    }
+
+    /// Whether every member of the group belongs to the tree, none of it spared. Marks what is new.
+    pub(super) fn owns(&self, dir: &Path, sweep: &mut Sweep) -> bool {
+        // Members before the forest: all of them were born when it is looked at.
+        let Ok(Some(members)) = cgroup::members(dir, MOST_MEMBERS) else { return false };
+        self.mark_new(sweep, &self.marks.forest());
+        let reached: HashSet<u32> = sweep.reached.iter().map(|key| key.tgid).collect();
+        let dead = |pid: u32| Stat::read(pid).map_or(true, |stat| !stat.lives());
+        !members.is_empty() && members.iter().all(|pid| reached.contains(pid) || dead(*pid))
+    }
+}
+
+/// Takes the mark off every process that carries it, those born meanwhile included; which they were.
+pub(super) fn unmark_all(marks: &dyn Marks, mark: u32) -> Vec<ProcessKey> {
+    let mut carriers = Vec::new();
+    // A child that is born during one round carries the mark in the next; it has none to give on
+    // once its parent has lost it, so three rounds are plenty.
+    for _ in 0..3 {
+        let forest = marks.forest();
+        let found = forest.nodes().filter(|node| mark != 0 && node.alive && node.mark == mark);
+        let before = carriers.len();
+        carriers.extend(found.map(|node| node.key).filter(|key| marks.unmark(*key).is_ok()));
+        if carriers.len() == before {
+            break;
+        }
+    }
+    carriers
+}
