@@ -4,9 +4,12 @@
 //! [`EvidenceLog`]. What they read has been chosen by somebody else: see [`proc`] and [`redact`].
 
 pub mod files;
+pub mod gather;
+mod kmsg;
 mod log;
 pub mod proc;
 pub mod redact;
 
+pub use gather::{Chain, Gatherer, Limits};
 pub use log::EvidenceLog;
 pub use redact::Redactor;

@@ -138,7 +138,7 @@ impl Opened {
             return (0, Vec::new());
         };
         // Since 6.2 the directory's size is the number of its entries; before, it is 0.
-        let counted = fs::fstat(&dir).ok().filter(|stat| stat.st_size > 0 && self.is_real(&dir));
+        let counted = fs::fstat(&dir).ok().filter(|stat| stat.st_size > 0 && is_real(&dir));
         let Ok(entries) = Dir::read_from(&dir) else {
             return (0, Vec::new());
         };
@@ -202,11 +202,11 @@ impl Opened {
     fn mount_dev(&self, mount: u64) -> Option<u32> {
         mount_dev(&read(&self.dir, "mountinfo", MOUNTS_LIMIT)?, mount)
     }
+}
 
-    /// Not a made-up tree.
-    fn is_real(&self, dir: &OwnedFd) -> bool {
-        fs::fstatfs(dir).is_ok_and(|stat| stat.f_type == fs::PROC_SUPER_MAGIC)
-    }
+/// Not a made-up tree.
+fn is_real(dir: &OwnedFd) -> bool {
+    fs::fstatfs(dir).is_ok_and(|stat| stat.f_type == fs::PROC_SUPER_MAGIC)
 }
 
 fn kernel_dev(major: u32, minor: u32) -> u32 {
@@ -217,6 +217,12 @@ fn kernel_dev(major: u32, minor: u32) -> u32 {
 fn read(dir: &OwnedFd, name: &str, limit: usize) -> Option<Vec<u8>> {
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let file = fs::openat(dir, name, flags, Mode::empty()).ok()?;
+    read_up_to(&file, limit).ok()
+}
+
+/// At most `limit` bytes of a file that the kernel makes or that only root writes.
+pub(super) fn read_file(path: impl AsRef<Path>, limit: usize) -> Option<Vec<u8>> {
+    let file = fs::open(path.as_ref(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     read_up_to(&file, limit).ok()
 }
 

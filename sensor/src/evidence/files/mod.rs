@@ -23,7 +23,7 @@ use crate::{
     proto::{self, evidence::Content, file_fact},
 };
 
-pub use self::project::Projects;
+pub use self::project::{Projects, homes};
 
 /// Bytes read of one file. A package.json or Makefile has a few KiB.
 pub const FILE_LIMIT: usize = 64 << 10;
@@ -32,7 +32,7 @@ pub const FILE_LIMIT: usize = 64 << 10;
 const FILES: usize = 64;
 
 /// For all files of an incident: reading them takes about 1 ms, the rest is a file server that hangs.
-const PATIENCE: Duration = Duration::from_millis(1000);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The files of one incident.
 pub struct SourceFiles<'a> {

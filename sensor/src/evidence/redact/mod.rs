@@ -88,7 +88,8 @@ impl Redactor {
                 Due::AfterColon => after(argument, b':'),
                 _ => None,
             };
-            let part = part.or_else(|| inside(program, argument));
+            let is_script = position > 0 && takes_script(program, &argv[position - 1]);
+            let part = part.or_else(|| (!is_script).then(|| inside(program, argument)).flatten());
             let (argument, more) = match part {
                 Some(start) if start < argument.len() && !is_harmless(&argument[start..]) => {
                     let span = Span { at: start..argument.len(), rule: "option" };
@@ -191,6 +192,12 @@ fn inside(program: &[u8], argument: &[u8]) -> Option<usize> {
     let name = argument[..sign].strip_prefix(b"-").unwrap_or(&argument[..sign]);
     let name = name.strip_prefix(b"-").unwrap_or(name);
     (is_plain(name) && is_secret_name(name)).then_some(sign + 1)
+}
+
+/// Whether the argument after `option` is a command line of its own.
+fn takes_script(program: &[u8], option: &[u8]) -> bool {
+    const SHELLS: [&[u8]; 8] = [b"sh", b"bash", b"dash", b"ash", b"zsh", b"ksh", b"busybox", b"su"];
+    SHELLS.contains(&program) && option.starts_with(b"-") && option.ends_with(b"c")
 }
 
 fn is_plain(name: &[u8]) -> bool {

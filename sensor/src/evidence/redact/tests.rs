@@ -125,6 +125,7 @@ fn arguments_announce_secrets() {
         assert!(!output.contains("hunter2"), "{output}");
         assert_eq!(count, 1, "{output}");
     }
+    assert!(argv(&["sh", "-ec", "TOKEN=hunter2 make all"]).0.ends_with("] make all"));
     // The next argument is another option, not the value.
     assert_eq!(argv(&["tool", "--password", "--verbose"]).1, 0);
 }
