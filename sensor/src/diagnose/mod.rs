@@ -2,7 +2,11 @@
 
 use std::path::Path;
 
-use crate::{detect::Finding, lineage::ProcessKey, proto};
+use crate::{
+    detect::Finding,
+    lineage::{FileId, ProcessKey},
+    proto,
+};
 
 /// One process of the chain from the culprit down to the crossing.
 #[derive(Clone, Debug, Default)]
@@ -13,9 +17,13 @@ pub struct Link {
     pub exec_ns: u64,
     /// As at exec, not yet redacted.
     pub argv: Vec<Vec<u8>>,
+    /// Bytes of the argument area, shown in `argv` or not.
+    pub argv_bytes: u32,
     /// Absolute, in the culprit's mount namespace; empty: unknown.
     pub cwd: Vec<u8>,
     pub exe: Vec<u8>,
+    /// Executable as device and inode; zero: unknown.
+    pub program: FileId,
     /// Hash of executable, argv and cwd; 0: never executed anything.
     pub strict: u64,
     /// Hash of executable and argv; 0 likewise.

@@ -1,1 +1,15 @@
 //! Facts about an incident, gathered in order of perishability, within bounds, redacted at the entrance.
+//!
+//! [`gather`] looks at processes and the host, [`files`] at a culprit's sources; both write into an
+//! [`EvidenceLog`]. What they read has been chosen by somebody else: see [`proc`] and [`redact`].
+
+pub mod files;
+pub mod gather;
+mod kmsg;
+mod log;
+pub mod proc;
+pub mod redact;
+
+pub use gather::{Chain, Gatherer, Limits};
+pub use log::EvidenceLog;
+pub use redact::Redactor;

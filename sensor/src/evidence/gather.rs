@@ -1,0 +1,375 @@
+//! Gathers the evidence of an incident: the tree first, for it changes from moment to moment, then
+//! the chain, the host's pressure, the kernel log.
+//!
+//! The kernel's lineage says which processes there are and what they executed; /proc adds what it
+//! still knows. Bounds in number and time hold for a tree of any size.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+use super::{
+    EvidenceLog, Redactor,
+    files::{Projects, SourceFiles, homes},
+    kmsg,
+    proc::{Opened, Proc, Target, read_file},
+};
+use crate::{
+    diagnose,
+    lineage::{FileId, Forest, Node, ProcessKey},
+    proto::{self, evidence::Content},
+};
+
+/// How much is gathered.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Processes of a tree that are listed; the others are counted.
+    pub listed: usize,
+    /// For a whole tree. One process takes about 0.1 ms, its totals alone 0.03 ms.
+    pub patience: Duration,
+    /// Open files that are named for each process.
+    pub open_files: usize,
+    /// Bytes of a command line that the kernel side did not record.
+    pub argv: usize,
+    /// Links of a chain, from the culprit down: a cycle shows within two turns.
+    pub links: usize,
+    /// Age of the oldest line of the kernel log.
+    pub kernel_log: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            // Contained recursions have below 50; 512 take 400 KiB as a record.
+            listed: 512,
+            patience: Duration::from_millis(250),
+            open_files: 16,
+            argv: 4096,
+            links: 512,
+            // The minutes before an incident.
+            kernel_log: Duration::from_mins(10),
+        }
+    }
+}
+
+/// From the culprit down to the crossing, not redacted: for the rules, never for a record.
+#[derive(Clone, Debug, Default)]
+pub struct Chain {
+    pub links: Vec<diagnose::Link>,
+    /// Links below that were left out.
+    pub omitted: usize,
+}
+
+/// Looks at processes and host.
+pub struct Gatherer {
+    redactor: Redactor,
+    limits: Limits,
+    proc: Proc,
+    homes: BTreeSet<PathBuf>,
+}
+
+impl Gatherer {
+    /// Of this host.
+    pub fn new(redactor: Redactor, limits: Limits) -> Self {
+        let passwd = read_file("/etc/passwd", 1 << 20).unwrap_or_default();
+        Self { redactor, limits, proc: Proc::default(), homes: homes(&passwd) }
+    }
+
+    /// The same with another /proc, for tests.
+    #[must_use]
+    pub fn with_proc(mut self, proc: Proc) -> Self {
+        self.proc = proc;
+        self
+    }
+
+    pub fn redactor(&self) -> &Redactor {
+        &self.redactor
+    }
+
+    /// What to stop, as people know it.
+    pub fn culprit(&self, forest: &Forest, key: ProcessKey) -> proto::Culprit {
+        let mut culprit =
+            proto::Culprit { pid: key.tgid, start_ns: key.start_ns, ..Default::default() };
+        if let Some(node) = forest.get(key) {
+            let link = self.links(forest, &[node]).pop().unwrap_or_default();
+            culprit.argv = self.redactor.argv(&link.argv).0;
+            culprit.cwd = link.cwd;
+            culprit.exe = link.exe;
+        }
+        if let Some(opened) = self.proc.open(key) {
+            culprit.comm = sensor_proto::json::escape(&opened.stat.comm);
+            culprit.cgroup = opened.cgroup();
+            culprit.uid = opened.status().uid;
+            if culprit.cwd.is_empty() {
+                culprit.cwd = opened.cwd().map(|cwd| cwd.path).unwrap_or_default();
+            }
+            if culprit.exe.is_empty() {
+                culprit.exe = opened.exe().map(|exe| exe.path).unwrap_or_default();
+            }
+        }
+        culprit
+    }
+
+    /// The living processes of a tree, and their totals. Threads and bytes are those that could be
+    /// read in time; a process that could not counts as one thread.
+    pub fn tree(&self, forest: &Forest, root: ProcessKey) -> (proto::Evidence, proto::Tree) {
+        let began = Instant::now();
+        let mut totals = proto::Tree::default();
+        let mut tree = proto::ProcessTree::default();
+        let (mut redactions, mut truncated) = (0, false);
+        for (node, depth) in forest.tree(root).into_iter().filter(|(node, _)| node.alive) {
+            totals.processes += 1;
+            totals.depth = totals.depth.max(depth);
+            let in_time = began.elapsed() < self.limits.patience;
+            truncated |= !in_time;
+            let (threads, anon) = if in_time && tree.processes.len() < self.limits.listed {
+                let (process, more) = self.process(node, depth);
+                redactions += more;
+                let sums = (process.threads, process.anon_bytes);
+                tree.processes.push(process);
+                sums
+            } else {
+                tree.omitted += 1;
+                let opened = in_time.then(|| self.proc.open(node.key)).flatten();
+                opened.map_or((0, 0), |opened| (opened.stat.threads, opened.status().anon))
+            };
+            totals.threads += threads.max(1);
+            totals.anon_bytes += anon;
+        }
+        let evidence = proto::Evidence {
+            name: "tree".to_owned(),
+            source: "lineage, /proc/PID".to_owned(),
+            truncated: truncated || tree.omitted > 0,
+            redactions,
+            content: Some(Content::Tree(tree)),
+            ..Default::default()
+        };
+        (evidence, totals)
+    }
+
+    /// From the culprit down to `leaf`; without one, or when it is in another tree, to the deepest
+    /// living process.
+    pub fn chain(&self, forest: &Forest, culprit: ProcessKey, leaf: Option<ProcessKey>) -> Chain {
+        let deepest = || {
+            let tree = forest.tree(culprit);
+            tree.iter().rev().find(|(node, _)| node.alive).map_or(culprit, |(node, _)| node.key)
+        };
+        let nodes = leaf
+            .and_then(|leaf| forest.chain(culprit, leaf))
+            .or_else(|| forest.chain(culprit, deepest()))
+            .unwrap_or_default();
+        let kept = nodes.len().min(self.limits.links);
+        Chain { links: self.links(forest, &nodes[..kept]), omitted: nodes.len() - kept }
+    }
+
+    /// The chain as evidence.
+    pub fn chain_evidence(&self, chain: &Chain) -> proto::Evidence {
+        let mut redactions = 0;
+        let links = chain.links.iter().map(|link| {
+            let (argv, more) = self.redactor.argv(&link.argv);
+            redactions += more;
+            proto::Link {
+                process: Some(key(link.key)),
+                alive: link.alive,
+                exec_ns: link.exec_ns,
+                argv,
+                argv_bytes: link.argv_bytes,
+                cwd: link.cwd.clone(),
+                exe: link.exe.clone(),
+            }
+        });
+        let links = links.collect();
+        proto::Evidence {
+            name: "chain".to_owned(),
+            source: "lineage".to_owned(),
+            truncated: chain.omitted > 0,
+            redactions,
+            content: Some(Content::Chain(proto::Chain { links })),
+            ..Default::default()
+        }
+    }
+
+    /// The files that rules may look at to explain this chain. Answers go into `log`.
+    pub fn source_files<'a>(&'a self, chain: &Chain, log: &'a mut EvidenceLog) -> SourceFiles<'a> {
+        let cwds = chain.links.iter().map(|link| link.cwd.as_slice());
+        let projects = Projects::new(cwds, &self.homes);
+        let living: Vec<ProcessKey> =
+            chain.links.iter().filter(|link| link.alive).map(|link| link.key).collect();
+        SourceFiles::new(&self.proc, &living, projects, &self.redactor, log)
+    }
+
+    /// Stalls of the host (PSI); `None` where the kernel does not measure them.
+    pub fn pressure(&self) -> Option<proto::Evidence> {
+        let root = self.proc.root().join("pressure");
+        let mut text = Vec::new();
+        for resource in ["cpu", "memory", "io"] {
+            let part = read_file(root.join(resource), 4096)?;
+            for line in part.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                text.extend_from_slice(resource.as_bytes());
+                text.push(b' ');
+                text.extend_from_slice(line);
+                text.push(b'\n');
+            }
+        }
+        Some(plain("pressure", "/proc/pressure", text))
+    }
+
+    pub fn meminfo(&self) -> Option<proto::Evidence> {
+        let text = read_file(self.proc.root().join("meminfo"), 16 << 10)?;
+        Some(plain("meminfo", "/proc/meminfo", text))
+    }
+
+    /// The end of the kernel log; `None` where it cannot be read.
+    pub fn kernel_log(&self) -> Option<proto::Evidence> {
+        let (text, truncated) = kmsg::tail(self.limits.kernel_log)?;
+        let (text, redactions) = self.redactor.text(&text);
+        Some(proto::Evidence { truncated, redactions, ..plain("kernel_log", "/dev/kmsg", text) })
+    }
+
+    fn process(&self, node: &Node, depth: u32) -> (proto::Process, u32) {
+        let mut process = proto::Process {
+            pid: node.key.tgid,
+            start_ns: node.key.start_ns,
+            parent: node.parent.map(key),
+            threads: 1,
+            depth,
+            ..Default::default()
+        };
+        // Programs rewrite their arguments; what they were at exec says more, and costs no lock.
+        let mut argv = node.exec.as_ref().map(|exec| exec.argv.clone()).unwrap_or_default();
+        let mut redactions = 0;
+        if let Some(opened) = self.proc.open(node.key) {
+            let status = opened.status();
+            process.ppid = opened.stat.ppid;
+            process.comm = sensor_proto::json::escape(&opened.stat.comm);
+            process.state = opened.stat.state.to_string();
+            process.threads = opened.stat.threads;
+            process.rss_bytes = status.rss;
+            process.anon_bytes = status.anon;
+            process.uid = status.uid;
+            process.cgroup = opened.cgroup();
+            process.cwd = opened.cwd().map(|cwd| cwd.path).unwrap_or_default();
+            process.exe = opened.exe().map(|exe| exe.path).unwrap_or_default();
+            let (fds, open_files) = opened.files(self.limits.open_files);
+            process.fds = fds;
+            for file in open_files {
+                let (file, more) = self.redactor.text(&file);
+                process.open_files.push(file);
+                redactions += more;
+            }
+            if argv.is_empty() {
+                argv = opened.argv(self.limits.argv).0;
+            }
+        }
+        let (argv, more) = self.redactor.argv(&argv);
+        process.argv = argv;
+        (process, redactions + more)
+    }
+
+    /// Paths come from processes that still are where they were at exec, by device and inode; one
+    /// that has moved on or died had the path that another has for the same directory.
+    fn links(&self, forest: &Forest, nodes: &[&Node]) -> Vec<diagnose::Link> {
+        // Whoever started the culprit often stands where it began.
+        let above = nodes.first().map(|node| forest.ancestry(node.key)).unwrap_or_default();
+        let mut known = Paths::default();
+        for node in above.into_iter().skip(1).take(4) {
+            known.look(node, self.open(node).as_ref());
+        }
+        let seen: Vec<(Place, Place, Vec<Vec<u8>>)> = nodes
+            .iter()
+            .map(|node| {
+                let opened = self.open(node);
+                let (cwd, exe) = known.look(node, opened.as_ref());
+                let argv = match (&node.exec, opened) {
+                    (Some(exec), _) if !exec.argv.is_empty() => exec.argv.clone(),
+                    // Was there before the sensor; a mere fork would only show its parent's.
+                    (_, Some(opened)) if node.adopted => opened.argv(self.limits.argv).0,
+                    _ => Vec::new(),
+                };
+                (cwd, exe, argv)
+            })
+            .collect();
+        let link = |(node, (cwd, exe, argv)): (&&Node, (Place, Place, Vec<Vec<u8>>))| {
+            let bytes = argv.iter().map(|argument| argument.len() as u32 + 1).sum();
+            let exec = node.exec.as_ref();
+            diagnose::Link {
+                key: node.key,
+                alive: node.alive,
+                exec_ns: exec.map_or(0, |exec| exec.at_ns),
+                argv_bytes: exec.map_or(bytes, |exec| exec.argv_bytes),
+                argv,
+                cwd: known.path(cwd),
+                exe: known.path(exe),
+                program: exec.map(|exec| exec.exe).unwrap_or_default(),
+                strict: exec.map_or(0, |exec| exec.strict),
+                loose: exec.map_or(0, |exec| exec.loose),
+            }
+        };
+        nodes.iter().zip(seen).map(link).collect()
+    }
+
+    fn open(&self, node: &Node) -> Option<Opened> {
+        node.alive.then(|| self.proc.open(node.key)).flatten()
+    }
+}
+
+/// A file that a process has or had, if anything is known.
+enum Place {
+    Path(Vec<u8>),
+    Id(FileId),
+}
+
+/// Paths of files that processes are known to hold.
+#[derive(Default)]
+struct Paths(HashMap<FileId, Vec<u8>>);
+
+impl Paths {
+    /// Working directory and executable at exec.
+    fn look(&mut self, node: &Node, opened: Option<&Opened>) -> (Place, Place) {
+        let (cwd, exe) = node.exec.as_ref().map(|exec| (exec.cwd, exec.exe)).unwrap_or_default();
+        let of = |target: fn(&Opened) -> Option<Target>| {
+            opened.and_then(|opened| Some((opened, target(opened)?)))
+        };
+        (self.place(of(Opened::cwd), cwd), self.place(of(Opened::exe), exe))
+    }
+
+    fn place(&mut self, held: Option<(&Opened, Target)>, id: FileId) -> Place {
+        let Some((opened, target)) = held else {
+            return Place::Id(id);
+        };
+        let unknown = id == FileId::default();
+        // A removed directory has no path any more.
+        if target.deleted || !(unknown || opened.is(&target, id)) {
+            return Place::Id(id);
+        }
+        if !unknown {
+            self.0.entry(id).or_insert_with(|| target.path.clone());
+        }
+        Place::Path(target.path)
+    }
+
+    fn path(&self, place: Place) -> Vec<u8> {
+        match place {
+            Place::Path(path) => path,
+            Place::Id(id) => self.0.get(&id).cloned().unwrap_or_default(),
+        }
+    }
+}
+
+fn key(key: ProcessKey) -> proto::ProcessKey {
+    proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns }
+}
+
+fn plain(name: &str, source: &str, text: Vec<u8>) -> proto::Evidence {
+    proto::Evidence {
+        name: name.to_owned(),
+        source: source.to_owned(),
+        content: Some(Content::Text(text)),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;
