@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Loading and checking the programs takes 1–2 s here, ten times that in an emulated machine.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 
 /// An orderly end: the log is written out, the processes are told.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -55,10 +55,10 @@ impl Sensor {
         // The socket decides who may talk to it, not the path to it.
         open_to_all(base.path())?;
         let config = format!(
-            "state_dir = {:?}\nruntime_dir = {:?}\n\n[scope]\ncgroup = [{:?}]\n\n{more}\n",
-            base.path().join("state"),
-            base.path().join("run"),
-            cage.path(),
+            "state_dir = \"{base}/state\"\nruntime_dir = \"{base}/run\"\n\n\
+             [scope]\ncgroup = [\"{scope}\"]\n\n{more}\n",
+            base = base.path().display(),
+            scope = cage.path(),
         );
         fs::write(base.path().join("sensor.toml"), config)?;
         let group = Cage::new(Limits::NONE)?;
@@ -167,17 +167,16 @@ impl Sensor {
             found = last.as_ref().ok().and_then(|all| all.iter().find(|one| wanted(one)).cloned());
             found.is_some()
         });
-        let brief = |all: &Vec<Value>| {
-            all.iter()
-                .map(|one| {
-                    format!("{} {} {}: {}\n", one["id"], one["kind"], one["state"], one["summary"])
-                })
-                .collect::<String>()
+        let brief = |one: &Value| {
+            format!("{} {} {}: {}", one["id"], one["kind"], one["state"], one["summary"])
         };
         match (found, last) {
             (Some(incident), _) => Ok(incident),
             (None, Err(error)) => Err(error),
-            (None, Ok(all)) => bail!("no such incident in {limit:?}, but:\n{}", brief(&all)),
+            (None, Ok(all)) => {
+                let all: Vec<String> = all.iter().map(brief).collect();
+                bail!("no such incident in {limit:?}, but {all:#?}")
+            }
         }
     }
 

@@ -1,12 +1,12 @@
 //! The workloads are what they are labelled, without any sensor: a runaway grows until its cage
 //! stops it, so that a test that sees it stopped early has seen the sensor; honest work ends well.
 
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 use tests::{
     Cage, Limits, Workload, needs,
     run::until,
-    workloads::{cargo, git, make, npm, script},
+    workloads::{cargo, crowd, git, make, npm, script},
 };
 
 /// More processes than the sensor lets any of them have.
@@ -36,7 +36,7 @@ fn ends_well(workload: anyhow::Result<Workload>) {
     let workload = workload.unwrap();
     let cage = Cage::new(Limits::tasks(1000)).unwrap();
     let mut running = workload.start(&cage).unwrap();
-    let status = running.wait(Duration::from_secs(120)).unwrap();
+    let status = running.wait(Duration::from_mins(2)).unwrap();
     assert!(status.success(), "{:?}: {status}: {}", workload.argv, workload.output());
     assert!(cage.empties_within(Duration::from_secs(5)), "{:?} left something", workload.argv);
     assert_eq!(cage.refused_forks().unwrap(), 0, "{:?} met the cage's limit", workload.argv);
@@ -136,4 +136,34 @@ fn cargo_build_ends() {
 fn npm_ci_ends() {
     needs!("npm", "node");
     ends_well(npm::clean_install());
+}
+
+#[test]
+fn a_crowd_comes_and_goes_with_its_cage() {
+    needs!("cc");
+    let count = 2000;
+    let work = crowd::of(count).unwrap();
+    let cage = Cage::new(crowd::limits(count)).unwrap();
+    let _running = crowd::start(&work, &cage).unwrap();
+    assert_eq!(cage.count(), count as usize + 1, "its members, and the one that made them");
+    let directory = cage.directory().to_path_buf();
+    drop(cage);
+    assert!(!directory.exists(), "the cage is still there");
+}
+
+#[test]
+fn a_cage_ends_with_its_owner() {
+    needs!();
+    let cage = Cage::new(Limits::tasks(30)).unwrap();
+    let (work, file) = script::ticker().unwrap();
+    let mut running = work.start(&cage).unwrap();
+    let ticks = || fs::metadata(&file).map_or(0, |file| file.len());
+    assert!(until(Duration::from_secs(5), || ticks() > 3), "{}", work.output());
+    // It is killed even where it stands still.
+    fs::write(cage.directory().join("cgroup.freeze"), "1").unwrap();
+    drop(cage);
+    running.wait(Duration::from_secs(5)).unwrap();
+    let end = ticks();
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(ticks(), end, "it still writes");
 }

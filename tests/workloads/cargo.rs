@@ -1,5 +1,7 @@
 //! A small build.
 
+use std::fmt::Write as _;
+
 use anyhow::Result;
 
 use super::Workload;
@@ -23,10 +25,10 @@ pub fn small() -> Result<Workload> {
         )?;
         main.insert_str(0, &format!("mod {module};\n"));
     }
-    let calls: String = modules
-        .iter()
-        .map(|module| format!("    println!(\"{{}}\", {module}::sum(&[1, 2]));\n"))
-        .collect();
+    let mut calls = String::new();
+    for module in &modules {
+        writeln!(calls, "    println!(\"{{}}\", {module}::sum(&[1, 2]));")?;
+    }
     work.write("src/main.rs", &format!("{main}\nfn main() {{\n{calls}}}\n"))?;
     work.write("build.rs", "fn main() {\n    println!(\"cargo:rerun-if-changed=build.rs\");\n}\n")?;
     // cargo and rustup find their own home; settings that our own build was given are not passed on.

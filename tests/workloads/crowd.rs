@@ -14,7 +14,7 @@ use crate::{
 const BYTES_EACH: u64 = 128 << 10;
 
 /// 20,000 forks take 3–6 s here.
-const READY_LIMIT: Duration = Duration::from_secs(120);
+const READY_LIMIT: Duration = Duration::from_mins(2);
 
 /// So many processes that wait for ever.
 pub fn of(count: u32) -> Result<Workload> {
@@ -23,7 +23,7 @@ pub fn of(count: u32) -> Result<Workload> {
     let program = work.path().join("crowd");
     let mut compiler = Command::new("cc");
     compiler.args(["-O2", "-static", "-o"]).arg(&program).arg(source);
-    run(&mut compiler, Duration::from_secs(60))?.success().context("cannot compile crowd.c")?;
+    run(&mut compiler, Duration::from_mins(1))?.success().context("cannot compile crowd.c")?;
     Ok(work.runs([program.into_os_string(), count.to_string().into()]))
 }
 

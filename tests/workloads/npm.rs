@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// The registry may be slow; without it, none of these workloads can be made.
-const FETCH_LIMIT: Duration = Duration::from_secs(180);
+const FETCH_LIMIT: Duration = Duration::from_mins(3);
 
 /// What the recursive project of the story used to run scripts side by side.
 const CONCURRENTLY: &str = "concurrently@9.2.1";
