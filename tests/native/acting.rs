@@ -1,0 +1,214 @@
+//! What the command line does to processes.
+
+use std::{fs, path::PathBuf, thread, time::Duration};
+
+use serde_json::Value;
+use tests::{
+    Cage, Limits, Sensor, needs, process,
+    run::until,
+    workloads::{Running, script},
+};
+
+use crate::support::{
+    CATCH, EFFECT, catches_a_planted_recursion, comes, contained, id, killed, plant, resolved,
+    stands_still,
+};
+
+/// A small tree that shows that it runs: one of it writes ten times a second.
+struct Ticker {
+    _work: tests::Workload,
+    running: Running,
+    file: PathBuf,
+}
+
+impl Ticker {
+    fn start(cage: &Cage) -> Self {
+        let (work, file) = script::ticker().unwrap();
+        let running = work.start(cage).unwrap();
+        let ticker = Self { _work: work, running, file };
+        comes("the first tick", EFFECT, || ticker.ticks() > 0);
+        ticker
+    }
+
+    fn ticks(&self) -> u64 {
+        fs::metadata(&self.file).map_or(0, |file| file.len())
+    }
+
+    fn runs(&self) -> bool {
+        let before = self.ticks();
+        until(EFFECT, || self.ticks() > before + 3)
+    }
+
+    fn stands(&self) -> bool {
+        // A write that had begun may come to its end.
+        thread::sleep(Duration::from_millis(100));
+        let before = self.ticks();
+        thread::sleep(Duration::from_secs(1));
+        self.ticks() == before
+    }
+}
+
+fn trigger(sensor: &Sensor, pid: u32) -> Value {
+    let pid = pid.to_string();
+    sensor.json(&["trigger", "--pid", &pid, "--why", "a test asks", "--json"]).unwrap()
+}
+
+fn state(sensor: &Sensor, incident: &Value) -> String {
+    sensor.show(id(incident)).unwrap()["state"].as_str().unwrap().to_owned()
+}
+
+fn acts_on(cage: &Cage, ticker: &Ticker) {
+    let sensor = Sensor::start(cage, "").unwrap();
+    let incident = trigger(&sensor, ticker.running.pid());
+    assert_eq!(incident["kind"], "manual");
+    assert_eq!(incident["culprit"]["pid"], ticker.running.pid());
+    assert!(ticker.runs(), "a manual incident stops nothing by itself");
+
+    sensor.output(&["freeze", id(&incident), "--yes"]).unwrap();
+    assert!(ticker.stands(), "it runs after a freeze");
+    assert_eq!(state(&sensor, &incident), "contained");
+
+    sensor.output(&["thaw", id(&incident)]).unwrap();
+    assert!(ticker.runs(), "it stands after a thaw");
+    assert_eq!(state(&sensor, &incident), "open");
+
+    sensor.output(&["freeze", id(&incident), "--yes"]).unwrap();
+    assert!(ticker.stands(), "it runs after a second freeze");
+    sensor.output(&["kill", id(&incident), "--yes"]).unwrap();
+    let gone = || matches!(process::state(ticker.running.pid()), None | Some('Z'));
+    comes("the end of what was killed", EFFECT, gone);
+    resolved(&sensor, &incident);
+
+    let actions = sensor.show(id(&incident)).unwrap()["actions"].clone();
+    let kinds: Vec<&str> =
+        actions.as_array().unwrap().iter().filter_map(|one| one["kind"].as_str()).collect();
+    for kind in ["freeze", "thaw", "kill"] {
+        assert!(kinds.contains(&kind), "{kind} is not among {kinds:?}");
+    }
+    let by = actions[0]["by"].as_str().unwrap();
+    assert!(by.contains("root"), "by whom: {by}");
+}
+
+#[test]
+fn freeze_thaw_kill_a_tree_that_has_its_cgroup() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let ticker = Ticker::start(&cage);
+    acts_on(&cage, &ticker);
+    assert!(cage.empties_within(EFFECT));
+}
+
+#[test]
+fn freeze_thaw_kill_a_tree_beside_others() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let ticker = Ticker::start(&cage);
+    let neighbour = Ticker::start(&cage);
+    acts_on(&cage, &ticker);
+    assert!(neighbour.runs(), "the neighbour was met");
+}
+
+#[test]
+fn resolve_lets_go() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let ticker = Ticker::start(&cage);
+    let incident = trigger(&sensor, ticker.running.pid());
+    sensor.output(&["freeze", id(&incident), "--yes"]).unwrap();
+    assert!(ticker.stands());
+    sensor.output(&["resolve", id(&incident)]).unwrap();
+    resolved(&sensor, &incident);
+    assert!(ticker.runs(), "what was resolved stands still");
+}
+
+#[test]
+fn a_question_needs_a_terminal() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let ticker = Ticker::start(&cage);
+    let incident = trigger(&sensor, ticker.running.pid());
+    for verb in ["freeze", "kill"] {
+        let said = sensor.call(&[verb, id(&incident)]).unwrap();
+        assert!(!said.status.success() && said.stderr.contains("--yes"), "{verb}: {said:?}");
+    }
+    assert!(ticker.runs());
+    let said = sensor.call(&["show", "nosuchincident"]).unwrap();
+    assert_eq!(said.status.code(), Some(1), "{said:?}");
+    assert_eq!(said.stderr.trim().lines().count(), 1, "{said:?}");
+}
+
+#[test]
+fn nothing_outside_of_the_scope_is_met() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let elsewhere = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let ticker = Ticker::start(&elsewhere);
+    let pid = ticker.running.pid().to_string();
+    let said = sensor.call(&["trigger", "--pid", &pid, "--why", "a test asks", "--json"]).unwrap();
+    if said.status.success() {
+        let incident: Value = serde_json::from_str(&said.stdout).unwrap();
+        let said = sensor.call(&["freeze", id(&incident), "--yes"]).unwrap();
+        assert!(!said.status.success(), "{said:?}");
+    }
+    assert!(ticker.runs(), "a process outside of the scope was stopped");
+
+    let recursion = script::line(20).unwrap();
+    let running = recursion.start(&elsewhere).unwrap();
+    comes("a recursion elsewhere", CATCH, || elsewhere.count() > 40);
+    let about = |one: &Value| one["culprit"]["pid"] == running.pid();
+    assert!(!sensor.incidents().unwrap().iter().any(about));
+    elsewhere.clear().unwrap();
+    catches_a_planted_recursion(&sensor, &cage);
+}
+
+#[test]
+fn pause_means_hands_off_until_resume() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let mut sensor = Sensor::start(&cage, "").unwrap();
+    sensor.output(&["pause"]).unwrap();
+    sensor.stop().unwrap();
+    sensor.restart().unwrap();
+    assert_eq!(sensor.status().unwrap()["paused"], true, "a restart forgot the pause");
+
+    let (_work, running) = plant(&cage);
+    let incident = sensor
+        .wait_for(CATCH, |one| one["kind"] == "recursion" && one["culprit"]["pid"] == running.pid())
+        .unwrap();
+    // It goes on: twice the processes that a containment asks for.
+    comes("growth", CATCH, || cage.count() >= 24);
+    assert_eq!(state(&sensor, &incident), "open");
+    // A person may still act.
+    sensor.output(&["freeze", id(&incident), "--yes"]).unwrap();
+    stands_still(&cage);
+    killed(&sensor, &cage, &incident);
+
+    sensor.output(&["resume"]).unwrap();
+    assert_eq!(sensor.status().unwrap()["paused"], false);
+    catches_a_planted_recursion(&sensor, &cage);
+}
+
+#[test]
+fn a_contained_tree_can_be_thawed_and_is_caught_again() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let (_work, running) = plant(&cage);
+    let incident = contained(&sensor, running.pid());
+    stands_still(&cage);
+    sensor.output(&["thaw", id(&incident)]).unwrap();
+    // It was a runaway and still is one: the same incident, contained once more.
+    let again = sensor
+        .wait_for(CATCH, |one| {
+            let freezes = one["actions"].as_array().map_or(0, |actions| {
+                actions.iter().filter(|action| action["kind"] == "freeze").count()
+            });
+            one["id"] == incident["id"] && one["state"] == "contained" && freezes >= 2
+        })
+        .unwrap();
+    assert_eq!(cage.refused_forks().unwrap(), 0);
+    killed(&sensor, &cage, &again);
+}

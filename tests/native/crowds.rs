@@ -1,0 +1,97 @@
+//! More processes than usual, and more than there is room for.
+
+use std::time::Duration;
+
+use tests::{
+    Cage, Limits, Sensor, needs, process, skip,
+    watch::number,
+    workloads::{crowd, script},
+};
+
+use crate::support::{EFFECT, catches_a_planted_recursion, contained, id, resolved};
+
+/// Of the design's idle budget at 10,000 processes (80 MiB), twice, for twice as many.
+const MEMORY_LIMIT_KIB: u64 = 160 << 10;
+
+/// Room in the smallest table that the configuration allows.
+const ROOM: u32 = 1024;
+
+#[test]
+fn twenty_thousand_processes() {
+    needs!("cc");
+    let count = 20_000;
+    let most = std::fs::read_to_string("/proc/sys/kernel/pid_max").unwrap();
+    if most.trim().parse::<u32>().unwrap() < count + 5000 {
+        skip::note(tests::test_name!(), "the kernel has no room for 20,000 processes");
+        return;
+    }
+    let crowded = Cage::new(crowd::limits(count)).unwrap();
+    let cage = Cage::new(Limits::default()).unwrap();
+    // Half of what is there is known from the start, half is seen to come.
+    let half = crowd::of(count / 2).unwrap();
+    let _first = crowd::start(&half, &crowded).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let _second = crowd::start(&half, &crowded).unwrap();
+
+    let status = sensor.status().unwrap();
+    let known = status["processes"].as_u64().unwrap();
+    assert!(known >= u64::from(count), "{known} processes known: {status:#}");
+    catches_a_planted_recursion(&sensor, &cage);
+    let used: u64 = sensor
+        .processes()
+        .iter()
+        .filter_map(|pid| process::field(format!("/proc/{pid}/smaps_rollup"), "Pss_Anon"))
+        .sum();
+    assert!(used <= MEMORY_LIMIT_KIB, "the daemon uses {used} KiB");
+    assert!(sensor.incidents().unwrap().iter().all(|one| one["kind"] == "recursion"));
+}
+
+#[test]
+fn a_crowd_inside_the_tree_that_is_contained() {
+    needs!("cc");
+    let count = 3000;
+    let many = crowd::of(count).unwrap();
+    let cage = Cage::new(crowd::limits(count)).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    // The recursion's own script starts the crowd first.
+    let work = script::line_after(20, &many.argv).unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = contained(&sensor, running.pid());
+    let processes = incident["tree"]["processes"].as_u64().unwrap();
+    assert!(processes >= u64::from(count), "{processes} processes in the tree");
+    sensor.output(&["kill", id(&incident), "--yes"]).unwrap();
+    assert!(cage.empties_within(EFFECT), "{} processes survive", cage.count());
+    resolved(&sensor, &incident);
+}
+
+#[test]
+fn a_full_table_is_counted_and_said() {
+    needs!("cc");
+    let count = 3 * ROOM;
+    let work = crowd::of(count).unwrap();
+    let cage = Cage::new(crowd::limits(count)).unwrap();
+    let sensor = Sensor::start(&cage, &format!("[kernel]\nmax_processes = {ROOM}")).unwrap();
+    let mut watch = sensor.watch(0).unwrap();
+    let running = crowd::start(&work, &cage).unwrap();
+
+    let lost = watch
+        .find(Duration::from_secs(20), |record| {
+            record["kind"] == "lost" && record["lost"]["reason"] == "table_full"
+        })
+        .unwrap();
+    assert!(number(&lost.record["lost"]["count"]).unwrap() > 0);
+    let status = sensor.status().unwrap();
+    let losses = status["losses"].as_array().unwrap();
+    let full = losses.iter().find(|loss| loss["reason"] == "table_full").unwrap();
+    // Those that did not fit: all of the crowd but the room, and at most all of it.
+    let missing = number(&full["count"]).unwrap();
+    assert!(
+        missing >= u64::from(count - ROOM) && missing <= u64::from(count) + u64::from(ROOM),
+        "{missing} of {count} did not fit into {ROOM}"
+    );
+
+    // With room again, it is as before.
+    drop(running);
+    cage.clear().unwrap();
+    catches_a_planted_recursion(&sensor, &cage);
+}

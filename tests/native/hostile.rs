@@ -1,0 +1,125 @@
+//! Input that was made to break or to mislead.
+
+use std::{
+    ffi::{OsStr, OsString},
+    fs,
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+};
+
+use tests::{Cage, Limits, Sensor, names, needs, workloads::script};
+
+use crate::support::{CATCH, contained, id, killed};
+
+/// The longest single argument that the kernel takes: 128 KiB with the byte that ends it.
+const LONGEST: usize = (128 << 10) - 1;
+
+/// All that a daemon says about an incident, to people and to programs.
+fn everything(sensor: &Sensor, id: &str) -> Vec<(String, String)> {
+    let mut all: Vec<(String, String)> = [
+        &["show", id][..],
+        &["show", id, "--json"],
+        &["evidence", id],
+        &["evidence", id, "--json"],
+        &["incidents"],
+        &["incidents", "--json"],
+    ]
+    .iter()
+    .map(|arguments| (arguments.join(" "), sensor.output(arguments).unwrap()))
+    .collect();
+    let mut watch = sensor.watch(0).unwrap();
+    let resolved = |record: &serde_json::Value| record["transition"]["to"] == "resolved";
+    watch.find(CATCH, resolved).unwrap();
+    let records: Vec<String> =
+        watch.kill().into_iter().map(|arrival| arrival.record.to_string()).collect();
+    all.push(("watch --json".into(), records.join("\n")));
+    all
+}
+
+/// The bytes of everything that the daemon keeps.
+fn on_disk(sensor: &Sensor) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for entry in fs::read_dir(sensor.state_directory()).unwrap() {
+        let entry = entry.unwrap();
+        if entry.file_type().unwrap().is_file() {
+            bytes.extend(fs::read(entry.path()).unwrap());
+        }
+    }
+    assert!(!bytes.is_empty(), "the daemon keeps nothing");
+    bytes
+}
+
+fn contains(bytes: &[u8], needle: &[u8]) -> bool {
+    bytes.windows(needle.len()).any(|window| window == needle)
+}
+
+#[test]
+fn arguments_that_lie_and_leak() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    // A GitHub token has 36 letters and digits behind its prefix.
+    let token = format!("{}{}{}Aa1Bb2", names::word(), names::word(), names::word());
+    let secrets = [names::word(), names::word(), names::word(), token];
+    let arguments: Vec<OsString> = vec![
+        "--password".into(),
+        secrets[0].clone().into(),
+        format!("--api-token={}", secrets[1]).into(),
+        format!("https://someone:{}@example.com/", secrets[2]).into(),
+        format!("ghp_{}", secrets[3]).into(),
+        // Clears a terminal, sets its title, and writes over what stands there.
+        "\x1b[2J\x1b]0;title\x07\rnothing to see".into(),
+        "two\nlines\tand {\"json\": true}".into(),
+        OsStr::from_bytes(b"\xff\xfe\x80 not UTF-8 \xc3\x28").into(),
+        // Reads from right to left.
+        "\u{202e}txt.exe\u{2069}".into(),
+        OsString::new(),
+        OsString::from_vec(vec![b'x'; LONGEST]),
+    ];
+    let work = script::line_with(20, &arguments).unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = contained(&sensor, running.pid());
+    killed(&sensor, &cage, &incident);
+
+    for (call, text) in everything(&sensor, id(&incident)) {
+        let odd = text.chars().find(|one| one.is_control() && *one != '\n');
+        assert_eq!(odd, None, "a control character in `{call}`");
+        assert!(!text.contains('\u{202e}'), "a change of direction in `{call}`");
+        for secret in &secrets {
+            assert!(!text.contains(secret.as_str()), "{secret} leaked through `{call}`");
+        }
+    }
+    let kept = on_disk(&sensor);
+    for secret in &secrets {
+        assert!(!contains(&kept, secret.as_bytes()), "{secret} is on the disk");
+        assert!(!sensor.log_tail().contains(secret.as_str()), "{secret} is in the daemon's log");
+    }
+    // The search itself works: what is no secret is there.
+    let path = work.names[0].as_bytes();
+    assert!(contains(&kept, path), "the script's path is not on the disk");
+}
+
+#[test]
+fn a_working_directory_that_is_gone() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let mut work = script::line(20).unwrap();
+    work.cwd = work.directory.path().join(names::word());
+    fs::create_dir(&work.cwd).unwrap();
+    let running = work.start(&cage).unwrap();
+    fs::remove_dir(&work.cwd).unwrap();
+    let incident = contained(&sensor, running.pid());
+    killed(&sensor, &cage, &incident);
+}
+
+#[test]
+fn names_that_look_like_something_else() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    // In /proc/PID/stat the name stands in brackets, and fields follow.
+    let work = script::line_named(20, ") R 1 1\n(").unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = contained(&sensor, running.pid());
+    killed(&sensor, &cage, &incident);
+}

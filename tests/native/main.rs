@@ -1,0 +1,23 @@
+//! End-to-end tests on the machine at hand: `cargo test -p tests --test native -- --test-threads=1`.
+//! They need root and a built `sensor` (`SENSOR_BIN`, or the newest in `target`).
+
+#[cfg(test)]
+mod acting;
+#[cfg(test)]
+mod crash;
+#[cfg(test)]
+mod crowds;
+#[cfg(test)]
+mod hostile;
+#[cfg(test)]
+mod investigation;
+#[cfg(test)]
+mod left_alone;
+#[cfg(test)]
+mod recursion;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod watching;
+#[cfg(test)]
+mod workloads;

@@ -1,0 +1,134 @@
+//! Recursions of every family: the right kind, the right culprit, contained early, explained, and
+//! gone when told so.
+
+use anyhow::Result;
+use serde_json::Value;
+use tests::{
+    Cage, Limits, Sensor, Workload, needs,
+    workloads::{git, make, npm, script},
+};
+
+use crate::support::{contained, evidence, id, killed, stands_still};
+
+/// The budget for a recursive npm: processes of the tree alive when contained.
+const NPM_ALIVE: u64 = 50;
+
+/// For what makes 300 processes a second: a fifth of what its cage holds.
+const FAST_ALIVE: u64 = 80;
+
+/// What was seen of a recursion that was caught, for more questions.
+struct Caught {
+    incident: Value,
+    directory: String,
+}
+
+fn caught(work: Result<Workload>, alive: u64) -> Caught {
+    let work = work.unwrap();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let census = cage.census();
+    let running = work.start(&cage).unwrap();
+
+    let incident = contained(&sensor, running.pid());
+    stands_still(&cage);
+    assert_eq!(cage.refused_forks().unwrap(), 0, "the cage stopped it, not the sensor");
+    let processes = incident["tree"]["processes"].as_u64().unwrap();
+    assert!(processes <= alive, "{processes} alive when contained");
+    assert!(census.peak() as u64 <= alive, "{} alive at the peak", census.peak());
+    let others: Vec<Value> =
+        sensor.incidents().unwrap().into_iter().filter(|one| one["id"] != incident["id"]).collect();
+    assert!(others.is_empty(), "one cause, one incident; also: {others:?}");
+    assert!(
+        incident["actions"].as_array().unwrap().iter().any(|action| action["kind"] == "freeze")
+    );
+
+    explained(&sensor, &work, &incident);
+    killed(&sensor, &cage, &incident);
+    Caught { incident, directory: work.directory.path().to_string_lossy().into_owned() }
+}
+
+/// The explanation names what it has to, and every evidence that it cites exists.
+fn explained(sensor: &Sensor, work: &Workload, incident: &Value) {
+    let diagnosis = &incident["diagnosis"];
+    let said = format!("{} {}", diagnosis["cause"], diagnosis["remedy"]);
+    for name in &work.names {
+        assert!(said.contains(name.as_str()), "{name:?} is not in {diagnosis:#}");
+    }
+    let known = evidence(sensor, incident);
+    let cited = diagnosis["evidence"].as_array().unwrap();
+    assert!(!cited.is_empty(), "a cause without evidence: {diagnosis:#}");
+    for one in cited {
+        let there = |evidence: &Value| evidence["id"] == *one || evidence["evidence"]["id"] == *one;
+        assert!(known.iter().any(there), "{one} is cited, but no evidence of {}", id(incident));
+    }
+    let steps = diagnosis["cycle"]["steps"].as_array().unwrap();
+    assert!(!steps.is_empty(), "a recursion without a cycle: {diagnosis:#}");
+    if let Some(wanted) = work.steps {
+        assert_eq!(steps.len(), wanted, "{diagnosis:#}");
+    }
+    let text = sensor.output(&["show", id(incident)]).unwrap();
+    assert!(text.contains(id(incident)) && !text.contains('\x1b'), "{text}");
+}
+
+#[test]
+fn npm_without_a_manifest() {
+    needs!("npm", "node");
+    let caught = caught(npm::missing_manifest(), NPM_ALIVE);
+    let cycle = &caught.incident["diagnosis"]["cycle"];
+    let first = cycle["steps"][0]["argv"].as_array().unwrap();
+    assert_eq!(first.last().unwrap(), "test", "the cycle begins with npm test: {cycle:#}");
+    assert!(cycle["turns"].as_u64().unwrap() >= 3, "{cycle:#}");
+    assert_eq!(
+        caught.incident["culprit"]["cwd"].as_str().unwrap(),
+        format!("{}/project", caught.directory)
+    );
+}
+
+#[test]
+fn npm_two_scripts() {
+    needs!("npm", "node");
+    caught(npm::two_scripts(), NPM_ALIVE);
+}
+
+#[test]
+fn npm_one_script() {
+    needs!("npm", "node");
+    caught(npm::one_script(), NPM_ALIVE);
+}
+
+#[test]
+fn npm_prepare_link() {
+    needs!("npm", "node");
+    caught(npm::prepare_link(), NPM_ALIVE);
+}
+
+#[test]
+fn make_itself() {
+    needs!("make");
+    caught(make::itself(), FAST_ALIVE);
+}
+
+#[test]
+fn script_twice() {
+    needs!();
+    caught(script::twice(), FAST_ALIVE);
+}
+
+#[test]
+fn script_line() {
+    needs!();
+    caught(script::line(10), FAST_ALIVE);
+}
+
+#[test]
+fn launcher_with_growing_argv() {
+    needs!();
+    let caught = caught(script::launcher(), FAST_ALIVE);
+    assert_eq!(caught.incident["finding"]["rule"], "R1c");
+}
+
+#[test]
+fn git_hook_that_commits() {
+    needs!("git");
+    caught(git::hook(), FAST_ALIVE);
+}

@@ -1,0 +1,102 @@
+//! What several tests ask of a daemon.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use serde_json::Value;
+use tests::{
+    Cage, Sensor,
+    process::state,
+    run::until,
+    workloads::{Running, script},
+};
+
+/// From a workload's start to a contained incident with its explanation: npm needs 2–4 s on two idle
+/// cores, an emulated machine ten times that.
+pub const CATCH: Duration = Duration::from_secs(40);
+
+/// From an order to its effect on processes.
+pub const EFFECT: Duration = Duration::from_secs(10);
+
+/// Long enough that the slowest recursion would have made a dozen processes.
+pub const STILL: Duration = Duration::from_secs(1);
+
+pub fn id(incident: &Value) -> &str {
+    incident["id"].as_str().unwrap()
+}
+
+/// A contained recursion of this process, with its explanation.
+pub fn contained(sensor: &Sensor, pid: u32) -> Value {
+    sensor
+        .wait_for(CATCH, |one| {
+            one["kind"] == "recursion"
+                && one["state"] == "contained"
+                && one["culprit"]["pid"] == pid
+                && !one["diagnosis"].is_null()
+        })
+        .unwrap()
+}
+
+/// Nothing is born and nothing runs in the cage for a while.
+pub fn stands_still(cage: &Cage) {
+    let before: BTreeSet<u32> = cage.pids().into_iter().collect();
+    std::thread::sleep(STILL);
+    let after: BTreeSet<u32> = cage.pids().into_iter().collect();
+    assert_eq!(before, after, "processes came or went in a tree that should stand still");
+    if !frozen(cage) {
+        let running: Vec<u32> = after.into_iter().filter(|pid| !stopped(*pid)).collect();
+        assert!(running.is_empty(), "not stopped: {running:?}");
+    }
+}
+
+/// The cage as a whole is frozen by its cgroup.
+pub fn frozen(cage: &Cage) -> bool {
+    let events = std::fs::read_to_string(cage.directory().join("cgroup.events")).unwrap();
+    events.lines().any(|line| line == "frozen 1")
+}
+
+/// Stopped by a signal, or dead.
+pub fn stopped(pid: u32) -> bool {
+    matches!(state(pid), None | Some('T' | 'Z' | 'X'))
+}
+
+/// `sensor kill`: nothing survives, and the incident is over.
+pub fn killed(sensor: &Sensor, cage: &Cage, incident: &Value) {
+    sensor.output(&["kill", id(incident), "--yes"]).unwrap();
+    assert!(cage.empties_within(EFFECT), "{} processes survive", cage.count());
+    resolved(sensor, incident);
+}
+
+pub fn resolved(sensor: &Sensor, incident: &Value) {
+    sensor
+        .wait_for(EFFECT, |one| one["id"] == incident["id"] && one["state"] == "resolved")
+        .unwrap();
+}
+
+/// Plants a recursion among whatever else is in the cage. 20 processes a second are far slower than
+/// any shell loop, and take 0.6 s to the twelve that a containment asks for.
+pub fn plant(cage: &Cage) -> (tests::Workload, Running) {
+    let work = script::line(20).unwrap();
+    let running = work.start(cage).unwrap();
+    (work, running)
+}
+
+/// The daemon is awake: it catches a planted recursion. The cage is empty before and after.
+pub fn catches_a_planted_recursion(sensor: &Sensor, cage: &Cage) {
+    let (_work, running) = plant(cage);
+    let incident = contained(sensor, running.pid());
+    assert_eq!(cage.refused_forks().unwrap(), 0);
+    killed(sensor, cage, &incident);
+}
+
+/// Everything that the incident's evidence consists of, as JSON objects.
+pub fn evidence(sensor: &Sensor, incident: &Value) -> Vec<Value> {
+    match sensor.json(&["evidence", id(incident), "--json"]).unwrap() {
+        Value::Array(all) => all,
+        other => panic!("evidence --json is no array: {other}"),
+    }
+}
+
+/// Waits for something that comes by itself.
+pub fn comes(what: &str, limit: Duration, so: impl FnMut() -> bool) {
+    assert!(until(limit, so), "not within {limit:?}: {what}");
+}

@@ -1,0 +1,50 @@
+//! Many processes that do nothing.
+
+use std::{process::Command, time::Duration};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Running, Workload};
+use crate::{
+    cage::{Cage, Limits},
+    run::{run, until},
+};
+
+/// A forked child of a small static program costs the kernel about 70 KB.
+const BYTES_EACH: u64 = 128 << 10;
+
+/// 20,000 forks take 3–6 s here.
+const READY_LIMIT: Duration = Duration::from_mins(2);
+
+/// So many processes that wait for ever.
+pub fn of(count: u32) -> Result<Workload> {
+    let work = Workload::new()?;
+    let source = work.write("crowd.c", include_str!("crowd.c"))?;
+    let program = work.path().join("crowd");
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O2", "-static", "-o"]).arg(&program).arg(source);
+    run(&mut compiler, Duration::from_mins(1))?.success().context("cannot compile crowd.c")?;
+    Ok(work.runs([program.into_os_string(), count.to_string().into()]))
+}
+
+/// Limits of a cage that holds such a crowd and some room for others.
+pub fn limits(count: u32) -> Limits {
+    Limits {
+        tasks: Some(count + 1000),
+        memory_bytes: Some(u64::from(count) * BYTES_EACH + (2 << 30)),
+    }
+}
+
+/// Starts a crowd and waits until all are there.
+pub fn start(work: &Workload, cage: &Cage) -> Result<Running> {
+    let running = work.start(cage)?;
+    if !until(READY_LIMIT, || work.output().contains("ready")) {
+        bail!("the crowd is not ready: {} processes, {:?}", cage.count(), work.output());
+    }
+    let wanted = work.argv.last().map(|count| count.to_string_lossy().into_owned());
+    let said = work.output();
+    match said.trim().strip_prefix("ready ") {
+        Some(made) if Some(made) == wanted.as_deref() => Ok(running),
+        _ => bail!("the crowd is smaller than it should be: {said:?}"),
+    }
+}

@@ -1,0 +1,138 @@
+//! What the sensor is tried on: runaways that it has to stop, honest work that it has to leave
+//! alone, crowds that it has to bear. Each builder makes a fresh directory with fresh names.
+
+pub mod cargo;
+pub mod crowd;
+pub mod git;
+pub mod make;
+pub mod npm;
+pub mod script;
+
+use std::{
+    env,
+    ffi::OsString,
+    fs::{self, File},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+use tempfile::TempDir;
+
+use crate::{cage::Cage, daemon::open_to_all, run::wait};
+
+/// A command and the directory that was made for it.
+#[derive(Debug)]
+pub struct Workload {
+    /// Everything of it is below; gone with the workload.
+    pub directory: TempDir,
+    pub argv: Vec<OsString>,
+    pub cwd: PathBuf,
+    pub environment: Vec<(OsString, OsString)>,
+    /// Texts that an explanation of it cannot do without.
+    pub names: Vec<String>,
+    /// Commands of one turn, if it is a recursion and they are always the same number.
+    pub steps: Option<usize>,
+}
+
+impl Workload {
+    /// In a new directory that is its home too. The environment is this and the path alone.
+    fn new() -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("work-").tempdir()?;
+        open_to_all(directory.path())?;
+        let environment = vec![
+            ("PATH".into(), env::var_os("PATH").unwrap_or_else(|| "/usr/bin:/bin".into())),
+            ("HOME".into(), directory.path().into()),
+            ("LANG".into(), "C.UTF-8".into()),
+        ];
+        let cwd = directory.path().to_path_buf();
+        Ok(Self { directory, argv: Vec::new(), cwd, environment, names: Vec::new(), steps: None })
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn runs<I: IntoIterator<Item: Into<OsString>>>(mut self, argv: I) -> Self {
+        self.argv = argv.into_iter().map(Into::into).collect();
+        self
+    }
+
+    fn named<I: IntoIterator<Item: Into<String>>>(mut self, names: I) -> Self {
+        self.names.extend(names.into_iter().map(Into::into));
+        self
+    }
+
+    fn with(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    fn write(&self, path: &str, content: &str) -> Result<PathBuf> {
+        let path = self.path().join(path);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(path)
+    }
+
+    fn write_program(&self, path: &str, content: &str) -> Result<PathBuf> {
+        let path = self.write(path, content)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        Ok(path)
+    }
+
+    /// The command, in the cage, with its output kept in `output.log` below its directory.
+    pub fn command(&self, cage: &Cage) -> Result<Command> {
+        let (program, arguments) = self.argv.split_first().context("a workload without command")?;
+        let log = File::options().create(true).append(true).open(self.path().join("output.log"))?;
+        let mut command = cage.command(program)?;
+        command
+            .args(arguments)
+            .current_dir(&self.cwd)
+            .env_clear()
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        Ok(command)
+    }
+
+    pub fn start(&self, cage: &Cage) -> Result<Running> {
+        let child = self.command(cage)?.spawn().with_context(|| format!("{:?}", self.argv))?;
+        Ok(Running { child })
+    }
+
+    /// What it has printed.
+    pub fn output(&self) -> String {
+        let output = fs::read(self.path().join("output.log")).unwrap_or_default();
+        String::from_utf8_lossy(&output).into_owned()
+    }
+}
+
+/// A started workload; killed, itself only, when dropped: the cage has the rest.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+}
+
+impl Running {
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
+        wait(&mut self.child, limit)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
