@@ -109,12 +109,15 @@ fn download(series: &Series, dir: &Path) -> Result<()> {
     fs::rename(&image, dir.join("vmlinuz"))?;
     fs::write(dir.join("version"), format!("{version}\n"))?;
     fs::remove_dir_all(&unpacked)?;
+    // 25 MB a suite, and of no use once the kernel is here.
+    fs::remove_dir_all(&apt.dir)?;
     Ok(())
 }
 
 /// apt with package lists and a status of its own, so that the machine's apt never hears of the
 /// other suites.
 struct Apt {
+    dir: PathBuf,
     options: Vec<String>,
 }
 
@@ -132,22 +135,22 @@ impl Apt {
         let source = format!("deb [signed-by={KEYRING}] {mirror} {} main\n", series.suite);
         fs::write(dir.join("sources.list"), source)?;
         fs::write(dir.join("status"), "")?;
-        let dir = dir.display();
+        let at = dir.display();
         let options = [
-            format!("Dir::Etc::SourceList={dir}/sources.list"),
+            format!("Dir::Etc::SourceList={at}/sources.list"),
             "Dir::Etc::SourceParts=-".into(),
             "Dir::Etc::Preferences=-".into(),
             "Dir::Etc::PreferencesParts=-".into(),
-            format!("Dir::State={dir}"),
-            format!("Dir::State::status={dir}/status"),
-            format!("Dir::Cache={dir}/cache"),
+            format!("Dir::State={at}"),
+            format!("Dir::State::status={at}/status"),
+            format!("Dir::Cache={at}/cache"),
             // The folders are ours, not those of apt's own user.
             "APT::Sandbox::User=".into(),
             "APT::Architecture=amd64".into(),
             // An old suite's signature may have run out since its last update.
             "Acquire::Check-Valid-Until=false".into(),
         ];
-        Ok(Self { options: options.to_vec() })
+        Ok(Self { options: options.to_vec(), dir })
     }
 
     fn command(&self, program: &str) -> Command {
