@@ -1,0 +1,49 @@
+//! `cargo xtask setup`, implied by the other commands: what building, running and testing needs
+//! and this machine lacks. It looks at the things themselves, keeps no state, and so is quick when
+//! nothing is missing.
+
+mod compiler;
+mod linker;
+mod packages;
+
+use anyhow::{Result, bail};
+
+use crate::step;
+
+/// What the things are needed for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// Building the sensor, its kernel side included.
+    Build,
+    /// Checks and native tests.
+    Test,
+    /// Virtual machines.
+    Vm,
+}
+
+/// Everything.
+pub const ALL: &[Need] = &[Need::Build, Need::Test, Need::Vm];
+
+/// Installs what is missing for `needs`, one line a step.
+pub fn ensure(needs: &[Need]) -> Result<()> {
+    packages::ensure(needs)?;
+    if needs.contains(&Need::Test) {
+        compiler::ensure_components()?;
+    }
+    if needs.contains(&Need::Build) {
+        let toolchain = compiler::ensure()?;
+        let linker = linker::ensure(&toolchain)?;
+        eprintln!("set-up complete: the kernel side is built with {}, {linker}", toolchain.version);
+    }
+    Ok(())
+}
+
+/// The end of an error: what `output` said last.
+fn failure(what: &str, output: &step::Output) -> Result<()> {
+    let why = if output.timed_out {
+        format!("no end after {}", step::seconds(output.took))
+    } else {
+        output.tail()
+    };
+    bail!("{what}: {why}")
+}

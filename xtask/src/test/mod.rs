@@ -1,0 +1,259 @@
+//! `cargo xtask test`: every check and test that can run here, one table, one line of counts.
+
+pub mod results;
+pub mod skips;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, ExitCode},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use clap::ValueEnum;
+
+use self::{
+    results::{Case, Counts, Outcome, Suite},
+    skips::{Place, SkipList},
+};
+use crate::{
+    cargo::{self, Executable},
+    place,
+    setup::{self, Need},
+    step, vm,
+};
+
+/// The crates that are built for the host. The kernel side is built by the sensor's build script.
+const CRATES: [&str; 10] =
+    ["-p", "sensor-common", "-p", "sensor-proto", "-p", "sensor", "-p", "tests", "-p", "xtask"];
+/// A unit test program takes seconds.
+const UNIT_LIMIT: Duration = Duration::from_mins(10);
+/// All native tests, one after another.
+const NATIVE_LIMIT: Duration = Duration::from_mins(25);
+/// A cold clippy compiles all dependencies.
+const LINT_LIMIT: Duration = Duration::from_mins(25);
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Run only this part; may be given more than once
+    #[arg(long)]
+    only: Vec<Part>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Format and clippy
+    Lint,
+    /// The crates' own tests
+    Unit,
+    /// End to end on this host, as root
+    Native,
+    /// End to end on other kernels
+    Vm,
+}
+
+pub fn run(args: &Args) -> ExitCode {
+    let suites = suites(args).unwrap_or_else(|error| vec![broken("set-up", &error)]);
+    report(&suites)
+}
+
+fn suites(args: &Args) -> Result<Vec<Suite>> {
+    let wanted = |part| args.only.is_empty() || args.only.contains(&part);
+    let mut needs = vec![Need::Build, Need::Test];
+    needs.extend(wanted(Part::Vm).then_some(Need::Vm));
+    setup::ensure(&needs)?;
+    let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
+    fs::create_dir_all(logs())?;
+
+    let mut suites = Vec::new();
+    if wanted(Part::Lint) {
+        suites.push(lint()?);
+    }
+    if wanted(Part::Unit) || wanted(Part::Native) {
+        match tests() {
+            Ok(programs) => {
+                let (native, unit): (Vec<_>, Vec<_>) =
+                    programs.into_iter().partition(is_end_to_end);
+                if wanted(Part::Unit) {
+                    for program in &unit {
+                        suites.push(unit_suite(program, &skips)?);
+                    }
+                    suites.push(documentation(&skips)?);
+                }
+                if wanted(Part::Native) {
+                    let sensor = cargo::sensor(false)?;
+                    for program in &native {
+                        suites.push(native_suite(program, &sensor, &skips)?);
+                    }
+                }
+            }
+            Err(error) => suites.push(broken("build of the tests", &error)),
+        }
+    }
+    if wanted(Part::Vm) {
+        for kernel in vm::DEFAULT {
+            let suite = vm::suite(kernel, None, &skips);
+            suites.push(suite.unwrap_or_else(|error| broken(&format!("vm {kernel}"), &error)));
+        }
+    }
+    Ok(suites)
+}
+
+/// The tests of all crates, built.
+fn tests() -> Result<Vec<Executable>> {
+    let mut args = vec!["--no-run"];
+    args.extend(CRATES);
+    Ok(cargo::build("test", &args)?.into_iter().filter(|program| program.test).collect())
+}
+
+/// The end-to-end tests are integration tests of the crate `tests`.
+pub fn is_end_to_end(program: &Executable) -> bool {
+    program.kind == "test" && program.crate_dir == place::workspace().join("tests")
+}
+
+/// Where what the tests said is kept.
+fn logs() -> PathBuf {
+    place::target().join("test")
+}
+
+fn lint() -> Result<Suite> {
+    let started = Instant::now();
+    let mut cases = Vec::new();
+    let mut check = |name: &str, command: &mut Command| -> Result<()> {
+        let output = step::run(name, command, LINT_LIMIT)?;
+        if !output.success() {
+            println!("{name}:\n{}", output.tail());
+        }
+        cases.push(Case {
+            name: name.to_owned(),
+            outcome: if output.success() { Outcome::Passed } else { Outcome::Failed },
+        });
+        Ok(())
+    };
+    check("cargo fmt", cargo::command("fmt").args(["--all", "--check"]))?;
+    let mut clippy = cargo::command("clippy");
+    clippy.args(CRATES).args(["--quiet", "--all-targets", "--", "-D", "warnings"]);
+    check("cargo clippy", &mut clippy)?;
+    Ok(Suite { name: "lint".into(), cases, took: started.elapsed() })
+}
+
+fn unit_suite(program: &Executable, skips: &SkipList) -> Result<Suite> {
+    let name = match program.kind.as_str() {
+        "lib" | "bin" => format!("unit {}", program.target),
+        kind => format!("unit {kind} {}", program.target),
+    };
+    let mut command = Command::new(&program.path);
+    command.current_dir(&program.crate_dir).env("CARGO_MANIFEST_DIR", &program.crate_dir);
+    suite(name, &mut command, UNIT_LIMIT, &Place::Unit, skips)
+}
+
+fn documentation(skips: &SkipList) -> Result<Suite> {
+    let mut command = cargo::command("test");
+    command.args(["--doc", "-p", "sensor-common", "-p", "sensor", "-p", "sensor-proto"]);
+    suite("documentation".into(), &mut command, UNIT_LIMIT, &Place::Unit, skips)
+}
+
+fn native_suite(program: &Executable, sensor: &Path, skips: &SkipList) -> Result<Suite> {
+    let name = program.target.clone();
+    let mut command = Command::new(&program.path);
+    command
+        .current_dir(&program.crate_dir)
+        .env("CARGO_MANIFEST_DIR", &program.crate_dir)
+        .env("SENSOR_BIN", sensor);
+    if !place::is_root() {
+        return unprivileged(name, &mut command, skips);
+    }
+    // One at a time: each runs a daemon on the one kernel that they share.
+    command.arg("--test-threads=1");
+    suite(name, &mut command, NATIVE_LIMIT, &Place::Native, skips)
+}
+
+/// Without root no end-to-end test can run: each is a skip, so that the counts tell.
+fn unprivileged(name: String, command: &mut Command, skips: &SkipList) -> Result<Suite> {
+    let output = step::run(&name, command.args(["--list", "--format", "terse"]), UNIT_LIMIT)?;
+    let mut cases: Vec<Case> = output
+        .stdout
+        .lines()
+        .filter_map(|line| line.strip_suffix(": test"))
+        .map(|test| Case {
+            name: test.to_owned(),
+            outcome: Outcome::Skipped("needs root".to_owned()),
+        })
+        .collect();
+    skips.judge(&mut cases, &Place::Unprivileged);
+    Ok(Suite { name, cases, took: output.took })
+}
+
+/// Runs a test program and judges what it says.
+fn suite(
+    name: String,
+    command: &mut Command,
+    limit: Duration,
+    place: &Place,
+    skips: &SkipList,
+) -> Result<Suite> {
+    let log = logs().join(format!("{}.log", name.replace(' ', "-")));
+    let skipped = log.with_extension("skips");
+    if let Err(error) = fs::remove_file(&skipped)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(error).with_context(|| format!("cannot remove {}", skipped.display()));
+    }
+    let output = step::run(&name, command.env("SENSOR_SKIP_FILE", &skipped), limit)?;
+    fs::write(&log, format!("{}\n{}", output.stdout, output.stderr))
+        .with_context(|| format!("cannot write {}", log.display()))?;
+    let skip_lines = fs::read_to_string(&skipped).unwrap_or_default();
+    let mut cases = judged(&output.stdout, &skip_lines, place, skips);
+    if output.timed_out {
+        cases.push(Case::failed(format!("(stopped after {})", step::seconds(limit))));
+    }
+    let suite = Suite { name, cases, took: output.took };
+    if suite.counts().failed > 0 {
+        println!(
+            "{}: what it said, all of it in {}:\n{}",
+            suite.name,
+            log.display(),
+            output.tail()
+        );
+    }
+    Ok(suite)
+}
+
+/// The cases of a test program that printed `output` and left `skip_lines`.
+pub fn judged(output: &str, skip_lines: &str, place: &Place, skips: &SkipList) -> Vec<Case> {
+    let mut cases = results::parse(output);
+    results::apply_skips(&mut cases, skip_lines);
+    skips.judge(&mut cases, place);
+    cases
+}
+
+/// A suite that could not run.
+pub fn broken(name: &str, error: &anyhow::Error) -> Suite {
+    println!("{name}: {error:#}");
+    Suite { name: name.to_owned(), cases: vec![Case::failed(name)], took: Duration::ZERO }
+}
+
+/// Prints what failed and was skipped, the table, and the counts as the last line.
+pub fn report(suites: &[Suite]) -> ExitCode {
+    for suite in suites {
+        for case in &suite.cases {
+            match &case.outcome {
+                Outcome::Passed => {}
+                Outcome::Failed => println!("FAILED   {}: {}", suite.name, case.name),
+                Outcome::Skipped(why) => println!("skipped  {}: {}: {why}", suite.name, case.name),
+            }
+        }
+    }
+    let mut total = Counts::default();
+    println!("\n{:<24} {:>7} {:>7} {:>7}  time", "", "passed", "failed", "skipped");
+    for suite in suites {
+        let Counts { passed, failed, skipped } = suite.counts();
+        let time = step::seconds(suite.took);
+        println!("{:<24} {passed:>7} {failed:>7} {skipped:>7}  {time}", suite.name);
+        total += suite.counts();
+    }
+    let Counts { passed, failed, skipped } = total;
+    println!("\n{passed} passed, {failed} failed, {skipped} skipped");
+    if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}

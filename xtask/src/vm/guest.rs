@@ -1,0 +1,173 @@
+//! What a guest consists of: an init, the sensor, the test programs, and of the host's userland
+//! what the workloads need, with the shared libraries of all these.
+
+use std::{
+    fs::{self, File},
+    io::BufWriter,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::initramfs::Tree;
+use crate::place;
+
+/// Copied from the host. npm's 100 MB stay out: workloads that need it skip in a guest.
+const USERLAND: [&str; 4] = ["bash", "dash", "git", "make"];
+/// Everything else of the userland: one static file with a link for each of its commands.
+const BUSYBOX: &str = "/bin/busybox";
+
+/// Writes the guest's initramfs with the sensor and the test programs to `file`.
+pub fn write(file: &Path, sensor: &Path, tests: &[PathBuf]) -> Result<()> {
+    let tree = tree(sensor, tests)?;
+    let mut out = BufWriter::new(
+        File::create(file).with_context(|| format!("cannot write {}", file.display()))?,
+    );
+    tree.write(&mut out)?;
+    out.into_inner().context("cannot write the initramfs")?.sync_data()?;
+    Ok(())
+}
+
+fn tree(sensor: &Path, tests: &[PathBuf]) -> Result<Tree> {
+    let mut tree = Tree::default();
+    for (link, to) in
+        [("/bin", "usr/bin"), ("/sbin", "usr/bin"), ("/lib", "usr/lib"), ("/lib64", "usr/lib64")]
+    {
+        tree.link(link, to)?;
+    }
+    tree.link("/usr/sbin", "bin")?;
+    for dir in ["/dev", "/proc", "/sys", "/run", "/root", "/etc", "/var/lib"] {
+        tree.directory(dir, 0o755)?;
+    }
+    tree.directory("/tmp", 0o1777)?;
+    tree.link("/var/run", "/run")?;
+    tree.bytes(
+        "/etc/passwd",
+        0o644,
+        b"root:x:0:0:root:/root:/bin/bash\nnobody:x:65534:65534:nobody:/:/bin/sh\n",
+    )?;
+    tree.bytes("/etc/group", 0o644, b"root:x:0:\nnogroup:x:65534:\n")?;
+    tree.bytes("/etc/hosts", 0o644, b"127.0.0.1 localhost guest\n")?;
+
+    tree.copy("/init", 0o755, place::workspace().join("tests/vm/init"))?;
+    program(&mut tree, "/usr/bin/sensor", &stripped(sensor)?)?;
+    for test in tests {
+        let name = test.file_name().context("a test program without a name")?;
+        program(&mut tree, Path::new("/usr/lib/sensor-tests").join(name), &stripped(test)?)?;
+    }
+    for name in USERLAND {
+        let path = place::command(name)
+            .with_context(|| format!("{name} is needed in the guest but not installed here"))?;
+        program(&mut tree, Path::new("/usr/bin").join(name), &path)?;
+    }
+    tree.link("/usr/bin/sh", "dash")?;
+    busybox(&mut tree)?;
+    // Workloads lie beside the tests, and are found by the path that was compiled in.
+    files(&mut tree, &place::workspace().join("tests"))?;
+    Ok(tree)
+}
+
+/// A program and the libraries that it loads.
+fn program(tree: &mut Tree, path: impl AsRef<Path>, from: &Path) -> Result<()> {
+    tree.copy(path, 0o755, from)?;
+    for library in libraries(from)? {
+        if !tree.contains(tree.resolve(&library)) {
+            tree.copy(&library, 0o755, &library)?;
+        }
+    }
+    Ok(())
+}
+
+/// A copy without debug information: it is ten times the code. Made anew only if `program` is newer.
+fn stripped(program: &Path) -> Result<PathBuf> {
+    let dir = place::target().join("vm/stripped");
+    fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+    let copy = dir.join(program.file_name().context("a program without a name")?);
+    let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();
+    if modified(&copy).is_some_and(|at| Some(at) > modified(program)) {
+        return Ok(copy);
+    }
+    let output = Command::new("strip")
+        .arg("-o")
+        .args([&copy, program])
+        .output()
+        .context("cannot start strip")?;
+    if !output.status.success() {
+        bail!("strip {}: {}", program.display(), String::from_utf8_lossy(&output.stderr));
+    }
+    Ok(copy)
+}
+
+/// The libraries that a program loads, the loader included. None for a static one.
+fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
+    let output = Command::new("ldd").arg(program).output().context("cannot start ldd")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if let Some(missing) = text.lines().find(|line| line.ends_with("not found")) {
+        bail!("{}: {}", program.display(), missing.trim());
+    }
+    Ok(parse_libraries(&text))
+}
+
+/// Lines are `NAME => PATH (ADDRESS)` and, for the loader, `PATH (ADDRESS)`.
+fn parse_libraries(ldd: &str) -> Vec<PathBuf> {
+    ldd.lines()
+        .filter_map(|line| {
+            let path = line.split_once("=> ").map_or(line, |(_, path)| path);
+            path.split_whitespace().next()
+        })
+        .filter(|path| path.starts_with('/'))
+        .map(PathBuf::from)
+        .collect()
+}
+
+/// busybox, and a link for each of its commands that is not there as itself.
+fn busybox(tree: &mut Tree) -> Result<()> {
+    tree.copy("/usr/bin/busybox", 0o755, BUSYBOX)?;
+    let output = Command::new(BUSYBOX).arg("--list").output().context("cannot start busybox")?;
+    for name in String::from_utf8_lossy(&output.stdout).lines() {
+        let path = Path::new("/usr/bin").join(name);
+        if !tree.contains(&path) {
+            tree.link(&path, "busybox")?;
+        }
+    }
+    Ok(())
+}
+
+/// The files below the host's folder `dir`, at the same path.
+fn files(tree: &mut Tree, dir: &Path) -> Result<()> {
+    let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    for entry in entries {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            files(tree, &entry.path())?;
+        } else if kind.is_file() {
+            // Scripts keep their x bit.
+            use std::os::unix::fs::PermissionsExt as _;
+            let mode = entry.metadata()?.permissions().mode() & 0o777;
+            tree.copy(entry.path(), mode, entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn libraries_and_the_loader_are_taken_the_kernels_own_is_not() {
+        let ldd = "\tlinux-vdso.so.1 (0x00007fab3966b000)\n\
+                   \tlibc.so.6 => /lib/x86_64-linux-gnu/libc.so.6 (0x00007fab3021e000)\n\
+                   \t/lib64/ld-linux-x86-64.so.2 (0x00007fab3966d000)\n";
+        assert_eq!(
+            parse_libraries(ldd),
+            [
+                PathBuf::from("/lib/x86_64-linux-gnu/libc.so.6"),
+                PathBuf::from("/lib64/ld-linux-x86-64.so.2")
+            ]
+        );
+        assert_eq!(parse_libraries("\tstatically linked\n"), Vec::<PathBuf>::new());
+    }
+}

@@ -1,0 +1,187 @@
+//! `cargo xtask vm`: the end-to-end tests inside QEMU, on other kernels. The guest is an initramfs
+//! with the very programs that run natively; it needs no disk, no network and no root.
+
+mod guest;
+mod initramfs;
+mod kernel;
+
+use std::{
+    env, fs,
+    path::PathBuf,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::{
+    cargo, place,
+    setup::{self, Need},
+    step,
+    test::{
+        self,
+        results::{Case, Suite},
+        skips::{Place, SkipList},
+    },
+};
+
+/// The kernels that `cargo xtask test` runs.
+pub const DEFAULT: [&str; 1] = ["6.1"];
+
+/// A guest under emulation is several times slower than its host. It boots in 4 s.
+const LIMIT: Duration = Duration::from_mins(20);
+/// MiB: the archive twice while it is unpacked, a daemon, and workloads.
+const MEMORY: &str = "2048";
+
+/// What the guest's init prints around the tests' own words, on the second serial line.
+const SKIPS: &str = "== skips";
+const EXIT: &str = "== exit ";
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// Kernels to boot: 5.10, 6.1, 6.12, 7.2
+    #[arg(value_name = "KERNEL", default_values = DEFAULT)]
+    kernels: Vec<String>,
+    /// Run only tests whose names contain this
+    #[arg(long, value_name = "TEXT")]
+    filter: Option<String>,
+    /// No tests: a shell in the guest on this terminal (leave with `poweroff -f`)
+    #[arg(long)]
+    shell: bool,
+}
+
+pub fn run(args: &Args) -> Result<ExitCode> {
+    setup::ensure(&[Need::Build, Need::Vm])?;
+    if args.shell {
+        return shell(&args.kernels[0]);
+    }
+    let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
+    let suites: Vec<Suite> = args
+        .kernels
+        .iter()
+        .map(|kernel| {
+            suite(kernel, args.filter.as_deref(), &skips)
+                .unwrap_or_else(|error| test::broken(&format!("vm {kernel}"), &error))
+        })
+        .collect();
+    Ok(test::report(&suites))
+}
+
+/// Boots `kernel`, runs the end-to-end tests in it, judges what they say.
+pub fn suite(kernel: &str, filter: Option<&str>, skips: &SkipList) -> Result<Suite> {
+    let name = format!("vm {kernel}");
+    let console = place::target().join(format!("vm/{kernel}.log"));
+    let filter = filter.unwrap_or_default();
+    if filter.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        bail!("{filter:?}: a test's name has no spaces");
+    }
+    let mut machine = machine(kernel, &format!("sensor.vm={kernel} sensor.filter={filter}"))?;
+    machine.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
+    let output = step::run(&name, &mut machine, LIMIT)?;
+    fs::write(console.with_extension("tests.log"), &output.stdout)?;
+
+    let said = Said::parse(&output.stdout);
+    let mut cases = test::judged(said.tests, said.skips, &Place::Vm(kernel.to_owned()), skips);
+    if output.timed_out {
+        cases.push(Case::failed(format!("(stopped after {})", step::seconds(LIMIT))));
+    } else if said.exit.is_none() {
+        cases.push(Case::failed("(the guest did not reach its end)"));
+    }
+    let suite = Suite { name, cases, took: output.took };
+    if suite.counts().failed > 0 {
+        let log = fs::read(&console).unwrap_or_default();
+        println!("{}: the tests said:\n{}\n", suite.name, output.tail());
+        println!("the console, all of it in {}:\n{}", console.display(), tail(&log));
+    }
+    Ok(suite)
+}
+
+fn shell(kernel: &str) -> Result<ExitCode> {
+    let mut machine = machine(kernel, &format!("sensor.vm={kernel} sensor.shell"))?;
+    let status = machine.args(["-serial", "mon:stdio"]).status().context("cannot start QEMU")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// QEMU with the kernel and the guest, all but its serial lines.
+fn machine(kernel: &str, more: &str) -> Result<Command> {
+    if env::consts::ARCH != "x86_64" {
+        bail!(
+            "the guests are x86_64 and run this host's own programs, which are {}",
+            env::consts::ARCH
+        );
+    }
+    let kernel = kernel::get(kernel)?;
+    eprintln!("kernel {}", kernel.version);
+    let initramfs = place::target().join("vm/initramfs");
+    guest::write(&initramfs, &cargo::sensor(false)?, &tests()?)?;
+    let mut machine = Command::new("qemu-system-x86_64");
+    machine
+        // Emulation: works where there is no KVM, and alike everywhere.
+        .args(["-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", MEMORY])
+        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
+        .arg("-kernel")
+        .arg(kernel.image)
+        .arg("-initrd")
+        .arg(initramfs)
+        .arg("-append")
+        // A panic ends the machine (`-no-reboot`) instead of waiting for the time limit.
+        .arg(format!("console=ttyS0 panic=-1 random.trust_cpu=on {} {more}", kernel.command_line));
+    Ok(machine)
+}
+
+/// The end-to-end test programs.
+fn tests() -> Result<Vec<PathBuf>> {
+    let built = cargo::build("test", &["--no-run", "-p", "tests"])?;
+    Ok(built.into_iter().filter(test::is_end_to_end).map(|program| program.path).collect())
+}
+
+/// What came over the second serial line.
+struct Said<'a> {
+    tests: &'a str,
+    skips: &'a str,
+    exit: Option<&'a str>,
+}
+
+impl<'a> Said<'a> {
+    fn parse(output: &'a str) -> Self {
+        let (rest, exit) = match output.rsplit_once(EXIT) {
+            Some((rest, exit)) => (rest, Some(exit.trim())),
+            None => (output, None),
+        };
+        let (tests, skips) = rest.rsplit_once(SKIPS).unwrap_or((rest, ""));
+        Self { tests, skips, exit }
+    }
+}
+
+/// The last lines of a console, without what would move the reader's cursor.
+fn tail(log: &[u8]) -> String {
+    const LINES: usize = 60;
+    let text = String::from_utf8_lossy(log);
+    let lines: Vec<String> =
+        text.lines().map(|line| line.chars().filter(|c| !c.is_control()).collect()).collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_skips_and_exit_are_told_apart() {
+        let said = Said::parse("test a ... ok\n== skips\nSKIP a: no node\n== exit 0\n");
+        assert_eq!(said.tests, "test a ... ok\n");
+        assert_eq!(said.skips.trim(), "SKIP a: no node");
+        assert_eq!(said.exit, Some("0"));
+    }
+
+    #[test]
+    fn a_guest_that_stops_midway_has_no_exit() {
+        let said = Said::parse("test a ... ok\ntest b ... ");
+        assert_eq!((said.tests, said.skips, said.exit), ("test a ... ok\ntest b ... ", "", None));
+    }
+
+    #[test]
+    fn a_consoles_tail_cannot_move_the_cursor() {
+        assert_eq!(tail(b"one\r\n\x1b[2Jtwo\xff"), "one\n[2Jtwo\u{fffd}");
+    }
+}
