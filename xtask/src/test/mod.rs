@@ -123,7 +123,7 @@ fn lint() -> Result<Suite> {
     let mut check = |name: &str, command: &mut Command| -> Result<()> {
         let output = step::run(name, command, LINT_LIMIT)?;
         if !output.success() {
-            println!("{name}:\n{}", output.tail());
+            println!("{name}:\n{}{}", output.stdout, output.stderr);
         }
         cases.push(Case {
             name: name.to_owned(),
@@ -133,14 +133,15 @@ fn lint() -> Result<Suite> {
     };
     check("cargo fmt", cargo::command("fmt").args(["--all", "--check"]))?;
     let mut clippy = cargo::command("clippy");
-    clippy.args(CRATES).args(["--quiet", "--all-targets", "--", "-D", "warnings"]);
+    clippy.args(CRATES);
+    clippy.args(["--quiet", "--all-targets", "--keep-going", "--", "-D", "warnings"]);
     check("cargo clippy", &mut clippy)?;
     Ok(Suite { name: "lint".into(), cases, took: started.elapsed() })
 }
 
 fn unit_suite(program: &Executable, skips: &SkipList) -> Result<Suite> {
     let name = match program.kind.as_str() {
-        "lib" | "bin" => format!("unit {}", program.target),
+        "lib" => format!("unit {}", program.target),
         kind => format!("unit {kind} {}", program.target),
     };
     let mut command = Command::new(&program.path);

@@ -135,6 +135,11 @@ fn parse_summary(text: &str) -> Option<Counts> {
     })
 }
 
+/// What the failed tests said, without the list of those that passed.
+pub fn failures(output: &str) -> Option<&str> {
+    output.find("\nfailures:\n").map(|at| output[at..].trim())
+}
+
 /// What tests wrote to the file named by `SENSOR_SKIP_FILE`: `SKIP NAME: REASON`, a line each. A test
 /// says so and returns, so its program counts it as passed; here it becomes skipped.
 pub fn apply_skips(cases: &mut Vec<Case>, lines: &str) {
@@ -183,6 +188,7 @@ mod tests {
             test b::five ... ignored, takes hours\n\
             \nfailures:\n\n---- b::three stdout ----\nthis is not ok\n\n\
             test result: FAILED. 3 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.01s\n";
+        assert!(failures(output).unwrap().starts_with("failures:\n\n---- b::three stdout"));
         assert_eq!(
             outcomes(&parse(output)),
             [

@@ -20,7 +20,7 @@ use crate::{
     step,
     test::{
         self,
-        results::{Case, Suite},
+        results::{self, Case, Suite},
         skips::{Place, SkipList},
     },
 };
@@ -90,8 +90,9 @@ pub fn suite(kernel: &str, filter: Option<&str>, skips: &SkipList) -> Result<Sui
     let suite = Suite { name, cases, took: output.took };
     if suite.counts().failed > 0 {
         let log = fs::read(&console).unwrap_or_default();
-        println!("{}: the tests said:\n{}\n", suite.name, output.tail());
-        println!("the console, all of it in {}:\n{}", console.display(), tail(&log));
+        let said = results::failures(said.tests).unwrap_or(said.tests);
+        println!("{}: the tests said:\n{said}\n{}\n", suite.name, output.stderr);
+        println!("the end of the console, the whole is in {}:\n{}", console.display(), tail(&log));
     }
     Ok(suite)
 }
