@@ -202,6 +202,17 @@ impl Cage {
             .with_context(|| format!("{} says {text:?}", events.display()))
     }
 
+    /// CPU time that members, past ones included, have used.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        let file = self.directory.join("cpu.stat");
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
+        let used = text.lines().find_map(|line| line.strip_prefix("usage_usec ")?.parse().ok());
+        Ok(Duration::from_micros(
+            used.with_context(|| format!("{} says {text:?}", file.display()))?,
+        ))
+    }
+
     /// Waits until nothing lives in here; whether it came so within `limit`.
     pub fn empties_within(&self, limit: Duration) -> bool {
         until(limit, || self.count() == 0)

@@ -50,7 +50,12 @@ impl Sensor {
     /// Starts a daemon that looks at this cage only. `more` is configuration beyond directories and
     /// scope: tables, as TOML.
     pub fn start(cage: &Cage, more: &str) -> Result<Self> {
-        let binary = target::sensor()?;
+        Self::start_binary(&target::sensor()?, cage, more)
+    }
+
+    /// The same with this binary.
+    pub fn start_binary(binary: &Path, cage: &Cage, more: &str) -> Result<Self> {
+        let binary = binary.to_path_buf();
         let base = tempfile::Builder::new().prefix("sensor-test-").tempdir()?;
         // The socket decides who may talk to it, not the path to it.
         open_to_all(base.path())?;
@@ -104,6 +109,11 @@ impl Sensor {
     pub fn processes_of(&self, verb: &str) -> Vec<u32> {
         let runs = |pid: &u32| process::argv(*pid).get(1).is_some_and(|word| word == verb);
         self.processes().into_iter().filter(runs).collect()
+    }
+
+    /// CPU time that all processes of the daemon have used so far, from their group.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        self.group.cpu_time()
     }
 
     pub fn state_directory(&self) -> PathBuf {

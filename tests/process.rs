@@ -12,13 +12,6 @@ pub fn parent(pid: u32) -> Option<u32> {
     stat(pid)?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// User and system time, in clock ticks.
-pub fn cpu_ticks(pid: u32) -> Option<u64> {
-    let stat = stat(pid)?;
-    let mut fields = stat.split_whitespace().skip(11);
-    Some(fields.next()?.parse::<u64>().ok()? + fields.next()?.parse::<u64>().ok()?)
-}
-
 /// The fields of /proc/PID/stat behind the name, which may hold anything.
 fn stat(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -54,12 +54,21 @@ fn line_of(per_second: u32, name: &str, arguments: &[OsString]) -> Result<Worklo
 
 /// A wrapper that runs itself again a few times with the same arguments, as one that retries does.
 pub fn wrapper(again: u32) -> Result<Workload> {
+    again_and(again, "sleep 1")
+}
+
+/// The same without anything to do at the end.
+pub fn brief(again: u32) -> Result<Workload> {
+    again_and(again, ":")
+}
+
+fn again_and(again: u32, end: &str) -> Result<Workload> {
     let work = Workload::new()?;
     let left = names::word().to_uppercase();
     let script = work.write_program(
         &names::word(),
         &format!(
-            "#!/bin/sh\nif [ \"${left}\" -gt 0 ]; then\n    {left}=$(({left} - 1)) \"$0\" \"$@\"\n    exit $?\nfi\nsleep 1\n"
+            "#!/bin/sh\nif [ \"${left}\" -gt 0 ]; then\n    {left}=$(({left} - 1)) \"$0\" \"$@\"\n    exit $?\nfi\n{end}\n"
         ),
     )?;
     let work = work.with(&left, again.to_string());

@@ -1,0 +1,127 @@
+//! `cargo xtask bench`: the rows of the budget table that can be measured here, each with its
+//! interval and its verdict. It prints what is, also where that misses the budget.
+
+mod idle;
+mod latency;
+mod machine;
+mod overhead;
+mod programs;
+mod recursion;
+mod row;
+mod stats;
+
+use std::{path::Path, time::Duration};
+
+use anyhow::{Result, bail};
+use tests::skip;
+
+use crate::{cargo, setup};
+use row::{Row, Verdict};
+
+#[derive(clap::Args)]
+pub struct Args {
+    /// One JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// A few minutes instead of up to an hour: wide intervals, more `unresolved`
+    #[arg(long)]
+    quick: bool,
+    /// Idle cost at 10,000 processes as well
+    #[arg(long)]
+    full: bool,
+    /// Only the groups whose name contains this: overhead, latency, recursion, idle
+    #[arg(long)]
+    only: Option<String>,
+}
+
+/// How much to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct Effort {
+    /// The overhead's pairs go on until its interval is narrow, or for so long in all.
+    pub overhead: Duration,
+    /// Pairs at least.
+    pub pairs: usize,
+    /// Scripts that cross a gate without being stopped.
+    pub crossings: u32,
+    /// Recursions that are contained.
+    pub containments: u32,
+    /// Recursive npm projects.
+    pub projects: u32,
+    /// Time to look at an idle daemon.
+    pub idle: Duration,
+    /// Sizes of the crowd beside an idle daemon.
+    pub crowds: &'static [u32],
+}
+
+impl Effort {
+    fn of(args: &Args) -> Self {
+        let crowds: &[u32] = if args.full { &[1000, 10_000] } else { &[1000] };
+        if args.quick {
+            Self {
+                overhead: Duration::from_mins(1),
+                pairs: 5,
+                crossings: 60,
+                containments: 5,
+                projects: 2,
+                idle: Duration::from_secs(10),
+                crowds,
+            }
+        } else {
+            Self {
+                overhead: Duration::from_mins(20),
+                pairs: 20,
+                // A p99 needs some hundreds.
+                crossings: 400,
+                containments: 20,
+                projects: 10,
+                idle: Duration::from_mins(1),
+                crowds,
+            }
+        }
+    }
+}
+
+type Group = fn(&Path, Effort, &mut dyn FnMut(Row)) -> Result<()>;
+
+const GROUPS: [(&str, Group); 4] = [
+    ("overhead", overhead::measure),
+    ("latency", latency::measure),
+    ("recursion", recursion::measure),
+    ("idle", idle::measure),
+];
+
+pub fn run(args: &Args) -> Result<()> {
+    if let Some(reason) = skip::reason(&["cc"]) {
+        bail!("the bench {reason}");
+    }
+    setup::ensure(&[setup::Need::Build])?;
+    let sensor = cargo::sensor(true)?;
+    let machine = machine::Machine::read();
+    if args.json {
+        println!("{}", serde_json::to_string(&machine)?);
+    } else {
+        let machine::Machine { processor, cores, kernel, commit, load, .. } = &machine;
+        println!("{processor}, {cores} cores, Linux {kernel}, commit {commit}, load {load}");
+    }
+    let mut missed = 0;
+    let mut print = |row: Row| {
+        missed += u32::from(row.ok == Verdict::False);
+        if args.json {
+            match serde_json::to_string(&row) {
+                Ok(line) => println!("{line}"),
+                Err(error) => eprintln!("xtask: {}: {error}", row.name),
+            }
+        } else {
+            println!("{row}");
+        }
+    };
+    for (name, group) in GROUPS {
+        if args.only.as_ref().is_none_or(|only| name.contains(only.as_str())) {
+            group(&sensor, Effort::of(args), &mut print)?;
+        }
+    }
+    if missed > 0 {
+        eprintln!("{missed} budgets are missed");
+    }
+    Ok(())
+}
