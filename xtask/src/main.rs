@@ -1,6 +1,8 @@
 //! The developer's commands: set-up, build and run, tests, virtual machines.
 
+mod bench;
 mod cargo;
+mod demo;
 mod ebpf_toolchain;
 mod place;
 mod run;
@@ -22,6 +24,10 @@ enum Command {
     Run(run::Args),
     /// Every check and test that can run here: lint, unit, native, virtual machines
     Test(test::Args),
+    /// The recursive npm project, for real, in a bounded cgroup, under a running sensor
+    Demo(demo::Args),
+    /// The budgets, measured
+    Bench(bench::Args),
     /// The end-to-end tests inside QEMU on other kernels
     Vm(vm::Args),
 }
@@ -32,6 +38,8 @@ fn main() -> ExitCode {
         Command::Setup => setup::ensure(setup::ALL).map(done),
         Command::Run(args) => run::run(&args).map(done),
         Command::Test(args) => Ok(test::run(&args)),
+        Command::Demo(args) => demo::run(&args).map(done),
+        Command::Bench(args) => bench::run(&args).map(done),
         Command::Vm(args) => vm::run(&args),
     };
     match result {
