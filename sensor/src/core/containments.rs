@@ -39,6 +39,17 @@ struct State {
 }
 
 impl State {
+    /// Known from now on, so that the next crossing of the same tree belongs to it as well.
+    fn incident_of(&mut self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> String {
+        let mut line = std::iter::once(&culprit).chain(ancestors);
+        if let Some(known) = line.find_map(|key| self.incidents.get(key).cloned()) {
+            return known;
+        }
+        let fresh = incident::new_id();
+        self.incidents.insert(culprit, fresh.clone());
+        fresh
+    }
+
     /// A containment that was thawed is taken up under its old mark: its processes carry it.
     fn mark_for(&mut self, incident: &str) -> u32 {
         let known = self.held.iter().find(|(_, it)| it.held.incident == incident);
@@ -67,30 +78,20 @@ impl Containments {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The incident that a finding about `culprit` will belong to: a known one of its own or of an
+    /// The incident that a finding about `culprit` belongs to: a known one of its own or of an
     /// ancestor, or a new one.
     pub fn incident_of(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> String {
-        Self::belonging(&self.state(), culprit, ancestors).unwrap_or_else(incident::new_id)
-    }
-
-    fn belonging(state: &State, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Option<String> {
-        std::iter::once(&culprit).chain(ancestors).find_map(|key| state.incidents.get(key).cloned())
+        self.state().incident_of(culprit, ancestors)
     }
 
     /// Claims a culprit for containment.
     pub fn claim(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Turn {
         let mut state = self.state();
-        let known = Self::belonging(&state, culprit, ancestors);
-        if let Some(incident) = &known {
-            let held = state.held.values().any(|it| it.held.incident == *incident && it.frozen)
-                || state.let_run.contains(incident);
-            if held {
-                return Turn::Leave { incident: incident.clone() };
-            }
+        let incident = state.incident_of(culprit, ancestors);
+        let stands = state.held.values().any(|it| it.held.incident == incident && it.frozen);
+        if stands || state.let_run.contains(&incident) {
+            return Turn::Leave { incident };
         }
-        let incident = known.unwrap_or_else(incident::new_id);
-        // Known from now on, so that the next crossing of the same tree does not claim it again.
-        state.incidents.insert(culprit, incident.clone());
         let mark = state.mark_for(&incident);
         if !state.busy.insert(mark) {
             return Turn::Leave { incident };

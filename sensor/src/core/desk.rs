@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64},
     },
 };
 
@@ -165,7 +165,7 @@ impl Desk {
         }
     }
 
-    fn contained(&mut self, incident: &str, contained: Contained, thaw_ns: u64, again: bool) {
+    pub fn contained(&mut self, incident: &str, contained: Contained, thaw_ns: u64, again: bool) {
         for action in contained.actions {
             self.act(incident, action);
         }

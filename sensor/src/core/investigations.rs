@@ -1,1 +1,146 @@
-//! Placeholder until the drivers are in.
+//! Starts investigations, and turns what they say into records.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use crate::{
+    cgroup::Hierarchies,
+    clock,
+    config::{self, Agent},
+    evidence::Gatherer,
+    investigate::{Command, Desk as Admission, Dossier, Driver, Event, Limits, Stop},
+    proto::{self, InvestigationState},
+};
+
+/// What an investigation has come to.
+#[derive(Debug)]
+pub enum Progress {
+    Line { incident: String, transcript: proto::Transcript },
+    State { incident: String, investigation: proto::Investigation },
+}
+
+/// Who investigates on this host, and what runs.
+pub struct Investigations {
+    /// `None`: nobody.
+    driver: Option<Driver>,
+    admission: Admission,
+    gatherer: Arc<Gatherer>,
+    stop: Option<Stop>,
+}
+
+/// One at a time: an investigator is a load of its own on a host in trouble.
+const AT_ONCE: u32 = 1;
+
+impl Investigations {
+    pub fn new(
+        config: &config::Investigate,
+        hierarchies: &Hierarchies,
+        state_dir: &Path,
+        gatherer: Arc<Gatherer>,
+    ) -> Self {
+        let home = hierarchies.home().unwrap_or_default();
+        let driver = match config.agent {
+            Agent::None => None,
+            Agent::Builtin => Some(Driver::Builtin),
+            Agent::Command => {
+                let scratch = state_dir.join("scratch");
+                let program = config.command.program.clone();
+                let mut command = Command::new(program, hierarchies.clone(), home.clone(), scratch);
+                command.sandbox.user.clone_from(&config.command.user);
+                command.sandbox.memory_bytes = config.command.memory_max_bytes;
+                command.sandbox.pids = config.command.pids_max;
+                command.deadline = Duration::from_secs(config.command.deadline_s.into());
+                Some(Driver::Command(command))
+            }
+        };
+        let limits = Limits { at_once: AT_ONCE, per_hour: config.max_per_hour };
+        let stop = Stop::new()
+            .inspect_err(|error| tracing::warn!("no investigations: {error}"))
+            .ok();
+        Self { driver, admission: Admission::new(&home, limits), gatherer, stop }
+    }
+
+    /// Starts one about an incident. Answers what is to be recorded at once: that it began, or why
+    /// it may not; `told` hears the rest.
+    pub fn begin(
+        &self,
+        incident: &proto::Incident,
+        evidence: Vec<proto::Evidence>,
+        told: impl Fn(Progress) + Send + 'static,
+    ) -> Option<Progress> {
+        let (Some(driver), Some(stop)) = (self.driver.clone(), self.stop.clone()) else { return None };
+        let number = incident.investigations.len() + 1;
+        let mut investigation = proto::Investigation {
+            id: format!("{}-{number}", incident.id),
+            agent: driver.name().to_owned(),
+            started_at: Some(clock::wall()),
+            ..Default::default()
+        };
+        let incident_id = incident.id.clone();
+        let cgroup = incident.culprit.as_ref().map_or("", |culprit| culprit.cgroup.as_str());
+        // The playbook costs nothing; the budget is for programs.
+        let ticket = match &driver {
+            Driver::Builtin => None,
+            Driver::Command(_) => match self.admission.admit(Path::new(cgroup)) {
+                Ok(ticket) => Some(ticket),
+                Err(denied) => {
+                    investigation.set_state(InvestigationState::Failed);
+                    investigation.ended_at = Some(clock::wall());
+                    investigation.error = denied.to_string();
+                    return Some(Progress::State { incident: incident_id, investigation });
+                }
+            },
+        };
+        investigation.set_state(InvestigationState::Running);
+        let begun = Progress::State {
+            incident: incident_id.clone(),
+            investigation: investigation.clone(),
+        };
+        let dossier = Dossier { incident: incident.clone(), evidence };
+        let gatherer = Arc::clone(&self.gatherer);
+        tokio::task::spawn_blocking(move || {
+            let redact = |text: &[u8]| gatherer.redactor().text(text).0;
+            let mut lines = 0;
+            let id = investigation.id.clone();
+            driver.run(&id, &dossier, &redact, &stop, &mut |event| match event {
+                Event::Line { stream, text } => {
+                    lines += 1;
+                    let transcript = proto::Transcript {
+                        investigation: id.clone(),
+                        line: lines,
+                        stream: stream.to_owned(),
+                        text,
+                    };
+                    told(Progress::Line { incident: incident_id.clone(), transcript });
+                }
+                Event::End(end) => {
+                    investigation.set_state(end.state);
+                    investigation.ended_at = Some(clock::wall());
+                    investigation.findings = end.findings;
+                    investigation.error = end.error;
+                    investigation.cost = Some(proto::Cost { wall_ns: end.wall_ns, ..Default::default() });
+                    told(Progress::State {
+                        incident: incident_id.clone(),
+                        investigation: investigation.clone(),
+                    });
+                }
+            });
+            drop(ticket);
+        });
+        Some(begun)
+    }
+
+    /// Who investigates, for the status.
+    pub fn describe(&self) -> String {
+        match &self.driver {
+            None => "nobody is configured".into(),
+            Some(driver) => format!("by {}", driver.name()),
+        }
+    }
+
+    /// Whatever runs ends soon, as interrupted.
+    pub fn end(&self) {
+        if let Some(stop) = &self.stop {
+            stop.now();
+        }
+    }
+}

@@ -193,6 +193,7 @@ impl Daemon {
             state_dir: config.state_dir.clone(),
             user: serve_user,
         })?;
+        let gatherer = Arc::new(gatherer(config));
         let mut desk = Desk {
             log,
             host,
@@ -201,8 +202,13 @@ impl Daemon {
             responder,
             containments,
             guardian,
-            gatherer: Arc::new(gatherer(config)),
-            investigations: Investigations::new(&config.investigate, hierarchies),
+            investigations: Investigations::new(
+                &config.investigate,
+                &hierarchies,
+                &config.state_dir,
+                Arc::clone(&gatherer),
+            ),
+            gatherer,
             incidents: crate::incident::Incidents::default(),
             times,
             paused,

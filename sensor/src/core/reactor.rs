@@ -28,7 +28,7 @@ use crate::{
     lineage::{Node, ProcessKey},
     proto,
     respond::{
-        Contained, Responder, Target,
+        Contained, Held, Responder, Target,
         guardian::Guardian,
         policy::{Decision, Policy},
     },
@@ -182,7 +182,10 @@ impl Reactor {
         let (mark, leaf) = (target.mark, target.leaf);
         let incident = target.incident.clone();
         let guardian = Arc::clone(&self.guardian);
-        let mut armed = move |held: &crate::respond::Held| guardian.arm(held.arm(thaw_ns, release_ns));
+        let mut armed = move |held: &Held| {
+            // Where none runs just now, the next guardian gets it.
+            guardian.arm(held.arm(thaw_ns, release_ns));
+        };
         let this = Arc::clone(self);
         let finish = move |contained: Contained| {
             let held = contained.held.clone();

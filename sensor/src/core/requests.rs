@@ -125,8 +125,10 @@ impl Desk {
         let (responder, guardian) = (self.responder.clone(), self.guardian.clone());
         let freeze_ns = self.times.freeze_ns;
         Box::new(move || {
-            let contained =
-                responder.contain(&target, &mut |held| guardian.arm(held.arm(thaw_ns, release_ns)));
+            let contained = responder.contain(&target, &mut |held| {
+                // Where none runs just now, the next guardian gets it.
+                guardian.arm(held.arm(thaw_ns, release_ns));
+            });
             let containment = contained.held.clone().map(|held| {
                 Box::new(Containment { held, leaf, frozen: true, freeze_ns, thaw_ns, release_ns })
             });

@@ -12,12 +12,28 @@ pub mod table;
 
 use aya::maps::{MapData, RingBuf};
 
+use self::table::Table;
 pub use self::{
     doctor::{Capability, Working, doctor},
     lineage::{Detail, Lineage, split},
     load::{LoadError, LoadOptions, Programs},
     reader::{Event, Reader},
 };
+
+/// Who carries a mark, for the guardian: from the descriptors that it inherited, in the order of
+/// [`Programs::guardian_maps`].
+pub fn marked_by(
+    inherited: &[std::os::fd::RawFd],
+) -> std::io::Result<impl Fn(u32) -> Vec<sensor_common::ProcessKey> + use<>> {
+    let &[nodes, marks, until, ..] = inherited else {
+        return Err(std::io::Error::other("the kernel's tables were not inherited"));
+    };
+    // SAFETY: plain numbers; one that is no open descriptor makes the mapping fail, nothing else.
+    let [nodes, marks, until] =
+        [nodes, marks, until].map(|fd| unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) });
+    let table = Table::new(nodes, marks, until)?;
+    Ok(move |number| table.marked(number))
+}
 
 /// The kernel side, attached, with everybody who was there before in its table, and tested.
 pub struct Kernel {
