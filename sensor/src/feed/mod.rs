@@ -1,1 +1,21 @@
-//! feed
+//! The feed: the gRPC service on a unix socket, in a process of its own.
+//!
+//! `core` (root) makes the socket and starts `sensor serve` as an unprivileged user; what parses
+//! foreign bytes is never root. `serve` reads the log itself and passes requests that need `core`
+//! over a socket pair; `core` checks them again. When `serve` dies, `core` starts it again; when
+//! `core` dies, `serve` goes with it.
+//!
+//! - [`access`]: who may do what, as a pure function that both sides call
+//! - [`link`]: core's end: socket, child, questions and answers
+//! - [`serve`]: the process
+//! - [`client`]: how the command line connects
+//! - `frames`: the bytes between the two processes
+
+pub mod access;
+pub mod client;
+mod frames;
+pub mod link;
+pub mod serve;
+
+#[cfg(test)]
+mod tests;

@@ -18,7 +18,7 @@ use super::{FILE, KINDS, store};
 use crate::proto;
 
 /// A page ends when it holds this much, bytes: a few pages in flight stay small.
-const PAGE_BYTES: usize = 1 << 20;
+const PAGE_BYTES: usize = 256 << 10;
 
 /// Numbers that a page looks through for records of some kinds: a few ms, so that a reader that
 /// went away is noticed.
@@ -108,7 +108,7 @@ pub struct Reader {
     /// (device, inode), to notice that the file was replaced.
     file: (u64, u64),
     log_id: Arc<str>,
-    /// run → (boot_id, host)
+    /// Run → what its records share: boot id, host.
     runs: RefCell<HashMap<i64, (String, String)>>,
 }
 
@@ -149,7 +149,7 @@ impl Reader {
         self.read(|connection| first_from(connection, 0)).map(|seq| seq.unwrap_or(0))
     }
 
-    /// At most `limit` records from `from_seq` on (0: from the oldest), and about 1 MiB.
+    /// At most `limit` records from `from_seq` on (0: from the oldest), and about 256 KiB.
     ///
     /// A page may be empty before the end: with a filter, only so many numbers are looked through.
     pub fn records(&self, from_seq: u64, filter: &Filter, limit: u32) -> Result<Page, ReadError> {
@@ -181,7 +181,7 @@ impl Reader {
         }
         if !filter.kinds.is_empty() {
             let marks = vec!["?"; filter.kinds.len()].join(", ");
-            sql.push_str(&format!(" AND kind IN ({marks})"));
+            sql.extend([" AND kind IN (", &marks, ")"]);
             values.extend(filter.kinds.iter().map(|kind| Value::from((*kind).to_owned())));
         }
         sql.push_str(" ORDER BY seq LIMIT ?");
@@ -219,17 +219,7 @@ impl Reader {
         let blob = row.get_ref(4)?.as_blob()?;
         *bytes += blob.len();
         let Ok(mut record) = proto::Record::decode(blob) else { return Ok(None) };
-        let run: i64 = row.get(1)?;
-        let mut runs = self.runs.borrow_mut();
-        if !runs.contains_key(&run) {
-            let shared = connection.query_row(
-                "SELECT boot_id, host FROM runs WHERE run = ?1",
-                [run],
-                |row| Ok((row.get(0)?, row.get(1)?)),
-            )?;
-            runs.insert(run, shared);
-        }
-        let (boot_id, host) = runs.get(&run).cloned().unwrap_or_default();
+        let (boot_id, host) = self.run(connection, row.get(1)?)?;
         record.log_id = self.log_id.to_string();
         record.seq = row.get(0)?;
         record.priority = row.get(2)?;
@@ -237,6 +227,19 @@ impl Reader {
         record.boot_id = boot_id;
         record.host = host;
         Ok(Some(record))
+    }
+
+    fn run(&self, connection: &Connection, run: i64) -> rusqlite::Result<(String, String)> {
+        if let Some(known) = self.runs.borrow().get(&run) {
+            return Ok(known.clone());
+        }
+        let shared: (String, String) = connection.query_row(
+            "SELECT boot_id, host FROM runs WHERE run = ?1",
+            [run],
+            |row| Ok((row.get(0)?, row.get(1)?)),
+        )?;
+        self.runs.borrow_mut().insert(run, shared.clone());
+        Ok(shared)
     }
 
     /// Incidents, newest first, as many as fit into `max_bytes`; and how many older ones do not.

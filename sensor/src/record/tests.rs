@@ -17,6 +17,7 @@ use super::*;
 use crate::proto::record::Body;
 
 const ROOMY: u64 = 1 << 30;
+const NOBODY: u32 = 65_534;
 
 fn host() -> Host {
     Host { name: "h".into(), boot_id: "b".into(), kernel: "k".into() }
@@ -252,14 +253,14 @@ fn incidents_are_found_by_what_is_asked() {
 
 #[test]
 fn two_readers_follow_a_writer_and_miss_nothing() {
+    const RECORDS: u64 = 30_000;
     let directory = tempfile::tempdir().unwrap();
     let (log, _) = open(directory.path());
-    const RECORDS: u64 = 30_000;
     let follow = |limit: u32| {
         let reader = Reader::open(directory.path()).unwrap();
         move || {
             let (mut next, mut expected) = (1, 1);
-            let until = Instant::now() + Duration::from_secs(60);
+            let until = Instant::now() + Duration::from_mins(1);
             while expected <= RECORDS && Instant::now() < until {
                 let page = reader.records(next, &Filter::default(), limit).unwrap();
                 assert_eq!(page.missing, 0);
@@ -378,7 +379,6 @@ fn another_user_reads_by_group_while_the_log_is_written() {
         println!("SKIP another_user_reads_by_group: needs root to become another user");
         return;
     }
-    const NOBODY: u32 = 65_534;
     let base = tempfile::tempdir().unwrap();
     fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).unwrap();
     let run = |directory: &Path, gid: u32| {

@@ -1,0 +1,184 @@
+//! Who may do what, and what a request may look like: pure, so that `serve` and `core` judge alike.
+
+use sensor_proto::internal::v1::{Ask, ask};
+
+use crate::proto;
+
+/// Group whose members may read.
+pub const READERS: &str = "sensor";
+/// Group whose members may read and act.
+pub const OPERATORS: &str = "sensor-operators";
+
+/// Longest reason that a person may give, bytes: it is kept and shown with the incident.
+const WHY_MAX: usize = 1_024;
+/// Longer than any incident id.
+const ID_MAX: usize = 32;
+
+/// What a request needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Need {
+    Read,
+    Act,
+}
+
+/// The two groups on this host, by gid; none where there is no such group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Groups {
+    pub readers: Option<u32>,
+    pub operators: Option<u32>,
+    /// User that core runs as, beside root.
+    pub owner: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    #[error(
+        "uid {uid} may not {} sensor: use sudo, or have root run `{}usermod -aG {} USER`",
+        if *need == Need::Read { "read from" } else { "act through" },
+        if *exists { String::new() } else { format!("groupadd -r {} && ", group(*need)) },
+        group(*need)
+    )]
+    Role { uid: u32, need: Need, exists: bool },
+    #[error("{0}")]
+    Request(&'static str),
+}
+
+fn group(need: Need) -> &'static str {
+    match need {
+        Need::Read => READERS,
+        Need::Act => OPERATORS,
+    }
+}
+
+/// Whether a user with these groups may do it.
+pub fn allow(uid: u32, gids: &[u32], groups: &Groups, need: Need) -> Result<(), Refused> {
+    let member = |group: Option<u32>| group.is_some_and(|group| gids.contains(&group));
+    let operator = uid == 0 || uid == groups.owner || member(groups.operators);
+    match need {
+        Need::Act if operator => Ok(()),
+        Need::Read if operator || member(groups.readers) => Ok(()),
+        _ => {
+            let exists = match need {
+                Need::Read => groups.readers.is_some(),
+                Need::Act => groups.operators.is_some(),
+            };
+            Err(Refused::Role { uid, need, exists })
+        }
+    }
+}
+
+/// Whether core may be asked this by who asks it.
+pub fn admit(ask: &Ask, groups: &Groups) -> Result<(), Refused> {
+    let need = match &ask.what {
+        Some(ask::What::Status(_)) => Need::Read,
+        Some(ask::What::Act(_) | ask::What::Trigger(_) | ask::What::SetPaused(_)) => Need::Act,
+        None => return Err(Refused::Request("the request is empty")),
+    };
+    allow(ask.uid, &ask.gids, groups, need)?;
+    match &ask.what {
+        Some(ask::What::Act(act)) => {
+            check_id(&act.id).and_then(|()| check_why(&act.why)).and_then(|()| {
+                match proto::Verb::try_from(act.verb) {
+                    Ok(proto::Verb::Unspecified) | Err(_) => {
+                        Err(Refused::Request("the verb must be freeze, thaw, kill or resolve"))
+                    }
+                    Ok(_) => Ok(()),
+                }
+            })
+        }
+        Some(ask::What::Trigger(trigger)) => check_why(&trigger.why),
+        Some(ask::What::SetPaused(paused)) => check_why(&paused.why),
+        Some(ask::What::Status(_)) | None => Ok(()),
+    }
+}
+
+/// An id, or the beginning of one.
+fn check_id(id: &str) -> Result<(), Refused> {
+    let plausible = (1..=ID_MAX).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
+    if plausible {
+        Ok(())
+    } else {
+        Err(Refused::Request("an incident's id is lower-case letters and digits"))
+    }
+}
+
+fn check_why(why: &str) -> Result<(), Refused> {
+    if why.len() > WHY_MAX {
+        Err(Refused::Request("the reason is longer than 1,024 bytes"))
+    } else if why.chars().any(char::is_control) {
+        Err(Refused::Request("the reason must be one line of plain text"))
+    } else {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const GROUPS: Groups = Groups { readers: Some(7), operators: Some(8), owner: 0 };
+
+    #[test]
+    fn roles() {
+        let cases = [
+            (0, &[][..], true, true),
+            (1_000, &[8], true, true),
+            (1_000, &[7], true, false),
+            (1_000, &[0], false, false),
+            (1_000, &[], false, false),
+            (u32::MAX, &[9], false, false),
+        ];
+        for (uid, gids, read, act) in cases {
+            assert_eq!(allow(uid, gids, &GROUPS, Need::Read).is_ok(), read, "{uid} {gids:?}");
+            assert_eq!(allow(uid, gids, &GROUPS, Need::Act).is_ok(), act, "{uid} {gids:?}");
+        }
+        let owned = Groups { owner: 1_000, ..Groups::default() };
+        assert_eq!(allow(1_000, &[], &owned, Need::Act), Ok(()));
+    }
+
+    #[test]
+    fn a_group_that_does_not_exist_admits_nobody() {
+        let none = Groups::default();
+        let refused = allow(1_000, &[0, 7, 8], &none, Need::Act).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "uid 1000 may not act through sensor: use sudo, or have root run \
+             `groupadd -r sensor-operators && usermod -aG sensor-operators USER`"
+        );
+        let refused = allow(1_000, &[], &GROUPS, Need::Read).unwrap_err();
+        assert_eq!(
+            refused.to_string(),
+            "uid 1000 may not read from sensor: use sudo, or have root run `usermod -aG sensor USER`"
+        );
+    }
+
+    fn act(uid: u32, id: &str, verb: i32, why: &str) -> Ask {
+        let act = proto::ActRequest { id: id.into(), verb, why: why.into() };
+        Ask { uid, what: Some(ask::What::Act(act)), ..Ask::default() }
+    }
+
+    #[test]
+    fn only_requests_that_make_sense_reach_core() {
+        assert_eq!(admit(&act(0, "abc123", 1, "because"), &GROUPS), Ok(()));
+        assert!(admit(&act(0, "", 1, ""), &GROUPS).is_err());
+        assert!(admit(&act(0, "ABC", 1, ""), &GROUPS).is_err());
+        assert!(admit(&act(0, "abc", 0, ""), &GROUPS).is_err());
+        assert!(admit(&act(0, "abc", 99, ""), &GROUPS).is_err());
+        assert!(admit(&act(0, "abc", 1, "a\nb"), &GROUPS).is_err());
+        assert!(admit(&act(0, "abc", 1, &"x".repeat(WHY_MAX + 1)), &GROUPS).is_err());
+        assert!(admit(&Ask::default(), &GROUPS).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn a_stranger_never_acts(uid in 1_u32.., gids in prop::collection::vec(any::<u32>(), 0..20),
+                                 id in ".{0,40}", verb: i32, why in ".{0,40}") {
+            prop_assume!(!gids.contains(&8));
+            let ask = Ask { gids, ..act(uid, &id, verb, &why) };
+            prop_assert!(admit(&ask, &GROUPS).is_err());
+        }
+    }
+}

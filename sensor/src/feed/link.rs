@@ -1,0 +1,436 @@
+//! Core's end of the feed: makes the socket, keeps `sensor serve` running as an unprivileged user,
+//! and hands its questions to core, checked.
+
+use std::{
+    ffi::OsString,
+    fs::{self, DirBuilder, Permissions},
+    io,
+    net::Shutdown,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::{
+            fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
+            net::{UnixListener, UnixStream},
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    process::{Pid, PidfdFlags, pidfd_open},
+};
+use sensor_proto::internal::v1::{Ask, Health, Refusal, Tail, Tell, tell};
+use tokio::sync::{
+    OwnedSemaphorePermit, Semaphore,
+    mpsc::{self, error::TrySendError},
+    watch,
+};
+use tonic::Code;
+
+use super::{
+    access::{self, Refused},
+    frames,
+    serve::groups::GroupCache,
+};
+use crate::proto;
+
+/// Questions that core may have before it at once; more wait in the socket.
+const QUESTIONS_MAX: usize = 64;
+
+/// Before `serve` is started again: at once after an accident, slowly when it cannot run at all.
+const RESTART_FIRST: Duration = Duration::from_millis(100);
+const RESTART_LAST: Duration = Duration::from_secs(10);
+/// A `serve` that lived so long was not broken from the start.
+const RESTART_FORGET: Duration = Duration::from_mins(1);
+
+/// How long `serve` may take to end when it is told to.
+const END: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum LinkError {
+    #[error("another sensor answers at {0}: stop it, or choose another runtime_dir")]
+    Taken(PathBuf),
+    #[error("{0} exists and is no socket: move it away, or choose another runtime_dir")]
+    NoSocket(PathBuf),
+    #[error("cannot make the socket {path}: {source}")]
+    Socket { path: PathBuf, source: io::Error },
+    #[error("cannot start the thread that looks after `sensor serve`: {0}")]
+    Thread(io::Error),
+}
+
+#[derive(Clone, Debug)]
+pub struct LinkOptions {
+    /// Socket that clients connect to.
+    pub socket: PathBuf,
+    /// Directory of the log, which `serve` reads.
+    pub state_dir: PathBuf,
+    /// (uid, gid) that `serve` becomes; none when core is not root, and `serve` stays what it is.
+    pub user: Option<(u32, u32)>,
+}
+
+/// Something that core is asked; the asker was checked.
+#[derive(Debug)]
+pub struct Question {
+    pub ask: Ask,
+    pub reply: Reply,
+}
+
+/// The way back. Dropped without an answer, the asker is told that core has none.
+#[derive(Debug)]
+pub struct Reply {
+    id: u64,
+    replies: mpsc::Sender<Tell>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Reply {
+    pub fn send(mut self, what: tell::What) {
+        self.answer(what);
+    }
+
+    /// Refuses with a gRPC status and one sentence.
+    pub fn refuse(self, code: Code, why: impl Into<String>) {
+        self.send(refusal(code, why));
+    }
+
+    fn answer(&mut self, what: tell::What) {
+        if let Some(permit) = self.permit.take() {
+            // There is room for as many answers as there are permits; without a reader it
+            // matters to nobody.
+            let _ = self.replies.try_send(Tell { id: self.id, what: Some(what) });
+            drop(permit);
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.answer(refusal(Code::Internal, "the daemon has no answer to this request"));
+    }
+}
+
+fn refusal(code: Code, why: impl Into<String>) -> tell::What {
+    tell::What::Refusal(Refusal { code: code as i32, why: why.into() })
+}
+
+/// Handle of the feed; dropping it ends `serve`.
+pub struct Link {
+    socket: PathBuf,
+    tail: watch::Sender<u64>,
+    parts: watch::Sender<Vec<proto::PartStatus>>,
+    state: watch::Receiver<proto::PartStatus>,
+    /// Closed to end the supervisor.
+    stop: Option<OwnedFd>,
+    supervisor: Option<thread::JoinHandle<()>>,
+    talk: tokio::task::JoinHandle<()>,
+}
+
+impl Link {
+    /// Makes the socket and starts `serve`. To be called inside a tokio runtime.
+    pub fn start(options: LinkOptions) -> Result<(Self, mpsc::Receiver<Question>), LinkError> {
+        let mut arguments: Vec<OsString> =
+            vec!["serve".into(), "--state-dir".into(), options.state_dir.clone().into()];
+        if let Some((uid, gid)) = options.user {
+            arguments
+                .extend(["--uid", &uid.to_string(), "--gid", &gid.to_string()].map(OsString::from));
+        }
+        Self::start_with(&options.socket, move || {
+            // The running program itself, also when its file was replaced meanwhile.
+            let mut command = Command::new("/proc/self/exe");
+            command.args(&arguments);
+            command
+        })
+    }
+
+    /// `program` gets one end of the link as its standard input and the listener as its standard
+    /// output.
+    pub(super) fn start_with(
+        socket: &Path,
+        program: impl Fn() -> Command + Send + 'static,
+    ) -> Result<(Self, mpsc::Receiver<Question>), LinkError> {
+        let listener = listen(socket)?;
+        let failed = |source| LinkError::Socket { path: socket.to_owned(), source };
+        let (stop, stopped) = UnixStream::pair().map_err(failed)?;
+        let (tail, _) = watch::channel(0);
+        let (parts, _) = watch::channel(Vec::new());
+        let (state_sender, state) = watch::channel(part(false, "serve is being started"));
+        let (streams, new_streams) = mpsc::channel(1);
+        let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
+        let supervisor = Supervisor { listener, program, stopped, streams, state: state_sender };
+        let supervisor = thread::Builder::new()
+            .name("feed".into())
+            .spawn(move || supervisor.run())
+            .map_err(LinkError::Thread)?;
+        let groups = GroupCache::new(rustix::process::geteuid().as_raw());
+        let talk = tokio::spawn(talk(new_streams, tail.clone(), parts.clone(), questions, groups));
+        let link = Self {
+            socket: socket.to_owned(),
+            tail,
+            parts,
+            state,
+            stop: Some(stop.into()),
+            supervisor: Some(supervisor),
+            talk,
+        };
+        Ok((link, asked))
+    }
+
+    /// Records up to this number can be read.
+    pub fn set_tail(&self, seq: u64) {
+        self.tail.send_if_modified(|tail| {
+            let changed = *tail != seq;
+            *tail = seq;
+            changed
+        });
+    }
+
+    /// State of all parts, for the health service.
+    pub fn set_health(&self, parts: Vec<proto::PartStatus>) {
+        self.parts.send_if_modified(|known| {
+            let changed = *known != parts;
+            *known = parts;
+            changed
+        });
+    }
+
+    /// State of the feed itself.
+    pub fn state(&self) -> watch::Receiver<proto::PartStatus> {
+        self.state.clone()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.stop = None;
+        self.talk.abort();
+        if let Some(supervisor) = self.supervisor.take()
+            && supervisor.join().is_err()
+        {
+            tracing::error!("the thread that looks after `sensor serve` panicked");
+        }
+        // Clients then see that there is no daemon, instead of one that does not answer.
+        if let Err(error) = fs::remove_file(&self.socket) {
+            tracing::warn!("cannot remove {}: {error}", self.socket.display());
+        }
+    }
+}
+
+fn part(ok: bool, detail: impl Into<String>) -> proto::PartStatus {
+    proto::PartStatus { part: "feed".into(), ok, detail: detail.into() }
+}
+
+/// Makes the socket, open to all users: who may do what is decided per request. A socket that
+/// nobody answers at is left over from a daemon that died, and is replaced.
+pub fn listen(path: &Path) -> Result<UnixListener, LinkError> {
+    let failed = |source| LinkError::Socket { path: path.to_owned(), source };
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
+    }
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(LinkError::NoSocket(path.to_owned()));
+        }
+        Ok(_) => match UnixStream::connect(path) {
+            Ok(_) => return Err(LinkError::Taken(path.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                fs::remove_file(path).map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        },
+    }
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(failed)?;
+    Ok(listener)
+}
+
+/// Starts `serve` again whenever it ends. A thread of its own, because the kernel ends a child
+/// that asked for it when the *thread* that started it does.
+struct Supervisor<P> {
+    listener: UnixListener,
+    program: P,
+    stopped: UnixStream,
+    streams: mpsc::Sender<UnixStream>,
+    state: watch::Sender<proto::PartStatus>,
+}
+
+impl<P: Fn() -> Command> Supervisor<P> {
+    fn run(self) {
+        let mut pause = RESTART_FIRST;
+        loop {
+            let start = Instant::now();
+            let why = match self.start() {
+                Ok((mut child, ours, ours_too)) => {
+                    tracing::debug!("serve runs as process {}", child.id());
+                    self.state.send_replace(part(true, ""));
+                    match self.streams.try_send(ours) {
+                        Err(TrySendError::Closed(_)) => return end(&mut child, &ours_too),
+                        Err(TrySendError::Full(_)) => {
+                            end(&mut child, &ours_too);
+                            "the daemon is still busy with the one before".to_owned()
+                        }
+                        Ok(()) if self.watch(&child) => return end(&mut child, &ours_too),
+                        Ok(()) => match child.wait() {
+                            Ok(status) => format!("serve ended ({status})"),
+                            Err(error) => format!("serve cannot be waited for: {error}"),
+                        },
+                    }
+                }
+                Err(error) => format!("serve cannot be started: {error}"),
+            };
+            if start.elapsed() >= RESTART_FORGET {
+                pause = RESTART_FIRST;
+            }
+            let why = format!("{why}; it is started again after {} ms", pause.as_millis());
+            tracing::warn!("{why}");
+            self.state.send_replace(part(false, why));
+            if wait(&[&self.stopped.as_fd()], Some(pause))[0] {
+                return;
+            }
+            pause = (pause * 2).min(RESTART_LAST);
+        }
+    }
+
+    /// The child and, twice, our end of its link.
+    fn start(&self) -> io::Result<(Child, UnixStream, UnixStream)> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let ours_too = ours.try_clone()?;
+        let child = (self.program)()
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::from(OwnedFd::from(self.listener.try_clone()?)))
+            .spawn()?;
+        Ok((child, ours, ours_too))
+    }
+
+    /// Until the child ends (false) or is to end (true).
+    fn watch(&self, child: &Child) -> bool {
+        match pidfd(child) {
+            Ok(pidfd) => wait(&[&self.stopped.as_fd(), &pidfd.as_fd()], None)[0],
+            // It is waited for all the same; the end of the link tells it to go.
+            Err(_) => false,
+        }
+    }
+}
+
+fn pidfd(child: &Child) -> io::Result<OwnedFd> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    Ok(pidfd_open(pid.ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?)
+}
+
+/// Closes the link, at which it should go by itself; if not, it is killed.
+fn end(child: &mut Child, link: &UnixStream) {
+    // Fails when it is closed already.
+    let _ = link.shutdown(Shutdown::Both);
+    let ended = pidfd(child).is_ok_and(|pidfd| wait(&[&pidfd.as_fd()], Some(END))[0]);
+    if !ended && let Err(error) = child.kill() {
+        tracing::warn!("serve (process {}) cannot be killed: {error}", child.id());
+    }
+    if let Err(error) = child.wait() {
+        tracing::warn!("serve cannot be waited for: {error}");
+    }
+}
+
+/// Which of them became readable (or were closed) within the limit.
+fn wait(files: &[&std::os::fd::BorrowedFd<'_>], limit: Option<Duration>) -> Vec<bool> {
+    let until = limit.map(|limit| Instant::now() + limit);
+    loop {
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
+        let mut polled: Vec<_> =
+            files.iter().map(|file| PollFd::new(*file, PollFlags::IN)).collect();
+        match poll(&mut polled, timeout.as_ref()) {
+            Err(rustix::io::Errno::INTR) => {}
+            _ => return polled.iter().map(|file| !file.revents().is_empty()).collect(),
+        }
+    }
+}
+
+/// Talks with one `serve` after another.
+pub(super) async fn talk(
+    mut streams: mpsc::Receiver<UnixStream>,
+    tail: watch::Sender<u64>,
+    parts: watch::Sender<Vec<proto::PartStatus>>,
+    questions: mpsc::Sender<Question>,
+    groups: GroupCache,
+) {
+    while let Some(stream) = streams.recv().await {
+        let stream =
+            stream.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(stream));
+        let (incoming, outgoing) = match stream {
+            Ok(stream) => frames::split(stream),
+            Err(error) => {
+                tracing::error!("the link to serve cannot be used: {error}");
+                continue;
+            }
+        };
+        let (replies, waiting) = mpsc::channel(QUESTIONS_MAX);
+        // Whichever ends first, the link is closed, `serve` ends and a new one comes.
+        let result = tokio::select! {
+            result = hear(incoming, replies, &questions, &groups) => result,
+            result = say(outgoing, waiting, tail.subscribe(), parts.subscribe()) => result,
+        };
+        if let Err(error) = result {
+            tracing::warn!("the link to serve broke: {error}");
+        }
+    }
+}
+
+async fn hear(
+    mut incoming: frames::Incoming<Ask>,
+    replies: mpsc::Sender<Tell>,
+    questions: &mpsc::Sender<Question>,
+    groups: &GroupCache,
+) -> io::Result<()> {
+    let permits = Arc::new(Semaphore::new(QUESTIONS_MAX));
+    while let Some(ask) = incoming.next().await? {
+        let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
+        let reply = Reply { id: ask.id, replies: replies.clone(), permit: Some(permit) };
+        match access::admit(&ask, &groups.get()) {
+            Ok(()) => {
+                // Core is going down when it takes no more; the reply then says so.
+                let _ = questions.send(Question { ask, reply }).await;
+            }
+            Err(refused) => reply.refuse(code(&refused), refused.to_string()),
+        }
+    }
+    Ok(())
+}
+
+/// The gRPC status of a refusal.
+pub(super) fn code(refused: &Refused) -> Code {
+    match refused {
+        Refused::Role { .. } => Code::PermissionDenied,
+        Refused::Request(_) => Code::InvalidArgument,
+    }
+}
+
+async fn say(
+    mut outgoing: frames::Outgoing<Tell>,
+    mut replies: mpsc::Receiver<Tell>,
+    mut tail: watch::Receiver<u64>,
+    mut parts: watch::Receiver<Vec<proto::PartStatus>>,
+) -> io::Result<()> {
+    tail.mark_changed();
+    parts.mark_changed();
+    loop {
+        let tell = tokio::select! {
+            Some(reply) = replies.recv() => reply,
+            Ok(()) = tail.changed() => {
+                let seq = *tail.borrow_and_update();
+                Tell { id: 0, what: Some(tell::What::Tail(Tail { seq })) }
+            }
+            Ok(()) = parts.changed() => {
+                let parts = parts.borrow_and_update().clone();
+                Tell { id: 0, what: Some(tell::What::Health(Health { parts })) }
+            }
+            else => return Ok(()),
+        };
+        outgoing.send(&tell).await?;
+    }
+}

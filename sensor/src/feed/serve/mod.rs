@@ -1,0 +1,180 @@
+//! The process that clients talk to: an unprivileged user, the listener and the link inherited from
+//! core, the log read-only.
+
+mod connections;
+mod core;
+pub(super) mod groups;
+mod privileges;
+mod records;
+mod service;
+mod stream;
+
+use std::{
+    io,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::net::{UnixListener, UnixStream},
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use sensor_proto::DESCRIPTORS;
+use tokio::sync::watch;
+use tonic::transport::Server;
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use self::{core::Core, groups::GroupCache, records::Records, service::Service};
+use crate::{host::Host, proto, proto::sensor_server::SensorServer};
+
+/// Largest request, bytes; the largest that makes sense is some 1 KiB.
+const REQUEST_MAX: usize = 64 << 10;
+
+/// Requests that one connection may have in work; streams that it may have open.
+const REQUESTS_PER_CONNECTION: usize = 8;
+const STREAMS_PER_CONNECTION: u32 = 32;
+
+/// A peer that answers no ping for five minutes is gone for good. One that is only stopped (ctrl-z, or
+/// by our own hand) may come back before.
+const PING: Duration = Duration::from_secs(30);
+const PING_ANSWER: Duration = Duration::from_mins(5);
+
+/// Threads that read the log; each page is short.
+const READERS: usize = 4;
+
+/// Arguments of the hidden `sensor serve`.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ServeArgs {
+    /// Directory of the log.
+    #[arg(long)]
+    pub state_dir: PathBuf,
+    /// User to become.
+    #[arg(long, requires = "gid")]
+    pub uid: Option<u32>,
+    /// Its only group; may read the log.
+    #[arg(long, requires = "uid")]
+    pub gid: Option<u32>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    #[error("`sensor serve` is started by `sensor run`, not by hand ({0})")]
+    ByHand(io::Error),
+    #[error("cannot become uid {uid}, gid {gid}: {source}")]
+    Privileges { uid: u32, gid: u32, source: io::Error },
+    #[error("cannot start the feed: {0}")]
+    Start(#[source] io::Error),
+    #[error("the feed's own descriptors cannot be served: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+    #[error("the feed failed: {0}")]
+    Transport(#[from] tonic::transport::Error),
+}
+
+/// Serves until core closes the link. Standard input is the link, standard output the listener.
+/// To be called before any thread is started: what is given up is given up by all.
+pub fn run(args: ServeArgs) -> Result<(), ServeError> {
+    let link = UnixStream::from(inherited(io::stdin().as_fd())?);
+    let listener = UnixListener::from(inherited(io::stdout().as_fd())?);
+    link.peer_addr().map_err(ServeError::ByHand)?;
+    listener.local_addr().map_err(ServeError::ByHand)?;
+    privileges::detach_stdio().map_err(ServeError::Start)?;
+    let owner = match (args.uid, args.gid) {
+        (Some(uid), Some(gid)) => {
+            let failed = |source| ServeError::Privileges { uid, gid, source };
+            privileges::become_user(uid, gid).map_err(failed)?;
+            0
+        }
+        _ => rustix::process::geteuid().as_raw(),
+    };
+    privileges::end_with_parent().map_err(ServeError::Start)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .max_blocking_threads(READERS)
+        .thread_name("serve")
+        .enable_all()
+        .build()
+        .map_err(ServeError::Start)?;
+    let result = runtime.block_on(serve(listener, link, &args.state_dir, GroupCache::new(owner)));
+    // A page that is being read is for nobody any more.
+    runtime.shutdown_background();
+    result
+}
+
+fn inherited(file: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, ServeError> {
+    file.try_clone_to_owned().map_err(ServeError::ByHand)
+}
+
+/// The server itself: until the link is closed.
+pub(super) async fn serve(
+    listener: UnixListener,
+    link: UnixStream,
+    state_dir: &Path,
+    groups: GroupCache,
+) -> Result<(), ServeError> {
+    let listen = || {
+        listener.set_nonblocking(true)?;
+        link.set_nonblocking(true)?;
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        Ok((listener, tokio::net::UnixStream::from_std(link)?))
+    };
+    let (listener, link) = listen().map_err(ServeError::Start)?;
+    let (core, link_closed) = Core::start(link);
+    let (reporter, health_service) = tonic_health::server::health_reporter();
+    let health = report(reporter, core.health());
+    let service = Service::new(core, Records::new(state_dir, Host::read()), groups);
+    let service = SensorServer::new(service).max_decoding_message_size(REQUEST_MAX);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_file_descriptor_set(public_descriptors())
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    let server = Server::builder()
+        .concurrency_limit_per_connection(REQUESTS_PER_CONNECTION)
+        .max_concurrent_streams(STREAMS_PER_CONNECTION)
+        .http2_keepalive_interval(Some(PING))
+        .http2_keepalive_timeout(Some(PING_ANSWER))
+        .add_service(service)
+        .add_service(health_service)
+        .add_service(reflection)
+        .serve_with_incoming(connections::accept(listener));
+    tokio::select! {
+        result = server => Ok(result?),
+        () = health => Ok(()),
+        _ = link_closed => Ok(()),
+    }
+}
+
+/// What clients may know: the schema without what the daemon's processes say to each other.
+fn public_descriptors() -> FileDescriptorSet {
+    // The bytes are built into the program; if they were wrong, reflection alone would be empty.
+    let mut files = FileDescriptorSet::decode(DESCRIPTORS).unwrap_or_default();
+    files.file.retain(|file| !file.package().starts_with("sensor.internal"));
+    files
+}
+
+/// Keeps the health service true: every part by its name, the service, and "" for all together.
+async fn report(reporter: HealthReporter, mut parts: watch::Receiver<Vec<proto::PartStatus>>) {
+    let status = |ok| if ok { ServingStatus::Serving } else { ServingStatus::NotServing };
+    // Core is there as long as this process is.
+    reporter.set_service_status("sensor.v1.Sensor", ServingStatus::Serving).await;
+    let mut named: Vec<String> = Vec::new();
+    loop {
+        let now = parts.borrow_and_update().clone();
+        // Unknown until core has said something.
+        let all = !now.is_empty() && now.iter().all(|part| part.ok);
+        reporter.set_service_status("", status(all)).await;
+        for gone in named.iter().filter(|name| !now.iter().any(|part| part.part == **name)) {
+            reporter.set_service_status(gone, ServingStatus::NotServing).await;
+        }
+        for part in &now {
+            reporter.set_service_status(&part.part, status(part.ok)).await;
+            if !named.contains(&part.part) {
+                named.push(part.part.clone());
+            }
+        }
+        if parts.changed().await.is_err() {
+            return;
+        }
+    }
+}
