@@ -1,9 +1,25 @@
 //! A finding and its evidence become a statement of cause, without any model.
+//!
+//! Pure rules, one file each, look at the chain from the culprit down and at files that [`Files`]
+//! reads for them. Each names its confidence; the best one speaks. What is quoted has no secrets,
+//! no control characters and a bounded length, and every claim cites its evidence.
+
+mod command;
+mod cycle;
+mod generic;
+mod git_hook;
+mod lines;
+mod make;
+mod npm;
+mod script;
+mod words;
 
 use std::path::Path;
 
+use self::{cycle::Cycle, words::Words};
 use crate::{
     detect::Finding,
+    evidence::Redactor,
     lineage::{FileId, ProcessKey},
     proto,
 };
@@ -38,6 +54,8 @@ pub struct Case<'a> {
     /// Evidence id of the chain, for citation.
     pub chain_evidence: &'a str,
     pub files: &'a mut dyn Files,
+    /// For everything that is quoted.
+    pub redactor: &'a Redactor,
 }
 
 /// What stands at a path. Every answer has become evidence, so that a diagnosis can cite it.
@@ -63,8 +81,94 @@ pub trait Files {
     fn read(&mut self, path: &Path) -> Answer;
 }
 
+/// What a rule says.
+struct Claim {
+    by: &'static str,
+    cause: String,
+    remedy: String,
+    /// 0 to 1.
+    confidence: f64,
+    /// Besides the chain's.
+    evidence: Vec<String>,
+}
+
+/// Knows one family of tools; `None`: not this family, or not enough to say why.
+type Rule = fn(&Cycle<'_>, &mut dyn Files, &Words<'_>) -> Option<Claim>;
+
+/// The most specific first: of equally sure claims the earlier one speaks.
+const RULES: [Rule; 4] = [git_hook::explain, npm::explain, make::explain, script::explain];
+
+/// A claim as sure as this is not looked behind: other rules would only read more files.
+const SURE: f64 = 0.9;
+
 /// The best explanation that the rules have. Always answers: without a rule that knows more, with
 /// the numbers of the finding.
-pub fn diagnose(_case: &mut Case<'_>) -> proto::Diagnosis {
-    unimplemented!("first rule")
+pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
+    let words = Words { redactor: case.redactor };
+    let Some(cycle) = Cycle::find(case.chain) else {
+        return told(generic::numbers(case.finding), case.chain_evidence);
+    };
+    let mut best = generic::cycle(&cycle, &words);
+    for rule in RULES {
+        if best.confidence >= SURE {
+            break;
+        }
+        if let Some(claim) = rule(&cycle, case.files, &words)
+            && claim.confidence > best.confidence
+        {
+            best = claim;
+        }
+    }
+    best.cause += &size(&cycle);
+    let mut diagnosis = told(best, case.chain_evidence);
+    diagnosis.cycle = Some(shown(&cycle, case.redactor));
+    diagnosis
 }
+
+fn told(claim: Claim, chain_evidence: &str) -> proto::Diagnosis {
+    let mut evidence: Vec<String> = Vec::new();
+    for id in std::iter::once(chain_evidence.to_owned()).chain(claim.evidence) {
+        if !id.is_empty() && !evidence.contains(&id) {
+            evidence.push(id);
+        }
+    }
+    proto::Diagnosis {
+        cause: claim.cause,
+        confidence: claim.confidence,
+        evidence,
+        by: claim.by.to_owned(),
+        remedy: claim.remedy,
+        cycle: None,
+    }
+}
+
+/// How far it went, as one more sentence.
+fn size(cycle: &Cycle<'_>) -> String {
+    let steps = if cycle.period == 1 { "step" } else { "steps" };
+    let mut text = format!(
+        " A turn has {} {steps}; {} turns make {} processes",
+        cycle.period, cycle.turns, cycle.depth
+    );
+    if cycle.turns_per_second > 0.0 {
+        text += &format!(", {:.1} turns a second", cycle.turns_per_second);
+    }
+    text + "."
+}
+
+fn shown(cycle: &Cycle<'_>, redactor: &Redactor) -> proto::Cycle {
+    let step = |(at, link): (usize, &&Link)| proto::Step {
+        argv: redactor.argv(&link.argv).0,
+        cwd: cycle.cwd(at).to_vec(),
+    };
+    proto::Cycle {
+        steps: cycle.steps().iter().enumerate().map(step).collect(),
+        turns: cycle.turns as u32,
+        depth: cycle.depth as u32,
+        turns_per_second: cycle.turns_per_second,
+        // A turn is listed from its beginning to the step that starts the next.
+        turns_back_at: cycle.period as u32 - 1,
+    }
+}
+
+#[cfg(test)]
+mod tests;
