@@ -1,4 +1,5 @@
-//! `sensor run`: the daemon in the foreground.
+//! `sensor run`: the daemon in the foreground; and the hidden verbs by which it starts its other two
+//! processes.
 
 use std::{
     env,
@@ -9,8 +10,14 @@ use std::{
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-use super::{Parts, error::CliError};
-use crate::config::Config;
+use super::error::CliError;
+use crate::{
+    config::Config,
+    core,
+    feed::serve::{self, ServeArgs},
+    kernel,
+    respond::guardian::{self, GuardianArgs},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,10 +33,26 @@ pub struct RunArgs {
     config: Option<PathBuf>,
 }
 
-pub fn run(args: &RunArgs, parts: &Parts) -> Result<(), CliError> {
+pub fn run(args: &RunArgs) -> Result<(), CliError> {
     let config = Config::load(args.config.as_deref())?;
     log();
-    (parts.run)(config).map_err(CliError::Part)
+    core::run(&config)?;
+    Ok(())
+}
+
+/// The process that talks to clients.
+pub fn serve(args: ServeArgs) -> Result<(), CliError> {
+    log();
+    serve::run(args)?;
+    Ok(())
+}
+
+/// The process that thaws in time.
+pub fn guard(args: &GuardianArgs) -> Result<(), CliError> {
+    log();
+    let marked = kernel::marked_by(&args.keep)?;
+    guardian::run(args, marked)?;
+    Ok(())
 }
 
 /// Logs to standard error. The journal has its own times, and a file wants no colour.

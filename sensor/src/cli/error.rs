@@ -3,10 +3,9 @@
 use std::{error::Error, io, path::PathBuf};
 
 use super::text;
-use crate::config::ConfigError;
-
-/// What a part of the program that the command line only starts says when it fails.
-pub type PartError = Box<dyn Error + Send + Sync>;
+use crate::{
+    config::ConfigError, core::CoreError, feed::serve::ServeError, respond::guardian::GuardianError,
+};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
@@ -43,8 +42,12 @@ pub enum CliError {
     Toml(#[from] toml::ser::Error),
     #[error("cannot start: {0}")]
     Runtime(io::Error),
-    #[error("{}", sentence(.0.as_ref()))]
-    Part(PartError),
+    #[error("{}", sentence(.0))]
+    Daemon(#[from] CoreError),
+    #[error("{}", sentence(.0))]
+    Serve(#[from] ServeError),
+    #[error("{}", sentence(.0))]
+    Guardian(#[from] GuardianError),
 }
 
 impl CliError {
@@ -125,9 +128,9 @@ mod tests {
 
     #[test]
     fn causes_are_told_once() {
-        let inner = io::Error::other("disk on fire");
-        let error =
-            CliError::Part(Box::new(ConfigError::Unreadable { file: "/x".into(), source: inner }));
-        assert_eq!(error.to_string(), "cannot read /x: disk on fire");
+        let source = io::Error::other("disk on fire");
+        let error = CliError::from(CoreError::RuntimeDir { path: "/x".into(), source });
+        let told = "cannot use /x as the runtime directory: disk on fire";
+        assert_eq!(error.to_string(), told);
     }
 }
