@@ -77,7 +77,8 @@ impl Group {
         limit: u64,
     ) -> bool {
         // Below our own group there, so that whatever bounds us bounds it as well.
-        let Some(dir) = hierarchies.v1_home(controller).map(|home| home.join(format!("sensor-{name}")))
+        let Some(dir) =
+            hierarchies.v1_home(controller).map(|home| home.join(format!("sensor-{name}")))
         else {
             return false;
         };
@@ -126,7 +127,8 @@ impl Group {
                 .iter()
                 .filter_map(|dir| std::fs::read_to_string(dir.join(file)).ok())
                 .filter_map(|text| {
-                    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+                    let line =
+                        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
                     line.and_then(|value| value.parse::<u64>().ok())
                 })
                 .sum()
@@ -176,8 +178,11 @@ mod tests {
     fn freezes_thaws_and_kills_a_real_group() {
         let limits = Limits { memory_bytes: 64 << 20, pids: 8 };
         let Some((host, group)) = group("freeze", &limits) else { return };
-        let mut child =
-            Command::new("sh").args(["-c", "read go; sleep 60 & sleep 60"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new("sh")
+            .args(["-c", "read go; sleep 60 & sleep 60"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
         group.attach(child.id()).unwrap();
         let path = host.path_of(child.id()).unwrap();
         assert_eq!(host.dir(&path).unwrap(), group.dir());

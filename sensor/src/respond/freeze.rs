@@ -194,7 +194,8 @@ impl Responder<'_> {
 
     /// Of what is yet to be stopped, keeps what the freezer does not hold.
     fn keep_strays(&self, started: &mut Started) {
-        let Some(frozen) = started.cgroup.as_ref().and_then(|dir| self.hierarchies.path(dir)) else {
+        let Some(frozen) = started.cgroup.as_ref().and_then(|dir| self.hierarchies.path(dir))
+        else {
             return;
         };
         started.sweep.pending.retain(|key| {

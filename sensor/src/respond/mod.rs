@@ -12,6 +12,8 @@ pub mod process;
 pub mod protect;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
