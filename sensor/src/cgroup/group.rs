@@ -68,6 +68,15 @@ impl Group {
         Ok(group)
     }
 
+    /// One that was made earlier, by whomever; its limits are not looked at.
+    pub fn open(hierarchies: &Hierarchies, parent: &Path, name: &str) -> Result<Self, CgroupError> {
+        let parent = hierarchies.dir(parent).ok_or(CgroupError::NoUnified)?;
+        let v1 =
+            CONTROLLERS.iter().filter_map(|(controller, ..)| v1_dir(hierarchies, controller, name));
+        let dirs = [parent.join(name)].into_iter().chain(v1.filter(|dir| dir.exists()));
+        Ok(Self { dirs: dirs.collect(), holds: Holds::default() })
+    }
+
     fn add_v1(
         &mut self,
         hierarchies: &Hierarchies,
@@ -76,12 +85,7 @@ impl Group {
         file: &str,
         limit: u64,
     ) -> bool {
-        // Below our own group there, so that whatever bounds us bounds it as well.
-        let Some(dir) =
-            hierarchies.v1_home(controller).map(|home| home.join(format!("sensor-{name}")))
-        else {
-            return false;
-        };
+        let Some(dir) = v1_dir(hierarchies, controller, name) else { return false };
         if make(&dir).is_err() {
             return false;
         }
@@ -147,6 +151,11 @@ impl Group {
         self.kill(patience)?;
         self.dirs.iter().try_for_each(|dir| directory::remove(dir, patience))
     }
+}
+
+/// Below our own group there, so that whatever bounds us bounds it as well.
+fn v1_dir(hierarchies: &Hierarchies, controller: &str, name: &str) -> Option<PathBuf> {
+    hierarchies.v1_home(controller).map(|home| home.join(format!("sensor-{name}")))
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use crate::{cgroup, lineage::Node};
 /// Five processes: a shell, two below it, and one below each of those.
 const TREE: &str = "(sleep 300 & wait) & (sleep 300 & wait) & wait";
 
-fn responder<'m>(cage: &Cage, marks: &'m ProcMarks) -> Responder<'m> {
-    Responder::new(marks, cage.host.clone(), &cage.options()).0
+fn responder(cage: &Cage, marks: &Arc<ProcMarks>) -> Responder {
+    Responder::new(marks.clone(), cage.host.clone(), &cage.options()).0
 }
 
 fn no_guardian(_: &Held) {}
@@ -22,7 +22,7 @@ fn a_tree_that_shares_its_cgroup_is_stopped_by_signal() {
     let bystander = cage.run(None, "sleep 300");
     let root = cage.run(None, TREE);
     cage.wait_for(6);
-    let marks = ProcMarks::default();
+    let marks = Arc::<ProcMarks>::default();
     let responder = responder(&cage, &marks);
     let mut told: Vec<Held> = Vec::new();
     let contained = responder.contain(&target(root, 7), &mut |held| told.push(held.clone()));
@@ -68,7 +68,7 @@ fn a_tree_that_owns_its_cgroup_is_frozen_with_it() {
     std::fs::create_dir(&inner).unwrap();
     let part = cgroup::members(&own, 10).unwrap().unwrap().into_iter().max().unwrap();
     Cage::enter(&inner, part);
-    let marks = ProcMarks::default();
+    let marks = Arc::<ProcMarks>::default();
     let responder = responder(&cage, &marks);
     let mut told: Vec<Held> = Vec::new();
     let contained = responder.contain(&target(root, 8), &mut |held| {
@@ -102,7 +102,7 @@ fn a_group_that_was_frozen_by_somebody_else_stays_theirs() {
     let root = cage.run(Some(&own), TREE);
     cage.wait_for(5);
     cgroup::freeze(&own, SOON).unwrap();
-    let marks = ProcMarks::default();
+    let marks = Arc::<ProcMarks>::default();
     let contained = responder(&cage, &marks).contain(&target(root, 1), &mut no_guardian);
     assert_eq!(contained.held.unwrap().cgroup, None);
     assert!(cgroup::frozen(&own));
@@ -115,7 +115,7 @@ fn a_runaway_tree_is_caught_by_the_sweep_alone() {
     // Every process forks two more until the limit of the cage; those that fail try again.
     let root = cage.run(None, "f() { f & f & wait; f; }; f");
     cage.wait_for(40);
-    let marks = ProcMarks::default();
+    let marks = Arc::<ProcMarks>::default();
     let responder = responder(&cage, &marks);
     let contained = responder.contain(&target(root, 9), &mut no_guardian);
     assert!(contained.actions[1].ok, "{:?}", contained.actions);
@@ -142,7 +142,7 @@ fn orphans_of_the_tree_are_found_by_lineage() {
     let bystander = cage.run(None, "sleep 300");
     // The middle process ends once its child runs in a session of its own.
     let root = cage.run(None, "(setsid sleep 300 & sleep 0.5) & wait; sleep 300");
-    let marks = ProcMarks::default();
+    let marks = Arc::<ProcMarks>::default();
     wait(
         || {
             let forest = marks.forest();
@@ -174,10 +174,10 @@ fn outside_of_the_scope_nothing_is_touched() {
     let outside = cage.run(None, "sleep 300 & wait");
     let root = cage.run(Some(&scope), TREE);
     cage.wait_for(7);
-    let marks = ProcMarks::default();
+    let marks = Arc::<ProcMarks>::default();
     let path = cage.host.path(&scope).unwrap();
     let options = Options { scope: vec![path], ..Options::default() };
-    let (responder, _) = Responder::new(&marks, cage.host.clone(), &options);
+    let (responder, _) = Responder::new(marks.clone(), cage.host.clone(), &options);
 
     let refused = responder.contain(&target(outside, 1), &mut no_guardian);
     assert_eq!(refused.held, None);
@@ -203,7 +203,7 @@ fn protected_processes_are_narrowed_past_or_refused() {
     let Some(mut cage) = Cage::new("respond::protected") else { return };
     let root = cage.run(None, TREE);
     cage.wait_for(5);
-    let marks = ProcMarks::default();
+    let marks = Arc::<ProcMarks>::default();
     let responder = responder(&cage, &marks);
     let forest = marks.forest();
     let leaf = forest.tree(root).iter().max_by_key(|(_, level)| *level).unwrap().0.key;
@@ -227,7 +227,7 @@ fn another_process_with_the_same_pid_is_never_hit() {
     let Some(mut cage) = Cage::new("respond::reuse") else { return };
     let root = cage.run(None, "sleep 300");
     cage.wait_for(1);
-    let marks = ProcMarks::default();
+    let marks = Arc::<ProcMarks>::default();
     let responder = responder(&cage, &marks);
     let earlier = ProcessKey::new(root.tgid, root.start_ns - 20_000_000);
     let gone = responder.contain(&target(earlier, 5), &mut no_guardian);
@@ -250,9 +250,9 @@ fn too_many_containments_are_refused() {
     let Some(mut cage) = Cage::new("respond::rate") else { return };
     let root = cage.run(None, "sleep 300");
     cage.wait_for(1);
-    let marks = ProcMarks::default();
+    let marks = Arc::<ProcMarks>::default();
     let options = Options { per_minute: 2, ..cage.options() };
-    let (responder, _) = Responder::new(&marks, cage.host.clone(), &options);
+    let (responder, _) = Responder::new(marks.clone(), cage.host.clone(), &options);
     let kinds: Vec<ActionKind> = (0..3)
         .map(|_| responder.contain(&target(root, 6), &mut no_guardian).actions[0].kind())
         .collect();
