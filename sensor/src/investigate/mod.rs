@@ -10,6 +10,8 @@ mod command;
 mod findings;
 mod lines;
 mod sandbox;
+#[cfg(test)]
+mod tests;
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},

@@ -19,8 +19,8 @@ use std::{
 use nix::unistd::User;
 use rustix::{
     process::{
-        Gid, Pid, PidfdFlags, Resource, Rlimit, Signal, Uid, getsid, kill_process_group,
-        pidfd_open, pidfd_send_signal, set_parent_process_death_signal, setrlimit, setsid,
+        Gid, Pid, PidfdFlags, Resource, Rlimit, Signal, Uid, kill_process_group, pidfd_open,
+        pidfd_send_signal, set_parent_process_death_signal, setrlimit, setsid,
     },
     thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
@@ -88,15 +88,18 @@ impl Sandbox {
         let (program, arguments) = argv.split_first().ok_or(SandboxError::NoCommand)?;
         let identity = self.identity()?;
         let mut place = Place { scratch: self.make_scratch(id, identity)?, group: None };
-        let group = self.make_group(id);
-        let entered = group.and_then(|group| {
+        let entered = self.make_group(id).and_then(|group| {
             let entrances = group.entrances();
+            // Taken away again whichever it is.
             place.group = Some(group);
             entrances
         });
         let (entrances, without) = match entered {
             Ok(entrances) => (entrances, None),
-            Err(error) => (Vec::new(), Some(error.to_string())),
+            Err(error) => {
+                drop(place.group.take().map(|group| group.end(PATIENCE)));
+                (Vec::new(), Some(error.to_string()))
+            }
         };
         let rlimits = self.rlimits(place.group.as_ref());
         let bounds = self.describe(place.group.as_ref(), without);
@@ -339,7 +342,10 @@ fn kill_session(session: Pid) {
             let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
             let lives =
                 Stat::read(pid.as_raw_nonzero().get() as u32).is_ok_and(|stat| stat.lives());
-            if lives && getsid(Some(pid)) == Ok(session) {
+            // Not rustix's, which takes the 0 of kernel threads for impossible.
+            let asked = nix::unistd::Pid::from_raw(pid.as_raw_nonzero().get());
+            let its = nix::unistd::getsid(Some(asked)).map(nix::unistd::Pid::as_raw);
+            if lives && its == Ok(session.as_raw_nonzero().get()) {
                 found = true;
                 let _ = pidfd_send_signal(&handle, Signal::KILL);
             }
