@@ -104,9 +104,8 @@ pub fn kill(dir: &Path, patience: Duration) -> Result<(), CgroupError> {
     // v1 groups have no cgroup.freeze; there the rounds alone must win.
     let _ = write(&dir.join("cgroup.freeze"), 1);
     loop {
-        let pids = members(dir, usize::MAX)
-            .map_err(CgroupError::io("list", dir))?
-            .unwrap_or_default();
+        let pids =
+            members(dir, usize::MAX).map_err(CgroupError::io("list", dir))?.unwrap_or_default();
         if pids.is_empty() {
             let _ = write(&dir.join("cgroup.freeze"), 0);
             return Ok(());
@@ -125,12 +124,13 @@ pub fn kill(dir: &Path, patience: Duration) -> Result<(), CgroupError> {
 /// SIGKILL to a member. The pid is held before the membership is asked for again: what has been
 /// reused by then belongs to another group.
 fn kill_member(dir: &Path, pid: u32) {
-    let Some(handle) = Pid::from_raw(pid as i32)
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
+    let Some(handle) =
+        Pid::from_raw(pid as i32).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok())
     else {
         return;
     };
-    let still = members(dir, usize::MAX).is_ok_and(|pids| pids.is_some_and(|all| all.contains(&pid)));
+    let still =
+        members(dir, usize::MAX).is_ok_and(|pids| pids.is_some_and(|all| all.contains(&pid)));
     if still {
         let _ = pidfd_send_signal(&handle, Signal::KILL);
     }
@@ -149,7 +149,9 @@ pub fn remove(dir: &Path, patience: Duration) -> Result<(), CgroupError> {
         match result {
             Ok(()) => return Ok(()),
             Err(error) if gone(&error) => return Ok(()),
-            Err(error) if Instant::now() > end => return Err(CgroupError::io("remove", dir)(error)),
+            Err(error) if Instant::now() > end => {
+                return Err(CgroupError::io("remove", dir)(error));
+            }
             Err(_) => std::thread::sleep(KILL_ROUND),
         }
     }
@@ -158,8 +160,7 @@ pub fn remove(dir: &Path, patience: Duration) -> Result<(), CgroupError> {
 /// A daemon that freezes its own group never wakes up to thaw it.
 fn spare_ourselves(dir: &Path) -> Result<(), CgroupError> {
     let own = std::process::id();
-    let pids =
-        members(dir, usize::MAX).map_err(CgroupError::io("list", dir))?.unwrap_or_default();
+    let pids = members(dir, usize::MAX).map_err(CgroupError::io("list", dir))?.unwrap_or_default();
     if pids.contains(&own) {
         return Err(CgroupError::Ourselves { path: dir.to_owned() });
     }
@@ -172,7 +173,9 @@ fn event(dir: &Path, name: &str) -> Option<bool> {
 }
 
 fn flag(text: &str, name: &str) -> Option<bool> {
-    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')).map(|value| value == "1")
+    text.lines()
+        .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
+        .map(|value| value == "1")
 }
 
 fn wait(dir: &Path, name: &str, wanted: bool, patience: Duration) -> Result<(), CgroupError> {

@@ -44,18 +44,19 @@ impl Group {
         name: &str,
         limits: &Limits,
     ) -> Result<Self, CgroupError> {
-        let parent = hierarchies.dir(parent).ok_or(CgroupError::NoUnified)?;
+        let above = hierarchies.dir(parent).ok_or(CgroupError::NoUnified)?;
         for (controller, ..) in CONTROLLERS {
             // Refused where the parent lacks the controller or has processes of its own.
-            let _ = write(&parent.join("cgroup.subtree_control"), format!("+{controller}"));
+            let _ = write(&above.join("cgroup.subtree_control"), format!("+{controller}"));
         }
-        let unified = parent.join(name);
+        let unified = above.join(name);
         make(&unified)?;
         let mut group = Self { dirs: vec![unified.clone()], holds: Holds::default() };
         for (controller, v2_file, v1_file) in CONTROLLERS {
             let limit = if controller == "memory" { limits.memory_bytes } else { limits.pids };
             let held = write(&unified.join(v2_file), limit).is_ok()
-                || group.add_v1(hierarchies, controller, name, v1_file, limit);
+                || v1_dir(hierarchies, controller, parent, name)
+                    .is_some_and(|dir| group.add_v1(dir, v1_file, limit));
             match controller {
                 "memory" => group.holds.memory = held,
                 _ => group.holds.pids = held,
@@ -68,19 +69,17 @@ impl Group {
         Ok(group)
     }
 
-    fn add_v1(
-        &mut self,
-        hierarchies: &Hierarchies,
-        controller: &str,
-        name: &str,
-        file: &str,
-        limit: u64,
-    ) -> bool {
-        // Below our own group there, so that whatever bounds us bounds it as well.
-        let Some(dir) = hierarchies.v1_home(controller).map(|home| home.join(format!("sensor-{name}")))
-        else {
-            return false;
-        };
+    /// One that was made earlier, by whomever; its limits are not looked at.
+    pub fn open(hierarchies: &Hierarchies, parent: &Path, name: &str) -> Result<Self, CgroupError> {
+        let above = hierarchies.dir(parent).ok_or(CgroupError::NoUnified)?;
+        let v1 = CONTROLLERS
+            .iter()
+            .filter_map(|(controller, ..)| v1_dir(hierarchies, controller, parent, name));
+        let dirs = [above.join(name)].into_iter().chain(v1.filter(|dir| dir.exists()));
+        Ok(Self { dirs: dirs.collect(), holds: Holds::default() })
+    }
+
+    fn add_v1(&mut self, dir: PathBuf, file: &str, limit: u64) -> bool {
         if make(&dir).is_err() {
             return false;
         }
@@ -126,7 +125,8 @@ impl Group {
                 .iter()
                 .filter_map(|dir| std::fs::read_to_string(dir.join(file)).ok())
                 .filter_map(|text| {
-                    let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+                    let line =
+                        text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
                     line.and_then(|value| value.parse::<u64>().ok())
                 })
                 .sum()
@@ -145,6 +145,18 @@ impl Group {
         self.kill(patience)?;
         self.dirs.iter().try_for_each(|dir| directory::remove(dir, patience))
     }
+}
+
+/// Below our own group there, so that whatever bounds us bounds it as well; named after the whole v2
+/// path.
+fn v1_dir(
+    hierarchies: &Hierarchies,
+    controller: &str,
+    parent: &Path,
+    name: &str,
+) -> Option<PathBuf> {
+    let above = parent.to_string_lossy().replace('/', "-");
+    hierarchies.v1_home(controller).map(|home| home.join(format!("sensor{above}-{name}")))
 }
 
 #[cfg(test)]
@@ -176,8 +188,11 @@ mod tests {
     fn freezes_thaws_and_kills_a_real_group() {
         let limits = Limits { memory_bytes: 64 << 20, pids: 8 };
         let Some((host, group)) = group("freeze", &limits) else { return };
-        let mut child =
-            Command::new("sh").args(["-c", "read go; sleep 60 & sleep 60"]).stdin(Stdio::piped()).spawn().unwrap();
+        let mut child = Command::new("sh")
+            .args(["-c", "read go; sleep 60 & sleep 60"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
         group.attach(child.id()).unwrap();
         let path = host.path_of(child.id()).unwrap();
         assert_eq!(host.dir(&path).unwrap(), group.dir());

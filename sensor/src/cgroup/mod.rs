@@ -140,8 +140,7 @@ impl Hierarchies {
     /// processes of its own); elsewhere `/sensor`, which is made if need be.
     pub fn home(&self) -> Result<PathBuf, CgroupError> {
         let own_file = self.proc.join("self/cgroup");
-        let own =
-            self.path_of(std::process::id()).map_err(CgroupError::io("read", &own_file))?;
+        let own = self.path_of(std::process::id()).map_err(CgroupError::io("read", &own_file))?;
         for unit in own.ancestors().take(2) {
             let Some(dir) = self.dir(unit) else { continue };
             if !delegated(&dir) {

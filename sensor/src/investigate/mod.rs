@@ -1,1 +1,190 @@
-//! investigate
+//! Investigations: one run of a driver over one incident's evidence.
+//!
+//! [`builtin`] reads the evidence by a fixed playbook, without a model. [`command`] starts any
+//! program, confined, with the evidence on its standard input. Both tell what they do line by line
+//! as it happens; [`budget`] decides whether one may start.
+
+mod budget;
+mod builtin;
+mod command;
+mod findings;
+mod lines;
+mod sandbox;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use rustix::event::{EventfdFlags, eventfd};
+use serde::Serialize;
+
+pub use self::{
+    budget::{Denied, Limits},
+    command::Command,
+    sandbox::{Sandbox, clear_leftovers},
+};
+use crate::{
+    cgroup::Hierarchies,
+    clock,
+    proto::{self, InvestigationState},
+};
+
+/// What an investigation is about; as JSON, what a program gets on its standard input.
+#[derive(Clone, Debug, Serialize)]
+pub struct Dossier {
+    pub incident: proto::Incident,
+    pub evidence: Vec<proto::Evidence>,
+}
+
+/// What happens in an investigation, as it happens.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Event {
+    Line {
+        /// `playbook`, `stdout`, `stderr`, or `sensor` for what the daemon says about the run.
+        stream: &'static str,
+        /// Redacted, at most some 16 KiB.
+        text: Vec<u8>,
+    },
+    /// The last one.
+    End(End),
+}
+
+/// How an investigation ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct End {
+    pub state: InvestigationState,
+    /// Redacted, at most 16 KiB; may stand beside an error.
+    pub findings: String,
+    /// One sentence; empty when it is done.
+    pub error: String,
+    pub wall_ns: u64,
+}
+
+/// Replaces secrets.
+pub type Redact<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
+
+/// Who investigates.
+#[derive(Clone, Debug)]
+pub enum Driver {
+    Builtin,
+    Command(Command),
+}
+
+impl Driver {
+    /// As records name it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Builtin => "builtin",
+            Self::Command(_) => "command",
+        }
+    }
+
+    /// Runs to the end; blocks until then. `id` is the investigation's, of letters, digits and
+    /// dashes. The last event is always an [`Event::End`].
+    pub fn run(
+        &self,
+        id: &str,
+        dossier: &Dossier,
+        redact: Redact<'_>,
+        stop: &Stop,
+        sink: &mut dyn FnMut(Event),
+    ) {
+        let started = Instant::now();
+        let mut end = match self {
+            Self::Builtin => builtin::run(dossier, redact, sink),
+            Self::Command(command) => command::run(command, id, dossier, redact, stop, sink),
+        };
+        end.wall_ns = started.elapsed().as_nanos() as u64;
+        sink(Event::End(end));
+    }
+}
+
+/// Ends a running investigation from another thread.
+#[derive(Clone, Debug)]
+pub struct Stop(Arc<OwnedFd>);
+
+impl Stop {
+    pub fn new() -> std::io::Result<Self> {
+        let fd = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self(Arc::new(fd)))
+    }
+
+    /// The investigation ends as interrupted, soon. Stays so.
+    pub fn now(&self) {
+        // Fails only when the counter is full: it has been told before.
+        let _ = rustix::io::write(&*self.0, &1_u64.to_ne_bytes());
+    }
+}
+
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Admits investigations, within bounds.
+#[derive(Clone, Debug)]
+pub struct Desk {
+    /// v2 path below which our agents' groups are.
+    home: PathBuf,
+    budget: Arc<Mutex<budget::Budget>>,
+}
+
+impl Desk {
+    pub fn new(home: &Path, limits: Limits) -> Self {
+        let budget = Arc::new(Mutex::new(budget::Budget::new(limits)));
+        Self { home: home.to_owned(), budget }
+    }
+
+    /// Permission to start one about a culprit that lives in the v2 path `cgroup` (empty: none is
+    /// known). It counts as running until the ticket is dropped.
+    pub fn admit(&self, cgroup: &Path) -> Result<Ticket, Denied> {
+        let ours = sandbox::is_agent(&self.home, cgroup);
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.begin(clock::boot_ns(), ours)?;
+        Ok(Ticket(Arc::clone(&self.budget)))
+    }
+}
+
+/// A running investigation, as the budget counts it.
+#[derive(Debug)]
+pub struct Ticket(Arc<Mutex<budget::Budget>>);
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).end();
+    }
+}
+
+/// Defaults of a command's bounds.
+impl Command {
+    /// `argv[0]` is a path, or is looked up in a fixed PATH.
+    pub fn new(
+        argv: Vec<String>,
+        hierarchies: Hierarchies,
+        home: PathBuf,
+        scratch: PathBuf,
+    ) -> Self {
+        Self {
+            argv,
+            sandbox: Sandbox {
+                user: "nobody".to_owned(),
+                // A coding agent with its runtime needs 300 to 700 MiB.
+                memory_bytes: 1 << 30,
+                pids: 128,
+                hierarchies,
+                home,
+                scratch,
+            },
+            // A person waits for it; what an agent has not found by then it rarely finds.
+            deadline: Duration::from_secs(300),
+            // Some ten thousand lines: more than anybody reads of one incident.
+            output_bytes: 4 << 20,
+        }
+    }
+}

@@ -46,7 +46,7 @@ impl Sweep {
     }
 }
 
-impl Responder<'_> {
+impl Responder {
     /// Marks what is new in the tree since the last pass; how many that were.
     pub(super) fn mark_new(&self, sweep: &mut Sweep, forest: &Forest) -> u32 {
         let before = sweep.reached.len();

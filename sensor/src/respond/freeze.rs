@@ -66,7 +66,7 @@ impl Started {
     }
 }
 
-impl Responder<'_> {
+impl Responder {
     /// The quick half, for the thread that reacts: marks every process of the tree and stops them
     /// once, or tells the freezer to. An error is the refusal, as an action.
     ///
@@ -194,7 +194,8 @@ impl Responder<'_> {
 
     /// Of what is yet to be stopped, keeps what the freezer does not hold.
     fn keep_strays(&self, started: &mut Started) {
-        let Some(frozen) = started.cgroup.as_ref().and_then(|dir| self.hierarchies.path(dir)) else {
+        let Some(frozen) = started.cgroup.as_ref().and_then(|dir| self.hierarchies.path(dir))
+        else {
             return;
         };
         started.sweep.pending.retain(|key| {
@@ -219,7 +220,7 @@ impl Responder<'_> {
         let doing = Doing::now(ActionKind::Release, by, why);
         // Asked before the marks that tell are gone; a set, since most are found by both.
         let mut stopped: HashSet<ProcessKey> = self.living(held).into_iter().collect();
-        let carriers = unmark_all(self.marks, held.mark);
+        let carriers = unmark_all(self.marks.as_ref(), held.mark);
         let freed = carriers.len() as u32;
         stopped.extend(carriers);
         let problem = held.cgroup.as_deref().and_then(thaw_group);

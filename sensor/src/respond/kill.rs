@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Between rounds: about as long as a small process takes to die.
 const ROUND: Duration = Duration::from_millis(5);
 
-impl Responder<'_> {
+impl Responder {
     /// Kills the target's tree, contained or not, narrowed as for a containment.
     pub fn kill(&self, target: &Target) -> proto::Action {
         let doing = Doing::now(ActionKind::Kill, &target.by, &target.why);

@@ -12,12 +12,14 @@ pub mod process;
 pub mod protect;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::HashMap,
     io,
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 
 use sensor_proto::internal::v1::Arm;
@@ -144,18 +146,18 @@ fn keys(listed: &[proto::ProcessKey]) -> Vec<ProcessKey> {
 }
 
 /// Acts on processes.
-pub struct Responder<'m> {
-    marks: &'m dyn Marks,
+pub struct Responder {
+    marks: Arc<dyn Marks>,
     hierarchies: Hierarchies,
     protection: Protection,
     scope: Vec<PathBuf>,
     bucket: Mutex<Bucket>,
 }
 
-impl<'m> Responder<'m> {
+impl Responder {
     /// Second: what of the configuration cannot be honoured, one sentence each.
     pub fn new(
-        marks: &'m dyn Marks,
+        marks: Arc<dyn Marks>,
         hierarchies: Hierarchies,
         options: &Options,
     ) -> (Self, Vec<String>) {

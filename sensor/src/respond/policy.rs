@@ -23,9 +23,15 @@ pub enum Mode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
     /// Brake, then freeze.
-    Contain { why: String },
-    Suggest { why: String },
-    Observe { why: String },
+    Contain {
+        why: String,
+    },
+    Suggest {
+        why: String,
+    },
+    Observe {
+        why: String,
+    },
 }
 
 /// A mode for each rule; rules without one are only suggested.
@@ -100,9 +106,10 @@ impl Bucket {
         // A minute fills it whatever was in it.
         let passed = now_ns.saturating_sub(self.at_ns).min(MINUTE_NS);
         let gained = passed * full / MINUTE_NS;
-        if gained > 0 {
-            self.filled = (self.filled + gained).min(full);
-            self.at_ns = now_ns;
+        self.filled = (self.filled + gained).min(full);
+        // Time that has not made a whole thousandth yet counts the next time.
+        if let Some(unused) = (gained * MINUTE_NS).checked_div(full) {
+            self.at_ns = now_ns.saturating_sub(passed - unused);
         }
         let has = self.filled >= TOKEN;
         if has {

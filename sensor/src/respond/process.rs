@@ -81,10 +81,8 @@ pub struct Handle {
 impl Handle {
     /// An error of kind `NotFound`: it is gone, whoever has its pid now.
     pub fn open(key: ProcessKey) -> io::Result<Self> {
-        let pid = i32::try_from(key.tgid)
-            .ok()
-            .and_then(Pid::from_raw)
-            .ok_or(io::ErrorKind::NotFound)?;
+        let pid =
+            i32::try_from(key.tgid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::NotFound)?;
         let fd = pidfd_open(pid, PidfdFlags::empty()).map_err(gone)?;
         // After the pid is held: what is compared is what will be signalled.
         let stat = Stat::read(key.tgid)?;
@@ -171,8 +169,7 @@ mod tests {
     fn reads_a_stat_line_whatever_its_name_is() {
         let line = b"42 (a) R 1 (b\n) S 7 42 42 0 -1 2129984 0 0 0 0 0 0 0 0 20 0 1 0 4711 0 0";
         let stat = Stat::parse(line).unwrap();
-        let wanted =
-            Stat { state: b'S', ppid: 7, start_ticks: 4711, kernel_thread: true };
+        let wanted = Stat { state: b'S', ppid: 7, start_ticks: 4711, kernel_thread: true };
         assert_eq!(stat, wanted);
         assert!(stat.is(ProcessKey::new(42, 47_110_000_000)));
         assert!(stat.is(ProcessKey::new(42, 47_119_999_999)));

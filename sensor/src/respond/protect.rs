@@ -166,12 +166,8 @@ impl Protection {
             }
         }
         let units = UNITS.iter().map(ToString::to_string).chain(additions.units.iter().cloned());
-        let protection = Self {
-            files: Mutex::default(),
-            own: Mutex::default(),
-            units: units.collect(),
-            places,
-        };
+        let protection =
+            Self { files: Mutex::default(), own: Mutex::default(), units: units.collect(), places };
         for place in &protection.places {
             protection.learn(place);
         }
@@ -243,9 +239,10 @@ impl Protection {
                 return Some(Reason::Program(path.clone()));
             }
         }
-        let unit = subject.cgroup?.strip_prefix(SYSTEM_SLICE).ok()?.components().find_map(|part| {
-            part.as_os_str().to_str().filter(|part| self.units.contains(*part))
-        })?;
+        let unit =
+            subject.cgroup?.strip_prefix(SYSTEM_SLICE).ok()?.components().find_map(|part| {
+                part.as_os_str().to_str().filter(|part| self.units.contains(*part))
+            })?;
         Some(Reason::Unit(unit.to_owned()))
     }
 
@@ -406,8 +403,8 @@ mod tests {
         };
         for unit in ["ssh.service", "base.service"] {
             let path = format!("/system.slice/{unit}");
-            let found = protection
-                .judge(&Subject { cgroup: Some(Path::new(&path)), ..subject(400_001) });
+            let found =
+                protection.judge(&Subject { cgroup: Some(Path::new(&path)), ..subject(400_001) });
             assert_eq!(found, Some(Reason::Unit(unit.to_owned())));
         }
         assert!(within("/system.slice/x.slice/docker.service/part").is_some());

@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use prost::Message;
 
-/// The largest order lists some 8,000 processes at 15 bytes each.
-const LARGEST: usize = 1 << 20;
+/// An order lists up to 8,192 processes at 15 bytes each; an estate is made of a few dozen orders.
+const LARGEST: usize = 8 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {

@@ -12,10 +12,15 @@ mod watch;
 
 use std::{
     ffi::OsString,
+    fs,
     io::{self, Read as _},
     os::{
-        fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
-        unix::{net::UnixStream, process::CommandExt as _},
+        fd::{AsRawFd, OwnedFd, RawFd},
+        unix::{
+            fs::PermissionsExt as _,
+            net::{UnixListener, UnixStream},
+            process::CommandExt as _,
+        },
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -24,6 +29,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::{SigSet, Signal};
 use sensor_proto::internal::v1::{Alive, Arm, Claim, Disarm, Estate, Order, Report, order::What};
 
 pub use self::run::{GuardianArgs, run};
@@ -258,8 +264,9 @@ impl Supervisor {
             if lock(&self.shared).over {
                 return None;
             }
-            let started = spawn(&self.launch)
-                .and_then(|(child, link)| Ok((child, link.try_clone().map_err(GuardianError::Start)?, link)));
+            let started = spawn(&self.launch).and_then(|(child, link)| {
+                Ok((child, link.try_clone().map_err(GuardianError::Start)?, link))
+            });
             let (child, reader, link) = match started {
                 Ok(started) => started,
                 Err(error) => {
@@ -299,21 +306,32 @@ fn spawn(launch: &Launch) -> Result<(Child, UnixStream), GuardianError> {
         .command
         .split_first()
         .ok_or_else(|| GuardianError::Start(io::Error::other("no command")))?;
-    let keep: Vec<RawFd> = launch.keep.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
+    let listener = listen(&launch.socket)?;
+    let keep: Vec<RawFd> = launch.keep.iter().map(AsRawFd::as_raw_fd).collect();
     let mut command = Command::new(program);
-    command.args(first).arg("--link").arg(theirs.as_raw_fd().to_string());
+    command.args(first);
+    command.arg("--link").arg(theirs.as_raw_fd().to_string());
+    command.arg("--listen").arg(listener.as_raw_fd().to_string());
     if !keep.is_empty() {
         let list: Vec<String> = keep.iter().map(ToString::to_string).collect();
         command.arg("--keep").arg(list.join(","));
     }
-    command.arg("--socket").arg(&launch.socket).stdin(Stdio::null());
-    let inherited: Vec<RawFd> = keep.into_iter().chain([theirs.as_raw_fd()]).collect();
-    // SAFETY: between fork and exec only async-signal-safe calls, setsid and fcntl, without
+    // Its output is its log; core's own standard output may end before it does.
+    command.stdin(Stdio::null()).stdout(Stdio::null());
+    let inherited: Vec<RawFd> =
+        keep.into_iter().chain([theirs.as_raw_fd(), listener.as_raw_fd()]).collect();
+    let mut deaf = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGHUP, Signal::SIGTERM, Signal::SIGQUIT] {
+        deaf.add(signal);
+    }
+    // SAFETY: between fork and exec only async-signal-safe calls (setsid, sigmask, fcntl), without
     // allocation; the descriptors are open in the parent and so in its child.
     unsafe {
         command.pre_exec(move || {
-            // A session of its own: no terminal's Ctrl-C reaches it.
+            // Neither a terminal nor a service manager ends it, from its first moment on: a freeze
+            // without a guardian lasts for ever. A blocked signal stays blocked across exec.
             rustix::process::setsid()?;
+            deaf.thread_block()?;
             for fd in &inherited {
                 if libc::fcntl(*fd, libc::F_SETFD, 0) < 0 {
                     return Err(io::Error::last_os_error());
@@ -324,6 +342,18 @@ fn spawn(launch: &Launch) -> Result<(Child, UnixStream), GuardianError> {
     }
     let child = command.spawn().map_err(GuardianError::Start)?;
     Ok((child, ours))
+}
+
+/// Takes the place of the socket that an earlier guardian left or still listens on: those who are
+/// connected to it stay so. Opened before the guardian runs, so that it is found from its birth on.
+fn listen(socket: &Path) -> Result<UnixListener, GuardianError> {
+    let failed = |source| GuardianError::Socket { path: socket.to_owned(), source };
+    let fresh = socket.with_extension(std::process::id().to_string());
+    let _ = fs::remove_file(&fresh);
+    let listener = UnixListener::bind(&fresh).map_err(failed)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    fs::rename(&fresh, socket).map_err(failed)?;
+    Ok(listener)
 }
 
 /// The guardian that a killed core left behind, still guarding.

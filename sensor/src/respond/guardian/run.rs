@@ -6,11 +6,10 @@ use std::{
         fd::{AsFd, FromRawFd as _, OwnedFd, RawFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
-use nix::sys::signal::{SigSet, Signal as Blocked};
 use rustix::{
     event::{PollFd, PollFlags, poll},
     process::Signal,
@@ -42,9 +41,9 @@ pub struct GuardianArgs {
     /// Descriptors to hold open: maps and links of the kernel side, which end with their last holder.
     #[arg(long, value_delimiter = ',')]
     pub keep: Vec<RawFd>,
-    /// Where a later core finds this guardian.
+    /// Descriptor of the socket on which a later core finds this guardian.
     #[arg(long)]
-    pub socket: PathBuf,
+    pub listen: RawFd,
 }
 
 /// A new core that does not read must not keep us from the timers for longer.
@@ -55,17 +54,10 @@ const MOST_CLAIMANTS: usize = 4;
 
 /// Guards until core ends the link and nothing is armed any more. `marked` lists the living
 /// processes that carry a mark.
-///
-/// Terminal and service manager cannot end it: a freeze without a guardian lasts for ever.
 pub fn run(
     args: &GuardianArgs,
     marked: impl Fn(u32) -> Vec<ProcessKey>,
 ) -> Result<(), GuardianError> {
-    let mut deaf = SigSet::empty();
-    for signal in [Blocked::SIGINT, Blocked::SIGHUP, Blocked::SIGTERM, Blocked::SIGQUIT] {
-        deaf.add(signal);
-    }
-    deaf.thread_block().map_err(|error| GuardianError::Start(error.into()))?;
     // Names the process for people; nothing depends on it.
     let _ = rustix::thread::set_name(c"sensor-guardian");
     let mut post = Post::new(args, marked)?;
@@ -88,14 +80,10 @@ struct Post<F> {
 
 impl<F: Fn(u32) -> Vec<ProcessKey>> Post<F> {
     fn new(args: &GuardianArgs, marked: F) -> Result<Self, GuardianError> {
-        // SAFETY: fcntl on a number that is no descriptor fails with EBADF and does nothing else.
-        if args.link < 3 || unsafe { libc::fcntl(args.link, libc::F_GETFD) } < 0 {
-            return Err(GuardianError::Start(io::Error::other("--link is no open descriptor")));
-        }
-        // SAFETY: open, as just seen; core made it for us and nothing else in this process uses it.
-        let link = UnixStream::from(unsafe { OwnedFd::from_raw_fd(args.link) });
+        let link = UnixStream::from(inherited(args.link)?);
         link.set_nonblocking(true).map_err(GuardianError::Start)?;
-        let listener = listen(&args.socket)?;
+        let listener = UnixListener::from(inherited(args.listen)?);
+        listener.set_nonblocking(true).map_err(GuardianError::Start)?;
         let timer = timerfd_create(TimerfdClockId::Boottime, TimerfdFlags::CLOEXEC)
             .map_err(|error| GuardianError::Start(error.into()))?;
         Ok(Self {
@@ -127,10 +115,8 @@ impl<F: Fn(u32) -> Vec<ProcessKey>> Post<F> {
         let at = self.watch.next().unwrap_or(0);
         // Zero would switch the timer off; what is due already is due after a nanosecond.
         let at = if self.watch.is_empty() { 0 } else { at.max(1) };
-        let value = Timespec {
-            tv_sec: (at / 1_000_000_000) as i64,
-            tv_nsec: (at % 1_000_000_000) as _,
-        };
+        let value =
+            Timespec { tv_sec: (at / 1_000_000_000) as i64, tv_nsec: (at % 1_000_000_000) as _ };
         let spec = Itimerspec { it_interval: Timespec::default(), it_value: value };
         timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &spec)?;
         Ok(())
@@ -183,12 +169,15 @@ impl<F: Fn(u32) -> Vec<ProcessKey>> Post<F> {
         }
         for (stream, mut inbox) in std::mem::take(&mut self.claimants) {
             let open = receive(&stream, &mut inbox);
-            let mut answered = true;
-            while answered && let Ok(Some(claim)) = inbox.next::<Claim>() {
-                answered = self.answer(&stream, &claim);
-            }
-            if open && answered {
-                self.claimants.push((stream, inbox));
+            loop {
+                match inbox.next::<Claim>() {
+                    Ok(Some(claim)) if self.answer(&stream, &claim) => {}
+                    Ok(None) if open => {
+                        self.claimants.push((stream, inbox));
+                        break;
+                    }
+                    _ => break,
+                }
             }
         }
     }
@@ -214,7 +203,8 @@ impl<F: Fn(u32) -> Vec<ProcessKey>> Post<F> {
         let mut arm = arm.clone();
         let known = keys(&arm.processes);
         let carriers = (self.marked)(arm.mark).into_iter().filter(|key| !known.contains(key));
-        let carriers = carriers.map(|key| proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns });
+        let carriers =
+            carriers.map(|key| proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns });
         arm.processes.extend(carriers);
         arm
     }
@@ -271,16 +261,13 @@ fn admitted(stream: &UnixStream) -> bool {
         && stream.set_write_timeout(Some(CLAIM_PATIENCE)).is_ok()
 }
 
-/// Takes the place of the socket that an earlier guardian left or still listens on: those who are
-/// connected to it stay so.
-fn listen(socket: &Path) -> Result<UnixListener, GuardianError> {
-    let failed = |source| GuardianError::Socket { path: socket.to_owned(), source };
-    let fresh = socket.with_extension(format!("{}", std::process::id()));
-    let _ = std::fs::remove_file(&fresh);
-    let listener = UnixListener::bind(&fresh).map_err(failed)?;
-    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
-    std::fs::set_permissions(&fresh, private).map_err(failed)?;
-    std::fs::rename(&fresh, socket).map_err(failed)?;
-    listener.set_nonblocking(true).map_err(failed)?;
-    Ok(listener)
+/// Takes over a descriptor that core opened for us.
+fn inherited(number: RawFd) -> Result<OwnedFd, GuardianError> {
+    // SAFETY: fcntl on a number that is no descriptor fails with EBADF and does nothing else.
+    if number < 3 || unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        let error = io::Error::other(format!("{number} is no descriptor from core"));
+        return Err(GuardianError::Start(error));
+    }
+    // SAFETY: open, as just seen; core made it for us and nothing else in this process uses it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

@@ -1,0 +1,413 @@
+//! Where a foreign program runs: as an unprivileged user, in a session, a cgroup and a scratch
+//! directory of its own, with limits, a clean environment and no descriptor of ours. Nothing of it
+//! is left when it is over.
+
+use std::{
+    fs, io,
+    os::{
+        fd::AsFd as _,
+        unix::{
+            fs::{DirBuilderExt as _, chown},
+            process::CommandExt as _,
+        },
+    },
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use nix::unistd::User;
+use rustix::{
+    process::{
+        Gid, Pid, PidfdFlags, Resource, Rlimit, Signal, Uid, kill_process_group, pidfd_open,
+        pidfd_send_signal, set_parent_process_death_signal, setrlimit, setsid,
+    },
+    thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+};
+
+use crate::{
+    cgroup::{CgroupError, Group, Hierarchies, Limits},
+    lineage::ProcessKey,
+    respond::process::{Stat, key_of},
+};
+
+/// Name of an agent's group: this, core's pid and start, and the investigation's id.
+const PREFIX: &str = "investigation";
+
+/// Where programs are looked for; what the administrator installed comes first.
+const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The largest file that it may write: its scratch directory may be in memory.
+const LARGEST_FILE: u64 = 256 << 20;
+
+/// The usual soft limit.
+const OPEN_FILES: u64 = 1024;
+
+/// Killing and removing a group of 128 tasks takes some 20 ms; a host in trouble needs longer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Rounds in which a session without a cgroup is killed. What forks faster than a look through
+/// `/proc` is bounded by its rlimits.
+const SESSION_ROUNDS: u32 = 50;
+
+/// Why a program cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    #[error("there is no user {0}: create one, or name another in the configuration")]
+    NoUser(String),
+    #[error("an investigation does not run as root: name another user than {0}")]
+    Root(String),
+    #[error("the command is empty")]
+    NoCommand,
+    #[error("cannot make the scratch directory {path}: {source}", path = .path.display())]
+    Scratch { path: PathBuf, source: io::Error },
+    #[error("cannot start {program}: {source}")]
+    Start { program: String, source: io::Error },
+}
+
+/// The bounds of a foreign program.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// Not root. Ignored where the daemon itself is not root: then the program is as powerless.
+    pub user: String,
+    /// For all its processes together.
+    pub memory_bytes: u64,
+    /// Processes and threads together.
+    pub pids: u64,
+    pub hierarchies: Hierarchies,
+    /// v2 path below which its group is made: [`Hierarchies::home`].
+    pub home: PathBuf,
+    /// Directory of scratch directories; made if need be.
+    pub scratch: PathBuf,
+}
+
+impl Sandbox {
+    /// Starts `argv` with all three standard streams as pipes. Only the thread that starts it may
+    /// wait for it: the program dies with that thread.
+    pub fn start(&self, id: &str, incident: &str, argv: &[String]) -> Result<Inmate, SandboxError> {
+        let (program, arguments) = argv.split_first().ok_or(SandboxError::NoCommand)?;
+        let identity = self.identity()?;
+        let mut place = Place { scratch: self.make_scratch(id, identity)?, group: None };
+        let entered = self.make_group(id).and_then(|group| {
+            let entrances = group.entrances();
+            // Taken away again whichever it is.
+            place.group = Some(group);
+            entrances
+        });
+        let (entrances, without) = match entered {
+            Ok(entrances) => (entrances, None),
+            Err(error) => {
+                drop(place.group.take().map(|group| group.end(PATIENCE)));
+                (Vec::new(), Some(error.to_string()))
+            }
+        };
+        let rlimits = self.rlimits(place.group.as_ref());
+        let bounds = self.describe(place.group.as_ref(), without);
+
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env_clear()
+            .env("PATH", SEARCH_PATH)
+            .env("HOME", &place.scratch)
+            .env("TMPDIR", &place.scratch)
+            .env("LANG", "C.UTF-8")
+            .env("SENSOR_INCIDENT", incident)
+            .current_dir(&place.scratch)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        // SAFETY: between fork and exec `enter` makes system calls only and allocates nothing.
+        unsafe {
+            command.pre_exec(move || enter(&entrances, identity, &rlimits));
+        }
+        let child = command
+            .spawn()
+            .map_err(|source| SandboxError::Start { program: program.clone(), source })?;
+        Ok(Inmate { child, bounds, place, reaped: None })
+    }
+
+    /// `None`: we are nobody ourselves.
+    fn identity(&self) -> Result<Option<(Uid, Gid)>, SandboxError> {
+        if !rustix::process::geteuid().is_root() {
+            return Ok(None);
+        }
+        let user = User::from_name(&self.user).ok().flatten();
+        let user = user.ok_or_else(|| SandboxError::NoUser(self.user.clone()))?;
+        if user.uid.is_root() || user.gid.as_raw() == 0 {
+            return Err(SandboxError::Root(self.user.clone()));
+        }
+        Ok(Some((Uid::from_raw(user.uid.as_raw()), Gid::from_raw(user.gid.as_raw()))))
+    }
+
+    fn make_scratch(
+        &self,
+        id: &str,
+        identity: Option<(Uid, Gid)>,
+    ) -> Result<PathBuf, SandboxError> {
+        let path = self.scratch.join(id);
+        let make = || {
+            // Others pass through it, and list nothing.
+            fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.scratch)?;
+            fs::DirBuilder::new().mode(0o700).create(&path)?;
+            let (uid, gid) = identity.map_or((None, None), |(uid, gid)| (Some(uid), Some(gid)));
+            chown(&path, uid.map(Uid::as_raw), gid.map(Gid::as_raw))
+        };
+        make().map_err(|source| SandboxError::Scratch { path: path.clone(), source })?;
+        Ok(path)
+    }
+
+    fn make_group(&self, id: &str) -> Result<Group, CgroupError> {
+        let limits = Limits { memory_bytes: self.memory_bytes, pids: self.pids };
+        let own = key_of(std::process::id()).unwrap_or_default();
+        let name = format!("{PREFIX}-{}-{}-{id}", own.tgid, own.start_ns);
+        Group::create(&self.hierarchies, &self.home, &name, &limits)
+    }
+
+    /// What holds for each process by itself: always a few, and stand-ins for limits that no cgroup
+    /// holds.
+    fn rlimits(&self, group: Option<&Group>) -> Vec<(Resource, u64)> {
+        let holds = group.map(Group::holds).unwrap_or_default();
+        let mut limits = vec![
+            (Resource::Core, 0),
+            (Resource::Fsize, LARGEST_FILE),
+            (Resource::Nofile, OPEN_FILES),
+        ];
+        if !holds.memory {
+            // Not the address space: runtimes reserve far more than they use.
+            limits.push((Resource::Data, self.memory_bytes));
+        }
+        if !holds.pids {
+            // Counts everything of this user on the host.
+            limits.push((Resource::Nproc, self.pids));
+        }
+        limits
+    }
+
+    fn describe(&self, group: Option<&Group>, without: Option<String>) -> String {
+        let holds = group.map(Group::holds).unwrap_or_default();
+        let by = |held| if held { "by cgroup" } else { "by rlimit, each process by itself" };
+        let mut text = format!(
+            "runs as {} with {} MiB of memory ({}) and {} tasks ({})",
+            if rustix::process::geteuid().is_root() { &self.user } else { "the daemon's user" },
+            self.memory_bytes >> 20,
+            by(holds.memory),
+            self.pids,
+            by(holds.pids),
+        );
+        if let Some(without) = without {
+            text = format!("{text}; no cgroup of its own: {without}");
+        }
+        text
+    }
+}
+
+/// The child between fork and exec. Order matters: what needs root comes before root is given up.
+fn enter(
+    entrances: &[fs::File],
+    identity: Option<(Uid, Gid)>,
+    rlimits: &[(Resource, u64)],
+) -> io::Result<()> {
+    for entrance in entrances {
+        // 0: the process that writes.
+        rustix::io::write(entrance.as_fd(), b"0")?;
+    }
+    setsid()?;
+    forget_descriptors();
+    // The daemon may be spared by the OOM killer; what it starts is not. Raising it needs no right.
+    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
+    if let Ok(file) =
+        rustix::fs::open(c"/proc/self/oom_score_adj", flags, rustix::fs::Mode::empty())
+    {
+        let _ = rustix::io::write(&file, b"0");
+    }
+    for (resource, limit) in rlimits {
+        setrlimit(*resource, Rlimit { current: Some(*limit), maximum: Some(*limit) })?;
+    }
+    if let Some((uid, gid)) = identity {
+        set_thread_groups(&[])?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+    }
+    set_no_new_privs(true)?;
+    // After the change of user, which clears it.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    Ok(())
+}
+
+/// Closes at exec whatever this process has open beyond the standard streams.
+fn forget_descriptors() {
+    let (first, last) = (3_u32, u32::MAX);
+    // SAFETY: a flag change on descriptors, by number; no memory is passed.
+    let done =
+        unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+    if done != 0 {
+        // Before Linux 5.11. Ours are opened close-on-exec one by one; this is for a library's.
+        for fd in 3..OPEN_FILES as i32 {
+            // SAFETY: on a number that is no descriptor it fails and does nothing.
+            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
+        }
+    }
+}
+
+/// What has to be taken away again, whatever happens.
+#[derive(Debug)]
+struct Place {
+    scratch: PathBuf,
+    group: Option<Group>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(group) = &self.group
+            && let Err(error) = group.end(PATIENCE)
+        {
+            tracing::error!(%error, "an investigation's cgroup stays behind");
+        }
+        if let Err(error) = fs::remove_dir_all(&self.scratch) {
+            tracing::error!(%error, path = %self.scratch.display(), "a scratch directory stays behind");
+        }
+    }
+}
+
+/// A program in its sandbox. Dropping it kills and removes all of it.
+#[derive(Debug)]
+pub struct Inmate {
+    pub child: Child,
+    /// Which bounds hold, one sentence.
+    pub bounds: String,
+    place: Place,
+    reaped: Option<ExitStatus>,
+}
+
+impl Inmate {
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        let _ = kill_process_group(self.session(), Signal::TERM);
+    }
+
+    /// Kills all that is left of it, and reaps it.
+    pub fn kill(&mut self) -> io::Result<ExitStatus> {
+        if let Some(status) = self.reaped {
+            return Ok(status);
+        }
+        // Before it is reaped: until then nobody else can have its session's number.
+        match &self.place.group {
+            Some(group) => {
+                if let Err(error) = group.kill(PATIENCE) {
+                    tracing::error!(%error, "an investigation is not dead yet");
+                }
+            }
+            None => kill_session(self.session()),
+        }
+        let _ = kill_process_group(self.session(), Signal::KILL);
+        let status = self.child.wait()?;
+        self.reaped = Some(status);
+        Ok(status)
+    }
+
+    /// Limits that it has met, as sentences.
+    pub fn casualties(&self) -> Vec<&'static str> {
+        let (memory, pids) = self.place.group.as_ref().map(Group::casualties).unwrap_or_default();
+        let mut met = Vec::new();
+        if memory > 0 {
+            met.push("it reached its memory limit");
+        }
+        if pids > 0 {
+            met.push("it reached its limit of tasks");
+        }
+        met
+    }
+
+    /// It leads its session, and its process group.
+    fn session(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+}
+
+impl Drop for Inmate {
+    fn drop(&mut self) {
+        let _ = self.kill();
+    }
+}
+
+/// Kills every process of a session; those that left it for one of their own are not found.
+fn kill_session(session: Pid) {
+    for _ in 0..SESSION_ROUNDS {
+        let mut found = false;
+        for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
+            let pid = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            let Some(pid) = pid.and_then(Pid::from_raw) else { continue };
+            // Held before it is asked for its session: what answers is what is killed.
+            let Ok(handle) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+            let lives =
+                Stat::read(pid.as_raw_nonzero().get() as u32).is_ok_and(|stat| stat.lives());
+            // Not rustix's, which takes the 0 of kernel threads for impossible.
+            let asked = nix::unistd::Pid::from_raw(pid.as_raw_nonzero().get());
+            let its = nix::unistd::getsid(Some(asked)).map(nix::unistd::Pid::as_raw);
+            if lives && its == Ok(session.as_raw_nonzero().get()) {
+                found = true;
+                let _ = pidfd_send_signal(&handle, Signal::KILL);
+            }
+        }
+        if !found {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Whether a v2 path is that of one of our agents, of this daemon or another one.
+pub fn is_agent(home: &Path, cgroup: &Path) -> bool {
+    let below = cgroup.strip_prefix(home).ok().and_then(|rest| rest.components().next());
+    below.is_some_and(|name| parse(&name.as_os_str().to_string_lossy()).is_some())
+}
+
+/// Core's identity and the investigation's id from a group's name.
+fn parse(name: &str) -> Option<(ProcessKey, &str)> {
+    let mut parts = name.strip_prefix(PREFIX)?.strip_prefix('-')?.splitn(3, '-');
+    let (pid, start) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+    Some((ProcessKey::new(pid, start), parts.next()?))
+}
+
+/// Ends what a core that was killed has left: groups below `home` whose core is gone, with their
+/// processes, and their scratch directories. How many there were.
+pub fn clear_leftovers(hierarchies: &Hierarchies, home: &Path, scratch: &Path) -> u32 {
+    let mut cleared = 0;
+    let entries = hierarchies.dir(home).and_then(|dir| fs::read_dir(dir).ok());
+    for entry in entries.into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some((core, id)) = parse(&name) else { continue };
+        if Stat::read(core.tgid).is_ok_and(|stat| stat.is(core) && stat.lives()) {
+            continue;
+        }
+        if let Ok(group) = Group::open(hierarchies, home, &name) {
+            // Scratch last: nothing writes there any more. It may belong to another state directory.
+            match group.end(PATIENCE) {
+                Ok(()) => cleared += 1,
+                Err(error) => tracing::error!(%error, "an old investigation stays behind"),
+            }
+            let _ = fs::remove_dir_all(scratch.join(id));
+        }
+    }
+    cleared
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn knows_our_agents_by_their_group() {
+        let home = Path::new("/sensor");
+        let is = |path: &str| is_agent(home, Path::new(path));
+        assert!(is("/sensor/investigation-12-3400-ab-1"));
+        assert!(is("/sensor/investigation-12-3400-ab-1/deeper"));
+        for other in ["/sensor", "/sensor/core", "/sensor/investigation-x-1-ab", "/a", ""] {
+            assert!(!is(other), "{other}");
+        }
+        assert!(!is("/user.slice/investigation-12-3400-ab"), "anybody may call a group so");
+        let parsed = parse("investigation-12-3400-ab-1");
+        assert_eq!(parsed, Some((ProcessKey::new(12, 3400), "ab-1")));
+    }
+}
