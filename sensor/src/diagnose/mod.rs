@@ -144,15 +144,10 @@ fn told(claim: Claim, chain_evidence: &str) -> proto::Diagnosis {
 
 /// How far it went, as one more sentence.
 fn size(cycle: &Cycle<'_>) -> String {
-    let steps = if cycle.period == 1 { "step" } else { "steps" };
-    let mut text = format!(
-        " A turn has {} {steps}; {} turns make {} processes",
-        cycle.period, cycle.turns, cycle.depth
-    );
-    if cycle.turns_per_second > 0.0 {
-        text += &format!(", {:.1} turns a second", cycle.turns_per_second);
-    }
-    text + "."
+    let Cycle { period, turns, depth, turns_per_second: pace, .. } = cycle;
+    let steps = if *period == 1 { "step" } else { "steps" };
+    let pace = if *pace > 0.0 { format!(", {pace:.1} turns a second") } else { String::new() };
+    format!(" A turn has {period} {steps}; {turns} turns make {depth} processes{pace}.")
 }
 
 fn shown(cycle: &Cycle<'_>, redactor: &Redactor) -> proto::Cycle {

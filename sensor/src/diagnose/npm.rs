@@ -244,12 +244,10 @@ fn walked_up(cycle: &Cycle<'_>, ran: &[Ran<'_>], words: &Words<'_>) -> Option<Cl
     if let Some(origin) = origin {
         let (script, text) =
             (words.line(origin.event.as_bytes()), words.line(origin.text.as_bytes()));
-        cause +=
-            &format!(" {folder} was reached through the script {script}{}: {text}.", line(origin));
-        remedy += &format!(
-            ", or take {text} out of the script {script} in {}",
-            words.path(&origin.manifest)
-        );
+        let at = line(origin);
+        cause = format!("{cause} {folder} was reached through the script {script}{at}: {text}.");
+        let file = words.path(&origin.manifest);
+        remedy = format!("{remedy}, or take {text} out of the script {script} in {file}");
     }
     let evidence = walk.missing.iter().map(|(_, evidence)| evidence.clone());
     let manifests = origin.map(|origin| origin.evidence.clone());

@@ -166,7 +166,7 @@ fn the_walk_is_known_from_a_shell_that_became_its_last_command() {
     let text = format!("{{\"scripts\": {{\"test\": \"cd {folder}; npm test\"}}}}");
     let (diagnosis, _) = explain(&chain(&lines), &[(format!("{top}/package.json"), text)]);
     contains(&diagnosis.cause, &[&format!("{top}/{folder} has no package.json")]);
-    assert_eq!(diagnosis.confidence, 0.85);
+    assert_eq!(diagnosis.confidence.to_string(), "0.85");
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn an_npm_script_that_calls_itself() {
         )],
     );
     assert_eq!(cited(&diagnosis, &tree), [manifest]);
-    assert_eq!(diagnosis.confidence, 0.95);
+    assert_eq!(diagnosis.confidence.to_string(), "0.95");
     assert_eq!(diagnosis.cycle.unwrap().turns, 4);
 }
 
@@ -356,7 +356,7 @@ fn scripts_that_run_themselves_and_each_other() {
         &[(file.clone(), "#!/bin/bash\necho a\n\"$0\" x\n".to_owned())],
     );
     contains(&diagnosis.cause, &[&format!("{file} runs itself: line 3 of {file} is `\"$0\" x`.")]);
-    assert_eq!(cited(&diagnosis, &tree), [file.clone()]);
+    assert_eq!(cited(&diagnosis, &tree), std::slice::from_ref(&file));
 
     let turn = [format!("{top}: /bin/bash|./{two}"), format!("{top}: sh|{one}")];
     let files = [

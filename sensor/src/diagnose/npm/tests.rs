@@ -8,29 +8,25 @@ fn asked(line: &str) -> Option<(String, Verb, Option<String>)> {
     call(&argv).map(|call| (call.tool, call.verb, call.folder.map(folder)))
 }
 
-fn script_call(
-    tool: &str,
-    name: &str,
-    folder: Option<&str>,
-) -> Option<(String, Verb, Option<String>)> {
-    Some((tool.to_owned(), Verb::Script(name.to_owned()), folder.map(str::to_owned)))
+fn script_call(tool: &str, name: &str, folder: Option<&str>) -> (String, Verb, Option<String>) {
+    (tool.to_owned(), Verb::Script(name.to_owned()), folder.map(str::to_owned))
 }
 
 #[test]
 fn what_a_command_asks_for() {
-    assert_eq!(asked("npm test"), script_call("npm", "test", None));
-    assert_eq!(asked("npm t -- run x"), script_call("npm", "test", None));
+    assert_eq!(asked("npm test"), Some(script_call("npm", "test", None)));
+    assert_eq!(asked("npm t -- run x"), Some(script_call("npm", "test", None)));
     assert_eq!(
         asked("node /usr/bin/npm --prefix web run-script a"),
-        script_call("npm", "a", Some("web"))
+        Some(script_call("npm", "a", Some("web")))
     );
-    assert_eq!(asked("npm run --prefix=web a"), script_call("npm", "a", Some("web")));
-    assert_eq!(asked("npm -w pkg --loglevel silly start"), script_call("npm", "start", None));
-    assert_eq!(asked("pnpm -C web build"), script_call("pnpm", "build", Some("web")));
-    assert_eq!(asked("node .yarn/releases/yarn-4.1.0.cjs a"), script_call("yarn", "a", None));
+    assert_eq!(asked("npm run --prefix=web a"), Some(script_call("npm", "a", Some("web"))));
+    assert_eq!(asked("npm -w pkg --loglevel silly start"), Some(script_call("npm", "start", None)));
+    assert_eq!(asked("pnpm -C web build"), Some(script_call("pnpm", "build", Some("web"))));
+    assert_eq!(asked("node .yarn/releases/yarn-4.1.0.cjs a"), Some(script_call("yarn", "a", None)));
     assert_eq!(
         asked("node /usr/lib/node_modules/corepack/dist/yarn.js run a"),
-        script_call("yarn", "a", None)
+        Some(script_call("yarn", "a", None))
     );
     assert_eq!(asked("yarn"), Some(("yarn".to_owned(), Verb::Lifecycle, None)));
     assert_eq!(asked("npm ci"), Some(("npm".to_owned(), Verb::Lifecycle, None)));

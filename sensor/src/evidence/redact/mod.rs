@@ -263,17 +263,20 @@ fn named(text: &[u8]) -> Vec<Span> {
             }
             let quote = found.name("quote").map(|quote| quote.as_bytes()[0]);
             let start = whole.end();
-            let value = value(&text[start..], quote);
+            let rest = &text[start..];
             let colon = found.name("sep").is_some_and(|sep| sep.as_bytes() == b":");
-            // A colon asks for a quoted value without blanks, or it is a type or a script's name.
-            let blank = value.iter().any(u8::is_ascii_whitespace);
-            if colon && (quote.is_none() || blank || is_version(value)) {
+            // A bare word after a colon is a type or a script's name. These questions come before
+            // the value is measured, or a text of nothing else would be read once for each.
+            let bare = quote.is_none() && (colon || (is_option && rest.starts_with(b"-")));
+            if bare || is_reference(rest) {
                 continue;
             }
-            if is_option && quote.is_none() && value.starts_with(b"-") {
+            let value = value(rest, quote);
+            // With blanks it is a command line, the script of a package.json.
+            if colon && (value.iter().any(u8::is_ascii_whitespace) || is_version(value)) {
                 continue;
             }
-            if !is_harmless(value) && !is_reference(value) {
+            if !is_harmless(value) {
                 let rule = if is_option { "option" } else { "value" };
                 spans.push(Span { at: start..start + value.len(), rule });
                 // Nothing inside needs a second look, and a text of one endless value is read once.
