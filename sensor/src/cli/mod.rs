@@ -1,1 +1,175 @@
-//! cli
+//! The command line: one file per verb, and the few things that they share.
+//!
+//! Texts for people are pure functions of what the daemon answered and a [`out::View`]; effects
+//! are in the `run` of each verb. Exit codes: 0 done; 1 failed, one line on standard error; 2
+//! wrong usage.
+
+mod act;
+mod client;
+mod config;
+mod daemon;
+mod describe;
+mod doctor;
+mod error;
+mod evidence;
+mod incidents;
+mod out;
+mod show;
+mod status;
+mod style;
+mod table;
+mod text;
+mod time;
+mod trigger;
+mod watch;
+
+use std::{
+    future::Future,
+    io::{self, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+pub use self::{
+    doctor::{Capability, CapabilityState},
+    error::{CliError, PartError},
+};
+use crate::config::Config;
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo sensor run                 watch this host, in the foreground
+  sensor incidents                what happened
+  sensor show 4k2m                the story of the incident whose id begins with 4k2m
+  sensor watch                    what happens now, a line each
+  sensor doctor                   what this kernel and this user can do
+
+Exit: 0 done; 1 failed, one line on standard error says what and what to do; 2 wrong usage.";
+
+/// Smoke detector, black box and first responder for a Linux host.
+#[derive(Debug, Parser)]
+#[command(name = "sensor", version, after_help = EXAMPLES, arg_required_else_help = true)]
+struct Cli {
+    /// Socket of the daemon.
+    #[arg(
+        long,
+        global = true,
+        env = "SENSOR_SOCKET",
+        default_value = "/run/sensor/sensor.sock",
+        value_name = "PATH"
+    )]
+    socket: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Watch this host, in the foreground; logs to standard error.
+    Run(daemon::RunArgs),
+    /// What this kernel and this user can do, and what is degraded.
+    Doctor(doctor::DoctorArgs),
+    /// How the daemon is.
+    Status(status::StatusArgs),
+    /// All incidents, newest first.
+    Incidents(incidents::IncidentsArgs),
+    /// The story of an incident: what, why, what was done, what to do.
+    Show(show::ShowArgs),
+    /// Records as they come.
+    Watch(watch::WatchArgs),
+    /// What was gathered about an incident.
+    Evidence(evidence::EvidenceArgs),
+    /// Stop the culprit's tree where it stands; it can go on later.
+    Freeze(act::ActArgs),
+    /// Let what is frozen run again.
+    Thaw(act::ActArgs),
+    /// End the culprit's tree.
+    Kill(act::ActArgs),
+    /// Close an incident; what is frozen runs again.
+    Resolve(act::ActArgs),
+    /// Open an incident by hand.
+    Trigger(trigger::TriggerArgs),
+    /// Switch all automatic action off; survives restarts.
+    Pause(act::SwitchArgs),
+    /// Switch automatic action on again.
+    Resume(act::SwitchArgs),
+    /// Check and show configurations.
+    Config(config::ConfigArgs),
+}
+
+/// What the command line starts but is not: the daemon, and the look at what the kernel can do.
+#[derive(Clone, Copy, Debug)]
+pub struct Parts {
+    /// Runs until it is told to stop.
+    pub run: fn(Config) -> Result<(), PartError>,
+    pub doctor: fn(&Config) -> Vec<Capability>,
+}
+
+/// Reads the command line, does what it says, tells how it went.
+pub fn main(parts: &Parts) -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli, parts) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if let Some(line) = error.line() {
+                // Nobody is left to tell when this fails.
+                let _ = writeln!(io::stderr(), "sensor: {line}");
+            }
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn dispatch(cli: Cli, parts: &Parts) -> Result<(), CliError> {
+    use crate::proto::Verb as Act;
+
+    let socket = cli.socket;
+    match cli.verb {
+        Verb::Run(args) => daemon::run(&args, parts),
+        Verb::Doctor(args) => doctor::run(&args, parts),
+        Verb::Status(args) => client_of(status::run(&socket, &args)),
+        Verb::Incidents(args) => client_of(incidents::run(&socket, args)),
+        Verb::Show(args) => client_of(show::run(&socket, &args)),
+        Verb::Watch(args) => client_of(watch::run(&socket, &args)),
+        Verb::Evidence(args) => client_of(evidence::run(&socket, &args)),
+        Verb::Freeze(args) => client_of(act::run(&socket, Act::Freeze, args)),
+        Verb::Thaw(args) => client_of(act::run(&socket, Act::Thaw, args)),
+        Verb::Kill(args) => client_of(act::run(&socket, Act::Kill, args)),
+        Verb::Resolve(args) => client_of(act::run(&socket, Act::Resolve, args)),
+        Verb::Trigger(args) => client_of(trigger::run(&socket, args)),
+        Verb::Pause(args) => client_of(act::switch(&socket, true, args)),
+        Verb::Resume(args) => client_of(act::switch(&socket, false, args)),
+        Verb::Config(args) => config::run(&args),
+    }
+}
+
+/// A client needs one thread.
+fn client_of(verb: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(CliError::Runtime)?
+        .block_on(verb)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_shows_examples() {
+        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.contains("Example"), "{}", verb.get_name());
+        }
+    }
+}

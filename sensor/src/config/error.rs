@@ -42,7 +42,12 @@ pub(super) fn of_toml(error: &toml::de::Error, text: &str, file: &Path) -> Confi
         key_at(table.get_ref(), offset, &mut path);
         (!path.is_empty()).then(|| dotted(&path))
     });
-    ConfigError::invalid(file, line_of(text, offset), key, &escape(error.message().as_bytes()))
+    ConfigError::invalid(
+        file,
+        line_of(text.as_bytes(), offset),
+        key,
+        &escape(error.message().as_bytes()),
+    )
 }
 
 /// A value that cannot be, with the line where the file says so (or, for what follows from a
@@ -54,12 +59,12 @@ pub(super) fn of_check(problem: &Problem, text: &str, file: &Path) -> ConfigErro
         .and_then(|table| span_of(table.get_ref(), &path))
         .map_or(0, |span| span.start);
     let (key, what) = (problem.key.clone(), escape(problem.what.as_bytes()));
-    ConfigError::invalid(file, line_of(text, offset), Some(key), &what)
+    ConfigError::invalid(file, line_of(text.as_bytes(), offset), Some(key), &what)
 }
 
 /// 1 for the first line.
-fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
+pub(super) fn line_of(text: &[u8], offset: usize) -> usize {
+    text[..offset.min(text.len())].split(|byte| *byte == b'\n').count()
 }
 
 fn dotted(path: &[String]) -> String {

@@ -399,8 +399,7 @@ impl Config {
     /// The configuration that a file's bytes say, checked; `path` is for the message.
     pub fn parse(bytes: &[u8], path: &Path) -> Result<Self, ConfigError> {
         let text = str::from_utf8(bytes).map_err(|error| {
-            let line =
-                1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+            let line = error::line_of(bytes, error.valid_up_to());
             ConfigError::invalid(path, line, None, "is not UTF-8")
         })?;
         let config: Self =

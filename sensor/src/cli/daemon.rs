@@ -1,0 +1,52 @@
+//! `sensor run`: the daemon in the foreground.
+
+use std::{
+    env,
+    io::{self, IsTerminal as _},
+    path::PathBuf,
+};
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use super::{Parts, error::CliError};
+use crate::config::Config;
+
+const EXAMPLES: &str = "\
+Examples:
+  sudo sensor run
+  sudo sensor run --config ./sensor.toml
+  sudo SENSOR_LOG=debug sensor run        trace, debug, info (as without), warn, error";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct RunArgs {
+    /// Configuration instead of /etc/sensor/sensor.toml.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+pub fn run(args: &RunArgs, parts: &Parts) -> Result<(), CliError> {
+    let config = Config::load(args.config.as_deref())?;
+    log();
+    (parts.run)(config).map_err(CliError::Part)
+}
+
+/// Logs to standard error. The journal has its own times, and a file wants no colour.
+fn log() {
+    let filter = EnvFilter::builder()
+        .with_env_var("SENSOR_LOG")
+        .try_from_env()
+        .unwrap_or_else(|_| EnvFilter::new("info"));
+    let format = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    // It fails where a subscriber is set already, which is then the one to keep.
+    let _ = if env::var_os("JOURNAL_STREAM").is_some() {
+        format.without_time().try_init()
+    } else {
+        format.try_init()
+    };
+}

@@ -1,0 +1,133 @@
+//! Why a verb failed: one line that says what and what to do, and the exit code for it.
+
+use std::{error::Error, io, path::PathBuf};
+
+use super::text;
+use crate::config::ConfigError;
+
+/// What a part of the program that the command line only starts says when it fails.
+pub type PartError = Box<dyn Error + Send + Sync>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum CliError {
+    /// Exit code 2.
+    #[error("{0}")]
+    Usage(String),
+    #[error(
+        "the sensor is not running: nothing answers at {}; start it with `sensor run`, or name its socket with --socket",
+        .0.display()
+    )]
+    NotRunning(PathBuf),
+    #[error("may not open {}: {source}; use sudo, or join group sensor", .socket.display())]
+    Forbidden { socket: PathBuf, source: io::Error },
+    #[error("cannot connect to {}: {source}", .socket.display())]
+    Connect { socket: PathBuf, source: io::Error },
+    #[error("cannot speak to the sensor at {}: {reason}; is it another program's socket?", .socket.display())]
+    Handshake { socket: PathBuf, reason: String },
+    /// The daemon's own sentence.
+    #[error("{0}")]
+    Refused(String),
+    #[error("the sensor did not answer as it should: {0}")]
+    Answer(String),
+    #[error("the stream of records ended before record {next}: {why}; go on with --from {next}")]
+    StreamEnded { next: u64, why: String },
+    #[error("nothing was done")]
+    Declined,
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+    #[error("cannot write JSON: {0}")]
+    Json(serde_json::Error),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("cannot write the configuration as TOML: {0}")]
+    Toml(#[from] toml::ser::Error),
+    #[error("cannot start: {0}")]
+    Runtime(io::Error),
+    #[error("{}", sentence(.0.as_ref()))]
+    Part(PartError),
+}
+
+impl CliError {
+    /// 0 where only the reader of a pipe has gone, 2 for wrong usage, else 1.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
+            Self::Usage(_) => 2,
+            _ => 1,
+        }
+    }
+
+    /// For standard error: one line, safe to print; `None` where nobody wants to hear it.
+    pub fn line(&self) -> Option<String> {
+        (self.exit_code() != 0).then(|| text::safe(&self.to_string()))
+    }
+}
+
+impl From<serde_json::Error> for CliError {
+    fn from(error: serde_json::Error) -> Self {
+        match error.io_error_kind() {
+            Some(kind) => Self::Output(kind.into()),
+            None => Self::Json(error),
+        }
+    }
+}
+
+impl From<tonic::Status> for CliError {
+    fn from(status: tonic::Status) -> Self {
+        use tonic::Code;
+        match status.code() {
+            Code::NotFound
+            | Code::InvalidArgument
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::Unavailable
+            | Code::ResourceExhausted
+                if !status.message().is_empty() =>
+            {
+                Self::Refused(status.message().to_owned())
+            }
+            code => Self::Answer(format!("{}: {}", code.description(), status.message())),
+        }
+    }
+}
+
+/// An error and what it came from, as far as its own text does not say it already.
+fn sentence(error: &(dyn Error + 'static)) -> String {
+    let mut sentence = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !sentence.contains(&text) {
+            sentence = format!("{sentence}: {text}");
+        }
+        cause = error.source();
+    }
+    sentence
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_closed_pipe_is_no_failure() {
+        let gone = CliError::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert_eq!((gone.exit_code(), gone.line()), (0, None));
+        let full = CliError::from(io::Error::from(io::ErrorKind::StorageFull));
+        assert_eq!(full.exit_code(), 1);
+    }
+
+    #[test]
+    fn what_the_daemon_says_is_one_plain_line() {
+        let error = CliError::from(tonic::Status::not_found("no \x1b[2J\nincident"));
+        assert_eq!(error.line().unwrap(), "no \\x1b[2J\\x0aincident");
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let inner = io::Error::other("disk on fire");
+        let error =
+            CliError::Part(Box::new(ConfigError::Unreadable { file: "/x".into(), source: inner }));
+        assert_eq!(error.to_string(), "cannot read /x: disk on fire");
+    }
+}

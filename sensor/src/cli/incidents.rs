@@ -1,0 +1,88 @@
+//! `sensor incidents`: all incidents, newest first.
+
+use std::path::Path;
+
+use clap::Args;
+use jiff::tz::TimeZone;
+use sensor_proto::{
+    json,
+    v1::{Incident, Kind, ListIncidentsRequest, State},
+};
+
+use super::{
+    client, describe,
+    error::CliError,
+    out::{self, View},
+    table::{Cell, Table},
+    text, time,
+};
+use crate::clock;
+
+const EXAMPLES: &str = "\
+Examples:
+  sensor incidents
+  sensor incidents --state contained
+  sensor incidents --kind recursion --since 2h
+  sensor incidents --since 2026-11-21 --json | jq '.[].culprit.argv'";
+
+/// Of a command line, in a table.
+const CULPRIT_WIDTH: usize = 32;
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct IncidentsArgs {
+    /// A JSON array (docs/schema/incidents.json).
+    #[arg(long)]
+    json: bool,
+    /// Only this kind: recursion, manual, …
+    #[arg(long, value_parser = describe::parse_kind)]
+    kind: Option<Kind>,
+    /// Only this state: open, contained or resolved.
+    #[arg(long, value_parser = describe::parse_state)]
+    state: Option<State>,
+    /// Only those opened since: 2h, 2026-11-21, "2026-11-21 14:30", 2026-11-21T14:30:00Z.
+    #[arg(long, value_name = "T")]
+    since: Option<String>,
+}
+
+pub async fn run(socket: &Path, args: IncidentsArgs) -> Result<(), CliError> {
+    let since = args
+        .since
+        .map(|text| time::since(&text, clock::wall(), &TimeZone::system()))
+        .transpose()
+        .map_err(|problem| CliError::Usage(format!("--since: {problem}")))?;
+    let request = ListIncidentsRequest {
+        kind: args.kind.unwrap_or_default().into(),
+        state: args.state.unwrap_or_default().into(),
+        since,
+    };
+    let mut client = client::connect(socket).await?;
+    let incidents = client.list_incidents(request).await?.into_inner().incidents;
+    if args.json {
+        return out::json(&incidents);
+    }
+    out::print(&list(&incidents, &View::current()))
+}
+
+fn list(incidents: &[Incident], view: &View) -> String {
+    if incidents.is_empty() {
+        return "no such incidents\n".to_owned();
+    }
+    let mut table = Table::new(["ID", "OPENED", "KIND", "SEVERITY", "STATE", "CULPRIT", "SUMMARY"]);
+    for incident in incidents {
+        let culprit = incident.culprit.as_ref().map_or_else(
+            || "the host".to_owned(),
+            |culprit| format!("{} {}", culprit.pid, describe::culprit_command(culprit)),
+        );
+        table.push([
+            text::safe(&incident.id).into(),
+            time::ago(incident.opened_at, view.now).into(),
+            describe::kind(incident).into(),
+            Cell::toned(json::severity::word(incident.severity), describe::severity_tone(incident)),
+            Cell::toned(json::state::word(incident.state), describe::state_tone(incident.state())),
+            text::fit(&culprit, CULPRIT_WIDTH).into(),
+            text::safe(&incident.summary).into(),
+        ]);
+    }
+    table.render(0, &view.style)
+}

@@ -1,0 +1,333 @@
+//! `sensor show`: the story of an incident, for an engineer at three in the morning: what happens,
+//! what was done, why it happens, what to change, what to do now; the numbers last.
+
+use std::{fmt::Write as _, path::Path};
+
+use clap::Args;
+use sensor_proto::{
+    json::{self, escape},
+    v1::{Action, Culprit, Cycle, Diagnosis, Finding, Incident, Investigation, State, Step},
+};
+
+use super::{
+    client,
+    describe::{self, paragraph},
+    error::CliError,
+    out::{self, View},
+    style::{Style, Tone},
+    table::{Cell, Table},
+    text, time,
+};
+
+const EXAMPLES: &str = "\
+Examples (4k2m begins the incident's id):
+  sensor show 4k2m
+  sensor show 4k2m --json | jq .diagnosis";
+
+/// Actions further than this before the opening are of another boot's clock.
+const SAME_STORY_NS: u64 = 60_000_000_000;
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct ShowArgs {
+    /// The incident's id, or enough of its beginning to be unique.
+    id: String,
+    /// A JSON object (docs/schema/incident.json).
+    #[arg(long)]
+    json: bool,
+}
+
+pub async fn run(socket: &Path, args: &ShowArgs) -> Result<(), CliError> {
+    let mut client = client::connect(socket).await?;
+    let incident = client::incident(&mut client, &args.id).await?;
+    if args.json {
+        return out::json(&incident);
+    }
+    out::print(&story(&incident, &View::current()))
+}
+
+fn story(incident: &Incident, view: &View) -> String {
+    let style = &view.style;
+    let mut page = String::new();
+    headline(&mut page, incident, view);
+    if let Some(culprit) = &incident.culprit {
+        culprit_of(&mut page, culprit, style);
+    }
+    if let Some(diagnosis) = &incident.diagnosis {
+        cause(&mut page, diagnosis, style);
+    }
+    if let Some(finding) = &incident.finding {
+        numbers(&mut page, incident, finding, style);
+    }
+    if !incident.actions.is_empty() {
+        actions(&mut page, incident, view);
+    }
+    for investigation in &incident.investigations {
+        findings(&mut page, investigation, style);
+    }
+    next(&mut page, incident, style);
+    page
+}
+
+fn title(page: &mut String, name: &str, aside: &str, style: &Style) {
+    let aside = if aside.is_empty() { String::new() } else { format!("  {aside}") };
+    let (name, aside) = (style.paint(Tone::Strong, name), style.paint(Tone::Faint, &aside));
+    // Writing to a String cannot fail, here and below.
+    let _ = writeln!(page, "\n{name}{aside}");
+}
+
+fn headline(page: &mut String, incident: &Incident, view: &View) {
+    let style = &view.style;
+    let state = json::state::word(incident.state);
+    let _ = writeln!(
+        page,
+        "{} {}  {}, {}",
+        style.paint(Tone::Strong, &describe::kind(incident)),
+        text::safe(&incident.id),
+        describe::severity(incident, style),
+        style.paint(describe::state_tone(incident.state()), &state),
+    );
+    paragraph(page, &incident.summary, 0, style);
+    let _ = writeln!(
+        page,
+        "opened {} ({}) on {}",
+        time::moment(incident.opened_at, &view.zone),
+        time::ago(incident.opened_at, view.now),
+        text::safe(&incident.host),
+    );
+    if incident.occurrences > 1 {
+        let _ = writeln!(page, "seen {} times", incident.occurrences);
+    }
+    match incident.state() {
+        State::Contained => {
+            let _ = writeln!(page, "{}", style.paint(Tone::Warning, &standstill(incident, view)));
+        }
+        State::Resolved => {
+            let when = time::moment(incident.resolved_at, &view.zone);
+            let _ =
+                writeln!(page, "resolved {when} ({})", time::ago(incident.resolved_at, view.now));
+        }
+        State::Open | State::Unspecified => {}
+    }
+}
+
+/// That the tree stands still, and until when.
+fn standstill(incident: &Incident, view: &View) -> String {
+    if incident.thaw_due_ns == 0 {
+        return "the culprit may not fork".to_owned();
+    }
+    if incident.boot_id != view.boot_id {
+        return "the culprit's tree was frozen when that host last booted".to_owned();
+    }
+    match incident.thaw_due_ns.checked_sub(view.now_ns) {
+        Some(left) => {
+            let due = prost_types::Timestamp {
+                seconds: view.now.seconds.saturating_add((left / 1_000_000_000) as i64),
+                nanos: 0,
+            };
+            let when = time::moment(Some(due), &view.zone);
+            let left = time::duration(left);
+            format!(
+                "the culprit's tree stands still; it is thawed at {when} (in {left}) unless you decide before"
+            )
+        }
+        None => "the culprit's tree is due to be thawed now".to_owned(),
+    }
+}
+
+fn culprit_of(page: &mut String, culprit: &Culprit, style: &Style) {
+    title(page, "Culprit", "", style);
+    let command = describe::culprit_command(culprit);
+    let mut facts = Table::headless();
+    facts.push([culprit.pid.to_string().into(), Cell::toned(command, Tone::Strong)]);
+    page.push_str(&facts.render(2, style));
+    let mut facts = Table::headless();
+    let mut fact = |name: &str, value: String| {
+        if !value.is_empty() {
+            facts.push([Cell::toned(name, Tone::Faint), value.into()]);
+        }
+    };
+    fact("in", escape(&culprit.cwd));
+    fact("runs", escape(&culprit.exe));
+    fact("cgroup", text::safe(&culprit.cgroup));
+    fact("uid", culprit.uid.to_string());
+    page.push_str(&facts.render(4, style));
+}
+
+fn cause(page: &mut String, diagnosis: &Diagnosis, style: &Style) {
+    let mut aside = format!(
+        "says {}, confidence {}",
+        text::safe(&diagnosis.by),
+        text::number(diagnosis.confidence)
+    );
+    if !diagnosis.evidence.is_empty() {
+        let _ = write!(aside, ", evidence {}", text::safe(&diagnosis.evidence.join(" ")));
+    }
+    title(page, "Cause", &aside, style);
+    paragraph(page, &diagnosis.cause, 2, style);
+    if let Some(found) = &diagnosis.cycle {
+        cycle(page, found, style);
+    }
+    if !diagnosis.remedy.is_empty() {
+        title(page, "What to change", "", style);
+        paragraph(page, &diagnosis.remedy, 2, style);
+    }
+}
+
+/// The steps of one turn, and an arrow from the one that begins the next turn to the first.
+fn cycle(page: &mut String, cycle: &Cycle, style: &Style) {
+    let aside = format!(
+        "{}, {} a second, {} deep",
+        text::count(cycle.turns, "turn", "turns"),
+        text::number(cycle.turns_per_second),
+        text::count(cycle.depth, "process", "processes"),
+    );
+    title(page, "The cycle", &aside, style);
+    let back = (cycle.turns_back_at as usize).min(cycle.steps.len().saturating_sub(1));
+    let mut last: &[u8] = &[];
+    for (index, step) in cycle.steps.iter().enumerate() {
+        let (arrow, bar) = match index {
+            _ if index > back => ("    ", "    "),
+            0 if back == 0 => ("┌─▶ ", "└── "),
+            0 => ("┌─▶ ", "│   "),
+            _ if index == back => ("└── ", "    "),
+            _ => ("│   ", "│   "),
+        };
+        turn(page, index + 1, step, (arrow, bar), last, style);
+        last = &step.cwd;
+    }
+}
+
+fn turn(
+    page: &mut String,
+    number: usize,
+    step: &Step,
+    (arrow, bar): (&str, &str),
+    last: &[u8],
+    style: &Style,
+) {
+    let command = text::command(&step.argv);
+    let moves = !step.cwd.is_empty() && step.cwd != last;
+    let lines = text::wrap(&command, style.text_width().saturating_sub(12));
+    let count = lines.len() + usize::from(moves);
+    let place = moves.then(|| style.paint(Tone::Faint, &format!("in {}", escape(&step.cwd))));
+    for (index, line) in lines.into_iter().chain(place).enumerate() {
+        // A single step that turns back to itself needs a second line for the arrow's end.
+        let rail = if index == 0 { arrow } else { bar };
+        let label = if index == 0 { number.to_string() } else { String::new() };
+        let _ = writeln!(page, "  {}{label:>2}  {line}", style.paint(Tone::Bad, rail));
+    }
+    if count == 1 && bar.starts_with('└') {
+        let _ = writeln!(page, "  {}", style.paint(Tone::Bad, bar.trim_end()));
+    }
+}
+
+fn numbers(page: &mut String, incident: &Incident, finding: &Finding, style: &Style) {
+    let aside = format!(
+        "rule {}, confidence {}",
+        text::safe(&finding.rule),
+        text::number(finding.confidence)
+    );
+    title(page, "Numbers", &aside, style);
+    let mut table = Table::headless();
+    for measure in &finding.measures {
+        let unit = text::safe(&measure.unit);
+        let threshold = measure
+            .threshold
+            .map_or_else(String::new, |limit| format!("threshold {}", text::number(limit)));
+        table.push([
+            text::safe(&measure.name).into(),
+            format!("{} {unit}", text::number(measure.value)).into(),
+            Cell::toned(threshold, Tone::Faint),
+        ]);
+    }
+    if let Some(tree) = &incident.tree {
+        let mut total = |name: &str, value: String| {
+            table.push([name.into(), value.into(), Cell::default()]);
+        };
+        total("processes of the tree", tree.processes.to_string());
+        total("threads", tree.threads.to_string());
+        total("anonymous memory", text::bytes(tree.anon_bytes));
+        total("levels below the culprit", tree.depth.to_string());
+    }
+    page.push_str(&table.render(2, style));
+}
+
+fn actions(page: &mut String, incident: &Incident, view: &View) {
+    let style = &view.style;
+    title(page, "What was done", "times since the incident opened", style);
+    for action in &incident.actions {
+        let mut table = Table::headless();
+        let name = json::action_kind::word(action.kind);
+        let tone = if action.ok { Tone::Good } else { Tone::Bad };
+        table.push([
+            format!("{:>10}", when(action, incident, view)).into(),
+            Cell::toned(format!("{name:<8}"), tone),
+            text::safe(&action.result).into(),
+        ]);
+        page.push_str(&table.render(2, style));
+        paragraph(page, &format!("by {}: {}", action.by, action.why), 24, style);
+    }
+}
+
+fn when(action: &Action, incident: &Incident, view: &View) -> String {
+    if action.started_ns.saturating_add(SAME_STORY_NS) < incident.opened_ns {
+        return time::of_day(action.at, &view.zone);
+    }
+    time::offset(incident.opened_ns, action.started_ns)
+}
+
+fn findings(page: &mut String, investigation: &Investigation, style: &Style) {
+    let state = json::investigation_state::word(investigation.state);
+    let mut aside = state;
+    if let Some(cost) = &investigation.cost {
+        let _ = write!(aside, ", {}", time::duration(cost.wall_ns));
+        if cost.tokens > 0 {
+            let _ = write!(aside, ", {} tokens", cost.tokens);
+        }
+        if cost.usd > 0.0 {
+            let _ = write!(aside, ", ${:.2}", cost.usd);
+        }
+    }
+    let name = format!(
+        "Investigation {} by {}",
+        text::safe(&investigation.id),
+        text::safe(&investigation.agent)
+    );
+    title(page, &name, &aside, style);
+    paragraph(page, &investigation.findings, 2, style);
+    if !investigation.error.is_empty() {
+        paragraph(page, &format!("failed: {}", investigation.error), 2, style);
+    }
+}
+
+/// What a person can do now.
+fn next(page: &mut String, incident: &Incident, style: &Style) {
+    title(page, "What you can do", "", style);
+    let id = text::safe(&incident.id);
+    let mut table = Table::headless();
+    let mut verb = |verb: &str, what: &str| {
+        table.push([format!("sensor {verb} {id}").into(), Cell::toned(what, Tone::Faint)]);
+    };
+    verb("evidence", "what was gathered: the tree, the chain, files, the kernel's log");
+    let acts = incident.culprit.is_some();
+    match incident.state() {
+        State::Contained => {
+            verb("kill", "end the tree");
+            verb("thaw", "let it run again; the brake against new forks stays on a little longer");
+            verb("resolve", "close the incident and let everything run");
+        }
+        State::Open | State::Unspecified => {
+            if acts {
+                verb("freeze", "stop the tree where it stands; it can go on later");
+                verb("kill", "end the tree");
+            }
+            verb("resolve", "close the incident");
+        }
+        State::Resolved => {}
+    }
+    page.push_str(&table.render(2, style));
+}
+
+#[cfg(test)]
+mod tests;

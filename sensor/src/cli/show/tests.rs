@@ -1,0 +1,217 @@
+use jiff::tz::TimeZone;
+use proptest::prelude::*;
+use prost_types::Timestamp;
+use sensor_proto::v1::{ActionKind, Cost, InvestigationState, Kind, Measure, Severity, Tree};
+
+use super::*;
+
+const SECOND: u64 = 1_000_000_000;
+
+fn view() -> View {
+    View {
+        style: Style::PLAIN,
+        zone: TimeZone::UTC,
+        now: Timestamp { seconds: 1_000_240, nanos: 0 },
+        now_ns: 340 * SECOND,
+        boot_id: "b".into(),
+    }
+}
+
+fn argv(words: &[&str]) -> Vec<Vec<u8>> {
+    words.iter().map(|word| word.as_bytes().to_vec()).collect()
+}
+
+fn step(words: &[&str], cwd: &str) -> Step {
+    Step { argv: argv(words), cwd: cwd.into() }
+}
+
+fn incident() -> Incident {
+    Incident {
+        id: "4k2mz9qw0a".into(),
+        kind: Kind::Recursion.into(),
+        severity: Severity::Critical.into(),
+        state: State::Contained.into(),
+        opened_at: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
+        opened_ns: 100 * SECOND,
+        host: "web-1".into(),
+        boot_id: "b".into(),
+        summary: "`npm test` (4121) runs itself again and again".into(),
+        culprit: Some(Culprit {
+            pid: 4121,
+            argv: argv(&["npm", "test"]),
+            cwd: b"/home/ann/shop".to_vec(),
+            exe: b"/usr/bin/node".to_vec(),
+            cgroup: "/user.slice".into(),
+            uid: 1000,
+            ..Default::default()
+        }),
+        tree: Some(Tree { processes: 43, threads: 210, anon_bytes: 300 << 20, depth: 20 }),
+        finding: Some(Finding {
+            rule: "R1".into(),
+            confidence: 0.99,
+            measures: vec![Measure {
+                name: "repetitions".into(),
+                value: 3.0,
+                threshold: Some(3.0),
+                unit: "processes".into(),
+            }],
+        }),
+        diagnosis: Some(Diagnosis {
+            cause: "`npm test` runs itself: web has no package.json.".into(),
+            confidence: 0.95,
+            evidence: vec!["e2".into(), "e5".into()],
+            by: "npm".into(),
+            remedy: "Add a package.json to web.".into(),
+            cycle: Some(Cycle {
+                steps: vec![
+                    step(&["npm", "test"], "/home/ann/shop"),
+                    step(&["sh", "-c", "cd web && npm test"], "/home/ann/shop"),
+                ],
+                turns: 4,
+                depth: 9,
+                turns_per_second: 1.1,
+                turns_back_at: 1,
+            }),
+        }),
+        actions: vec![Action {
+            kind: ActionKind::Freeze.into(),
+            by: "policy".into(),
+            why: "R1 is set to auto".into(),
+            result: "43 processes stand still".into(),
+            started_ns: 100 * SECOND + 2_000_000,
+            ok: true,
+            ..Default::default()
+        }],
+        investigations: vec![Investigation {
+            id: "i1".into(),
+            agent: "builtin".into(),
+            state: InvestigationState::Done.into(),
+            findings: "It recurses.\nFix the script.".into(),
+            cost: Some(Cost { wall_ns: 2_000_000, ..Default::default() }),
+            ..Default::default()
+        }],
+        occurrences: 1,
+        thaw_due_ns: 700 * SECOND,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn the_story_of_a_recursion() {
+    let expected = "\
+recursion 4k2mz9qw0a  critical, contained
+`npm test` (4121) runs itself again and again
+opened 1970-01-12 13:46:40 (4 min ago) on web-1
+the culprit's tree stands still; it is thawed at 1970-01-12 13:56:40 (in 6 min) unless you decide before
+
+Culprit
+  4121  npm test
+    in      /home/ann/shop
+    runs    /usr/bin/node
+    cgroup  /user.slice
+    uid     1000
+
+Cause  says npm, confidence 0.95, evidence e2 e5
+  `npm test` runs itself: web has no package.json.
+
+The cycle  4 turns, 1.1 a second, 9 processes deep
+  ┌─▶  1  npm test
+  │       in /home/ann/shop
+  └──  2  sh -c 'cd web && npm test'
+
+What to change
+  Add a package.json to web.
+
+Numbers  rule R1, confidence 0.99
+  repetitions               3 processes  threshold 3
+  processes of the tree     43
+  threads                   210
+  anonymous memory          300 MiB
+  levels below the culprit  20
+
+What was done  times since the incident opened
+    +0.002 s  freeze    43 processes stand still
+                        by policy: R1 is set to auto
+
+Investigation i1 by builtin  done, 2 ms
+  It recurses.
+  Fix the script.
+
+What you can do
+  sensor evidence 4k2mz9qw0a  what was gathered: the tree, the chain, files, the kernel's log
+  sensor kill 4k2mz9qw0a      end the tree
+  sensor thaw 4k2mz9qw0a      let it run again; the brake against new forks stays on a little longer
+  sensor resolve 4k2mz9qw0a   close the incident and let everything run
+";
+    assert_eq!(story(&incident(), &view()), expected);
+}
+
+#[test]
+fn one_step_turns_back_to_itself() {
+    let mut page = String::new();
+    let found = Cycle {
+        steps: vec![step(&["./again"], "")],
+        turns: 3,
+        depth: 4,
+        turns_per_second: 0.0,
+        turns_back_at: 0,
+    };
+    cycle(&mut page, &found, &Style::PLAIN);
+    assert_eq!(
+        page,
+        "\nThe cycle  3 turns, 0 a second, 4 processes deep\n  ┌─▶  1  ./again\n  └──\n"
+    );
+}
+
+#[test]
+fn another_boot_has_another_clock() {
+    let mut told = incident();
+    told.boot_id = "before".into();
+    told.actions[0].started_ns = SECOND;
+    told.actions[0].at = Some(Timestamp { seconds: 60, nanos: 0 });
+    told.opened_ns = 9_000 * SECOND;
+    let page = story(&told, &view());
+    assert!(page.contains("was frozen when that host last booted"), "{page}");
+    assert!(page.contains("00:01:00.000  freeze"), "{page}");
+}
+
+#[test]
+fn a_host_wide_incident_has_nobody_to_stop() {
+    let told = Incident { state: State::Open.into(), id: "x".into(), ..Default::default() };
+    let page = story(&told, &view());
+    assert!(page.contains("sensor resolve x"), "{page}");
+    assert!(!page.contains("sensor freeze"), "{page}");
+}
+
+proptest! {
+    #[test]
+    fn nothing_in_an_incident_reaches_the_terminal(
+        bytes in proptest::collection::vec(any::<u8>(), 0..60),
+        text in "(?s).{0,60}",
+        turns_back_at: u32, ns: u64, value: f64, seconds: i64,
+    ) {
+        let mut told = incident();
+        for field in [&mut told.id, &mut told.summary, &mut told.host] {
+            field.clone_from(&text);
+        }
+        told.opened_ns = ns;
+        told.thaw_due_ns = ns;
+        told.opened_at = Some(Timestamp { seconds, nanos: 0 });
+        let culprit = told.culprit.as_mut().unwrap();
+        culprit.argv = vec![bytes.clone()];
+        culprit.cwd.clone_from(&bytes);
+        culprit.cgroup.clone_from(&text);
+        let diagnosis = told.diagnosis.as_mut().unwrap();
+        diagnosis.cause.clone_from(&text);
+        diagnosis.evidence = vec![text.clone()];
+        let found = diagnosis.cycle.as_mut().unwrap();
+        found.turns_back_at = turns_back_at;
+        found.steps[1] = Step { argv: vec![bytes.clone(), bytes.clone()], cwd: bytes };
+        told.finding.as_mut().unwrap().measures[0].value = value;
+        told.actions[0].result.clone_from(&text);
+        told.investigations[0].findings = text;
+
+        let page = story(&told, &view());
+        prop_assert!(!page.chars().any(|c| c.is_control() && c != '\n'), "{page:?}");
+    }
+}
