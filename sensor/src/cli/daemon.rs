@@ -1,4 +1,4 @@
-//! `sensor run`: the daemon in the foreground.
+//! `sensor run`: the daemon in the foreground; and the processes that it starts beside itself.
 
 use std::{
     env,
@@ -9,8 +9,14 @@ use std::{
 use clap::Args;
 use tracing_subscriber::EnvFilter;
 
-use super::{Parts, error::CliError};
-use crate::config::Config;
+use super::error::CliError;
+use crate::{
+    config::Config,
+    core,
+    feed::serve::{self, ServeArgs},
+    kernel,
+    respond::guardian::{self, GuardianArgs},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -26,10 +32,23 @@ pub struct RunArgs {
     config: Option<PathBuf>,
 }
 
-pub fn run(args: &RunArgs, parts: &Parts) -> Result<(), CliError> {
+pub fn run(args: &RunArgs) -> Result<(), CliError> {
     let config = Config::load(args.config.as_deref())?;
     log();
-    (parts.run)(config).map_err(CliError::Part)
+    core::run(&config).map_err(CliError::part)
+}
+
+/// The hidden verb `serve`: the process that answers clients.
+pub fn serve(args: ServeArgs) -> Result<(), CliError> {
+    log();
+    serve::run(args).map_err(CliError::part)
+}
+
+/// The hidden verb `guardian`: the process that holds the dead-man's timers.
+pub fn guardian(args: &GuardianArgs) -> Result<(), CliError> {
+    log();
+    let marked = kernel::marked_by(&args.keep).map_err(CliError::part)?;
+    guardian::run(args, marked).map_err(CliError::part)
 }
 
 /// Logs to standard error. The journal has its own times, and a file wants no colour.

@@ -1,19 +1,21 @@
 //! `sensor doctor`: what this kernel and this user can do, and what is degraded. Needs no daemon.
 
-use std::path::PathBuf;
+use std::{fmt::Write as _, path::PathBuf};
 
 use clap::Args;
-use serde::Serialize;
 
 use super::{
-    Parts,
     error::CliError,
     out::{self, View},
     style::{Style, Tone},
     table::{Cell, Table},
     text,
 };
-use crate::config::Config;
+use crate::{
+    config::Config,
+    core,
+    kernel::{Capability, Working},
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -31,50 +33,17 @@ pub struct DoctorArgs {
     config: Option<PathBuf>,
 }
 
-/// One thing that the sensor makes use of, tried here and now.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Capability {
-    /// Short, e.g. `tp_btf/sched_process_fork`.
-    pub name: String,
-    pub state: CapabilityState,
-    /// What the sensor needs it for.
-    pub used_for: String,
-    /// What was tried and what came of it.
-    pub why: String,
-    /// What to do about it; empty where nothing needs doing, or nothing can be done.
-    pub remedy: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum CapabilityState {
-    Ok,
-    /// There, but less than it should be; or something else stands in for it.
-    Degraded,
-    Missing,
-}
-
-impl CapabilityState {
-    const fn word(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Degraded => "degraded",
-            Self::Missing => "missing",
-        }
-    }
-
-    const fn tone(self) -> Tone {
-        match self {
-            Self::Ok => Tone::Good,
-            Self::Degraded => Tone::Warning,
-            Self::Missing => Tone::Bad,
-        }
+const fn word(state: Working) -> (&'static str, Tone) {
+    match state {
+        Working::Ok => ("ok", Tone::Good),
+        Working::Degraded => ("degraded", Tone::Warning),
+        Working::Missing => ("missing", Tone::Bad),
     }
 }
 
-pub fn run(args: &DoctorArgs, parts: &Parts) -> Result<(), CliError> {
+pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
     let config = Config::load(args.config.as_deref())?;
-    let capabilities = (parts.doctor)(&config);
+    let capabilities = core::doctor(&config);
     if args.json {
         return out::json(&capabilities);
     }
@@ -82,24 +51,27 @@ pub fn run(args: &DoctorArgs, parts: &Parts) -> Result<(), CliError> {
 }
 
 /// A table, and below it what to do.
-pub fn report(capabilities: &[Capability], style: &Style) -> String {
+fn report(capabilities: &[Capability], style: &Style) -> String {
     let mut table = Table::new(["CAPABILITY", "STATE", "USED FOR", "WHY"]);
     for capability in capabilities {
+        let (state, tone) = word(capability.state);
         table.push([
-            text::safe(&capability.name).into(),
-            Cell::toned(capability.state.word(), capability.state.tone()),
-            text::safe(&capability.used_for).into(),
+            text::safe(capability.name).into(),
+            Cell::toned(state, tone),
+            text::safe(capability.used_for).into(),
             text::safe(&capability.why).into(),
         ]);
     }
     let mut report = table.render(0, style);
     let todo = capabilities
         .iter()
-        .filter(|one| one.state != CapabilityState::Ok && !one.remedy.is_empty())
-        .map(|one| (text::safe(&one.name), text::safe(&one.remedy)));
+        .filter(|one| one.state != Working::Ok && !one.remedy.is_empty())
+        .map(|one| (text::safe(one.name), text::safe(one.remedy)));
     for (index, (name, remedy)) in todo.enumerate() {
         if index == 0 {
-            report.push_str(&format!("\n{}\n", style.paint(Tone::Strong, "What to do")));
+            let head = style.paint(Tone::Strong, "What to do");
+            // Writing to a String cannot fail.
+            let _ = writeln!(report, "\n{head}");
         }
         for (line, words) in
             text::wrap(&format!("{name}: {remedy}"), style.text_width() - 4).iter().enumerate()
@@ -120,18 +92,18 @@ mod tests {
     fn what_is_missing_comes_with_what_to_do() {
         let capabilities = [
             Capability {
-                name: "tp_btf".into(),
-                state: CapabilityState::Ok,
-                used_for: "lineage".into(),
+                name: "tp_btf",
+                state: Working::Ok,
+                used_for: "lineage",
                 why: "loaded".into(),
-                remedy: String::new(),
+                remedy: "",
             },
             Capability {
-                name: "lsm".into(),
-                state: CapabilityState::Missing,
-                used_for: "the pause".into(),
+                name: "lsm",
+                state: Working::Missing,
+                used_for: "the pause",
                 why: "EPERM\nhere".into(),
-                remedy: "boot with lsm=bpf".into(),
+                remedy: "boot with lsm=bpf",
             },
         ];
         assert_eq!(

@@ -32,11 +32,8 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-pub use self::{
-    doctor::{Capability, CapabilityState},
-    error::{CliError, PartError},
-};
-use crate::config::Config;
+use self::error::CliError;
+use crate::{feed::serve::ServeArgs, respond::guardian::GuardianArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -97,20 +94,18 @@ enum Verb {
     Resume(act::SwitchArgs),
     /// Check and show configurations.
     Config(config::ConfigArgs),
-}
-
-/// What the command line starts but is not: the daemon, and the look at what the kernel can do.
-#[derive(Clone, Copy, Debug)]
-pub struct Parts {
-    /// Runs until it is told to stop.
-    pub run: fn(Config) -> Result<(), PartError>,
-    pub doctor: fn(&Config) -> Vec<Capability>,
+    /// Answers clients. Started by `run`.
+    #[command(hide = true)]
+    Serve(ServeArgs),
+    /// Holds the dead-man's timers. Started by `run`.
+    #[command(hide = true)]
+    Guardian(GuardianArgs),
 }
 
 /// Reads the command line, does what it says, tells how it went.
-pub fn main(parts: &Parts) -> ExitCode {
+pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match dispatch(cli, parts) {
+    match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             if let Some(line) = error.line() {
@@ -122,13 +117,13 @@ pub fn main(parts: &Parts) -> ExitCode {
     }
 }
 
-fn dispatch(cli: Cli, parts: &Parts) -> Result<(), CliError> {
+fn dispatch(cli: Cli) -> Result<(), CliError> {
     use crate::proto::Verb as Act;
 
     let socket = cli.socket;
     match cli.verb {
-        Verb::Run(args) => daemon::run(&args, parts),
-        Verb::Doctor(args) => doctor::run(&args, parts),
+        Verb::Run(args) => daemon::run(&args),
+        Verb::Doctor(args) => doctor::run(&args),
         Verb::Status(args) => client_of(status::run(&socket, &args)),
         Verb::Incidents(args) => client_of(incidents::run(&socket, args)),
         Verb::Show(args) => client_of(show::run(&socket, &args)),
@@ -142,6 +137,8 @@ fn dispatch(cli: Cli, parts: &Parts) -> Result<(), CliError> {
         Verb::Pause(args) => client_of(act::switch(&socket, true, args)),
         Verb::Resume(args) => client_of(act::switch(&socket, false, args)),
         Verb::Config(args) => config::run(&args),
+        Verb::Serve(args) => daemon::serve(args),
+        Verb::Guardian(args) => daemon::guardian(&args),
     }
 }
 
