@@ -1,4 +1,4 @@
-//! The `sensor` binary: the command line of the library.
+//! The `sensor` binary: the command line.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,4 @@
-//! `sensor run`: the daemon in the foreground; and the hidden verbs by which it starts its other two
-//! processes.
+//! `sensor run`: the daemon in the foreground; and the processes that it starts beside itself.
 
 use std::{
     env,
@@ -36,23 +35,20 @@ pub struct RunArgs {
 pub fn run(args: &RunArgs) -> Result<(), CliError> {
     let config = Config::load(args.config.as_deref())?;
     log();
-    core::run(&config)?;
-    Ok(())
+    core::run(&config).map_err(CliError::part)
 }
 
-/// The process that talks to clients.
+/// The hidden verb `serve`: the process that answers clients.
 pub fn serve(args: ServeArgs) -> Result<(), CliError> {
     log();
-    serve::run(args)?;
-    Ok(())
+    serve::run(args).map_err(CliError::part)
 }
 
-/// The process that thaws in time.
-pub fn guard(args: &GuardianArgs) -> Result<(), CliError> {
+/// The hidden verb `guardian`: the process that holds the dead-man's timers.
+pub fn guardian(args: &GuardianArgs) -> Result<(), CliError> {
     log();
-    let marked = kernel::marked_by(&args.keep)?;
-    guardian::run(args, marked)?;
-    Ok(())
+    let marked = kernel::marked_by(&args.keep).map_err(CliError::part)?;
+    guardian::run(args, marked).map_err(CliError::part)
 }
 
 /// Logs to standard error. The journal has its own times, and a file wants no colour.

@@ -1,6 +1,6 @@
 //! `sensor doctor`: what this kernel and this user can do, and what is degraded. Needs no daemon.
 
-use std::path::PathBuf;
+use std::{fmt::Write as _, path::PathBuf};
 
 use clap::Args;
 
@@ -51,13 +51,13 @@ pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
 }
 
 /// A table, and below it what to do.
-pub fn report(capabilities: &[Capability], style: &Style) -> String {
+fn report(capabilities: &[Capability], style: &Style) -> String {
     let mut table = Table::new(["CAPABILITY", "STATE", "USED FOR", "WHY"]);
     for capability in capabilities {
-        let (word, tone) = word(capability.state);
+        let (state, tone) = word(capability.state);
         table.push([
             text::safe(capability.name).into(),
-            Cell::toned(word, tone),
+            Cell::toned(state, tone),
             text::safe(capability.used_for).into(),
             text::safe(&capability.why).into(),
         ]);
@@ -69,7 +69,9 @@ pub fn report(capabilities: &[Capability], style: &Style) -> String {
         .map(|one| (text::safe(one.name), text::safe(one.remedy)));
     for (index, (name, remedy)) in todo.enumerate() {
         if index == 0 {
-            report.push_str(&format!("\n{}\n", style.paint(Tone::Strong, "What to do")));
+            let head = style.paint(Tone::Strong, "What to do");
+            // Writing to a String cannot fail.
+            let _ = writeln!(report, "\n{head}");
         }
         for (line, words) in
             text::wrap(&format!("{name}: {remedy}"), style.text_width() - 4).iter().enumerate()

@@ -1,28 +1,17 @@
 //! Why a verb failed: one line that says what and what to do, and the exit code for it.
 
-use std::{error::Error, io, path::PathBuf};
+use std::{error::Error, io};
 
 use super::text;
-use crate::{
-    config::ConfigError, core::CoreError, feed::serve::ServeError, respond::guardian::GuardianError,
-};
+use crate::{config::ConfigError, feed::client::ConnectError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum CliError {
     /// Exit code 2.
     #[error("{0}")]
     Usage(String),
-    #[error(
-        "the sensor is not running: nothing answers at {}; start it with `sensor run`, or name its socket with --socket",
-        .0.display()
-    )]
-    NotRunning(PathBuf),
-    #[error("may not open {}: {source}; use sudo, or join group sensor", .socket.display())]
-    Forbidden { socket: PathBuf, source: io::Error },
-    #[error("cannot connect to {}: {source}", .socket.display())]
-    Connect { socket: PathBuf, source: io::Error },
-    #[error("cannot speak to the sensor at {}: {reason}; is it another program's socket?", .socket.display())]
-    Handshake { socket: PathBuf, reason: String },
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
     /// The daemon's own sentence.
     #[error("{0}")]
     Refused(String),
@@ -42,15 +31,16 @@ pub enum CliError {
     Toml(#[from] toml::ser::Error),
     #[error("cannot start: {0}")]
     Runtime(io::Error),
-    #[error("{}", sentence(.0))]
-    Daemon(#[from] CoreError),
-    #[error("{}", sentence(.0))]
-    Serve(#[from] ServeError),
-    #[error("{}", sentence(.0))]
-    Guardian(#[from] GuardianError),
+    /// A part of the daemon ended with an error.
+    #[error("{}", sentence(.0.as_ref()))]
+    Part(Box<dyn Error + Send + Sync>),
 }
 
 impl CliError {
+    pub fn part(error: impl Error + Send + Sync + 'static) -> Self {
+        Self::Part(Box::new(error))
+    }
+
     /// 0 where only the reader of a pipe has gone, 2 for wrong usage, else 1.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -128,9 +118,9 @@ mod tests {
 
     #[test]
     fn causes_are_told_once() {
-        let source = io::Error::other("disk on fire");
-        let error = CliError::from(CoreError::RuntimeDir { path: "/x".into(), source });
-        let told = "cannot use /x as the runtime directory: disk on fire";
-        assert_eq!(error.to_string(), told);
+        let inner = io::Error::other("disk on fire");
+        let error =
+            CliError::Part(Box::new(ConfigError::Unreadable { file: "/x".into(), source: inner }));
+        assert_eq!(error.to_string(), "cannot read /x: disk on fire");
     }
 }

@@ -1,6 +1,6 @@
 //! `sensor evidence`: what was gathered about an incident, section by section.
 
-use std::{collections::HashMap, path::Path};
+use std::{collections::HashMap, fmt::Write as _, path::Path};
 
 use clap::Args;
 use sensor_proto::{
@@ -107,7 +107,8 @@ fn marks(item: &Evidence) -> String {
     }
     if item.redactions > 0 {
         let secrets = text::count(item.redactions, "secret", "secrets");
-        marks.push_str(&format!(", {secrets} replaced"));
+        // Writing to a String cannot fail, here and below.
+        let _ = write!(marks, ", {secrets} replaced");
     }
     marks
 }
@@ -135,7 +136,7 @@ fn lines(page: &mut String, bytes: &[u8]) {
     for line in bytes.strip_suffix(b"\n").unwrap_or(bytes).split(|byte| *byte == b'\n') {
         // The kernel's tables are aligned with tabs.
         let line = line.split(|byte| *byte == b'\t').map(escape).collect::<Vec<_>>().join("    ");
-        page.push_str(&format!("  {line}\n"));
+        let _ = writeln!(page, "  {line}");
     }
 }
 
@@ -143,9 +144,9 @@ fn file(page: &mut String, file: &FileFact) {
     let state = json::file_state::word(file.state);
     let why =
         if file.why.is_empty() { String::new() } else { format!(": {}", text::safe(&file.why)) };
-    page.push_str(&format!("  {} {state}{why}\n", escape(&file.path)));
+    let _ = writeln!(page, "  {} {state}{why}", escape(&file.path));
     if !file.content.is_empty() {
-        page.push_str(&format!("  {}:\n", text::bytes(file.size)));
+        let _ = writeln!(page, "  {}:", text::bytes(file.size));
         lines(page, &file.content);
     }
 }
@@ -166,7 +167,7 @@ fn tree(page: &mut String, tree: &ProcessTree, style: &Style) {
         match parent {
             // A parent stands before its child; what claims otherwise must not send us in circles.
             Some(parent) if *parent < position => {
-                children.entry(*parent).or_default().push(position)
+                children.entry(*parent).or_default().push(position);
             }
             _ => roots.push(position),
         }
@@ -182,7 +183,7 @@ fn tree(page: &mut String, tree: &ProcessTree, style: &Style) {
         stack.extend(below.map(|child| (*child, level + 1)));
     }
     if tree.omitted > 0 {
-        page.push_str(&format!("  and {} more\n", tree.omitted));
+        let _ = writeln!(page, "  and {} more", tree.omitted);
     }
 }
 

@@ -1,12 +1,12 @@
 //! `sensor incidents`: all incidents, newest first.
 
-use std::path::Path;
+use std::{fmt::Write as _, path::Path};
 
 use clap::Args;
 use jiff::tz::TimeZone;
 use sensor_proto::{
     json,
-    v1::{Incident, Kind, ListIncidentsRequest, State},
+    v1::{Kind, ListIncidentsRequest, ListIncidentsResponse, State},
 };
 
 use super::{
@@ -57,19 +57,19 @@ pub async fn run(socket: &Path, args: IncidentsArgs) -> Result<(), CliError> {
         since,
     };
     let mut client = client::connect(socket).await?;
-    let incidents = client.list_incidents(request).await?.into_inner().incidents;
+    let answer = client.list_incidents(request).await?.into_inner();
     if args.json {
-        return out::json(&incidents);
+        return out::json(&answer.incidents);
     }
-    out::print(&list(&incidents, &View::current()))
+    out::print(&list(&answer, &View::current()))
 }
 
-fn list(incidents: &[Incident], view: &View) -> String {
-    if incidents.is_empty() {
+fn list(answer: &ListIncidentsResponse, view: &View) -> String {
+    if answer.incidents.is_empty() {
         return "no such incidents\n".to_owned();
     }
     let mut table = Table::new(["ID", "OPENED", "KIND", "SEVERITY", "STATE", "CULPRIT", "SUMMARY"]);
-    for incident in incidents {
+    for incident in &answer.incidents {
         let culprit = incident.culprit.as_ref().map_or_else(
             || "the host".to_owned(),
             |culprit| format!("{} {}", culprit.pid, describe::culprit_command(culprit)),
@@ -84,5 +84,14 @@ fn list(incidents: &[Incident], view: &View) -> String {
             text::safe(&incident.summary).into(),
         ]);
     }
-    table.render(0, &view.style)
+    let mut page = table.render(0, &view.style);
+    if answer.omitted > 0 {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            page,
+            "and {} older ones; ask for less with --kind, --state, --since",
+            answer.omitted
+        );
+    }
+    page
 }

@@ -32,8 +32,8 @@ use std::{
 
 use clap::{Parser, Subcommand};
 
-pub use self::error::CliError;
-use crate::{feed::serve::ServeArgs, kernel::selftest, respond::guardian::GuardianArgs};
+use self::error::CliError;
+use crate::{feed::serve::ServeArgs, respond::guardian::GuardianArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -94,15 +94,12 @@ enum Verb {
     Resume(act::SwitchArgs),
     /// Check and show configurations.
     Config(config::ConfigArgs),
-    /// The daemon's unprivileged part.
+    /// Answers clients. Started by `run`.
     #[command(hide = true)]
     Serve(ServeArgs),
-    /// The daemon's dead-man's timer.
+    /// Holds the dead-man's timers. Started by `run`.
     #[command(hide = true)]
     Guardian(GuardianArgs),
-    /// What the daemon starts to see whether the kernel side reads it right.
-    #[command(hide = true, name = selftest::CHILD)]
-    SelfTestChild { token: String },
 }
 
 /// Reads the command line, does what it says, tells how it went.
@@ -141,8 +138,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Verb::Resume(args) => client_of(act::switch(&socket, false, args)),
         Verb::Config(args) => config::run(&args),
         Verb::Serve(args) => daemon::serve(args),
-        Verb::Guardian(args) => daemon::guard(&args),
-        Verb::SelfTestChild { .. } => Ok(selftest::child()?),
+        Verb::Guardian(args) => daemon::guardian(&args),
     }
 }
 

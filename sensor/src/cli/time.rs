@@ -27,11 +27,13 @@ pub fn duration(ns: u64) -> String {
     const MINUTE: u64 = 60 * SECOND;
     const HOUR: u64 = 60 * MINUTE;
     const DAY: u64 = 24 * HOUR;
+    // 99.9 s says more than 1 min.
+    const LONG: u64 = 100 * SECOND;
     match ns {
         0..SECOND => format!("{} ms", ns / 1_000_000),
-        SECOND..=99_999_999_999 => format!("{:.1} s", ns as f64 / SECOND as f64),
-        ..HOUR => format!("{} min", ns / MINUTE),
-        ..DAY => format!("{} h", ns / HOUR),
+        SECOND..LONG => format!("{:.1} s", ns as f64 / SECOND as f64),
+        LONG..HOUR => format!("{} min", ns / MINUTE),
+        HOUR..DAY => format!("{} h", ns / HOUR),
         _ => format!("{} d", ns / DAY),
     }
 }

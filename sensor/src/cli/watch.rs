@@ -67,7 +67,10 @@ pub async fn follow(
             Ok(Some(answer)) => {
                 if let Some(record) = answer.record {
                     each(&record)?;
-                    next = record.seq.saturating_add(1);
+                    // What was made for this reader only has no place in the log.
+                    if record.seq > 0 {
+                        next = record.seq.saturating_add(1);
+                    }
                 }
             }
             Ok(None) => {
