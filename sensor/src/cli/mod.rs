@@ -33,7 +33,7 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use self::error::CliError;
-use crate::{feed::serve::ServeArgs, respond::guardian::GuardianArgs};
+use crate::{feed::serve::ServeArgs, kernel::selftest, respond::guardian::GuardianArgs};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -100,6 +100,12 @@ enum Verb {
     /// Holds the dead-man's timers. Started by `run`.
     #[command(hide = true)]
     Guardian(GuardianArgs),
+    /// What `run` starts to see whether the kernel side reads it right.
+    #[command(hide = true, name = selftest::CHILD)]
+    SelfTestChild {
+        /// Shows in its argv.
+        token: String,
+    },
 }
 
 /// Reads the command line, does what it says, tells how it went.
@@ -139,6 +145,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Verb::Config(args) => config::run(&args),
         Verb::Serve(args) => daemon::serve(args),
         Verb::Guardian(args) => daemon::guardian(&args),
+        Verb::SelfTestChild { .. } => Ok(selftest::child()?),
     }
 }
 

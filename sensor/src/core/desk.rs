@@ -52,9 +52,9 @@ pub struct Announced {
 pub struct Desk {
     pub log: Log,
     pub host: Host,
-    pub lineage: &'static Lineage,
+    pub lineage: Arc<Lineage>,
     pub programs: Programs,
-    pub responder: Arc<Responder<'static>>,
+    pub responder: Arc<Responder>,
     pub containments: Arc<Containments>,
     pub guardian: Arc<Guardian>,
     pub gatherer: Arc<Gatherer>,
@@ -232,10 +232,11 @@ impl Desk {
 
     fn study(&mut self, incident: &str) {
         let Some(subject) = self.subjects.get(incident).cloned() else { return };
-        let (lineage, gatherer, done) = (self.lineage, Arc::clone(&self.gatherer), self.done.clone());
+        let (lineage, gatherer, done) =
+            (Arc::clone(&self.lineage), Arc::clone(&self.gatherer), self.done.clone());
         tokio::task::spawn_blocking(move || {
             // The desk is gone only when the daemon ends.
-            let _ = done.send(Done::Studied(study::study(&subject, lineage, &gatherer)));
+            let _ = done.send(Done::Studied(study::study(&subject, &lineage, &gatherer)));
         });
     }
 

@@ -47,7 +47,7 @@ impl Investigations {
                 let mut command = Command::new(program, hierarchies.clone(), home.clone(), scratch);
                 command.sandbox.user.clone_from(&config.command.user);
                 command.sandbox.memory_bytes = config.command.memory_max_bytes;
-                command.sandbox.pids = config.command.pids_max;
+                command.sandbox.pids = config.command.pids_max.into();
                 command.deadline = Duration::from_secs(config.command.deadline_s.into());
                 Some(Driver::Command(command))
             }

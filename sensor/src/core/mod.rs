@@ -52,7 +52,7 @@ use crate::{
     proto::{self, record::Body},
     record::{Draft, Log, LogError, LogOptions, Opened},
     respond::{
-        self, Marks, Options, Responder,
+        Marks, Options, Responder,
         guardian::{self, Guardian, GuardianError, Launch, Predecessor},
         policy::{Mode, Policy},
         protect::Additions,
@@ -139,8 +139,7 @@ impl Daemon {
         if let Some(why) = &programs.no_baseline {
             degradations.push(format!("no baseline: {why}"));
         }
-        // It lives as long as the process; the threads that use it end with it.
-        let lineage: &'static Lineage = Box::leak(Box::new(lineage));
+        let lineage = Arc::new(lineage);
 
         let predecessor = Predecessor::find(&config.runtime_dir)?;
         let (guardian, guardian_events) = start_guardian(&programs, &config.runtime_dir)?;
@@ -152,9 +151,9 @@ impl Daemon {
             },
             per_minute: config.respond.max_containments_per_minute,
         };
-        let (responder, refused) = Responder::new(lineage, hierarchies.clone(), &responder_options);
+        let (responder, refused) = Responder::new(lineage.clone(), hierarchies.clone(), &responder_options);
         degradations.extend(refused);
-        protect_ourselves(&responder, lineage, &guardian);
+        protect_ourselves(&responder, &lineage, &guardian);
 
         let containments = Arc::new(Containments::default());
         let paused = Arc::new(AtomicBool::new(opened.paused));
@@ -168,7 +167,7 @@ impl Daemon {
         let responder = Arc::new(responder);
         let guardian = Arc::new(guardian);
         let reactor = Arc::new(Reactor {
-            lineage,
+            lineage: Arc::clone(&lineage),
             responder: Arc::clone(&responder),
             hierarchies: hierarchies.clone(),
             guardian: Arc::clone(&guardian),
@@ -397,7 +396,7 @@ fn start_guardian(
 }
 
 /// Neither the brake nor an action of ours may ever hit us.
-fn protect_ourselves(responder: &respond::Responder<'_>, lineage: &Lineage, guardian: &Guardian) {
+fn protect_ourselves(responder: &Responder, lineage: &Lineage, guardian: &Guardian) {
     for (pid, what) in [(std::process::id(), "core"), (guardian.pid(), "guardian")] {
         responder.protection().add_own(pid, what);
         if let Some(node) = lineage.living(pid)

@@ -60,8 +60,8 @@ pub struct Times {
 
 /// All that the thread needs, made before it starts.
 pub struct Reactor {
-    pub lineage: &'static Lineage,
-    pub responder: Arc<Responder<'static>>,
+    pub lineage: Arc<Lineage>,
+    pub responder: Arc<Responder>,
     pub hierarchies: Hierarchies,
     pub guardian: Arc<Guardian>,
     pub containments: Arc<Containments>,

@@ -75,5 +75,6 @@ fn explain(
         chain: &chain.links,
         chain_evidence: &cited,
         files: &mut files,
+        redactor: gatherer.redactor(),
     })
 }
