@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64},
     },
+    time::Duration,
 };
 
 use sensor_common::{event, lineage::ARGV_KEPT};
@@ -36,6 +37,8 @@ use crate::{
 /// Work that was done beside the desk.
 #[derive(Debug)]
 pub enum Done {
+    /// An incident that was opened a moment ago is to be looked at, unless it was meanwhile.
+    StudyDue(String),
     Studied(Study),
     Investigated(Progress),
     /// A person's action was carried out.
@@ -72,9 +75,30 @@ pub struct Desk {
     pub started_at: prost_types::Timestamp,
     /// As configured, for the status.
     pub scope: Vec<String>,
-    /// The finding and the evidence ids of each unresolved incident.
-    pub subjects: HashMap<String, Subject>,
+    /// What each unresolved incident is about.
+    pub matters: HashMap<String, Matter>,
 }
+
+/// What an incident is about, and how far it has been looked at.
+pub struct Matter {
+    pub subject: Subject,
+    /// It is being looked at just now.
+    studying: bool,
+    /// Once more when that is done: much has changed.
+    again: bool,
+    studied: bool,
+}
+
+impl Matter {
+    pub fn new(incident: &str, finding: Finding) -> Self {
+        let subject = Subject { incident: incident.to_owned(), finding, given: 0 };
+        Self { subject, studying: false, again: false, studied: false }
+    }
+}
+
+/// An incident that is not contained at once is looked at after this long: most are contained a
+/// moment later, and a tree that stands shows more.
+const STUDY_DELAY: Duration = Duration::from_millis(300);
 
 impl Desk {
     pub fn notice(&mut self, notice: Notice) {
@@ -102,7 +126,7 @@ impl Desk {
         if let Some(culprit) = finding.culprit {
             self.containments.know(culprit, &id);
         }
-        self.subjects.insert(id.clone(), Subject { incident: id.clone(), finding, given: 0 });
+        self.matters.insert(id.clone(), Matter::new(&id, finding));
         let announced = self.announce(change);
         self.study(&id);
         announced
@@ -129,13 +153,11 @@ impl Desk {
         let opened = change.opened;
         self.announce(change);
 
-        let subject = self
-            .subjects
-            .entry(id.clone())
-            .or_insert_with(|| Subject { incident: id.clone(), finding: finding.clone(), given: 0 });
-        let stronger = finding.contain && !subject.finding.contain;
+        let matter =
+            self.matters.entry(id.clone()).or_insert_with(|| Matter::new(&id, finding.clone()));
+        let stronger = finding.contain && !matter.subject.finding.contain;
         if stronger {
-            subject.finding = finding.clone();
+            matter.subject.finding = finding.clone();
         }
         if finding.contain
             && (opened || stronger)
@@ -145,7 +167,12 @@ impl Desk {
         }
         // What is being contained is looked at once it stands.
         if opened && !matches!(decision, Decision::Contain { .. }) {
-            self.study(&id);
+            let done = self.done.clone();
+            tokio::spawn(async move {
+                tokio::time::sleep(STUDY_DELAY).await;
+                // The desk is gone only when the daemon ends.
+                let _ = done.send(Done::StudyDue(id));
+            });
         }
     }
 
@@ -231,7 +258,14 @@ impl Desk {
     }
 
     fn study(&mut self, incident: &str) {
-        let Some(subject) = self.subjects.get(incident).cloned() else { return };
+        let Some(matter) = self.matters.get_mut(incident) else { return };
+        if matter.studying {
+            matter.again = true;
+            return;
+        }
+        matter.studying = true;
+        matter.studied = true;
+        let subject = matter.subject.clone();
         let (lineage, gatherer, done) =
             (Arc::clone(&self.lineage), Arc::clone(&self.gatherer), self.done.clone());
         tokio::task::spawn_blocking(move || {
@@ -242,6 +276,11 @@ impl Desk {
 
     pub fn finished(&mut self, done: Done) {
         match done {
+            Done::StudyDue(incident) => {
+                if self.matters.get(&incident).is_some_and(|matter| !matter.studied) {
+                    self.study(&incident);
+                }
+            }
             Done::Studied(study) => self.studied(study),
             Done::Investigated(progress) => self.investigated(progress),
             Done::Acted(acted) => self.acted(*acted),
@@ -250,9 +289,11 @@ impl Desk {
 
     fn studied(&mut self, study: Study) {
         let id = study.incident.as_str();
-        if let Some(subject) = self.subjects.get_mut(id) {
-            subject.given = study.given;
-        }
+        let again = self.matters.get_mut(id).is_some_and(|matter| {
+            matter.subject.given = study.given;
+            matter.studying = false;
+            std::mem::take(&mut matter.again)
+        });
         let evidence = study.evidence.clone();
         for item in study.evidence {
             self.log.append(Draft::of(id, Body::Evidence(item)));
@@ -273,7 +314,11 @@ impl Desk {
             }
             "evidence was gathered and explained".to_owned()
         });
-        if let Some(incident) = self.incidents.get(id) {
+        if again {
+            return self.study(id);
+        }
+        // One investigation an incident: a person may ask for more.
+        if let Some(incident) = self.incidents.get(id).filter(|it| it.investigations.is_empty()) {
             let done = self.done.clone();
             let told = move |progress| {
                 let _ = done.send(Done::Investigated(progress));
@@ -342,7 +387,7 @@ impl Desk {
         let change = self.incidents.resolve(id, clock::boot_ns(), clock::wall(), why)?;
         self.guardian.disarm(id);
         self.containments.forget(id);
-        self.subjects.remove(id);
+        self.matters.remove(id);
         Some(self.announce(change))
     }
 }
@@ -350,7 +395,9 @@ impl Desk {
 /// The first sentence of a cause, as the one line of a summary.
 fn headline(cause: &str) -> Option<String> {
     let line = cause.lines().next()?.trim();
-    (!line.is_empty()).then(|| line.to_owned())
+    let end = line.find(". ").unwrap_or(line.len());
+    let sentence = line[..end].trim_end_matches('.');
+    (!sentence.is_empty()).then(|| sentence.to_owned())
 }
 
 fn refusal(why: String) -> proto::Action {

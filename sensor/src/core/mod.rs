@@ -217,7 +217,7 @@ impl Daemon {
             feed: link.state(),
             started_at,
             scope: config.scope.cgroup.clone(),
-            subjects: HashMap::new(),
+            matters: HashMap::new(),
         };
         desk.begin(&opened, degradations, baseline_processes);
         desk.succeed(Legacy { opened, predecessor });

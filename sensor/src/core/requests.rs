@@ -68,7 +68,7 @@ impl Desk {
         let verb = request.verb();
         let held = self.containments.of(&incident);
         let culprit = self.incidents.culprit(&incident);
-        let leaf = self.subjects.get(&incident).and_then(|subject| subject.finding.leaf);
+        let leaf = self.matters.get(&incident).and_then(|matter| matter.subject.finding.leaf);
         let begun = match (verb, culprit) {
             (Verb::Freeze, Some(root)) => match &held {
                 Some(held) if held.frozen => Err(format!("incident {incident} is frozen already")),
