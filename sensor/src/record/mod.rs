@@ -28,6 +28,7 @@ use std::{
     fs::{File, OpenOptions, TryLockError},
     future::Future,
     io,
+    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -74,7 +75,7 @@ const PAUSED: &str = "paused";
 
 #[derive(Clone, Debug)]
 pub struct LogOptions {
-    /// What the database may hold before the oldest records go, bytes.
+    /// What the database may hold before the oldest records go, bytes; at least 1 MiB.
     pub max_bytes: u64,
     /// Group that may read the files; none: the owner only.
     pub reader_gid: Option<u32>,
@@ -327,8 +328,14 @@ type Settings = BTreeMap<String, String>;
 fn lock(directory: &Path) -> Result<File, LogError> {
     let path = directory.join("log.lock");
     let failed = |source| LogError::Directory { path: directory.to_owned(), source };
-    let file =
-        OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        // Whoever can open it can lock it, and with that keep the daemon from starting.
+        .mode(0o600)
+        .open(&path)
+        .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(LogError::Busy(directory.to_owned())),

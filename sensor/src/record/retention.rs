@@ -36,6 +36,9 @@ impl Stage {
     }
 }
 
+/// Below this, the tables themselves would leave no room for records.
+const MIN_BYTES: u64 = 1 << 20;
+
 pub(super) struct Retention {
     max_bytes: u64,
     shrinking: bool,
@@ -45,7 +48,7 @@ pub(super) struct Retention {
 
 impl Retention {
     pub fn new(max_bytes: u64) -> Self {
-        Self { max_bytes, shrinking: false, bulk_from: 0 }
+        Self { max_bytes: max_bytes.max(MIN_BYTES), shrinking: false, bulk_from: 0 }
     }
 
     /// Removes one portion when the log is over its size; records that went, and whether it is

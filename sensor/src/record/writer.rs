@@ -26,7 +26,7 @@ const LAST_ATTEMPTS: u32 = 2;
 /// After a checkpoint or a removal that failed.
 const TIDY_RETRY: Duration = Duration::from_secs(10);
 
-/// Under steady load, removals are reported this often instead of one by one.
+/// Removals are told of this often at most, and at the end.
 const REMOVALS_EVERY: Duration = Duration::from_secs(10);
 
 /// Where the writer says what readers and the daemon may know.
@@ -52,8 +52,12 @@ pub(super) struct Writer {
     /// The file was looked through for damage.
     checked: bool,
     tidy_after: Option<Instant>,
+    /// Nothing follows: what is still to come is written, nothing is tidied any more.
+    ending: bool,
+    /// Records that retention took and no record tells of yet.
     removed: u64,
-    removed_since: Instant,
+    /// When the last record told of removals.
+    told: Option<Instant>,
 }
 
 impl Writer {
@@ -76,8 +80,9 @@ impl Writer {
             corrupt: None,
             checked: false,
             tidy_after: None,
+            ending: false,
             removed: 0,
-            removed_since: Instant::now(),
+            told: None,
         }
     }
 
@@ -129,12 +134,18 @@ impl Writer {
             if self.failing.is_none() {
                 let group = self.queue.take(self.patience());
                 end = group.end;
+                self.ending = end.is_some();
                 self.count(group.dropped_bulk, "record_memory");
                 self.count(group.dropped_incident, "record_memory_incident");
                 self.carried.extend(group.items);
             }
             match self.attempt() {
-                Ok(()) if end.is_some() && self.carried.is_empty() => break,
+                Ok(()) if self.ending && self.carried.is_empty() => {
+                    if self.removed == 0 {
+                        break;
+                    }
+                    self.tell_removed();
+                }
                 Ok(()) => {}
                 Err(error) => {
                     self.fail(error);
@@ -155,7 +166,10 @@ impl Writer {
         if !self.carried.is_empty() {
             Some(Duration::ZERO)
         } else if self.removed > 0 {
-            Some(REMOVALS_EVERY)
+            Some(
+                self.told
+                    .map_or(REMOVALS_EVERY, |told| REMOVALS_EVERY.saturating_sub(told.elapsed())),
+            )
         } else {
             None
         }
@@ -185,7 +199,7 @@ impl Writer {
 
     /// Checkpoints and removals. When they fail there is time to try again; only damage is urgent.
     fn tidy(&mut self) -> Result<(), LogError> {
-        if self.tidy_after.is_some_and(|after| Instant::now() < after) {
+        if self.ending || self.tidy_after.is_some_and(|after| Instant::now() < after) {
             return Ok(());
         }
         self.tidy_after = None;
@@ -206,19 +220,22 @@ impl Writer {
             let Some(store) = self.store.as_mut() else { return Ok(()) };
             store.tidy(idle)?;
             let (removed, more) = store.shrink()?;
-            if self.removed == 0 {
-                self.removed_since = Instant::now();
-            }
             self.removed += removed;
-            if !more || self.removed_since.elapsed() >= REMOVALS_EVERY {
-                let count = mem::take(&mut self.removed);
-                self.count(count, "retention");
+            // Seldom: if hardly anything fits, telling of removals would itself make the next.
+            if self.removed > 0 && self.told.is_none_or(|told| told.elapsed() >= REMOVALS_EVERY) {
+                self.tell_removed();
             }
             // Under load, one portion a group keeps up; while nobody waits it goes on.
             if !more || !idle {
                 return Ok(());
             }
         }
+    }
+
+    fn tell_removed(&mut self) {
+        self.told = Some(Instant::now());
+        let count = mem::take(&mut self.removed);
+        self.count(count, "retention");
     }
 
     /// Adds a record about what is not in the log.
