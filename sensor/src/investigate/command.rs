@@ -68,7 +68,7 @@ pub fn run(
     };
     sink(Event::Line { stream: "sensor", text: inmate.bounds.clone().into_bytes() });
     match Run::new(inmate, input, command, redact, sink) {
-        Ok(run) => run.to_the_end(stop),
+        Ok(run) => run.finish(stop),
         Err(error) => failed(format!("cannot watch over the program: {error}")),
     }
 }
@@ -123,7 +123,7 @@ impl<'a> Run<'a> {
         })
     }
 
-    fn to_the_end(mut self, stop: &Stop) -> End {
+    fn finish(mut self, stop: &Stop) -> End {
         let cause = match self.live(stop) {
             Ok(cause) => cause,
             Err(error) => {

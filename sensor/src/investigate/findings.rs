@@ -31,16 +31,12 @@ impl Findings {
     }
 
     pub fn conclude(self, redact: Redact<'_>) -> String {
-        match self.object {
-            Some(text) => {
-                let text = redact(text.as_bytes());
-                String::from_utf8_lossy(&text[..text.len().min(LARGEST)]).trim().to_owned()
-            }
-            None => {
-                let start = self.tail.len().saturating_sub(TAIL);
-                String::from_utf8_lossy(&self.tail[start..]).trim().to_owned()
-            }
+        if let Some(text) = self.object {
+            let text = redact(text.as_bytes());
+            return String::from_utf8_lossy(&text[..text.len().min(LARGEST)]).trim().to_owned();
         }
+        let start = self.tail.len().saturating_sub(TAIL);
+        String::from_utf8_lossy(&self.tail[start..]).trim().to_owned()
     }
 }
 

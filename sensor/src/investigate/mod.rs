@@ -70,6 +70,10 @@ pub type Redact<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
 
 /// Who investigates.
 #[derive(Clone, Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one for the life of the daemon, and a copy each run"
+)]
 pub enum Driver {
     Builtin,
     Command(Command),
@@ -182,7 +186,7 @@ impl Command {
                 scratch,
             },
             // A person waits for it; what an agent has not found by then it rarely finds.
-            deadline: Duration::from_secs(300),
+            deadline: Duration::from_mins(5),
             // Some ten thousand lines: more than anybody reads of one incident.
             output_bytes: 4 << 20,
         }

@@ -7,7 +7,7 @@ use std::{
     os::{
         fd::AsFd as _,
         unix::{
-            fs::{DirBuilderExt as _, chown},
+            fs::{DirBuilderExt as _, MetadataExt as _, chown},
             process::CommandExt as _,
         },
     },
@@ -102,7 +102,11 @@ impl Sandbox {
             }
         };
         let rlimits = self.rlimits(place.group.as_ref());
-        let bounds = self.describe(place.group.as_ref(), without);
+        let mut bounds = self.describe(place.group.as_ref(), without);
+        if let Some(closed) = identity.and_then(|identity| closed_to(&place.scratch, identity)) {
+            let closed = closed.display();
+            bounds = format!("{bounds}; its home is behind {closed}, where it may not pass");
+        }
 
         let mut command = Command::new(program);
         command
@@ -200,6 +204,23 @@ impl Sandbox {
         }
         text
     }
+}
+
+/// The directory above `path` that this user may not pass through, if there is one. What the
+/// program has as its current directory it can use all the same, but not by its name.
+fn closed_to(path: &Path, (uid, gid): (Uid, Gid)) -> Option<&Path> {
+    path.ancestors().skip(1).find(|above| {
+        fs::metadata(above).is_ok_and(|meta| {
+            let execute = if meta.uid() == uid.as_raw() {
+                0o100
+            } else if meta.gid() == gid.as_raw() {
+                0o010
+            } else {
+                0o001
+            };
+            meta.mode() & execute == 0
+        })
+    })
 }
 
 /// The child between fork and exec. Order matters: what needs root comes before root is given up.

@@ -252,6 +252,21 @@ fn a_program_is_confined() {
 }
 
 #[test]
+fn a_home_that_cannot_be_reached_is_said() {
+    let Some(place) = Place::new("home") else { return };
+    let open = run_command(place.script("test -r $HOME && echo reached"));
+    assert_eq!(open.of("stdout"), ["reached"]);
+    assert!(!open.of("sensor")[0].contains("may not pass"));
+    fs::set_permissions(place.dir.path(), fs::Permissions::from_mode(0o750)).unwrap();
+    let closed =
+        run_command(place.script("test -r $HOME || echo closed; touch ./mine && echo own"));
+    assert_eq!(closed.of("stdout"), ["closed", "own"]);
+    let wanted = format!("behind {}, where it may not pass", place.dir.path().display());
+    assert!(closed.of("sensor")[0].contains(&wanted), "{:?}", closed.lines);
+    place.assert_clean();
+}
+
+#[test]
 fn programs_that_fail_say_how() {
     let Some(place) = Place::new("fail") else { return };
     let cases = [

@@ -171,7 +171,7 @@ impl<F: Fn(u32) -> Vec<ProcessKey>> Post<F> {
             let open = receive(&stream, &mut inbox);
             loop {
                 match inbox.next::<Claim>() {
-                    Ok(Some(claim)) if self.answer(&stream, &claim) => {}
+                    Ok(Some(claim)) if self.answer(&stream, claim) => {}
                     Ok(None) if open => {
                         self.claimants.push((stream, inbox));
                         break;
@@ -183,7 +183,7 @@ impl<F: Fn(u32) -> Vec<ProcessKey>> Post<F> {
     }
 
     /// False: the claimant is not listening.
-    fn answer(&mut self, stream: &UnixStream, claim: &Claim) -> bool {
+    fn answer(&mut self, stream: &UnixStream, claim: Claim) -> bool {
         let mut estate = Estate::default();
         if self.link.is_some() {
             "the core of this guardian is alive".clone_into(&mut estate.refused);

@@ -78,7 +78,7 @@ fn as_core() {
     assert!(guardian.arm(order));
     println!("armed {}", guardian.pid());
     std::io::stdout().flush().unwrap();
-    thread::sleep(Duration::from_secs(600));
+    thread::sleep(Duration::from_mins(10));
 }
 
 const MS: u64 = 1_000_000;
