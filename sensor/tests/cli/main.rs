@@ -315,3 +315,10 @@ fn the_canned_records_hold_one_of_each_body() {
     assert_eq!(count(|body| matches!(body, Body::Evidence(_))), 5);
     assert_eq!(count(|body| matches!(body, Body::Observation(_))), 2);
 }
+
+#[test]
+fn the_documentation_quotes_the_default_configuration() {
+    let document = include_str!("../../../docs/configuration.md");
+    let quoted = document.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
+    assert_eq!(quoted, Fake::start().sensor(&["config", "default"]).run().done());
+}
