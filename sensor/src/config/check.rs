@@ -34,12 +34,9 @@ pub(super) fn check(config: &Config) -> Checked {
     detect(config)?;
     respond(config)?;
     range("evidence.max_processes", config.evidence.max_processes, 1..=16_384)?;
-    range("evidence.max_files", config.evidence.max_files, 0..=1_024)?;
     // Less would not hold one large incident.
     range("record.max_bytes", config.record.max_bytes, 16 * MIB..=1024 * 1024 * MIB)?;
     name("feed.user", &config.feed.user)?;
-    name("feed.read_group", &config.feed.read_group)?;
-    name("feed.act_group", &config.feed.act_group)?;
     investigate(config)
 }
 
@@ -174,11 +171,11 @@ fn few(key: &str, items: usize) -> Checked {
     problem(key, format!("{items} entries are more than {MAX_ITEMS}"))
 }
 
-/// A user or a group, by the rules of `useradd` without its taste for lower case.
+/// A user, by the rules of `useradd` without its taste for lower case.
 fn name(key: &str, name: &str) -> Checked {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.$".contains(&byte);
     if !name.is_empty() && name.len() <= 64 && !name.starts_with('-') && name.bytes().all(legal) {
         return Ok(());
     }
-    problem(key, format!("{name:?} is no user or group name"))
+    problem(key, format!("{name:?} is no user name"))
 }

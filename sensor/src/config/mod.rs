@@ -169,8 +169,6 @@ pub struct Protect {
 pub struct Evidence {
     /// Processes of a tree that are described one by one; the others are counted.
     pub max_processes: u32,
-    /// Files that the diagnosis may look at.
-    pub max_files: u32,
 }
 
 /// The black box.
@@ -181,16 +179,12 @@ pub struct Record {
     pub max_bytes: u64,
 }
 
-/// The process that answers clients, and who may ask.
+/// The process that answers clients.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Feed {
     /// Whom the process runs as; `nobody` when there is no such user.
     pub user: String,
-    /// Members may read.
-    pub read_group: String,
-    /// Members may read and act.
-    pub act_group: String,
 }
 
 /// Who looks into an incident.
@@ -305,7 +299,7 @@ impl Default for Rules {
 
 impl Default for Evidence {
     fn default() -> Self {
-        Self { max_processes: 512, max_files: 64 }
+        Self { max_processes: 512 }
     }
 }
 
@@ -317,11 +311,7 @@ impl Default for Record {
 
 impl Default for Feed {
     fn default() -> Self {
-        Self {
-            user: "sensor".into(),
-            read_group: "sensor".into(),
-            act_group: "sensor-operators".into(),
-        }
+        Self { user: "sensor".into() }
     }
 }
 

@@ -98,52 +98,8 @@ fn incident() -> Incident {
 
 #[test]
 fn the_story_of_a_recursion() {
-    let expected = "\
-recursion 4k2mz9qw0a  critical, contained
-`npm test` (4121) runs itself again and again
-opened 1970-01-12 13:46:40 (4 min ago) on web-1
-the culprit's tree stands still; it is thawed at 1970-01-12 13:56:40 (in 6 min) unless you decide before
-
-Culprit
-  4121  npm test
-    in      /home/ann/shop
-    runs    /usr/bin/node
-    cgroup  /user.slice
-    uid     1000
-
-Cause  says npm, confidence 0.95, evidence e2 e5
-  `npm test` runs itself: web has no package.json.
-
-The cycle  4 turns, 1.1 a second, 9 processes deep
-  ┌─▶  1  npm test
-  │       in /home/ann/shop
-  └──  2  sh -c 'cd web && npm test'
-
-What to change
-  Add a package.json to web.
-
-Numbers  rule R1, confidence 0.99
-  repetitions               3 processes  threshold 3
-  processes of the tree     43
-  threads                   210
-  anonymous memory          300 MiB
-  levels below the culprit  20
-
-What was done  times since the incident opened
-    +0.002 s  freeze    43 processes stand still
-                        by policy: R1 is set to auto
-
-Investigation i1 by builtin  done, 2 ms
-  It recurses.
-  Fix the script.
-
-What you can do
-  sensor evidence 4k2mz9qw0a  what was gathered: the tree, the chain, files, the kernel's log
-  sensor kill 4k2mz9qw0a      end the tree
-  sensor thaw 4k2mz9qw0a      let it run again; the brake against new forks stays on a little longer
-  sensor resolve 4k2mz9qw0a   close the incident and let everything run
-";
-    assert_eq!(story(&incident(), &view()), expected);
+    let documented = include_str!("../../../../docs/incidents.md").split("```\n").nth(1).unwrap();
+    assert_eq!(story(&incident(), &view()), documented);
 }
 
 #[test]

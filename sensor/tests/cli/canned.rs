@@ -1,0 +1,263 @@
+//! One incident and one record of each kind, every field set, with text that a culprit might choose.
+
+use prost_types::Timestamp;
+use sensor_proto::v1::*;
+
+pub const ID: &str = "4k2mz9qw0a";
+
+/// An escape sequence, a newline, a mark that turns the direction of text, bytes that are no text.
+const NASTY: &[u8] = b"\x1b[2J\x1b]0;x\x07\n\xe2\x80\xae\xff";
+
+fn nasty() -> String {
+    "\x1b[31m\r\n\u{202e}done".to_owned()
+}
+
+fn at(seconds: i64) -> Option<Timestamp> {
+    Some(Timestamp { seconds: 1_795_000_000 + seconds, nanos: 0 })
+}
+
+fn argv() -> Vec<Vec<u8>> {
+    vec![b"npm".to_vec(), b"test".to_vec(), NASTY.to_vec()]
+}
+
+fn key(pid: u32) -> Option<ProcessKey> {
+    Some(ProcessKey { pid, start_ns: u64::MAX })
+}
+
+pub fn incident() -> Incident {
+    Incident {
+        id: ID.into(),
+        kind: Kind::Recursion.into(),
+        severity: Severity::Critical.into(),
+        state: State::Contained.into(),
+        opened_at: at(0),
+        opened_ns: 5_000_000_000,
+        host: nasty(),
+        boot_id: "b".into(),
+        summary: nasty(),
+        culprit: Some(Culprit {
+            pid: 4121,
+            start_ns: 4_000_000_000,
+            comm: nasty(),
+            argv: argv(),
+            cwd: NASTY.to_vec(),
+            cgroup: nasty(),
+            exe: NASTY.to_vec(),
+            uid: 1000,
+        }),
+        tree: Some(Tree { processes: 43, threads: 210, anon_bytes: 1 << 30, depth: 20 }),
+        finding: Some(Finding {
+            rule: "R1".into(),
+            confidence: 0.99,
+            measures: vec![
+                Measure {
+                    name: nasty(),
+                    value: 3.0,
+                    threshold: Some(3.0),
+                    unit: "processes".into(),
+                },
+                Measure { name: "live".into(), value: 43.0, threshold: None, unit: nasty() },
+            ],
+        }),
+        diagnosis: Some(diagnosis()),
+        actions: vec![action(true)],
+        investigations: vec![investigation()],
+        fingerprint: "f".into(),
+        occurrences: 2,
+        updated_at: at(1),
+        resolved_at: None,
+        thaw_due_ns: 605_000_000_000,
+    }
+}
+
+fn diagnosis() -> Diagnosis {
+    let step = || Step { argv: argv(), cwd: NASTY.to_vec() };
+    Diagnosis {
+        cause: nasty(),
+        confidence: 0.9,
+        evidence: vec!["e1".into(), nasty()],
+        by: "npm".into(),
+        remedy: nasty(),
+        cycle: Some(Cycle {
+            steps: vec![step(), step(), step()],
+            turns: 5,
+            depth: 16,
+            turns_per_second: 1.5,
+            turns_back_at: 2,
+        }),
+    }
+}
+
+pub fn action(ok: bool) -> Action {
+    Action {
+        kind: ActionKind::Kill.into(),
+        at: at(0),
+        by: nasty(),
+        why: nasty(),
+        result: if ok { nasty() } else { "nobody was left".into() },
+        started_ns: 5_000_000_000,
+        ended_ns: 5_002_000_000,
+        processes: 43,
+        ok,
+    }
+}
+
+fn investigation() -> Investigation {
+    Investigation {
+        id: "i1".into(),
+        agent: nasty(),
+        state: InvestigationState::Failed.into(),
+        started_at: at(0),
+        ended_at: None,
+        findings: nasty(),
+        cost: Some(Cost { usd: 0.01, tokens: 12, wall_ns: 1_000_000 }),
+        error: nasty(),
+    }
+}
+
+pub fn status(paused: bool) -> GetStatusResponse {
+    GetStatusResponse {
+        version: "1".into(),
+        host: nasty(),
+        boot_id: "b".into(),
+        kernel: nasty(),
+        started_at: at(0),
+        log_id: "l".into(),
+        last_seq: 9,
+        paused,
+        scope: vec![nasty()],
+        incidents_open: 1,
+        incidents_contained: 1,
+        processes: 200,
+        parts: vec![PartStatus { part: "kernel".into(), ok: false, detail: nasty() }],
+        losses: vec![LossCount { reason: nasty(), count: 3 }],
+        map_bytes: 1 << 20,
+        log_bytes: 1 << 20,
+    }
+}
+
+fn evidence(id: &str, content: evidence::Content) -> Evidence {
+    Evidence {
+        id: id.into(),
+        name: nasty(),
+        source: nasty(),
+        at: at(0),
+        truncated: true,
+        redactions: 1,
+        content: Some(content),
+    }
+}
+
+pub fn file() -> Evidence {
+    let fact = FileFact {
+        path: NASTY.to_vec(),
+        state: file_fact::State::Refused.into(),
+        content: NASTY.to_vec(),
+        size: 10,
+        why: nasty(),
+    };
+    evidence("e4", evidence::Content::File(fact))
+}
+
+fn all_evidence() -> Vec<Evidence> {
+    let process = Process {
+        pid: 4121,
+        start_ns: 1,
+        parent: key(1),
+        ppid: 1,
+        comm: nasty(),
+        argv: argv(),
+        cwd: NASTY.to_vec(),
+        exe: NASTY.to_vec(),
+        state: nasty(),
+        threads: 1,
+        rss_bytes: 1,
+        anon_bytes: 1,
+        cgroup: nasty(),
+        uid: 0,
+        fds: 3,
+        open_files: argv(),
+        depth: 0,
+    };
+    let nameless = Process { argv: vec![], parent: None, pid: 5, ..process.clone() };
+    let tree = ProcessTree { processes: vec![process, nameless], omitted: 3 };
+    let link = Link {
+        process: key(4121),
+        alive: false,
+        exec_ns: 7,
+        argv: argv(),
+        argv_bytes: 131_072,
+        cwd: NASTY.to_vec(),
+        exe: NASTY.to_vec(),
+    };
+    vec![
+        evidence("e1", evidence::Content::Tree(tree)),
+        evidence("e2", evidence::Content::Chain(Chain { links: vec![link.clone(), link] })),
+        evidence("e3", evidence::Content::Text(NASTY.to_vec())),
+        file(),
+        evidence("e5", evidence::Content::Text(Vec::new())),
+    ]
+}
+
+/// Sequence numbers with gaps, as in a real log.
+pub fn records() -> Vec<Record> {
+    use record::Body;
+
+    let alarm = Alarm {
+        rule: "R1".into(),
+        level: "contain".into(),
+        process: key(7),
+        top: key(4121),
+        repetitions: 3,
+        span_ns: 2_000_000_000,
+        live: 43,
+        crossed_ns: 5,
+    };
+    let exec =
+        Exec { process: key(7), parent: key(4121), exec_ns: 4, argv: argv(), argv_bytes: 10 };
+    let fact = |fact| Body::Observation(Observation { fact: Some(fact) });
+    let mut bodies = vec![
+        Body::Started(Started {
+            version: "1".into(),
+            kernel: nasty(),
+            degradations: vec![nasty()],
+            map_bytes: 1,
+            baseline_processes: 100,
+        }),
+        fact(observation::Fact::Alarm(alarm)),
+        fact(observation::Fact::Exec(exec)),
+        Body::Transition(Transition {
+            from: State::Unspecified.into(),
+            to: State::Open.into(),
+            why: nasty(),
+            incident: Some(incident()),
+        }),
+    ];
+    bodies.extend(all_evidence().into_iter().map(Body::Evidence));
+    bodies.extend([
+        Body::Diagnosis(diagnosis()),
+        Body::Action(action(true)),
+        Body::Investigation(investigation()),
+        Body::Transcript(Transcript {
+            investigation: "i1".into(),
+            line: 1,
+            stream: nasty(),
+            text: NASTY.to_vec(),
+        }),
+        Body::Lost(Lost { reason: nasty(), count: 3 }),
+        Body::Degraded(Degraded { part: nasty(), why: nasty(), recovered: false }),
+        Body::Stopped(Stopped { why: nasty() }),
+    ]);
+    let record = |(index, body): (usize, Body)| Record {
+        log_id: "l".into(),
+        seq: 10 + 3 * index as u64,
+        at: at(index as i64),
+        boot_ns: 5,
+        boot_id: "b".into(),
+        host: nasty(),
+        incident: ID.into(),
+        priority: Priority::Incident.into(),
+        body: Some(body),
+    };
+    bodies.into_iter().enumerate().map(record).collect()
+}

@@ -1,0 +1,190 @@
+//! A daemon that answers with canned data, on a socket of its own.
+
+use std::{
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex},
+    thread,
+    time::Duration,
+};
+
+use sensor_proto::v1::{
+    sensor_server::{Sensor as Service, SensorServer},
+    *,
+};
+use tempfile::TempDir;
+use tokio::{net::UnixListener, sync::oneshot};
+use tokio_stream::{Stream, StreamExt as _, wrappers::UnixListenerStream};
+use tonic::{Request, Response, Status};
+
+use super::{canned, program::Sensor};
+
+/// What a stream does behind its last record.
+#[derive(Clone, Copy)]
+enum End {
+    /// Waits for more, as with a real daemon.
+    Waits,
+    /// The daemon goes away.
+    Ends,
+    /// More and more comes.
+    Never,
+}
+
+pub struct Fake {
+    asked: Arc<Asked>,
+    directory: TempDir,
+    stop: Option<oneshot::Sender<()>>,
+}
+
+#[derive(Default)]
+struct Asked {
+    listed: Mutex<Vec<ListIncidentsRequest>>,
+    acted: Mutex<Vec<ActRequest>>,
+}
+
+struct Answers {
+    asked: Arc<Asked>,
+    end: End,
+}
+
+impl Fake {
+    pub fn start() -> Self {
+        Self::with(End::Waits)
+    }
+
+    pub fn ending() -> Self {
+        Self::with(End::Ends)
+    }
+
+    pub fn endless() -> Self {
+        Self::with(End::Never)
+    }
+
+    fn with(end: End) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let listener = std::os::unix::net::UnixListener::bind(directory.path().join("s")).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let asked = Arc::new(Asked::default());
+        let service = SensorServer::new(Answers { asked: asked.clone(), end });
+        let (stop, stopped) = oneshot::channel();
+        thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let incoming = UnixListenerStream::new(UnixListener::from_std(listener).unwrap());
+                let server = tonic::transport::Server::builder()
+                    .add_service(service)
+                    .serve_with_incoming(incoming);
+                tokio::select! {
+                    result = server => result.unwrap(),
+                    _ = stopped => {}
+                }
+            });
+        });
+        Self { asked, directory, stop: Some(stop) }
+    }
+
+    /// A call of the program against this daemon.
+    pub fn sensor(&self, args: &[&str]) -> Sensor {
+        let socket: PathBuf = self.directory.path().join("s");
+        Sensor::new(args, &socket)
+    }
+
+    pub fn acted(&self) -> Vec<ActRequest> {
+        self.asked.acted.lock().unwrap().clone()
+    }
+
+    pub fn listed(&self) -> Vec<ListIncidentsRequest> {
+        self.asked.listed.lock().unwrap().clone()
+    }
+}
+
+impl Drop for Fake {
+    fn drop(&mut self) {
+        // The server may have ended by itself.
+        let _ = self.stop.take().map(|stop| stop.send(()));
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Service for Answers {
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Answer<GetStatusResponse> {
+        Ok(Response::new(canned::status(true)))
+    }
+
+    async fn list_incidents(
+        &self,
+        request: Request<ListIncidentsRequest>,
+    ) -> Answer<ListIncidentsResponse> {
+        self.asked.listed.lock().unwrap().push(request.into_inner());
+        let host_wide = Incident { culprit: None, ..canned::incident() };
+        let incidents = vec![canned::incident(), host_wide];
+        Ok(Response::new(ListIncidentsResponse { incidents, omitted: 2 }))
+    }
+
+    async fn get_incident(
+        &self,
+        request: Request<GetIncidentRequest>,
+    ) -> Answer<GetIncidentResponse> {
+        let id = request.into_inner().id;
+        if id == "fails" {
+            let incident = Some(Incident { id, ..canned::incident() });
+            return Ok(Response::new(GetIncidentResponse { incident }));
+        }
+        if !canned::ID.starts_with(&id) {
+            return Err(Status::not_found("no incident has an id that begins so"));
+        }
+        Ok(Response::new(GetIncidentResponse { incident: Some(canned::incident()) }))
+    }
+
+    type StreamRecordsStream =
+        Pin<Box<dyn Stream<Item = Result<StreamRecordsResponse, Status>> + Send>>;
+
+    async fn stream_records(
+        &self,
+        request: Request<StreamRecordsRequest>,
+    ) -> Answer<Self::StreamRecordsStream> {
+        let request = request.into_inner();
+        let records: Vec<_> = canned::records()
+            .into_iter()
+            .filter(|record| record.seq >= request.from_seq)
+            .filter(|record| request.incident.is_empty() || record.incident == request.incident)
+            .filter(|record| {
+                request.kinds.is_empty() || request.kinds.contains(&record.kind().to_owned())
+            })
+            .map(|record| Ok(StreamRecordsResponse { record: Some(record) }))
+            .collect();
+        let again = records.clone();
+        let records = tokio_stream::iter(records);
+        Ok(Response::new(match self.end {
+            End::Waits if request.follow => Box::pin(records.chain(tokio_stream::pending())),
+            End::Waits | End::Ends => Box::pin(records),
+            End::Never => Box::pin(
+                tokio_stream::iter(again.into_iter().cycle()).throttle(Duration::from_millis(5)),
+            ),
+        }))
+    }
+
+    async fn act(&self, request: Request<ActRequest>) -> Answer<ActResponse> {
+        let request = request.into_inner();
+        let ok = request.id != "fails";
+        self.asked.acted.lock().unwrap().push(request);
+        Ok(Response::new(ActResponse {
+            action: Some(canned::action(ok)),
+            incident: Some(canned::incident()),
+        }))
+    }
+
+    async fn trigger(&self, request: Request<TriggerRequest>) -> Answer<TriggerResponse> {
+        if request.into_inner().why == "refuse me" {
+            return Err(Status::permission_denied("join group sensor-operators, or use sudo"));
+        }
+        Ok(Response::new(TriggerResponse { incident: Some(canned::incident()) }))
+    }
+
+    async fn set_paused(&self, request: Request<SetPausedRequest>) -> Answer<SetPausedResponse> {
+        Ok(Response::new(SetPausedResponse { paused: request.into_inner().paused }))
+    }
+}
