@@ -13,8 +13,8 @@ use sensor_common::{
     ProcessKey, event,
     layout::Field,
     lineage::{
-        ARGV_KEPT, ARGV_SIGNED, DEAD, EXECUTED, ExecRecord, GENERATIONS, Image, REPORTED_FOR_S, SEARCHED_ANCESTORS,
-        Slot, live,
+        ARGV_KEPT, ARGV_SIGNED, DEAD, EXECUTED, ExecRecord, GENERATIONS, Image, REPORTED_FOR_S,
+        SEARCHED_ANCESTORS, Slot, live,
     },
     loss::Reason,
     recursion::{Level, Limits, Rule, judge, span_ns},

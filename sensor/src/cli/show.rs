@@ -314,7 +314,7 @@ fn next(page: &mut String, incident: &Incident, style: &Style) {
     match incident.state() {
         State::Contained => {
             verb("kill", "end the tree");
-            verb("thaw", "let it run again; the brake against new forks stays on a little longer");
+            verb("thaw", "let it run again, brake off; nothing automatic stops it any more");
             verb("resolve", "close the incident and let everything run");
         }
         State::Open | State::Unspecified => {

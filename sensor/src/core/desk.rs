@@ -15,7 +15,7 @@ use sensor_proto::internal::v1::Report;
 use tokio::sync::mpsc;
 
 use super::{
-    containments::Containments,
+    containments::{Containments, POLICY},
     investigations::{Investigations, Progress},
     requests::Acted,
     reactor::{Notice, Times, observation},
@@ -384,6 +384,13 @@ impl Desk {
     }
 
     pub fn resolve(&mut self, id: &str, why: &str) -> Option<Announced> {
+        // A group stays frozen when its last member is gone, and would hold whoever comes next.
+        if let Some(held) = self.containments.take(id)
+            && held.held.cgroup.is_some()
+        {
+            let action = self.responder.release(&held.held, POLICY, "its incident is over");
+            self.act(id, action);
+        }
         let change = self.incidents.resolve(id, clock::boot_ns(), clock::wall(), why)?;
         self.guardian.disarm(id);
         self.containments.forget(id);
@@ -405,7 +412,7 @@ fn refusal(why: String) -> proto::Action {
     proto::Action {
         kind: ActionKind::Refuse.into(),
         at: Some(clock::wall()),
-        by: super::containments::POLICY.into(),
+        by: POLICY.into(),
         why,
         result: "nothing was done".into(),
         started_ns: now,

@@ -1,6 +1,10 @@
 //! Starts investigations, and turns what they say into records.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     cgroup::Hierarchies,
@@ -34,15 +38,14 @@ impl Investigations {
     pub fn new(
         config: &config::Investigate,
         hierarchies: &Hierarchies,
-        state_dir: &Path,
+        home: PathBuf,
+        scratch: PathBuf,
         gatherer: Arc<Gatherer>,
     ) -> Self {
-        let home = hierarchies.home().unwrap_or_default();
         let driver = match config.agent {
             Agent::None => None,
             Agent::Builtin => Some(Driver::Builtin),
             Agent::Command => {
-                let scratch = state_dir.join("scratch");
                 let program = config.command.program.clone();
                 let mut command = Command::new(program, hierarchies.clone(), home.clone(), scratch);
                 command.sandbox.user.clone_from(&config.command.user);

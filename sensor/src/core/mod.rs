@@ -48,6 +48,7 @@ use crate::{
     evidence::{Redactor, gather},
     feed::link::{Link, LinkError, LinkOptions, Question},
     host::Host,
+    investigate,
     kernel::{Kernel, Lineage, LoadError, LoadOptions, Programs, Reader},
     proto::{self, record::Body},
     record::{Draft, Log, LogError, LogOptions, Opened},
@@ -129,6 +130,13 @@ impl Daemon {
         prepare_runtime_dir(&config.runtime_dir)?;
         let hierarchies = Hierarchies::discover()?;
         let scope = scope(&config.scope.cgroup, &hierarchies)?;
+        // Before other processes of ours exist: in a delegated unit it moves this one out of the way.
+        let home = hierarchies.home()?;
+        let scratch = config.runtime_dir.join("scratch");
+        let cleared = investigate::clear_leftovers(&hierarchies, &home, &scratch);
+        if cleared > 0 {
+            tracing::warn!("ended {cleared} investigations of an earlier run");
+        }
         let options =
             LogOptions { max_bytes: config.record.max_bytes, reader_gid: serve_user.map(|(_, gid)| gid) };
         let (log, opened) = Log::open(&config.state_dir, &host, options)?;
@@ -204,7 +212,8 @@ impl Daemon {
             investigations: Investigations::new(
                 &config.investigate,
                 &hierarchies,
-                &config.state_dir,
+                home,
+                scratch,
                 Arc::clone(&gatherer),
             ),
             gatherer,
