@@ -9,20 +9,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod clock;
 pub mod config;
-pub mod core {
-    pub fn run(_: &crate::config::Config) -> Result<(), std::io::Error> {
-        Ok(())
-    }
-    pub fn doctor(_: &crate::config::Config) -> Vec<crate::kernel::Capability> {
-        vec![crate::kernel::Capability {
-            name: "x",
-            state: crate::kernel::Working::Missing,
-            used_for: "y",
-            why: "z".into(),
-            remedy: "r",
-        }]
-    }
-}
+pub mod core;
 pub mod detect;
 pub mod diagnose;
 pub mod evidence;
