@@ -7,6 +7,7 @@ use std::{
 };
 
 use tests::{
+    process,
     Cage, Limits, Sensor, needs,
     run::until,
     watch::{identity, number},
@@ -78,7 +79,7 @@ fn a_core_that_dies_in_the_middle_of_a_containment() {
     let work = script::line(10).unwrap();
     let _running = work.start(&cage).unwrap();
     // The first process that stands still says that the containment has begun.
-    let begun = || frozen(&cage) || cage.pids().into_iter().any(stopped);
+    let begun = || frozen(&cage) || cage.pids().into_iter().any(|pid| process::state(pid) == Some('T'));
     let end = Instant::now() + CATCH;
     while !begun() {
         assert!(Instant::now() < end, "nothing was contained");
