@@ -90,16 +90,16 @@ mod tests {
 
     const NOW: Timestamp = Timestamp { seconds: 1_795_000_000, nanos: 0 };
 
-    fn at(seconds: i64) -> Option<Timestamp> {
-        Some(Timestamp { seconds, nanos: 5_000_000 })
+    const fn at(seconds: i64) -> Timestamp {
+        Timestamp { seconds, nanos: 5_000_000 }
     }
 
     #[test]
     fn moments_are_local() {
         let zone = TimeZone::fixed(jiff::tz::offset(2));
-        assert_eq!(moment(at(0), &zone), "1970-01-01 02:00:00");
-        assert_eq!(of_day(at(0), &TimeZone::UTC), "00:00:00.005");
-        assert_eq!(moment(at(i64::MAX), &zone), "?");
+        assert_eq!(moment(Some(at(0)), &zone), "1970-01-01 02:00:00");
+        assert_eq!(of_day(Some(at(0)), &TimeZone::UTC), "00:00:00.005");
+        assert_eq!(moment(Some(at(i64::MAX)), &zone), "?");
         assert_eq!(moment(None, &zone), "?");
     }
 
@@ -110,10 +110,10 @@ mod tests {
         assert_eq!(duration(240 * SECOND), "4 min");
         assert_eq!(duration(7_200 * SECOND), "2 h");
         assert_eq!(duration(u64::MAX), "213503 d");
-        assert_eq!(ago(at(NOW.seconds - 240), NOW), "4 min ago");
-        assert_eq!(ago(at(NOW.seconds - 30), NOW), "30 s ago");
-        assert_eq!(ago(at(NOW.seconds + 600), NOW), "in 10 min");
-        assert_eq!(ago(at(i64::MIN), NOW), "213503 d ago");
+        assert_eq!(ago(Some(at(NOW.seconds - 240)), NOW), "4 min ago");
+        assert_eq!(ago(Some(at(NOW.seconds - 30)), NOW), "30 s ago");
+        assert_eq!(ago(Some(at(NOW.seconds + 600)), NOW), "in 10 min");
+        assert_eq!(ago(Some(at(i64::MIN)), NOW), "213503 d ago");
         assert_eq!(offset(5 * SECOND, 5 * SECOND + 2_000_000), "+0.002 s");
         assert_eq!(offset(5 * SECOND, 3 * SECOND), "-2.000 s");
         assert_eq!(offset(0, 660 * SECOND), "+11 min");

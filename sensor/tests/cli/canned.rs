@@ -1,5 +1,7 @@
 //! One incident and one record of each kind, every field set, with text that a culprit might choose.
 
+#![expect(clippy::unnecessary_wraps, reason = "the schema's fields are options")]
+
 use prost_types::Timestamp;
 use sensor_proto::v1::*;
 

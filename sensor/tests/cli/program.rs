@@ -9,7 +9,7 @@ use std::{
 };
 
 /// No verb takes a second; the machine may be busy.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_mins(1);
 
 pub struct Sensor(Command);
 
