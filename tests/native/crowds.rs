@@ -28,10 +28,10 @@ fn twenty_thousand_processes() {
     let crowded = Cage::new(crowd::limits(count)).unwrap();
     let cage = Cage::new(Limits::default()).unwrap();
     // Half of what is there is known from the start, half is seen to come.
-    let half = crowd::of(count / 2).unwrap();
-    let _first = crowd::start(&half, &crowded).unwrap();
+    let (before, after) = (crowd::of(count / 2).unwrap(), crowd::of(count / 2).unwrap());
+    let _first = crowd::start(&before, &crowded).unwrap();
     let sensor = Sensor::start(&cage, "").unwrap();
-    let _second = crowd::start(&half, &crowded).unwrap();
+    let _second = crowd::start(&after, &crowded).unwrap();
 
     let status = sensor.status().unwrap();
     let known = status["processes"].as_u64().unwrap();
