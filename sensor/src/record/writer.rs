@@ -183,14 +183,15 @@ impl Writer {
         if !self.carried.is_empty() {
             let durable = self.carried.iter().any(|item| item.receipt.is_some());
             let last = store.write(&self.carried, durable || self.failing.is_some())?;
+            if self.carried.iter().any(|item| matches!(item.entry, Entry::Record(_))) {
+                // Before the receipts: who has one may rely on it.
+                self.reports.tail.send_replace(last);
+            }
             let mut seq = last;
             for item in self.carried.drain(..).rev() {
                 let record = matches!(item.entry, Entry::Record(_));
                 answer(item.receipt, Ok(seq));
                 seq -= u64::from(record);
-            }
-            if seq < last {
-                self.reports.tail.send_replace(last);
             }
         }
         self.recover();
@@ -257,10 +258,12 @@ impl Writer {
 
     fn fail(&mut self, error: LogError) {
         let why = error.to_string();
+        // Whoever is answered below finds the state that the answer speaks of.
+        self.reports.health.send_replace(LogHealth { ok: false, detail: why.clone() });
+        self.queue.failing(&why);
         for item in &mut self.carried {
             answer(item.receipt.take(), Err(NotDurable::Waiting(why.clone())));
         }
-        self.queue.failing(&why);
         if self.failing.is_none() {
             tracing::error!("the log fails, records wait in memory: {why}");
             self.note(false, &why);
@@ -271,7 +274,6 @@ impl Writer {
         if let LogError::Corrupt { why, .. } = error {
             self.corrupt = Some(why);
         }
-        self.reports.health.send_replace(LogHealth { ok: false, detail: why.clone() });
         self.failing = Some(why);
     }
 
