@@ -8,7 +8,7 @@ use std::{
 
 use super::desk::Desk;
 use crate::{
-    kernel::Detail,
+    kernel::{Detail, SKIPPED},
     lineage::{Forest, ProcessKey},
     proto::{self, State, record::Body},
     record::Draft,
@@ -61,17 +61,26 @@ impl Desk {
     fn record_losses(&mut self) {
         let mut now = self.programs.losses();
         now.push(("notices", self.overflow.load(Ordering::Relaxed)));
+        let mut missed = false;
         for (reason, total) in now {
             let known = self.losses.entry(reason).or_default();
             let new = total.saturating_sub(*known);
             *known = total;
             if new > 0 {
+                missed |= reason == SKIPPED;
                 tracing::warn!("lost {new}: {reason}");
                 self.log.append(Draft::of(
                     "",
                     Body::Lost(proto::Lost { reason: reason.into(), count: new }),
                 ));
             }
+        }
+        // Births may be among what was skipped: whoever lives now is entered.
+        if missed
+            && self.programs.no_baseline.is_none()
+            && let Err(error) = self.programs.visit_all_tasks()
+        {
+            tracing::warn!("the lineage cannot be completed: {error}");
         }
     }
 

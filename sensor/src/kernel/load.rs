@@ -70,6 +70,9 @@ const TRACEPOINTS: [(&str, &str); 3] = [
 
 const BASELINE: &str = "sensor_baseline";
 
+/// The loss that the kernel causes itself: it skips a program that would run inside another one.
+pub const SKIPPED: &str = "recursion_guard";
+
 /// The loaded kernel side. Dropping it detaches the programs, unless somebody else holds their links.
 pub struct Programs {
     ebpf: Ebpf,
@@ -142,7 +145,7 @@ impl Programs {
                 (reason.word(), per_cpu.map_or(0, |values| values.iter().sum()))
             })
             .collect();
-        losses.push(("recursion_guard", self.skipped()));
+        losses.push((SKIPPED, self.skipped()));
         losses
     }
 

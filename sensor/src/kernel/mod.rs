@@ -16,7 +16,7 @@ use self::table::Table;
 pub use self::{
     doctor::{Capability, Working, doctor},
     lineage::{Detail, Lineage, split},
-    load::{LoadError, LoadOptions, Programs},
+    load::{LoadError, LoadOptions, Programs, SKIPPED},
     reader::{Event, Reader},
 };
 
