@@ -193,6 +193,7 @@ impl Desk {
     }
 
     pub fn contained(&mut self, incident: &str, contained: Contained, thaw_ns: u64, again: bool) {
+        let standing = contained.actions.last().map_or(0, |freeze| freeze.processes);
         for action in contained.actions {
             self.act(incident, action);
         }
@@ -205,6 +206,8 @@ impl Desk {
             self.change(incident, |incident| {
                 incident.set_state(State::Contained);
                 incident.thaw_due_ns = thaw_ns;
+                // The rest of it is read next; how many stand is known already.
+                incident.tree.get_or_insert_default().processes = standing;
                 why.to_owned()
             });
         }
