@@ -1,5 +1,5 @@
 //! Generates the crate from `sensor/**/*.proto`, in pure Rust (no `protoc` needed), with serde
-//! attributes that make the JSON of `--json`: snake_case names, enums as words, 64-bit `_ns` and
+//! attributes that make the JSON of `--json`: `snake_case` names, enums as words, 64-bit `_ns` and
 //! `seq` as strings, bytes as escaped text.
 
 use std::{env, error::Error, fs, path::PathBuf};

@@ -60,6 +60,7 @@ words! {
     verb, v1::Verb, "VERB_";
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
 pub(crate) fn string<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
@@ -72,6 +73,7 @@ pub(crate) fn texts<S: Serializer>(value: &[Vec<u8>], serializer: S) -> Result<S
     serializer.collect_seq(value.iter().map(|item| escape(item)))
 }
 
+#[expect(clippy::ref_option, reason = "serde calls it so")]
 pub(crate) fn time<S: Serializer>(
     value: &Option<Timestamp>,
     serializer: S,

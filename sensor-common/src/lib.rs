@@ -4,6 +4,10 @@
 //! bytes from maps and rings. So what the kernel decides can be decided again, from a trace.
 
 #![no_std]
+#![allow(
+    clippy::inline_always,
+    reason = "the verifier sees one loop instead of a call per step, whatever LLVM thinks of its size"
+)]
 
 pub mod brake;
 pub mod event;

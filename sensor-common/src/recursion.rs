@@ -96,10 +96,10 @@ pub const fn span_ns(image: &Image) -> u64 {
 /// Judges what was just executed. `live`: living processes in the tree of the repetition's top.
 #[inline(always)]
 pub fn judge(image: &Image, live: u32, limits: &Limits) -> (Level, Rule) {
-    let strict = image.strict_repetitions as u32;
-    let loose = image.loose_repetitions as u32;
-    let exe = image.exe_repetitions as u32;
-    let growing = image.growing as u32;
+    let strict = u32::from(image.strict_repetitions);
+    let loose = u32::from(image.loose_repetitions);
+    let exe = u32::from(image.exe_repetitions);
+    let growing = u32::from(image.growing);
 
     let span = span_ns(image);
     let quick = span != 0 && span <= limits.contain_span_ns;

@@ -32,7 +32,7 @@ pub const fn exe(file: FileId) -> u64 {
 /// Of an argument area: its first 256 bytes, zero-padded, as words, and its whole length.
 #[inline(always)]
 pub fn argv(words: &[u64; ARGV_WORDS], argv_bytes: u32) -> u64 {
-    let mut hash = step(OFFSET, argv_bytes as u64);
+    let mut hash = step(OFFSET, u64::from(argv_bytes));
     let mut index = 0;
     while index < ARGV_WORDS {
         hash = step(hash, words[index]);

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use prost_types::Timestamp;
 use rustix::time::{ClockId, clock_gettime};
 
-/// CLOCK_BOOTTIME in ns: the clock of the kernel side, of process start times and of all deadlines.
+/// `CLOCK_BOOTTIME` in ns: the clock of the kernel side, of process start times and of all deadlines.
 pub fn boot_ns() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()

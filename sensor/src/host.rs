@@ -6,7 +6,7 @@ use std::fs;
 #[derive(Clone, Debug, Default)]
 pub struct Host {
     pub name: String,
-    /// /proc/sys/kernel/random/boot_id.
+    /// `/proc/sys/kernel/random/boot_id`.
     pub boot_id: String,
     /// As `uname -r`.
     pub kernel: String,

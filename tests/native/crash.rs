@@ -7,8 +7,7 @@ use std::{
 };
 
 use tests::{
-    process,
-    Cage, Limits, Sensor, needs,
+    Cage, Limits, Sensor, needs, process,
     run::until,
     watch::{identity, number},
     workloads::script,
@@ -79,7 +78,8 @@ fn a_core_that_dies_in_the_middle_of_a_containment() {
     let work = script::line(10).unwrap();
     let _running = work.start(&cage).unwrap();
     // The first process that stands still says that the containment has begun.
-    let begun = || frozen(&cage) || cage.pids().into_iter().any(|pid| process::state(pid) == Some('T'));
+    let begun =
+        || frozen(&cage) || cage.pids().into_iter().any(|pid| process::state(pid) == Some('T'));
     let end = Instant::now() + CATCH;
     while !begun() {
         assert!(Instant::now() < end, "nothing was contained");

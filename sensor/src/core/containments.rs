@@ -53,10 +53,13 @@ impl State {
     /// A containment that was thawed is taken up under its old mark: its processes carry it.
     fn mark_for(&mut self, incident: &str) -> u32 {
         let known = self.held.iter().find(|(_, it)| it.held.incident == incident);
-        known.map(|(mark, _)| *mark).unwrap_or_else(|| {
-            self.last_mark += 1;
-            self.last_mark
-        })
+        known.map_or_else(
+            || {
+                self.last_mark += 1;
+                self.last_mark
+            },
+            |(mark, _)| *mark,
+        )
     }
 }
 

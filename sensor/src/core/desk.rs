@@ -17,8 +17,8 @@ use tokio::sync::mpsc;
 use super::{
     containments::{Containments, POLICY},
     investigations::{Investigations, Progress},
-    requests::Acted,
     reactor::{Notice, Times, observation},
+    requests::Acted,
     study::{self, Study, Subject},
 };
 use crate::{
@@ -103,7 +103,9 @@ const STUDY_DELAY: Duration = Duration::from_millis(300);
 impl Desk {
     pub fn notice(&mut self, notice: Notice) {
         match notice {
-            Notice::Alarm(alarm) => self.log.append(Draft::bulk(Body::Observation(observation(&alarm)))),
+            Notice::Alarm(alarm) => {
+                self.log.append(Draft::bulk(Body::Observation(observation(&alarm))))
+            }
             Notice::Found { finding, ancestry, incident, decision, alarm } => {
                 self.found(finding, &ancestry, incident, &decision, &alarm);
             }
@@ -118,8 +120,13 @@ impl Desk {
     }
 
     /// An incident that a person opens.
-    pub fn opened_by_hand(&mut self, finding: Finding, ancestry: &[Node], why: String) -> Announced {
-        let scene = self.scene(finding.culprit, ancestry);
+    pub fn opened_by_hand(
+        &mut self,
+        finding: Finding,
+        ancestry: &[Node],
+        why: String,
+    ) -> Announced {
+        let scene = self.scene(finding.culprit, finding.at_ns, ancestry);
         let mut change = self.incidents.report(&finding, scene, incident::new_id());
         change.why = why;
         let id = change.incident.id.clone();
@@ -140,7 +147,7 @@ impl Desk {
         decision: &Decision,
         alarm: &event::Alarm,
     ) {
-        let scene = self.scene(finding.culprit, ancestry);
+        let scene = self.scene(finding.culprit, finding.at_ns, ancestry);
         let change = self.incidents.report(&finding, scene, incident);
         let id = change.incident.id.clone();
         if let Some(culprit) = finding.culprit {
@@ -176,14 +183,15 @@ impl Desk {
         }
     }
 
-    fn scene(&self, culprit: Option<ProcessKey>, ancestry: &[Node]) -> Scene {
+    /// An incident opens with the crossing, not when we come to write it down.
+    fn scene(&self, culprit: Option<ProcessKey>, at_ns: u64, ancestry: &[Node]) -> Scene {
         let forest = Forest::new(ancestry.iter().cloned());
         let exec = culprit.and_then(|key| forest.get(key)).and_then(|node| node.exec.clone());
         let cgroup = culprit.and_then(|key| forest.get(key)).map_or(0, |node| node.cgroup);
         let above = ancestry.iter().map(|node| node.key);
         Scene {
-            now_ns: clock::boot_ns(),
-            now: clock::wall(),
+            now_ns: at_ns,
+            now: clock::wall_of(at_ns),
             host: self.host.name.clone(),
             boot_id: self.host.boot_id.clone(),
             culprit: culprit.map(|key| self.gatherer.culprit(&forest, key)),
@@ -217,7 +225,8 @@ impl Desk {
     }
 
     fn executed(&mut self, exec: &event::Exec) {
-        let key = |key: ProcessKey| Some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns });
+        let key =
+            |key: ProcessKey| Some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns });
         let argv = split(&exec.argv[..(exec.kept as usize).min(ARGV_KEPT)]);
         let fact = proto::Exec {
             process: key(exec.process),
@@ -242,17 +251,20 @@ impl Desk {
             (ActionKind::Thaw, "runs again; the brake is still on")
         };
         let now = clock::boot_ns();
-        self.act(id, proto::Action {
-            kind: kind.into(),
-            at: Some(clock::wall()),
-            by: "guardian".into(),
-            why: "nobody decided within the time of the freeze".into(),
-            result: result.into(),
-            started_ns: now,
-            ended_ns: now,
-            processes: report.processes,
-            ok: true,
-        });
+        self.act(
+            id,
+            proto::Action {
+                kind: kind.into(),
+                at: Some(clock::wall()),
+                by: "guardian".into(),
+                why: "nobody decided within the time of the freeze".into(),
+                result: result.into(),
+                started_ns: now,
+                ended_ns: now,
+                processes: report.processes,
+                ok: true,
+            },
+        );
         self.change(id, |incident| {
             incident.set_state(State::Open);
             incident.thaw_due_ns = 0;
@@ -339,7 +351,10 @@ impl Desk {
             }
             Progress::State { incident, investigation } => {
                 let ended = investigation.ended_at.is_some();
-                self.log.append(Draft::of(incident.clone(), Body::Investigation(investigation.clone())));
+                self.log.append(Draft::of(
+                    incident.clone(),
+                    Body::Investigation(investigation.clone()),
+                ));
                 self.change(&incident, |incident| {
                     let why = format!("investigation by {}", investigation.agent);
                     incident.investigations.retain(|known| known.id != investigation.id);
@@ -363,7 +378,12 @@ impl Desk {
     pub fn announce(&mut self, change: Change) -> Announced {
         let incident = change.incident.clone();
         let state = sensor_proto::json::state::word(incident.state);
-        tracing::info!("incident {} is {state}: {} ({})", incident.id, incident.summary, change.why);
+        tracing::info!(
+            "incident {} is {state}: {} ({})",
+            incident.id,
+            incident.summary,
+            change.why
+        );
         let receipt = self.log.append_durable(Draft::of(
             incident.id.clone(),
             Body::Transition(proto::Transition {

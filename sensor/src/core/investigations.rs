@@ -56,9 +56,8 @@ impl Investigations {
             }
         };
         let limits = Limits { at_once: AT_ONCE, per_hour: config.max_per_hour };
-        let stop = Stop::new()
-            .inspect_err(|error| tracing::warn!("no investigations: {error}"))
-            .ok();
+        let stop =
+            Stop::new().inspect_err(|error| tracing::warn!("no investigations: {error}")).ok();
         Self { driver, admission: Admission::new(&home, limits), gatherer, stop }
     }
 
@@ -70,7 +69,9 @@ impl Investigations {
         evidence: Vec<proto::Evidence>,
         told: impl Fn(Progress) + Send + 'static,
     ) -> Option<Progress> {
-        let (Some(driver), Some(stop)) = (self.driver.clone(), self.stop.clone()) else { return None };
+        let (Some(driver), Some(stop)) = (self.driver.clone(), self.stop.clone()) else {
+            return None;
+        };
         let number = incident.investigations.len() + 1;
         let mut investigation = proto::Investigation {
             id: format!("{}-{number}", incident.id),
@@ -94,10 +95,8 @@ impl Investigations {
             },
         };
         investigation.set_state(InvestigationState::Running);
-        let begun = Progress::State {
-            incident: incident_id.clone(),
-            investigation: investigation.clone(),
-        };
+        let begun =
+            Progress::State { incident: incident_id.clone(), investigation: investigation.clone() };
         let dossier = Dossier { incident: incident.clone(), evidence };
         let gatherer = Arc::clone(&self.gatherer);
         tokio::task::spawn_blocking(move || {
@@ -120,7 +119,8 @@ impl Investigations {
                     investigation.ended_at = Some(clock::wall());
                     investigation.findings = end.findings;
                     investigation.error = end.error;
-                    investigation.cost = Some(proto::Cost { wall_ns: end.wall_ns, ..Default::default() });
+                    investigation.cost =
+                        Some(proto::Cost { wall_ns: end.wall_ns, ..Default::default() });
                     told(Progress::State {
                         incident: incident_id.clone(),
                         investigation: investigation.clone(),

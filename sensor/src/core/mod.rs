@@ -137,8 +137,10 @@ impl Daemon {
         if cleared > 0 {
             tracing::warn!("ended {cleared} investigations of an earlier run");
         }
-        let options =
-            LogOptions { max_bytes: config.record.max_bytes, reader_gid: serve_user.map(|(_, gid)| gid) };
+        let options = LogOptions {
+            max_bytes: config.record.max_bytes,
+            reader_gid: serve_user.map(|(_, gid)| gid),
+        };
         let (log, opened) = Log::open(&config.state_dir, &host, options)?;
 
         let mut degradations = Vec::new();
@@ -159,7 +161,8 @@ impl Daemon {
             },
             per_minute: config.respond.max_containments_per_minute,
         };
-        let (responder, refused) = Responder::new(lineage.clone(), hierarchies.clone(), &responder_options);
+        let (responder, refused) =
+            Responder::new(lineage.clone(), hierarchies.clone(), &responder_options);
         degradations.extend(refused);
         protect_ourselves(&responder, &lineage, &guardian);
 
@@ -189,11 +192,14 @@ impl Daemon {
         });
         let told = |granted: io::Result<()>| {
             if let Err(error) = granted {
-                tracing::warn!("no real-time scheduling ({error}): under a fork bomb reactions are slower");
+                tracing::warn!(
+                    "no real-time scheduling ({error}): under a fork bomb reactions are slower"
+                );
             }
         };
-        let reader = Reader::start(ring, config.kernel.realtime, told, move |event| reactor.handle(event))
-            .map_err(CoreError::Threads)?;
+        let reader =
+            Reader::start(ring, config.kernel.realtime, told, move |event| reactor.handle(event))
+                .map_err(CoreError::Threads)?;
 
         let (link, questions) = Link::start(LinkOptions {
             socket: config.socket(),
@@ -234,8 +240,15 @@ impl Daemon {
     }
 
     async fn work(self) -> Result<(), CoreError> {
-        let Self { mut desk, link, reader, mut notices, mut questions, mut done, mut guardian_events } =
-            self;
+        let Self {
+            mut desk,
+            link,
+            reader,
+            mut notices,
+            mut questions,
+            mut done,
+            mut guardian_events,
+        } = self;
         let mut tail = desk.log.tail();
         let mut tick = tokio::time::interval(Duration::from_secs(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -288,7 +301,10 @@ impl Desk {
             }),
         ));
         let degraded = |part: &str, why: String| {
-            Draft::of("", Body::Degraded(proto::Degraded { part: part.into(), why, recovered: false }))
+            Draft::of(
+                "",
+                Body::Degraded(proto::Degraded { part: part.into(), why, recovered: false }),
+            )
         };
         if let Some(path) = &opened.set_aside {
             let why = format!("the log was damaged and was moved to {}", path.display());
@@ -304,7 +320,12 @@ impl Desk {
             guardian::Event::Died { why } => (why.clone(), false),
             guardian::Event::Restarted { pid } => {
                 self.responder.protection().add_own(*pid, "guardian");
-                (format!("another guardian runs as process {pid}, with everything that is frozen"), true)
+                (
+                    format!(
+                        "another guardian runs as process {pid}, with everything that is frozen"
+                    ),
+                    true,
+                )
             }
         };
         tracing::warn!("{why}");

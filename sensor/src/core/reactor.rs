@@ -42,9 +42,20 @@ pub const MESSAGES: usize = 4096;
 pub enum Notice {
     Alarm(Alarm),
     /// A finding, with the chain that it rests on, crossing first.
-    Found { finding: Finding, ancestry: Vec<Node>, incident: String, decision: Decision, alarm: Alarm },
+    Found {
+        finding: Finding,
+        ancestry: Vec<Node>,
+        incident: String,
+        decision: Decision,
+        alarm: Alarm,
+    },
     /// What a containment came to.
-    Contained { incident: String, contained: Contained, thaw_ns: u64, again: bool },
+    Contained {
+        incident: String,
+        contained: Contained,
+        thaw_ns: u64,
+        again: bool,
+    },
     Exec(Box<Exec>),
     Braked(Braked),
 }
@@ -191,7 +202,14 @@ impl Reactor {
             let held = contained.held.clone();
             this.containments.settle(
                 mark,
-                held.map(|held| Containment { held, leaf, frozen: true, freeze_ns, thaw_ns, release_ns }),
+                held.map(|held| Containment {
+                    held,
+                    leaf,
+                    frozen: true,
+                    freeze_ns,
+                    thaw_ns,
+                    release_ns,
+                }),
             );
             this.tell(Notice::Contained { incident, contained, thaw_ns, again });
         };
@@ -221,7 +239,9 @@ impl Reactor {
 }
 
 fn level(number: u16) -> Option<Level> {
-    [Level::Calm, Level::Watch, Level::Open, Level::Contain].into_iter().find(|it| *it as u16 == number)
+    [Level::Calm, Level::Watch, Level::Open, Level::Contain]
+        .into_iter()
+        .find(|it| *it as u16 == number)
 }
 
 /// The rule that an alarm names.

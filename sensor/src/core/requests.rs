@@ -98,7 +98,8 @@ impl Desk {
         tokio::task::spawn_blocking(move || {
             let outcome = work();
             // The desk is gone only when the daemon ends.
-            let _ = done.send(Done::Acted(Box::new(Acted { incident, verb, by, why, outcome, reply })));
+            let _ =
+                done.send(Done::Acted(Box::new(Acted { incident, verb, by, why, outcome, reply })));
         });
     }
 
@@ -259,18 +260,25 @@ impl Desk {
         self.paused.store(request.paused, Ordering::Relaxed);
         let kind = if request.paused { ActionKind::Pause } else { ActionKind::Resume };
         let now = clock::boot_ns();
-        self.log.append(Draft::of("", proto::record::Body::Action(proto::Action {
-            kind: kind.into(),
-            at: Some(clock::wall()),
-            by: by.to_owned(),
-            why: reason(&request.why),
-            result: if request.paused { "no automatic action" } else { "automatic action as configured" }
+        self.log.append(Draft::of(
+            "",
+            proto::record::Body::Action(proto::Action {
+                kind: kind.into(),
+                at: Some(clock::wall()),
+                by: by.to_owned(),
+                why: reason(&request.why),
+                result: if request.paused {
+                    "no automatic action"
+                } else {
+                    "automatic action as configured"
+                }
                 .into(),
-            started_ns: now,
-            ended_ns: now,
-            processes: 0,
-            ok: true,
-        })));
+                started_ns: now,
+                ended_ns: now,
+                processes: 0,
+                ok: true,
+            }),
+        ));
         let receipt = self.log.set_paused(request.paused);
         tokio::spawn(async move {
             let what = What::SetPaused(proto::SetPausedResponse { paused: request.paused });
@@ -314,4 +322,3 @@ fn reason(why: &str) -> String {
     let why: String = why.chars().take(WHY_MAX).collect();
     if why.trim().is_empty() { "no reason given".into() } else { why }
 }
-

@@ -1,10 +1,7 @@
 //! What the desk looks after once a second: incidents whose culprit is gone, losses, and how well
 //! each part works.
 
-use std::{
-    collections::HashSet,
-    sync::atomic::Ordering,
-};
+use std::{collections::HashSet, sync::atomic::Ordering};
 
 use super::desk::Desk;
 use crate::{
@@ -86,7 +83,11 @@ impl Desk {
 
     /// How well each part works.
     pub fn parts(&self) -> Vec<proto::PartStatus> {
-        let part = |part: &str, ok: bool, detail: String| proto::PartStatus { part: part.into(), ok, detail };
+        let part = |part: &str, ok: bool, detail: String| proto::PartStatus {
+            part: part.into(),
+            ok,
+            detail,
+        };
         let log = self.log.health().borrow().clone();
         let lost: u64 = self.losses.values().sum();
         let kernel = match (&self.programs.no_baseline, lost) {
@@ -100,8 +101,16 @@ impl Desk {
             part("kernel", true, kernel),
             part("record", log.ok, log.detail),
             self.feed.borrow().clone(),
-            part("guardian", guards, if guards { String::new() } else { "being started again".into() }),
-            part("respond", true, if paused { "automatic action is paused".into() } else { String::new() }),
+            part(
+                "guardian",
+                guards,
+                if guards { String::new() } else { "being started again".into() },
+            ),
+            part(
+                "respond",
+                true,
+                if paused { "automatic action is paused".into() } else { String::new() },
+            ),
             part("investigate", true, self.investigations.describe()),
         ]
     }

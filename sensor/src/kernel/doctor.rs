@@ -228,7 +228,7 @@ fn readable(
     )
 }
 
-/// openat2 with RESOLVE_BENEATH.
+/// `openat2` with `RESOLVE_BENEATH`.
 fn beneath() -> Capability {
     let result = rustix::fs::openat2(
         rustix::fs::CWD,
