@@ -65,6 +65,10 @@ const DIRECTORIES: [&str; 14] = [
     "/usr/lib/podman",
 ];
 
+/// Programs of everyday work. A file that is one of them as well (busybox is `login` and `sh` at once)
+/// says nothing about what a process does: to protect it would protect every shell.
+const EVERYDAY: [&str; 4] = ["/bin/sh", "/bin/sleep", "/bin/cat", "/usr/bin/env"];
+
 /// The same by unit, for programs that stand elsewhere.
 const UNITS: [&str; 14] = [
     "ssh.service",
@@ -153,6 +157,10 @@ impl Protection {
         let mut refused = Vec::new();
         for path in &additions.executables {
             match Executable::at(path) {
+                Ok(file) if is_everyday(&file) => refused.push(format!(
+                    "{} is not protected: the same file is an everyday program such as the shell",
+                    path.display()
+                )),
                 Ok(file) if file.trusted => {
                     places.insert(path.clone());
                 }
@@ -268,11 +276,20 @@ impl Protection {
     fn learn(&self, path: &Path) {
         if let Ok(file) = Executable::at(path)
             && file.trusted
+            && !is_everyday(&file)
         {
             let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
             files.insert((file.dev, file.ino), path.to_owned());
         }
     }
+}
+
+/// Whether the file is also a program of everyday work, by device and inode.
+fn is_everyday(file: &Executable) -> bool {
+    EVERYDAY
+        .iter()
+        .filter_map(|path| Executable::at(Path::new(path)).ok())
+        .any(|everyday| (everyday.dev, everyday.ino) == (file.dev, file.ino))
 }
 
 /// What may be contained of a tree.
@@ -320,6 +337,22 @@ pub fn narrow(
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_file_that_is_the_shell_as_well_is_not_protected() {
+        let shell = std::fs::canonicalize("/bin/sh").unwrap();
+        let additions = Additions { executables: vec![shell], units: Vec::new() };
+        let (protection, refused) = Protection::new(&additions);
+        assert!(refused.len() == 1 && refused[0].contains("the shell"), "{refused:?}");
+        let mut child = std::process::Command::new("/bin/sh")
+            .args(["-c", "read x"])
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        assert_eq!(protection.of(key_of(child.id()).unwrap(), None), None);
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+
     use super::*;
 
     fn key(tgid: u32) -> ProcessKey {
