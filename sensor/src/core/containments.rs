@@ -31,8 +31,8 @@ struct State {
     /// Unresolved incidents by their culprit.
     incidents: HashMap<ProcessKey, String>,
     held: BTreeMap<u32, Containment>,
-    /// Containments that are just being made, by mark.
-    busy: HashSet<u32>,
+    /// Incidents that are just being contained, by mark.
+    busy: HashMap<u32, String>,
     /// Incidents whose culprit a person let run: no automatic action any more.
     let_run: HashSet<String>,
     last_mark: u32,
@@ -92,13 +92,12 @@ impl Containments {
         let mut state = self.state();
         let incident = state.incident_of(culprit, ancestors);
         let stands = state.held.values().any(|it| it.held.incident == incident && it.frozen);
-        if stands || state.let_run.contains(&incident) {
+        let busy = state.busy.values().any(|it| *it == incident);
+        if stands || busy || state.let_run.contains(&incident) {
             return Turn::Leave { incident };
         }
         let mark = state.mark_for(&incident);
-        if !state.busy.insert(mark) {
-            return Turn::Leave { incident };
-        }
+        state.busy.insert(mark, incident.clone());
         Turn::Contain { incident, mark }
     }
 
@@ -106,9 +105,10 @@ impl Containments {
     pub fn claim_again(&self, mark: u32) -> Option<Containment> {
         let mut state = self.state();
         let known = state.held.get(&mark).filter(|it| !it.frozen)?.clone();
-        if state.let_run.contains(&known.held.incident) || !state.busy.insert(mark) {
+        if state.let_run.contains(&known.held.incident) || state.busy.contains_key(&mark) {
             return None;
         }
+        state.busy.insert(mark, known.held.incident.clone());
         Some(Containment { freeze_ns: known.freeze_ns.saturating_mul(2), ..known })
     }
 
