@@ -104,7 +104,7 @@ impl Desk {
     pub fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::Alarm(alarm) => {
-                self.log.append(Draft::bulk(Body::Observation(observation(&alarm))))
+                self.log.append(Draft::bulk(Body::Observation(observation(&alarm))));
             }
             Notice::Found { finding, ancestry, incident, decision, alarm } => {
                 self.found(finding, &ancestry, incident, &decision, &alarm);
