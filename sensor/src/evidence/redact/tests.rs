@@ -81,7 +81,10 @@ fn names_make_their_value_a_secret() {
         ("a --api-key='hunter 2' b", "a --api-key='[]' b"),
         ("a --auth-token \"hunter 2\" b", "a --auth-token \"[]\" b"),
         ("{\"dbPassword\": \"hunter2\", \"port\": 3}", "{\"dbPassword\": \"[]\", \"port\": 3}"),
-        ("//registry.example.org/:_authToken=hunter2\nx", "//registry.example.org/:_authToken=[]\nx"),
+        (
+            "//registry.example.org/:_authToken=hunter2\nx",
+            "//registry.example.org/:_authToken=[]\nx",
+        ),
         ("X=secret=hunter2", "X=secret=[]"),
         ("postgres://app:hunter2@db:5432/x", "postgres://app:[]@db:5432/x"),
         ("https://x/?token=hunter2&page=3", "https://x/?token=[]&page=3"),
