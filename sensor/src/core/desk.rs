@@ -2,7 +2,7 @@
 //! everything that happens to them.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64},
@@ -75,6 +75,8 @@ pub struct Desk {
     pub started_at: prost_types::Timestamp,
     /// As configured, for the status.
     pub scope: Vec<String>,
+    /// Incidents that a person acts on just now: what came of it is recorded before their end.
+    pub acting: HashSet<String>,
     /// What each unresolved incident is about.
     pub matters: HashMap<String, Matter>,
 }

@@ -15,7 +15,7 @@ mod succession;
 mod vigil;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     os::fd::OwnedFd,
     path::{Path, PathBuf},
@@ -232,6 +232,7 @@ impl Daemon {
             feed: link.state(),
             started_at,
             scope: config.scope.cgroup.clone(),
+            acting: HashSet::new(),
             matters: HashMap::new(),
         };
         desk.begin(&opened, degradations, baseline_processes);

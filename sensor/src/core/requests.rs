@@ -94,6 +94,7 @@ impl Desk {
             Ok(work) => work,
             Err(why) => return reply.refuse(Code::FailedPrecondition, why),
         };
+        self.acting.insert(incident.clone());
         let done = self.done.clone();
         tokio::task::spawn_blocking(move || {
             let outcome = work();
@@ -175,6 +176,7 @@ impl Desk {
 
     pub fn acted(&mut self, acted: Acted) {
         let Acted { incident, verb, by, why, outcome, reply } = acted;
+        self.acting.remove(&incident);
         let mut last = None;
         match outcome {
             Outcome::Froze { contained, containment } => {

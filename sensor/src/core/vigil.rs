@@ -21,6 +21,7 @@ impl Desk {
         let with_culprit: Vec<String> = self
             .incidents
             .iter()
+            .filter(|incident| !self.acting.contains(&incident.id))
             .filter(|incident| self.incidents.culprit(&incident.id).is_some())
             .map(|incident| incident.id.clone())
             .collect();
