@@ -60,29 +60,34 @@ pub struct Limits {
     pub contain_span_ns: u64,
 }
 
+impl Limits {
+    /// The defaults, each with its reason.
+    pub const DEFAULT: Self = Self {
+        // Honest work measured: 0. The second repetition is never chance.
+        watch: 2,
+        // The recursive npm has 24 to 45 living processes here, 1 % of what the host can bear.
+        contain: 3,
+        // A wrapper that runs itself again four times reaches 4.
+        open: 5,
+        // A person who opens a shell in a shell six deep reaches 5 or 6.
+        open_slow: 8,
+        // Recursive make, seven deep, repeats its argv 5 times.
+        loose_open: 8,
+        // Twice that: directories can honestly be deep, and a false freeze is the worst bug.
+        loose_contain: 16,
+        growth_repetitions: 16,
+        growth_growing: 8,
+        // A person or a retrying wrapper never has so many at once.
+        contain_live: 12,
+        zero: 0,
+        // A recursive npm takes 0.9 s a generation, 2 s on a busy host; a person takes longer than 3 s.
+        contain_span_ns: 10_000_000_000,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            // Honest work measured: 0. The second repetition is never chance.
-            watch: 2,
-            // The recursive npm has 24 to 45 living processes here, 1 % of what the host can bear.
-            contain: 3,
-            // A wrapper that runs itself again four times reaches 4.
-            open: 5,
-            // A person who opens a shell in a shell six deep reaches 5 or 6.
-            open_slow: 8,
-            // Recursive make, seven deep, repeats its argv 5 times.
-            loose_open: 8,
-            // Twice that: directories can honestly be deep, and a false freeze is the worst bug.
-            loose_contain: 16,
-            growth_repetitions: 16,
-            growth_growing: 8,
-            // A person or a retrying wrapper never has so many at once.
-            contain_live: 12,
-            zero: 0,
-            // A recursive npm takes 0.9 s a generation, 2 s on a busy host; a person takes longer than 3 s.
-            contain_span_ns: 10_000_000_000,
-        }
+        Self::DEFAULT
     }
 }
 

@@ -28,19 +28,7 @@ use crate::{
 
 /// Thresholds; set before loading.
 #[unsafe(no_mangle)]
-static LIMITS: Limits = Limits {
-    watch: 2,
-    contain: 3,
-    open: 5,
-    open_slow: 8,
-    loose_open: 8,
-    loose_contain: 16,
-    growth_repetitions: 16,
-    growth_growing: 8,
-    contain_live: 12,
-    zero: 0,
-    contain_span_ns: 10_000_000_000,
-};
+static LIMITS: Limits = Limits::DEFAULT;
 
 /// A process executed a program.
 #[inline(always)]

@@ -43,6 +43,8 @@ pub enum Done {
     Investigated(Progress),
     /// A person's action was carried out.
     Acted(Box<Acted>),
+    /// A person's action on this incident came to no end.
+    Abandoned(String),
 }
 
 /// An incident as it was just recorded, and the promise that the record becomes durable.
@@ -301,6 +303,10 @@ impl Desk {
             Done::Studied(study) => self.studied(study),
             Done::Investigated(progress) => self.investigated(progress),
             Done::Acted(acted) => self.acted(*acted),
+            Done::Abandoned(incident) => {
+                tracing::error!("an action on incident {incident} came to no end");
+                self.acting.remove(&incident);
+            }
         }
     }
 

@@ -96,11 +96,16 @@ impl Desk {
         };
         self.acting.insert(incident.clone());
         let done = self.done.clone();
-        tokio::task::spawn_blocking(move || {
-            let outcome = work();
+        tokio::spawn(async move {
+            let finished = match tokio::task::spawn_blocking(work).await {
+                Ok(outcome) => {
+                    Done::Acted(Box::new(Acted { incident, verb, by, why, outcome, reply }))
+                }
+                // It panicked; the asker is told that there is no answer when `reply` is dropped.
+                Err(_) => Done::Abandoned(incident),
+            };
             // The desk is gone only when the daemon ends.
-            let _ =
-                done.send(Done::Acted(Box::new(Acted { incident, verb, by, why, outcome, reply })));
+            let _ = done.send(finished);
         });
     }
 
