@@ -7,6 +7,7 @@
 
 pub mod cage;
 pub mod daemon;
+pub mod judge;
 pub mod names;
 pub mod process;
 pub mod run;
