@@ -61,7 +61,8 @@ words! {
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-pub(crate) fn string<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+/// A 64-bit number, as a string.
+pub fn string<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
@@ -69,7 +70,7 @@ pub(crate) fn text<S: Serializer>(value: &[u8], serializer: S) -> Result<S::Ok, 
     serializer.serialize_str(&escape(value))
 }
 
-pub(crate) fn texts<S: Serializer>(value: &[Vec<u8>], serializer: S) -> Result<S::Ok, S::Error> {
+pub fn texts<S: Serializer>(value: &[Vec<u8>], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(value.iter().map(|item| escape(item)))
 }
 

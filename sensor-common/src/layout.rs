@@ -13,6 +13,7 @@ pub enum Field {
     TaskRealParent,
     TaskStartBoottime,
     TaskFlags,
+    TaskExitCode,
     TaskMm,
     TaskFs,
     TaskSignal,
@@ -34,7 +35,7 @@ pub enum Field {
 }
 
 /// Number of fields.
-pub const FIELDS: usize = 24;
+pub const FIELDS: usize = 25;
 
 impl Field {
     /// All of them in order, with the names under which BTF has them. Where a kernel renamed one,
@@ -47,6 +48,7 @@ impl Field {
         // real_start_time until 5.5.
         (Self::TaskStartBoottime, "task_struct", &["start_boottime", "real_start_time"]),
         (Self::TaskFlags, "task_struct", &["flags"]),
+        (Self::TaskExitCode, "task_struct", &["exit_code"]),
         (Self::TaskMm, "task_struct", &["mm"]),
         (Self::TaskFs, "task_struct", &["fs"]),
         (Self::TaskSignal, "task_struct", &["signal"]),

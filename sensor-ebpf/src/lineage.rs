@@ -19,6 +19,7 @@ use sensor_common::{
 };
 
 use crate::{
+    lifecycle,
     maps::{CLAIMS, EXECS, FREE, INDEX, KNOWN, UNFREED, lose, node, slot_of},
     task::Task,
 };
@@ -107,7 +108,7 @@ fn create(key: ProcessKey, parent_slot: Slot, cgroup: u64, flags: u32) -> Option
     Some(slot)
 }
 
-const NO_IMAGE: Image = Image {
+pub const NO_IMAGE: Image = Image {
     strict: 0,
     loose: 0,
     exe: 0,
@@ -157,6 +158,7 @@ pub fn forked(parent: Task, child: ProcessKey) -> (Slot, Slot) {
         return (parent_slot, 0);
     };
     count(parent_slot, 1, 0);
+    lifecycle::forked(parent_slot, slot, cgroup);
     (parent_slot, slot)
 }
 

@@ -6,6 +6,7 @@
 #![feature(core_intrinsics)]
 
 mod brake;
+mod lifecycle;
 mod lineage;
 mod maps;
 mod recursion;
@@ -48,10 +49,15 @@ pub fn sensor_exit(ctx: BtfTracePointContext) -> i32 {
     let task = Task(ctx.arg::<u64>(0));
     if task.living_threads() == 0 {
         let tgid = lineage::current_tgid();
+        let slot = maps::slot_of(tgid);
         // Kernel threads have no node; they end here without a loss.
-        if maps::slot_of(tgid).is_some() || !task.is_kernel_thread() {
-            lineage::exited(tgid);
+        if slot.is_none() && task.is_kernel_thread() {
+            return 0;
         }
+        // Before the node is gone.
+        let key = lifecycle::key_of(slot.unwrap_or(0));
+        lineage::exited(tgid);
+        lifecycle::exited(key, task.exit_code());
     }
     0
 }

@@ -34,6 +34,8 @@ pub struct LoadOptions {
     /// Size of the ring, bytes: a power of two.
     pub ring_bytes: u32,
     pub limits: Limits,
+    /// Every fork, exec and exit comes through the ring: for a recorder, never for a daemon.
+    pub lifecycle: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -88,11 +90,13 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     let offsets = Btf::of_kernel()?.offsets()?;
     let btf = aya::Btf::from_sys_fs()?;
     let tables = ["NODES", "MARKS", "INDEX", "FREE", "EXECS", "KNOWN"];
+    let lifecycle = u32::from(options.lifecycle);
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&btf))
         .override_global("OFFSETS", &offsets, true)
         .override_global("LIMITS", &options.limits, true)
+        .override_global("LIFECYCLE", &lifecycle, true)
         .map_max_entries("EVENTS", options.ring_bytes);
     for table in tables {
         loader.map_max_entries(table, options.max_processes);
