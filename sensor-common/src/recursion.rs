@@ -140,7 +140,7 @@ pub fn search(table: &impl Nodes, parent: Slot, image: &Image) -> Found {
         }
         let Some(ancestor) = table.node(slot) else { break };
         let like = &ancestor.image;
-        let living = slot as u64 * is_zero((ancestor.flags & DEAD) as u64);
+        let living = u64::from(slot) * is_zero(u64::from(ancestor.flags & DEAD));
         found[0] += living * is_zero(like.strict ^ image.strict) * is_zero(found[0]);
         found[1] += living * is_zero(like.loose ^ image.loose) * is_zero(found[1]);
         found[2] += living * is_zero(like.exe ^ image.exe) * is_zero(found[2]);

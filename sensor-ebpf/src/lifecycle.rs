@@ -70,7 +70,8 @@ pub fn executed(
         lose(Reason::RingFull);
         return;
     };
-    let calm = Verdict { level: Level::Calm, rule: Rule::R1, live: 0, repetitions: 0, report: false };
+    let calm =
+        Verdict { level: Level::Calm, rule: Rule::R1, live: 0, repetitions: 0, report: false };
     let (top, verdict) = asked.unwrap_or((ProcessKey::new(0, 0), calm));
     let sent = entry.as_mut_ptr();
     // SAFETY: the entry is ours until it is submitted, and every field is written.

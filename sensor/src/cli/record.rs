@@ -50,8 +50,7 @@ pub struct RecordArgs {
 
 pub fn run(args: &RecordArgs) -> Result<(), CliError> {
     let config = Config::load(args.config.as_deref())?;
-    let options =
-        LoadOptions { ring_bytes: recorder::RING_BYTES, ..core::load_options(&config) };
+    let options = LoadOptions { ring_bytes: recorder::RING_BYTES, ..core::load_options(&config) };
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         flag::register(signal, Arc::clone(&stop)).map_err(CliError::Runtime)?;

@@ -46,10 +46,11 @@ pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
     if args.json {
         return out::json(&report);
     }
-    out::print(&page(&report, &View::current().style))
+    out::print(&page(&report, &View::current()))
 }
 
-fn page(report: &Report, style: &Style) -> String {
+fn page(report: &Report, view: &View) -> String {
+    let style = &view.style;
     let trace = &report.trace;
     let mut page = String::new();
     // Writing to a String cannot fail.
@@ -59,7 +60,7 @@ fn page(report: &Report, style: &Style) -> String {
         style.paint(Tone::Strong, "trace"),
         text::safe(&trace.host),
         text::safe(&trace.kernel),
-        text::safe(&trace.started_at),
+        time::moment(trace.started_at, &view.zone),
         time::duration((trace.seconds * 1e9) as u64),
     );
     let _ = writeln!(

@@ -42,8 +42,7 @@ pub struct Writer<W: Write = BufWriter<File>> {
 impl Writer {
     /// Starts a trace in a new file that only its owner may read: arguments tell much about a host.
     pub fn create(file: &Path) -> Result<Self, TraceError> {
-        let failed =
-            |source| TraceError::Io { what: "create", file: file.to_owned(), source };
+        let failed = |source| TraceError::Io { what: "create", file: file.to_owned(), source };
         let open = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -176,7 +175,10 @@ impl<R: Read> Reader<R> {
         self.stream.read_exact(&mut self.buffer)?;
         let entry = TraceEntry::decode(self.buffer.as_slice()).map_err(io::Error::other)?;
         // A newer sensor may know more kinds of entries than we do; it says so in the first one.
-        entry.entry.map_or_else(|| Err(io::Error::other("an entry of an unknown kind")), |entry| Ok(Some(entry)))
+        entry.entry.map_or_else(
+            || Err(io::Error::other("an entry of an unknown kind")),
+            |entry| Ok(Some(entry)),
+        )
     }
 
     /// A varint: <https://protobuf.dev/programming-guides/encoding/#varints>. None at the end.

@@ -6,7 +6,7 @@ use std::{
     io,
     os::unix::ffi::OsStrExt as _,
     path::Path,
-    sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
     time::{Duration, Instant},
 };
 
@@ -165,11 +165,10 @@ impl Recording {
         let mut next = Instant::now();
         while go_on(&self.progress) {
             next += EVERY;
-            loop {
-                match events.recv_timeout(next.saturating_duration_since(Instant::now())) {
-                    Ok(event) => self.event(event)?,
-                    Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
-                }
+            while let Ok(event) =
+                events.recv_timeout(next.saturating_duration_since(Instant::now()))
+            {
+                self.event(event)?;
                 // Under a flood there is always one more.
                 if Instant::now() >= next {
                     break;
@@ -241,7 +240,10 @@ impl Recording {
         }
         // Moved or gone meanwhile: the next member will tell.
         let Ok(path) = self.hierarchies.path_of(member.tgid) else { return Ok(()) };
-        let same = self.hierarchies.dir(&path).is_some_and(|dir| cgroup::id(&dir).is_ok_and(|it| it == id));
+        let same = self
+            .hierarchies
+            .dir(&path)
+            .is_some_and(|dir| cgroup::id(&dir).is_ok_and(|it| it == id));
         if !same {
             return Ok(());
         }

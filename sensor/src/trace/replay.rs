@@ -8,13 +8,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use prost_types::Timestamp;
 use sensor_common::{
     FileId, ProcessKey,
     lineage::Image,
     recursion::{Level, Limits, span_ns},
 };
-use serde::Serialize;
 use sensor_proto::json;
+use serde::Serialize;
 
 use super::{
     file::{Reader, TraceError},
@@ -57,8 +58,8 @@ pub struct Summary {
     pub host: String,
     pub kernel: String,
     pub version: String,
-    /// RFC 3339.
-    pub started_at: String,
+    #[serde(serialize_with = "json::time")]
+    pub started_at: Option<Timestamp>,
     pub seconds: f64,
     /// It was ended in good order, not cut off.
     pub complete: bool,
@@ -148,13 +149,12 @@ pub struct Replay<'a> {
 impl<'a> Replay<'a> {
     pub fn new(start: &TraceStart, config: &'a Config, scope: Option<&'a Path>) -> Self {
         let limits = config.detect.limits();
-        let started_at = start.at.and_then(|at| jiff::Timestamp::new(at.seconds, at.nanos).ok());
         let report = Report {
             trace: Summary {
                 host: start.host.clone(),
                 kernel: start.kernel.clone(),
                 version: start.version.clone(),
-                started_at: started_at.map_or_else(String::new, |at| at.to_string()),
+                started_at: start.at,
                 ..Summary::default()
             },
             scope: scope.map(|path| path.display().to_string()),
@@ -328,8 +328,7 @@ impl<'a> Replay<'a> {
         }
         let Some(finding) = recursion::detect(&crossing, &self.limits) else { return };
         let Some(culprit) = finding.culprit else { return };
-        let contain =
-            finding.contain && self.config.respond.rules.mode(finding.rule) == Mode::Auto;
+        let contain = finding.contain && self.config.respond.rules.mode(finding.rule) == Mode::Auto;
         self.culprits.insert(culprit);
         if contain {
             self.contained.insert(culprit);
@@ -372,7 +371,8 @@ fn file_id(file: Option<TraceFile>) -> FileId {
 }
 
 fn verdict(judged: &Judged) -> GateVerdict {
-    let Image { strict_repetitions, loose_repetitions, exe_repetitions, growing, .. } = judged.image;
+    let Image { strict_repetitions, loose_repetitions, exe_repetitions, growing, .. } =
+        judged.image;
     GateVerdict {
         level: judged.verdict.level as u32,
         rule: judged.verdict.rule as u32,
@@ -385,3 +385,6 @@ fn verdict(judged: &Judged) -> GateVerdict {
         reported: judged.verdict.report,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -83,19 +83,31 @@ impl Table {
     /// Puts an adopted process below its parent, and its tree into the counters above.
     pub fn link(&mut self, key: ProcessKey, parent: ProcessKey) {
         let (Some(slot), Some(above)) = (self.living(key), self.living(parent)) else { return };
-        let node = &mut self.nodes[slot as usize];
-        if slot == above || node.parent_slot != 0 {
+        // A file may claim that two processes are each other's parents.
+        if self.nodes[slot as usize].parent_slot != 0 || self.is_below(above, slot) {
             return;
         }
+        let node = &mut self.nodes[slot as usize];
         node.parent = parent;
         node.parent_slot = above;
-        let (forks, exits) = (node.forks + 1, node.exits);
+        let (forks, exits) = (node.forks.wrapping_add(1), node.exits);
         self.nodes[above as usize].references += 1;
         self.count(above, forks, exits);
     }
 
+    /// Whether `top` is `slot` or one of its ancestors.
+    fn is_below(&self, slot: Slot, top: Slot) -> bool {
+        let mut slot = slot;
+        while slot != 0 && slot != top {
+            slot = self.nodes[slot as usize].parent_slot;
+        }
+        slot == top
+    }
+
     /// A process was born.
     pub fn fork(&mut self, child: ProcessKey, parent: Option<ProcessKey>, cgroup: u64) -> Slot {
+        // Nobody is its own parent, whatever a file says.
+        let parent = parent.filter(|parent| parent.tgid != child.tgid);
         let parent_slot = parent.map_or(0, |parent| self.ensure(parent));
         let slot = self.create(child, parent_slot, cgroup, 0);
         self.count(parent_slot, 1, 0);
