@@ -11,7 +11,8 @@ use sensor_common::{
     ProcessKey, event,
     lineage::{ExecRecord, Image, Slot},
     loss::Reason,
-    recursion::{Level, Rule, Verdict},
+    gate::{Level, Rule},
+    recursion::Verdict,
 };
 
 use crate::maps::{EVENTS, lose, node};

@@ -28,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use sensor_common::gate::Rule;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -47,7 +48,7 @@ use crate::{
     config::Config,
     evidence::{Redactor, gather},
     feed::link::{Link, LinkError, LinkOptions, Question},
-    host::Host,
+    host::{Host, cpus},
     investigate,
     kernel::{Kernel, Lineage, LoadError, LoadOptions, Programs, Reader},
     proto::{self, record::Body},
@@ -372,6 +373,7 @@ pub fn load_options(config: &Config) -> LoadOptions {
         max_processes: config.kernel.max_processes,
         ring_bytes: config.kernel.ring_bytes,
         limits: config.detect.limits(),
+        storms: config.detect.storms(cpus()),
         lifecycle: false,
     }
 }
@@ -384,7 +386,7 @@ pub fn doctor(config: &Config) -> Vec<crate::kernel::Capability> {
 fn policy(config: &Config) -> Policy {
     use crate::config::Mode as Configured;
     let rules = &config.respond.rules;
-    Policy::with(["R1", "R1b", "R1c"].map(|rule| {
+    Policy::with(Rule::ALL.map(Rule::name).map(|rule| {
         let mode = match rules.mode(rule) {
             Configured::Observe => Mode::Observe,
             Configured::Suggest => Mode::Suggest,

@@ -12,7 +12,8 @@ use std::{
 
 use sensor_common::{
     event::{Alarm, Braked, Exec},
-    recursion::{Level, Limits, Rule},
+    gate::{Level, Rule},
+    recursion::Limits,
 };
 use tokio::sync::mpsc;
 
@@ -102,7 +103,7 @@ impl Reactor {
     }
 
     fn alarm(self: &Arc<Self>, alarm: Alarm) {
-        let (Some(level), Some(rule)) = (level(alarm.level), rule(alarm.rule)) else { return };
+        let (Some(level), Some(rule)) = (Level::of(alarm.level), Rule::of(alarm.rule)) else { return };
         if !self.in_scope(alarm.process.tgid) {
             return;
         }
@@ -240,28 +241,17 @@ impl Reactor {
     }
 }
 
-fn level(number: u16) -> Option<Level> {
-    [Level::Calm, Level::Watch, Level::Open, Level::Contain]
-        .into_iter()
-        .find(|it| *it as u16 == number)
-}
-
-/// The rule that an alarm names.
-pub fn rule(number: u16) -> Option<Rule> {
-    [Rule::R1, Rule::R1b, Rule::R1c].into_iter().find(|it| *it as u16 == number)
-}
-
 /// An alarm as it is recorded.
 pub fn observation(alarm: &Alarm) -> proto::Observation {
     let key = |key: ProcessKey| Some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns });
-    let level = match level(alarm.level) {
+    let level = match Level::of(alarm.level) {
         Some(Level::Contain) => "contain",
         Some(Level::Open) => "open",
         Some(Level::Watch) => "watch",
         _ => "calm",
     };
     let alarm = proto::Alarm {
-        rule: rule(alarm.rule).map_or("", recursion::rule_name).into(),
+        rule: Rule::of(alarm.rule).map_or("", Rule::name).into(),
         level: level.into(),
         process: key(alarm.process),
         top: key(alarm.top),

@@ -23,7 +23,7 @@ use crate::{
     cgroup::{self, CgroupError, Hierarchies},
     clock,
     evidence::redact::Redactor,
-    host::Host,
+    host::{Host, cpus},
     kernel::{Event, Kernel, LoadError, LoadOptions, Reader, split},
     proto::{
         GateVerdict, Lost, TraceEnd, TraceExec, TraceExit, TraceFile, TraceFork, TraceGroup,
@@ -138,7 +138,7 @@ fn start(options: &LoadOptions, argv: bool) -> TraceStart {
         boot_id: host.boot_id,
         at: Some(clock::wall()),
         boot_ns: clock::boot_ns(),
-        cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+        cpus: cpus(),
         limits: Some(proto_limits(&options.limits)),
         argv,
     }

@@ -12,7 +12,8 @@ use prost_types::Timestamp;
 use sensor_common::{
     FileId, ProcessKey,
     lineage::Image,
-    recursion::{Level, Limits, span_ns},
+    recursion::{Limits, span_ns},
+    gate::Level,
 };
 use sensor_proto::json;
 use serde::Serialize;

@@ -1,0 +1,92 @@
+//! Storms: trees that grow without completing anything.
+//!
+//! Called from the fork program for each counted ancestor. Emits `event::Alarm` when a gate is crossed
+//! (R2, R3); keeps every node's windows.
+
+use core::ptr;
+
+use aya_ebpf::{bindings::BPF_RB_FORCE_WAKEUP, helpers::generated::bpf_get_current_cgroup_id};
+use sensor_common::{
+    ProcessKey, event,
+    gate::{Level, Rule},
+    lineage::Node,
+    loss::Reason,
+    storm::{LOOK_MASK, Limits, Window, judge},
+};
+
+use crate::maps::{EVENTS, lose};
+
+/// Thresholds; set before loading.
+#[unsafe(no_mangle)]
+static STORMS: Limits = Limits::DEFAULT;
+
+/// Whether a tree with so many forks is to be looked at.
+#[inline(always)]
+pub fn due(forks: u32) -> bool {
+    forks & LOOK_MASK == 0
+}
+
+/// Looks at how an ancestor's tree has grown. `chain`: as `storm::judge` takes it. The child's start
+/// is the clock: reading it again would cost 40 ns.
+///
+/// Not inlined: the walk over the ancestors stays short, and an ordinary fork does not come here.
+///
+/// # Safety
+/// `ancestor` points into `NODES`.
+#[inline(never)]
+pub unsafe fn look(ancestor: *mut Node, tgid: u32, start_ns: u64, chain: u32) -> u32 {
+    // SAFETY: a value of the array, and read-only data that user space replaced before loading. Two
+    // CPUs that look at once may both report: user space merges.
+    let (top, live, crossed) = unsafe {
+        let limits = ptr::read_volatile(&raw const STORMS);
+        let windows = ptr::read_volatile(&raw const (*ancestor).windows);
+        let forks = ptr::read_volatile(&raw const (*ancestor).forks);
+        let exits = ptr::read_volatile(&raw const (*ancestor).exits);
+        let top = (*ancestor).key;
+        let (crossed, windows) =
+            judge(windows, start_ns, top.start_ns, chain, forks, exits, &limits);
+        ptr::write_volatile(&raw mut (*ancestor).windows, windows);
+        (top, sensor_common::lineage::live(forks, exits), crossed)
+    };
+    let Some(crossed) = crossed else { return 0 };
+    // Whether an explosion is to be stopped takes more than is known here.
+    let level = if matches!(crossed.rule, Rule::R2) { Level::Contain } else { Level::Open };
+    let Some(mut entry) = EVENTS.reserve::<event::Alarm>(0) else {
+        lose(Reason::RingFull);
+        return 0;
+    };
+    entry.write(event::Alarm {
+        tag: event::ALARM,
+        level: level as u16,
+        rule: crossed.rule as u16,
+        process: ProcessKey::new(tgid, start_ns),
+        top,
+        crossed_ns: start_ns,
+        span_ns: u64::from(crossed.growth.span_ms) * 1_000_000,
+        // SAFETY: has no preconditions.
+        cgroup: unsafe { bpf_get_current_cgroup_id() },
+        repetitions: chain,
+        live,
+        grown: crossed.growth.grown,
+        forks: crossed.growth.forks,
+        exits: crossed.growth.exits,
+        zero: 0,
+    });
+    entry.submit(u64::from(BPF_RB_FORCE_WAKEUP));
+    0
+}
+
+/// A tree that was there before us was put below an ancestor: that is no growth.
+///
+/// # Safety
+/// `ancestor` points into `NODES`.
+#[inline(always)]
+pub unsafe fn shift(ancestor: *mut Node, forks: u32, exits: u32) {
+    // SAFETY: by the caller. A fork that looks at the same time may see half of it: then the window
+    // begins again.
+    unsafe {
+        let [short, long] = ptr::read_volatile(&raw const (*ancestor).windows);
+        let windows: [Window; 2] = [short.shifted(forks, exits), long.shifted(forks, exits)];
+        ptr::write_volatile(&raw mut (*ancestor).windows, windows);
+    }
+}
