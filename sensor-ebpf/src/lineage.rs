@@ -38,16 +38,17 @@ unsafe fn add(counter: *mut u32, value: u32) {
     unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, value) };
 }
 
-/// Walks up from `slot`, 32 nodes in all, and does `each` with the level, from 1 on, and the node.
+/// Walks up from `slot`, 32 nodes in all, and does `each` with the level, from 1 on, and the node and
+/// its slot.
 #[inline(always)]
-fn climb(slot: Slot, mut each: impl FnMut(u32, *mut Node)) {
+fn climb(slot: Slot, mut each: impl FnMut(u32, Slot, *mut Node)) {
     let mut slot = slot;
     for level in 1..=COUNTED_ANCESTORS {
         if slot == 0 {
             break;
         }
         let Some(ancestor) = node(slot) else { break };
-        each(level, ancestor);
+        each(level, slot, ancestor);
         // SAFETY: a value of the array.
         slot = unsafe { (*ancestor).parent_slot };
     }
@@ -56,13 +57,13 @@ fn climb(slot: Slot, mut each: impl FnMut(u32, *mut Node)) {
 /// Counts a birth for the parent and those above, and has a look at those whose turn it is.
 #[inline(always)]
 fn count_birth(parent: Slot, child: ProcessKey, chain: u32) {
-    climb(parent, |level, ancestor| {
+    climb(parent, |level, slot, ancestor| {
         // SAFETY: a value of the array; the counters are only ever changed atomically.
         unsafe {
             add(&raw mut (*ancestor).forks, 1);
             // Another CPU may have counted on meanwhile: then it is its turn, or that of the next.
             if storm::due(ptr::read_volatile(&raw const (*ancestor).forks)) {
-                storm::look(ancestor, child.tgid, child.start_ns, chain_below(chain, level));
+                storm::sensor_look(slot, child.tgid, child.start_ns, chain_below(chain, level));
             }
         }
     });
@@ -72,14 +73,14 @@ fn count_birth(parent: Slot, child: ProcessKey, chain: u32) {
 #[inline(always)]
 fn count_exit(slot: Slot) {
     // SAFETY: as above.
-    climb(slot, |_, ancestor| unsafe { add(&raw mut (*ancestor).exits, 1) });
+    climb(slot, |_, _, ancestor| unsafe { add(&raw mut (*ancestor).exits, 1) });
 }
 
 /// Counts a tree that was there before us for those above it.
 #[inline(always)]
 fn count_tree(parent: Slot, forks: u32, exits: u32) {
     // SAFETY: as above.
-    climb(parent, |_, ancestor| unsafe {
+    climb(parent, |_, _, ancestor| unsafe {
         add(&raw mut (*ancestor).forks, forks);
         add(&raw mut (*ancestor).exits, exits);
         storm::shift(ancestor, forks, exits);

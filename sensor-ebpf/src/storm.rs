@@ -9,12 +9,12 @@ use aya_ebpf::{bindings::BPF_RB_FORCE_WAKEUP, helpers::generated::bpf_get_curren
 use sensor_common::{
     ProcessKey, event,
     gate::{Level, Rule},
-    lineage::Node,
+    lineage::{Node, Slot},
     loss::Reason,
     storm::{LOOK_MASK, Limits, Window, judge},
 };
 
-use crate::maps::{EVENTS, lose};
+use crate::maps::{EVENTS, lose, node};
 
 /// Thresholds; set before loading.
 #[unsafe(no_mangle)]
@@ -26,15 +26,16 @@ pub fn due(forks: u32) -> bool {
     forks & LOOK_MASK == 0
 }
 
-/// Looks at how an ancestor's tree has grown. `chain`: as `storm::judge` takes it. The child's start
-/// is the clock: reading it again would cost 40 ns.
+/// Looks at how the tree of the node in a slot has grown. `chain`: as `storm::judge` takes it. The
+/// child's start is the clock: reading it again would cost 40 ns.
 ///
-/// Not inlined: the walk over the ancestors stays short, and an ordinary fork does not come here.
-///
-/// # Safety
-/// `ancestor` points into `NODES`.
+/// Exported, which makes it a global function to the verifier: it is verified once, by itself, and
+/// not again with all its paths for each of the 32 ancestors (a million instructions since 6.12).
+/// See <https://github.com/torvalds/linux/commit/51c39bb1d5d1>.
+#[unsafe(no_mangle)]
 #[inline(never)]
-pub unsafe fn look(ancestor: *mut Node, tgid: u32, start_ns: u64, chain: u32) -> u32 {
+pub extern "C" fn sensor_look(slot: Slot, tgid: u32, start_ns: u64, chain: u32) -> u32 {
+    let Some(ancestor) = node(slot) else { return 0 };
     // SAFETY: a value of the array, and read-only data that user space replaced before loading. Two
     // CPUs that look at once may both report: user space merges.
     let (top, live, crossed) = unsafe {
