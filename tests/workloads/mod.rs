@@ -7,6 +7,7 @@ pub mod git;
 pub mod make;
 pub mod npm;
 pub mod script;
+pub mod storm;
 
 use std::{
     env,

@@ -6,6 +6,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use sensor_common::{gate::Rule, lineage::REPORTED_FOR_S};
+
 use crate::{
     incident,
     lineage::ProcessKey,
@@ -36,7 +38,13 @@ struct State {
     /// Incidents whose culprit a person let run: no automatic action any more.
     let_run: HashSet<String>,
     last_mark: u32,
+    /// Storms that were told of lately, and when, boot clock, ns.
+    storms: HashMap<(ProcessKey, u16), u64>,
 }
+
+/// Other ancestors of a storm cross within so long after the first; the kernel itself reports each
+/// of them no more often.
+const TOLD_FOR_NS: u64 = REPORTED_FOR_S as u64 * 1_000_000_000;
 
 impl State {
     /// Known from now on, so that the next crossing of the same tree belongs to it as well.
@@ -85,6 +93,15 @@ impl Containments {
     /// ancestor, or a new one.
     pub fn incident_of(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> String {
         self.state().incident_of(culprit, ancestors)
+    }
+
+    /// Whether nobody has told of a storm with this culprit yet, by this rule; from now on somebody
+    /// has, for a minute less a second: the kernel's own minute must end later than ours.
+    pub fn is_news(&self, culprit: ProcessKey, rule: Rule, now_ns: u64) -> bool {
+        let mut state = self.state();
+        let fresh = TOLD_FOR_NS - 1_000_000_000;
+        state.storms.retain(|_, told_ns| now_ns.saturating_sub(*told_ns) < fresh);
+        state.storms.insert((culprit, rule as u16), now_ns).is_none()
     }
 
     /// Claims a culprit for containment.
@@ -249,6 +266,17 @@ mod tests {
         let again = book.claim_again(mark).unwrap();
         assert_eq!((again.freeze_ns, again.held.mark), (20, mark));
         assert!(book.claim_again(mark).is_none(), "it is being frozen");
+    }
+
+    #[test]
+    fn a_storm_is_news_once_a_minute() {
+        let book = Containments::default();
+        let second = 1_000_000_000;
+        assert!(book.is_news(CULPRIT, Rule::R3, second));
+        assert!(book.is_news(CULPRIT, Rule::R2, second), "another rule");
+        assert!(!book.is_news(CULPRIT, Rule::R3, 2 * second), "another ancestor crossed");
+        assert!(book.is_news(CHILD, Rule::R3, 3 * second), "another culprit");
+        assert!(book.is_news(CULPRIT, Rule::R3, 62 * second));
     }
 
     #[test]

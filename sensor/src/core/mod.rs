@@ -10,6 +10,7 @@ mod desk;
 mod investigations;
 mod reactor;
 mod requests;
+mod storm;
 mod study;
 mod succession;
 mod vigil;
@@ -178,6 +179,7 @@ impl Daemon {
         };
         let responder = Arc::new(responder);
         let guardian = Arc::new(guardian);
+        let (explosions, alarms) = storm::channel();
         let reactor = Arc::new(Reactor {
             lineage: Arc::clone(&lineage),
             responder: Arc::clone(&responder),
@@ -186,11 +188,14 @@ impl Daemon {
             containments: Arc::clone(&containments),
             policy: policy(config),
             limits: config.detect.limits(),
+            storms: config.detect.storms(cpus()),
+            explosions,
             times,
             paused: Arc::clone(&paused),
             notices: notice_sender,
             lost: Arc::clone(&overflow),
         });
+        storm::start(&reactor, alarms).map_err(CoreError::Threads)?;
         let told = |granted: io::Result<()>| {
             if let Err(error) = granted {
                 tracing::warn!(

@@ -6,6 +6,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc::SyncSender,
     },
     thread,
 };
@@ -14,6 +15,7 @@ use sensor_common::{
     event::{Alarm, Braked, Exec},
     gate::{Level, Rule},
     recursion::Limits,
+    storm,
 };
 use tokio::sync::mpsc;
 
@@ -50,6 +52,12 @@ pub enum Notice {
         decision: Decision,
         alarm: Alarm,
     },
+    /// What was decided about a finding that had to be watched first.
+    Judged {
+        incident: String,
+        finding: Finding,
+        decision: Decision,
+    },
     /// What a containment came to.
     Contained {
         incident: String,
@@ -79,6 +87,9 @@ pub struct Reactor {
     pub containments: Arc<Containments>,
     pub policy: Policy,
     pub limits: Limits,
+    pub storms: storm::Limits,
+    /// Alarms of R3, for the thread that watches explosions.
+    pub explosions: SyncSender<Alarm>,
     pub times: Times,
     pub paused: Arc<AtomicBool>,
     pub notices: mpsc::Sender<Notice>,
@@ -104,6 +115,9 @@ impl Reactor {
 
     fn alarm(self: &Arc<Self>, alarm: Alarm) {
         let (Some(level), Some(rule)) = (Level::of(alarm.level), Rule::of(alarm.rule)) else { return };
+        if matches!(rule, Rule::R2 | Rule::R3) {
+            return self.stormed(rule, alarm);
+        }
         if !self.in_scope(alarm.process.tgid) {
             return;
         }
@@ -130,12 +144,25 @@ impl Reactor {
             .skip_while(|key| *key != culprit)
             .skip(1)
             .collect();
+        self.found(finding, crossing.ancestry, &above, alarm);
+    }
+
+    /// Tells the desk about a finding, and contains its culprit where policy says so. `above`: the
+    /// culprit's ancestors, nearest first.
+    pub(super) fn found(
+        self: &Arc<Self>,
+        finding: Finding,
+        ancestry: Vec<Node>,
+        above: &[ProcessKey],
+        alarm: Alarm,
+    ) {
+        let Some(culprit) = finding.culprit else { return };
         let paused = self.paused.load(Ordering::Relaxed);
         let decision = self.policy.decide(finding.rule, finding.contain, paused);
         let turn = match &decision {
-            Decision::Contain { .. } => self.containments.claim(culprit, &above),
+            Decision::Contain { .. } => self.containments.claim(culprit, above),
             Decision::Suggest { .. } | Decision::Observe { .. } => {
-                Turn::Leave { incident: self.containments.incident_of(culprit, &above) }
+                Turn::Leave { incident: self.containments.incident_of(culprit, above) }
             }
         };
         let (incident, mark) = match turn {
@@ -146,7 +173,7 @@ impl Reactor {
         let leaf = finding.leaf;
         self.tell(Notice::Found {
             finding,
-            ancestry: crossing.ancestry,
+            ancestry,
             incident: incident.clone(),
             decision,
             alarm,
@@ -158,7 +185,7 @@ impl Reactor {
         }
     }
 
-    fn target(
+    pub(super) fn target(
         &self,
         incident: String,
         mark: u32,
@@ -190,7 +217,7 @@ impl Reactor {
     }
 
     /// Brake and first sweep here, the rest on a thread of its own.
-    fn contain(self: &Arc<Self>, target: Target, freeze_ns: u64, again: bool) {
+    pub(super) fn contain(self: &Arc<Self>, target: Target, freeze_ns: u64, again: bool) {
         let release_ns = target.brake_until_ns;
         let thaw_ns = release_ns - self.times.brake_extra_ns;
         let (mark, leaf) = (target.mark, target.leaf);
@@ -234,7 +261,7 @@ impl Reactor {
             || self.hierarchies.path_of(tgid).is_ok_and(|path| self.responder.in_scope(&path))
     }
 
-    fn tell(&self, notice: Notice) {
+    pub(super) fn tell(&self, notice: Notice) {
         if self.notices.try_send(notice).is_err() {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -259,6 +286,9 @@ pub fn observation(alarm: &Alarm) -> proto::Observation {
         span_ns: alarm.span_ns,
         live: alarm.live,
         crossed_ns: alarm.crossed_ns,
+        grown: alarm.grown,
+        forks: alarm.forks,
+        exits: alarm.exits,
     };
     proto::Observation { fact: Some(proto::observation::Fact::Alarm(alarm)) }
 }
