@@ -57,12 +57,13 @@ fn climb(slot: Slot, mut each: impl FnMut(u32, Slot, *mut Node)) {
 /// Counts a birth for the parent and those above, and has a look at those whose turn it is.
 #[inline(always)]
 fn count_birth(parent: Slot, child: ProcessKey, chain: u32) {
+    let mask = storm::mask(chain);
     climb(parent, |level, slot, ancestor| {
         // SAFETY: a value of the array; the counters are only ever changed atomically.
         unsafe {
             add(&raw mut (*ancestor).forks, 1);
             // Another CPU may have counted on meanwhile: then it is its turn, or that of the next.
-            if storm::due(ptr::read_volatile(&raw const (*ancestor).forks)) {
+            if ptr::read_volatile(&raw const (*ancestor).forks) & mask == 0 {
                 storm::sensor_look(slot, child.tgid, child.start_ns, chain_below(chain, level));
             }
         }

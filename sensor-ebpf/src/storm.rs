@@ -11,7 +11,7 @@ use sensor_common::{
     gate::{Level, Rule},
     lineage::{Node, Slot},
     loss::Reason,
-    storm::{LOOK_MASK, Limits, Window, judge},
+    storm::{self, Limits, Window, judge},
 };
 
 use crate::maps::{EVENTS, lose, node};
@@ -20,10 +20,11 @@ use crate::maps::{EVENTS, lose, node};
 #[unsafe(no_mangle)]
 static STORMS: Limits = Limits::DEFAULT;
 
-/// Whether a tree with so many forks is to be looked at.
+/// [`storm::mask`] with the thresholds of this load.
 #[inline(always)]
-pub fn due(forks: u32) -> bool {
-    forks & LOOK_MASK == 0
+pub fn mask(chain: u32) -> u32 {
+    // SAFETY: read-only data that user space replaced before loading.
+    storm::mask(chain, unsafe { ptr::read_volatile(&raw const STORMS.chain) })
 }
 
 /// Looks at how the tree of the node in a slot has grown. `chain`: as `storm::judge` takes it. The

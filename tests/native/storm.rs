@@ -30,6 +30,10 @@ fn caught(work: Result<Workload>, rules: &[&str]) -> Value {
         .unwrap();
     let rule = incident["finding"]["rule"].as_str().unwrap();
     eprintln!("{rule}: {} alive when contained", incident["tree"]["processes"]);
+    for action in incident["actions"].as_array().unwrap() {
+        let ms = (ns(&action["ended_ns"]) - ns(&incident["opened_ns"])) / 1_000_000;
+        eprintln!("    {} done {ms} ms after the crossing", action["kind"]);
+    }
     assert_eq!(cage.refused_forks().unwrap(), 0, "the cage stopped it, not the sensor");
     assert_eq!(incident["culprit"]["pid"], running.pid(), "{incident:#}");
     assert!(rules.contains(&rule), "{incident:#}");
@@ -42,6 +46,10 @@ fn caught(work: Result<Workload>, rules: &[&str]) -> Value {
     explained(&sensor, &work, &incident);
     killed(&sensor, &cage, &incident);
     incident
+}
+
+fn ns(value: &Value) -> i64 {
+    value.as_str().unwrap().parse().unwrap()
 }
 
 /// The explanation names what it has to, and every evidence that it cites exists.
