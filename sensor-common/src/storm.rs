@@ -5,7 +5,9 @@
 //! the tree's smallest size in them; what is judged is the size now against that base.
 
 use crate::{
-    gate::Rule,
+    ProcessKey,
+    event::{self, Alarm},
+    gate::{Level, Rule},
     lineage::{REPORTED_FOR_S, live},
 };
 
@@ -219,6 +221,36 @@ pub const fn judge(
         crossed = Some(Crossed { rule: Rule::R3, growth: slow });
     }
     (crossed, [short, long])
+}
+
+/// What the kernel reports about it: `child` was born below `top`.
+#[inline(always)]
+pub const fn alarm(
+    crossed: Crossed,
+    child: ProcessKey,
+    top: ProcessKey,
+    chain: u32,
+    cgroup: u64,
+) -> Alarm {
+    let Crossed { rule, growth } = crossed;
+    // Whether an explosion is to be stopped takes more than is known here.
+    let level = if matches!(rule, Rule::R2) { Level::Contain } else { Level::Open };
+    Alarm {
+        tag: event::ALARM,
+        level: level as u16,
+        rule: rule as u16,
+        process: child,
+        top,
+        crossed_ns: child.start_ns,
+        span_ns: growth.span_ms as u64 * 1_000_000,
+        cgroup,
+        repetitions: chain,
+        live: growth.live,
+        grown: growth.grown,
+        forks: growth.forks,
+        exits: growth.exits,
+        zero: 0,
+    }
 }
 
 /// The chain as [`judge`] takes it, for an ancestor so many levels above the newest process (1: its

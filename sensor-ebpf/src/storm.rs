@@ -8,7 +8,6 @@ use core::ptr;
 use aya_ebpf::{bindings::BPF_RB_FORCE_WAKEUP, helpers::generated::bpf_get_current_cgroup_id};
 use sensor_common::{
     ProcessKey, event,
-    gate::{Level, Rule},
     lineage::{Node, Slot},
     loss::Reason,
     storm::{self, Limits, Window, judge},
@@ -39,7 +38,7 @@ pub extern "C" fn sensor_look(slot: Slot, tgid: u32, start_ns: u64, chain: u32) 
     let Some(ancestor) = node(slot) else { return 0 };
     // SAFETY: a value of the array, and read-only data that user space replaced before loading. Two
     // CPUs that look at once may both report: user space merges.
-    let (top, live, crossed) = unsafe {
+    let (top, crossed) = unsafe {
         let limits = ptr::read_volatile(&raw const STORMS);
         let windows = ptr::read_volatile(&raw const (*ancestor).windows);
         let forks = ptr::read_volatile(&raw const (*ancestor).forks);
@@ -48,32 +47,16 @@ pub extern "C" fn sensor_look(slot: Slot, tgid: u32, start_ns: u64, chain: u32) 
         let (crossed, windows) =
             judge(windows, start_ns, top.start_ns, chain, forks, exits, &limits);
         ptr::write_volatile(&raw mut (*ancestor).windows, windows);
-        (top, sensor_common::lineage::live(forks, exits), crossed)
+        (top, crossed)
     };
     let Some(crossed) = crossed else { return 0 };
-    // Whether an explosion is to be stopped takes more than is known here.
-    let level = if matches!(crossed.rule, Rule::R2) { Level::Contain } else { Level::Open };
     let Some(mut entry) = EVENTS.reserve::<event::Alarm>(0) else {
         lose(Reason::RingFull);
         return 0;
     };
-    entry.write(event::Alarm {
-        tag: event::ALARM,
-        level: level as u16,
-        rule: crossed.rule as u16,
-        process: ProcessKey::new(tgid, start_ns),
-        top,
-        crossed_ns: start_ns,
-        span_ns: u64::from(crossed.growth.span_ms) * 1_000_000,
-        // SAFETY: has no preconditions.
-        cgroup: unsafe { bpf_get_current_cgroup_id() },
-        repetitions: chain,
-        live,
-        grown: crossed.growth.grown,
-        forks: crossed.growth.forks,
-        exits: crossed.growth.exits,
-        zero: 0,
-    });
+    // SAFETY: has no preconditions.
+    let cgroup = unsafe { bpf_get_current_cgroup_id() };
+    entry.write(storm::alarm(crossed, ProcessKey::new(tgid, start_ns), top, chain, cgroup));
     entry.submit(u64::from(BPF_RB_FORCE_WAKEUP));
     0
 }

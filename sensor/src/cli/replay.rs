@@ -115,7 +115,15 @@ fn page(report: &Report, view: &View) -> String {
 }
 
 fn agreement(agreement: &Agreement, style: &Style) -> String {
-    let Agreement { comparable, agree, differ, in_flight, differences } = agreement;
+    let Agreement {
+        comparable,
+        agree,
+        differ,
+        in_flight,
+        storms_agree,
+        storms_differ,
+        differences,
+    } = agreement;
     if !comparable {
         return "  other thresholds than when it was recorded: the kernel's verdicts are not compared\n"
             .to_owned();

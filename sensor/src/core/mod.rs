@@ -195,7 +195,7 @@ impl Daemon {
             notices: notice_sender,
             lost: Arc::clone(&overflow),
         });
-        storm::start(&reactor, alarms).map_err(CoreError::Threads)?;
+        storm::start(&reactor, alarms, config.kernel.realtime).map_err(CoreError::Threads)?;
         let told = |granted: io::Result<()>| {
             if let Err(error) = granted {
                 tracing::warn!(

@@ -1,8 +1,7 @@
 //! Who of a tree listens: a server, which may start hundreds of workers on purpose.
 
 use std::{
-    collections::{HashMap, HashSet},
-    ffi::OsString,
+    collections::{HashMap, HashSet, hash_map::Entry},
     fs, io,
     path::{Path, PathBuf},
     time::{Duration, Instant},
@@ -32,21 +31,26 @@ pub enum Unseen {
 /// gone meanwhile have none.
 pub fn listener(proc: &Path, processes: &[ProcessKey]) -> Result<Option<ProcessKey>, Unseen> {
     let began = Instant::now();
-    let mut tables: HashMap<OsString, HashSet<u64>> = HashMap::new();
+    // The kernel takes 10 ms for the tables of a namespace, so they are read only where somebody has
+    // any socket at all.
+    let mut tables: HashMap<PathBuf, HashSet<u64>> = HashMap::new();
     for key in processes {
         if began.elapsed() > PATIENCE {
             return Err(Unseen::TooSlow);
         }
         let process = proc.join(key.tgid.to_string());
+        let sockets = sockets(&process.join("fd"))?;
+        if sockets.is_empty() {
+            continue;
+        }
         let Some(space) = existing(fs::read_link(process.join("ns/net")), &process)? else {
             continue;
         };
-        if !tables.contains_key(space.as_os_str()) {
-            let listening = listening(&process.join("net"))?;
-            tables.insert(space.clone().into_os_string(), listening);
-        }
-        let listening = &tables[space.as_os_str()];
-        if !listening.is_empty() && holds(&process.join("fd"), listening)? {
+        let listening = match tables.entry(space) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(listening(&process.join("net"))?),
+        };
+        if !listening.is_disjoint(&sockets) {
             return Ok(Some(*key));
         }
     }
@@ -83,15 +87,14 @@ fn listening(net: &Path) -> Result<HashSet<u64>, Unseen> {
     Ok(found)
 }
 
-fn holds(fds: &Path, sockets: &HashSet<u64>) -> Result<bool, Unseen> {
-    let Some(entries) = existing(fs::read_dir(fds), fds)? else { return Ok(false) };
-    Ok(entries.flatten().any(|entry| {
-        let target = fs::read_link(entry.path()).unwrap_or_default();
-        let inode = target.to_str().and_then(|target| {
-            target.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok()
-        });
-        inode.is_some_and(|inode| sockets.contains(&inode))
-    }))
+/// Inodes of the sockets that a process holds.
+fn sockets(fds: &Path) -> Result<HashSet<u64>, Unseen> {
+    let Some(entries) = existing(fs::read_dir(fds), fds)? else { return Ok(HashSet::new()) };
+    let inode = |entry: fs::DirEntry| {
+        let target = fs::read_link(entry.path()).ok()?;
+        target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    };
+    Ok(entries.flatten().filter_map(inode).collect())
 }
 
 /// `None`: the process is gone, or a zombie.
@@ -147,7 +150,9 @@ mod tests {
     fn what_cannot_be_read_is_said() {
         let root = tempfile::tempdir().unwrap();
         let process = root.path().join("7");
+        fs::create_dir_all(process.join("fd")).unwrap();
         fs::create_dir_all(process.join("ns")).unwrap();
+        std::os::unix::fs::symlink("socket:[77]", process.join("fd/3")).unwrap();
         // No link, so nothing can be read from it.
         fs::write(process.join("ns/net"), "").unwrap();
         let unseen = listener(root.path(), &[ProcessKey::new(7, 1)]).unwrap_err();

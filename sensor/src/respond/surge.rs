@@ -65,8 +65,10 @@ pub struct Memory {
 pub enum Verdict {
     /// Look again soon.
     Wait,
-    /// It would be contained, for this reason.
+    /// It is to be contained, for this reason.
     Contain(String),
+    /// The same, and there is no time left for another look.
+    ContainNow(String),
     /// It is left alone, for this reason.
     Leave(String),
 }
@@ -78,13 +80,15 @@ pub struct Surge {
     pace: f64,
     crossed_ns: u64,
     first: Option<Sample>,
+    /// The first with memory in it.
+    first_memory: Option<Sample>,
     /// The last [`PACE_NS`].
     recent: VecDeque<Sample>,
 }
 
 impl Surge {
     pub fn new(crossed_ns: u64, pace: f64) -> Self {
-        Self { pace, crossed_ns, first: None, recent: VecDeque::new() }
+        Self { pace, crossed_ns, first: None, first_memory: None, recent: VecDeque::new() }
     }
 
     /// Judges what is seen now. Samples come in order.
@@ -104,18 +108,23 @@ impl Surge {
         };
         let goes_on = pace >= self.pace / 2.0;
         let tasks = now.tasks.as_ref().map(|tasks| (tasks, tasks.left as f64 / pace.max(0.001)));
+        // A shell that has a CPU to itself for a moment forks ten times as fast as on average, so that
+        // time alone is no margin.
         if let Some((tasks, seconds)) = &tasks
             && goes_on
-            && *seconds <= LAST_MOMENT_S
+            && (*seconds <= LAST_MOMENT_S || tasks.left < u64::from(now.live))
         {
-            return Verdict::Contain(format!("it {}", uses_up(tasks, pace, *seconds)));
+            return Verdict::ContainNow(format!("it {}", uses_up(tasks, pace, *seconds)));
         }
-        let memory = memory(&first, &now);
+        if self.first_memory.is_none() && now.memory.is_some() {
+            self.first_memory = Some(now.clone());
+        }
+        let memory = self.first_memory.as_ref().and_then(|first| memory(first, &now));
         if let Some((seconds, fall)) = memory
             && goes_on
             && seconds <= LAST_MEMORY_S
         {
-            return Verdict::Contain(format!("it {}", takes_all(fall, seconds)));
+            return Verdict::ContainNow(format!("it {}", takes_all(fall, seconds)));
         }
         if watched_ns < GOES_ON_NS {
             return Verdict::Wait;
@@ -207,19 +216,25 @@ mod tests {
     }
 
     #[test]
-    fn a_star_in_a_small_cage_is_contained_at_the_last_moment() {
-        // 300 a second from 256 on: 400 are reached in 480 ms, 60 are left after 280 ms.
+    fn a_star_in_a_small_cage_is_contained_at_once() {
+        // 256 of 400: there is no room for as many again.
         let (ms, verdict) = watch(300.0, 400, |ms| 256 + (ms * 3 / 10) as u32);
-        assert_eq!(ms, 280);
+        assert_eq!(ms, 0);
         assert_eq!(
             verdict,
-            Verdict::Contain(
-                "it would use up pids.max of /a (400, of which 60 are left) in 0.2 s at 300 a second"
+            Verdict::ContainNow(
+                "it would use up pids.max of /a (400, of which 144 are left) in 0.5 s at 300 a second"
                     .into()
             )
         );
-        // Three times as fast there is no time at all.
-        assert_eq!(watch(900.0, 400, |_| 256).0, 0);
+    }
+
+    #[test]
+    fn a_star_in_a_larger_cage_is_contained_when_it_could_not_double_any_more() {
+        // 501 of 1,000 after 820 ms.
+        assert_eq!(watch(300.0, 1000, |ms| 256 + (ms * 3 / 10) as u32).0, 820);
+        // 3,000 a second: 2 × 0.2 s before its end, and far from half of it, at 32,168.
+        assert!(matches!(watch(30_000.0, 32_768, |ms| 256 + ms as u32 * 30), (560, _)));
     }
 
     #[test]
@@ -263,12 +278,13 @@ mod tests {
             tasks: None,
             ..sample(ms, 256 + ms as u32 / 10, 0)
         };
+        assert_eq!(surge.judge(Sample { memory: None, ..at(0, 0, 0) }), Verdict::Wait);
         assert_eq!(surge.judge(at(0, 16, 1)), Verdict::Wait);
         assert_eq!(surge.judge(at(100, 12, 5)), Verdict::Wait, "too short to say");
         assert_eq!(surge.judge(at(700, 8, 1)), Verdict::Wait, "somebody else takes it");
         // 8 GiB in 0.8 s: the other 8 last as long.
         let contain = "it would take all memory in 1 s at 10240 MiB a second";
-        assert_eq!(surge.judge(at(800, 8, 9)), Verdict::Contain(contain.into()));
+        assert_eq!(surge.judge(at(800, 8, 9)), Verdict::ContainNow(contain.into()));
     }
 
     #[test]
