@@ -11,10 +11,10 @@ use aya_ebpf::{
 };
 use sensor_common::{
     ProcessKey, event,
+    gate::Level,
     layout::Field,
     lineage::{ARGV_KEPT, ARGV_SIGNED, EXECUTED, ExecRecord, Image, Slot},
     loss::Reason,
-    gate::Level,
     recursion::{Limits, Verdict, gate, repeat, search, seconds, span_ns},
     signature::{self, ARGV_WORDS},
 };

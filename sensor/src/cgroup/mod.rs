@@ -143,7 +143,9 @@ impl Hierarchies {
         for (controller, mount) in v1.into_iter().chain(self.unified.iter().map(|it| (None, it))) {
             let path = self.path_in(pid, controller)?;
             let Some(dir) = mount.dir(&path) else { continue };
-            found.extend(dir.ancestors().take_while(|dir| dir.starts_with(&mount.at)).map(Path::to_owned));
+            found.extend(
+                dir.ancestors().take_while(|dir| dir.starts_with(&mount.at)).map(Path::to_owned),
+            );
         }
         Ok(found)
     }

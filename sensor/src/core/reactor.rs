@@ -114,7 +114,9 @@ impl Reactor {
     }
 
     fn alarm(self: &Arc<Self>, alarm: Alarm) {
-        let (Some(level), Some(rule)) = (Level::of(alarm.level), Rule::of(alarm.rule)) else { return };
+        let (Some(level), Some(rule)) = (Level::of(alarm.level), Rule::of(alarm.rule)) else {
+            return;
+        };
         if matches!(rule, Rule::R2 | Rule::R3) {
             return self.stormed(rule, alarm);
         }
@@ -171,13 +173,7 @@ impl Reactor {
         };
         let why = format!("{} was crossed", finding.rule);
         let leaf = finding.leaf;
-        self.tell(Notice::Found {
-            finding,
-            ancestry,
-            incident: incident.clone(),
-            decision,
-            alarm,
-        });
+        self.tell(Notice::Found { finding, ancestry, incident: incident.clone(), decision, alarm });
         if let Some(mark) = mark {
             let freeze_ns = self.times.freeze_ns;
             let target = self.target(incident, mark, culprit, leaf, freeze_ns, &why);

@@ -43,9 +43,7 @@ pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> 
         let seen = log.add(evidence);
         tree = Some(totals);
         diagnosis = match subject.finding.kind {
-            proto::Kind::Recursion => {
-                Some(explain(subject, culprit, &forest, gatherer, &mut log))
-            }
+            proto::Kind::Recursion => Some(explain(subject, culprit, &forest, gatherer, &mut log)),
             proto::Kind::ForkStorm => {
                 Some(explain_storm(subject, culprit, &forest, gatherer, seen, &mut log))
             }

@@ -90,7 +90,12 @@ pub fn per_second(alarm: &Alarm) -> f64 {
 /// Up through processes that only forked, to the one that executed the program they all run.
 fn program(forest: &Forest, from: ProcessKey) -> ProcessKey {
     let line = forest.ancestry(from);
-    line.iter().find(|node| node.exec.is_some()).map_or(from, |node| node.key)
+    line.iter().find(|node| !only_forked(node)).map_or(from, |node| node.key)
+}
+
+/// Of those that were there before the sensor nobody knows.
+fn only_forked(node: &Node) -> bool {
+    node.exec.is_none() && !node.adopted
 }
 
 /// Who of a tree was born since the growth began, and lives.
@@ -125,22 +130,29 @@ impl Growth {
         self.born.get(&key).copied().unwrap_or_default()
     }
 
-    /// Down to the lowest process whose tree carries the growth. Who only forked and is part of the
-    /// growth is the storm already: further down there is only ever less of it.
+    /// Down to the lowest process whose tree carries the growth; but of those on the way that only
+    /// forked and are part of the growth the first, for further down there is only ever less of it.
     fn narrow(&self, forest: &Forest) -> ProcessKey {
-        let whole = self.below(self.root);
+        let storming = |key: &ProcessKey| {
+            key.start_ns >= self.since_ns && forest.get(*key).is_some_and(only_forked)
+        };
+        let mut way = vec![self.root];
         let mut at = self.root;
-        loop {
-            let storming = |node: &Node| node.exec.is_none() && node.key.start_ns >= self.since_ns;
-            if whole == 0 || forest.get(at).is_some_and(storming) {
-                return at;
-            }
-            let children = self.children.get(&at).map(Vec::as_slice).unwrap_or_default();
-            match children.iter().find(|child| self.below(**child) * 10 >= whole * CARRIES) {
-                Some(child) => at = *child,
-                None => return at,
-            }
+        while let Some(child) = self.carrier(at) {
+            way.push(child);
+            at = child;
         }
+        let program = way.iter().rposition(|key| !storming(key)).unwrap_or_default();
+        way.get(program + 1).copied().unwrap_or(way[program])
+    }
+
+    /// The child that carries the growth.
+    fn carrier(&self, key: ProcessKey) -> Option<ProcessKey> {
+        let whole = self.below(self.root);
+        let children = self.children.get(&key)?;
+        let carries =
+            |child: &&ProcessKey| whole > 0 && self.below(**child) * 10 >= whole * CARRIES;
+        children.iter().find(carries).copied()
     }
 
     /// Of those below, how many run nothing of their own.
@@ -275,6 +287,21 @@ mod tests {
         assert_eq!(host.culprit(Rule::R2, shell), bomb);
         assert_eq!(host.culprit(Rule::R2, bomb), bomb, "up to the shell, and down again");
         assert_eq!(host.culprit(Rule::R2, last), bomb);
+    }
+
+    #[test]
+    fn subshells_on_the_way_to_a_script_are_not_its_storm() {
+        let mut host = Host::default();
+        let [_, shell, ..] = script(&mut host);
+        let outer = host.born(shell, false, false);
+        let inner = host.born(outer, false, false);
+        let star = host.born(inner, false, true);
+        for _ in 0..256 {
+            host.born(star, false, true);
+        }
+        for top in [shell, outer, inner, star] {
+            assert_eq!(host.culprit(Rule::R3, top), star, "{top} crossed");
+        }
     }
 
     #[test]

@@ -88,11 +88,19 @@ pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
     let (grown, within) = (value("growth"), value("within"));
     let living = crowd.living;
     let mut cause = if bomb {
-        let run = if crowd.commands.is_empty() { "none of them runs a program" } else { "most of them run no program" };
-        format!("{who} forks itself without end: {grown} processes more in {within:.1} s, {run}; {living} live.")
+        let run = if crowd.commands.is_empty() {
+            "none of them runs a program"
+        } else {
+            "most of them run no program"
+        };
+        format!(
+            "{who} forks itself without end: {grown} processes more in {within:.1} s, {run}; {living} live."
+        )
     } else {
         let started = started(crowd, &words);
-        format!("{who} starts processes and waits for none of them: {grown} more in {within:.1} s; {living} live, among them {started}.")
+        format!(
+            "{who} starts processes and waits for none of them: {grown} more in {within:.1} s; {living} live, among them {started}."
+        )
     };
     if let Some(site) = &site {
         let file = words.path(&site.file);
@@ -107,7 +115,9 @@ pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
         |site| format!("line {} of {}", site.number, words.path(&site.file)),
     );
     let remedy = if bomb {
-        format!("Give {place} an end: a function or process that starts itself again has to stop at some depth.")
+        format!(
+            "Give {place} an end: a function or process that starts itself again has to stop at some depth."
+        )
     } else {
         format!(
             "Let {place} wait for what it starts, or bound how many run at once (as `xargs -P 8` does), and end its loop."
@@ -268,7 +278,8 @@ mod tests {
     }
 
     fn said(crowd: &Crowd, file: Option<&'static str>) -> proto::Diagnosis {
-        let measure = |name: &str, value| Measure { name: name.into(), value, ..Measure::default() };
+        let measure =
+            |name: &str, value| Measure { name: name.into(), value, ..Measure::default() };
         let finding = Finding {
             kind: proto::Kind::ForkStorm,
             rule: "R2",

@@ -13,8 +13,9 @@ use std::{
 use super::{
     EvidenceLog, Redactor,
     files::{Projects, SourceFiles, homes},
-    kmsg, room,
+    kmsg,
     proc::{Opened, Proc, Target, read_file},
+    room,
 };
 use crate::{
     cgroup::Hierarchies,

@@ -25,7 +25,11 @@ pub fn tasks(proc: &Path, hierarchies: &Hierarchies, pid: u32) -> Option<Tasks> 
         let most = number(&dir.join("pids.max"))?;
         let left = most.saturating_sub(number(&dir.join("pids.current"))?);
         let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        Some(Tasks { limit: format!("pids.max of {}", sensor_proto::json::escape(name.as_bytes())), most, left })
+        Some(Tasks {
+            limit: format!("pids.max of {}", sensor_proto::json::escape(name.as_bytes())),
+            most,
+            left,
+        })
     };
     groups.iter().filter_map(of_group).chain(host).min_by_key(|tasks| tasks.left)
 }

@@ -139,11 +139,13 @@ impl Surge {
             ));
         }
         let tasks = tasks.map(|(tasks, _)| (tasks, tasks.left as f64 / average));
-        if let Some((tasks, seconds)) = tasks.filter(|(_, seconds)| *seconds <= EXHAUSTED_WITHIN_S) {
+        if let Some((tasks, seconds)) = tasks.filter(|(_, seconds)| *seconds <= EXHAUSTED_WITHIN_S)
+        {
             let end = uses_up(tasks, average, seconds);
             return Verdict::Contain(format!("it has gone on growing for 3 s and {end}"));
         }
-        if let Some((seconds, fall)) = memory.filter(|(seconds, _)| *seconds <= EXHAUSTED_WITHIN_S) {
+        if let Some((seconds, fall)) = memory.filter(|(seconds, _)| *seconds <= EXHAUSTED_WITHIN_S)
+        {
             let end = takes_all(fall, seconds);
             return Verdict::Contain(format!("it has gone on growing for 3 s and {end}"));
         }
@@ -233,8 +235,8 @@ mod tests {
     fn a_star_in_a_larger_cage_is_contained_when_it_could_not_double_any_more() {
         // 501 of 1,000 after 820 ms.
         assert_eq!(watch(300.0, 1000, |ms| 256 + (ms * 3 / 10) as u32).0, 820);
-        // 3,000 a second: 2 × 0.2 s before its end, and far from half of it, at 32,168.
-        assert!(matches!(watch(30_000.0, 32_768, |ms| 256 + ms as u32 * 30), (560, _)));
+        // 16,456 of 32,768.
+        assert_eq!(watch(30_000.0, 32_768, |ms| 256 + ms as u32 * 30).0, 540);
     }
 
     #[test]
@@ -266,7 +268,8 @@ mod tests {
     fn what_has_time_is_left_to_a_person() {
         let (ms, verdict) = watch(60.0, 32_768, |ms| 256 + (ms * 6 / 100) as u32);
         assert_eq!(ms, 3000);
-        let why = "at 60 processes a second it would take 9 minutes to use up pids.max of /a (32768)";
+        let why =
+            "at 60 processes a second it would take 9 minutes to use up pids.max of /a (32768)";
         assert_eq!(verdict, Verdict::Leave(why.into()));
     }
 

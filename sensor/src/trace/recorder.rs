@@ -27,8 +27,8 @@ use crate::{
     host::{Host, cpus},
     kernel::{Event, Kernel, LoadError, LoadOptions, Reader, split},
     proto::{
-        GateVerdict, Lost, StormVerdict, TraceEnd, TraceExec, TraceExit, TraceFile, TraceFork, TraceGroup,
-        TraceProcess, TraceSignatures, TraceStart, trace_entry::Entry,
+        GateVerdict, Lost, StormVerdict, TraceEnd, TraceExec, TraceExit, TraceFile, TraceFork,
+        TraceGroup, TraceProcess, TraceSignatures, TraceStart, trace_entry::Entry,
     },
 };
 

@@ -34,8 +34,8 @@ use crate::{
     },
     lineage::{Exec, Node},
     proto::{
-        GateVerdict, Measure, TraceExec, TraceFile, TraceFork, TraceProcess, TraceSignatures, TraceStart,
-        trace_entry::Entry,
+        GateVerdict, Measure, TraceExec, TraceFile, TraceFork, TraceProcess, TraceSignatures,
+        TraceStart, trace_entry::Entry,
     },
 };
 

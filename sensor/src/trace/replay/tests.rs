@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    proto::{Lost, ProcessKey as Key, TraceEnd, TraceExit, TraceFork, TraceGroup, StormVerdict},
+    proto::{Lost, ProcessKey as Key, StormVerdict, TraceEnd, TraceExit, TraceFork, TraceGroup},
     trace::proto_limits,
 };
 
@@ -18,7 +18,12 @@ fn start(config: &Config) -> TraceStart {
 }
 
 fn fork(child: u32, parent: u32) -> Entry {
-    Entry::Fork(TraceFork { child: Some(key(child)), parent: Some(key(parent)), cgroup: 1, storms: Vec::new() })
+    Entry::Fork(TraceFork {
+        child: Some(key(child)),
+        parent: Some(key(parent)),
+        cgroup: 1,
+        storms: Vec::new(),
+    })
 }
 
 fn exec(pid: u32, at_ns: u64, signature: u64, argv_bytes: u32) -> TraceExec {
@@ -123,8 +128,9 @@ fn verdicts_of_the_kernel_are_compared() {
 fn anything() -> impl Strategy<Value = Entry> {
     let process = || (0_u32..6, 0_u64..3).prop_map(|(pid, start_ns)| Some(Key { pid, start_ns }));
     prop_oneof![
-        (process(), process(), 0_u64..3)
-            .prop_map(|(child, parent, cgroup)| Entry::Fork(TraceFork { child, parent, cgroup, storms: Vec::new() })),
+        (process(), process(), 0_u64..3).prop_map(|(child, parent, cgroup)| Entry::Fork(
+            TraceFork { child, parent, cgroup, storms: Vec::new() }
+        )),
         (process(), any::<u64>(), 0_u64..3, any::<u32>()).prop_map(
             |(process, at, signature, bytes)| {
                 Entry::Exec(TraceExec { process, ..exec(1, at, signature, bytes) })
@@ -154,13 +160,18 @@ fn star(children: u32, reported: bool) -> Vec<Entry> {
         cgroup: 1,
         storms: Vec::new(),
     };
-    let mut entries = vec![group, Entry::Fork(born(9, 8)), Entry::Exec(exec(9, 101 * SECOND, 7, 9))];
+    let mut entries =
+        vec![group, Entry::Fork(born(9, 8)), Entry::Exec(exec(9, 101 * SECOND, 7, 9))];
     let Some(Entry::Exec(shell)) = entries.last_mut() else { unreachable!() };
     shell.process = Some(key(9));
     for pid in 10..10 + children {
         let mut fork = born(pid, 9);
         if reported && pid == 10 + 255 {
-            fork.storms.push(StormVerdict { rule: 4, top: Some(key(9)), ..StormVerdict::default() });
+            fork.storms.push(StormVerdict {
+                rule: 4,
+                top: Some(key(9)),
+                ..StormVerdict::default()
+            });
         }
         entries.push(Entry::Fork(fork));
     }
