@@ -50,20 +50,17 @@ pub fn detect(rule: Rule, alarm: &Alarm, forest: &Forest, limits: &Limits) -> Op
         measure("within", spent, Some(seconds(within)), "s"),
         measure("processes", live as f64, None, "processes"),
     ];
-    let contain = match rule {
-        Rule::R2 => {
-            let chain = limits.chain.into();
-            measures.push(measure("fork_chain", alarm.repetitions.into(), Some(chain), "forks"));
-            // Of honest work that happens to grow around a deep subshell most have a program.
-            growth.only_forked(forest, culprit) * 2 >= growth.below(culprit)
-        }
-        _ => {
-            let completed = 100.0 * f64::from(alarm.exits) / f64::from(alarm.forks.max(1));
-            let limit = limits.completed_percent.into();
-            measures.push(measure("completed", completed.round(), Some(limit), "%"));
-            // That takes more than lineage: see `respond::surge`.
-            false
-        }
+    let contain = if rule == Rule::R2 {
+        let chain = limits.chain.into();
+        measures.push(measure("fork_chain", alarm.repetitions.into(), Some(chain), "forks"));
+        // Of honest work that happens to grow around a deep subshell most have a program.
+        growth.only_forked(forest, culprit) * 2 >= growth.below(culprit)
+    } else {
+        let completed = 100.0 * f64::from(alarm.exits) / f64::from(alarm.forks.max(1));
+        let limit = limits.completed_percent.into();
+        measures.push(measure("completed", completed.round(), Some(limit), "%"));
+        // That takes more than lineage: see `respond::surge`.
+        false
     };
     Some(Finding {
         kind: proto::Kind::ForkStorm,
@@ -82,7 +79,7 @@ pub fn detect(rule: Rule, alarm: &Alarm, forest: &Forest, limits: &Limits) -> Op
     })
 }
 
-/// Processes that were born in the storm: a process a second of its growth when it crossed.
+/// How fast it grew when it crossed, processes a second.
 pub fn per_second(alarm: &Alarm) -> f64 {
     f64::from(alarm.grown) * 1e9 / alarm.span_ns.max(CLOCK_NS) as f64
 }

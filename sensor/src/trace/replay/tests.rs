@@ -183,7 +183,9 @@ fn a_star_is_found_and_agrees_with_what_the_kernel_said() {
     let config = Config::default();
     let report = |entries: Vec<Entry>| {
         let mut replay = Replay::new(&start(&config), &config, None);
-        entries.into_iter().for_each(|entry| replay.apply(entry));
+        for entry in entries {
+            replay.apply(entry);
+        }
         replay.report(true)
     };
     let found = report(star(300, true));
