@@ -13,7 +13,7 @@ use std::{
         mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use sensor_common::{event::Alarm, gate::Rule};
@@ -42,6 +42,10 @@ const WATCHED: usize = 16;
 
 /// Between two looks at an explosion: a tenth of the shortest time that is left to decide.
 const EVERY: Duration = Duration::from_millis(20);
+
+/// A look takes 2 to 5 ms. Where it takes longer, this many times as long passes before the next: a
+/// real-time thread that looked all the time would slow the storm down, and take that for its end.
+const REST: u32 = 9;
 
 /// Processes whose sockets are looked at before anything else: 0.05 ms each on an idle host and ten
 /// times that in a storm, of which all would take longer than there may be left. All of them are
@@ -246,6 +250,7 @@ pub fn start(reactor: &Arc<Reactor>, alarms: Receiver<Alarm>, realtime: bool) ->
 
 fn watch(reactor: &Weak<Reactor>, alarms: &Receiver<Alarm>) {
     let mut watched: Vec<Watched> = Vec::new();
+    let mut pause = EVERY;
     loop {
         let alarm = if watched.is_empty() {
             match alarms.recv() {
@@ -253,7 +258,7 @@ fn watch(reactor: &Weak<Reactor>, alarms: &Receiver<Alarm>) {
                 Err(_) => return,
             }
         } else {
-            match alarms.recv_timeout(EVERY) {
+            match alarms.recv_timeout(pause) {
                 Ok(alarm) => Some(alarm),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
@@ -268,6 +273,8 @@ fn watch(reactor: &Weak<Reactor>, alarms: &Receiver<Alarm>) {
                 reactor.leave(&explosion, &why);
             }
         }
+        let began = Instant::now();
         watched.retain_mut(|explosion| reactor.look(explosion));
+        pause = EVERY.max(began.elapsed() * REST);
     }
 }

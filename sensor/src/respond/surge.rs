@@ -13,6 +13,10 @@ pub const YOUNG_NS: u64 = 10 * 60 * SECOND_NS;
 /// asked for comes within a second (`xargs -P300` takes 0.3 s).
 pub const GOES_ON_NS: u64 = 3 * SECOND_NS;
 
+/// What has neither stopped nor gone on by then is left alone; the kernel reports it again when it
+/// still grows.
+const WATCHED_NS: u64 = 55 * SECOND_NS;
+
 /// Only what would use something up within this time is worth a freeze without asking.
 const EXHAUSTED_WITHIN_S: f64 = 120.0;
 
@@ -79,33 +83,31 @@ pub struct Surge {
     /// Processes a second when it crossed.
     pace: f64,
     crossed_ns: u64,
-    first: Option<Sample>,
-    /// The first with memory in it.
+    /// The first sample with memory in it.
     first_memory: Option<Sample>,
-    /// The last [`PACE_NS`].
+    /// The last four seconds.
     recent: VecDeque<Sample>,
 }
 
 impl Surge {
     pub fn new(crossed_ns: u64, pace: f64) -> Self {
-        Self { pace, crossed_ns, first: None, first_memory: None, recent: VecDeque::new() }
+        Self { pace, crossed_ns, first_memory: None, recent: VecDeque::new() }
     }
 
     /// Judges what is seen now. Samples come in order.
     pub fn judge(&mut self, now: Sample) -> Verdict {
-        let first = self.first.get_or_insert_with(|| now.clone()).clone();
-        while self.recent.front().is_some_and(|old| now.at_ns - old.at_ns > PACE_NS) {
+        let too_old = |old: &Sample| now.at_ns - old.at_ns > GOES_ON_NS + SECOND_NS;
+        while self.recent.front().is_some_and(too_old) {
             self.recent.pop_front();
         }
-        let before = self.recent.front().cloned();
+        let since = |ns: u64| self.recent.iter().rev().find(|old| now.at_ns - old.at_ns >= ns);
+        // Until there is anything to compare with, what the kernel measured counts.
+        let before = since(PACE_NS).or_else(|| since(PACE_NS / 5));
+        let pace = before.map_or(self.pace, |before| pace(before, &now));
+        let average = since(GOES_ON_NS).map(|before| self::pace(before, &now));
+        let watched_ns = now.at_ns.saturating_sub(self.crossed_ns);
         self.recent.push_back(now.clone());
 
-        let watched_ns = now.at_ns.saturating_sub(self.crossed_ns);
-        // Until there is anything to compare with, what the kernel measured counts.
-        let pace = match &before {
-            Some(before) if now.at_ns - before.at_ns >= PACE_NS / 5 => pace(before, &now),
-            _ => self.pace,
-        };
         let goes_on = pace >= self.pace / 2.0;
         let tasks = now.tasks.as_ref().map(|tasks| (tasks, tasks.left as f64 / pace.max(0.001)));
         // A shell that has a CPU to itself for a moment forks ten times as fast as on average, so that
@@ -126,17 +128,19 @@ impl Surge {
         {
             return Verdict::ContainNow(format!("it {}", takes_all(fall, seconds)));
         }
-        if watched_ns < GOES_ON_NS {
-            return Verdict::Wait;
-        }
-
-        let average = self::pace(&first, &now);
+        let Some(average) = average else { return Verdict::Wait };
         if average < self.pace / 2.0 {
-            return Verdict::Leave(format!(
-                "its growth slowed down from {:.0} to {:.0} processes a second",
-                self.pace,
-                average.max(0.0)
-            ));
+            // A busy host slows a storm down, too: it may come back to its pace.
+            let stopped = average < self.pace / 10.0;
+            return if stopped || watched_ns >= WATCHED_NS {
+                Verdict::Leave(format!(
+                    "its growth slowed down from {:.0} to {:.0} processes a second",
+                    self.pace,
+                    average.max(0.0)
+                ))
+            } else {
+                Verdict::Wait
+            };
         }
         let tasks = tasks.map(|(tasks, _)| (tasks, tasks.left as f64 / average));
         if let Some((tasks, seconds)) = tasks.filter(|(_, seconds)| *seconds <= EXHAUSTED_WITHIN_S)
@@ -262,6 +266,19 @@ mod tests {
                     .into()
             )
         );
+    }
+
+    #[test]
+    fn what_is_slowed_down_is_watched_until_it_stops_or_goes_on() {
+        // A third of its pace for 10 s, then all of it: 3 s, of which half the time is enough.
+        let size =
+            |ms: u64| 256 + if ms < 10_000 { ms / 30 } else { 333 + (ms - 10_000) / 10 } as u32;
+        let (ms, verdict) = watch(100.0, 5_000, size);
+        assert_eq!(ms, 10_760);
+        assert!(matches!(verdict, Verdict::Contain(_)), "{verdict:?}");
+        let (ms, verdict) = watch(100.0, 10_000, |ms| 256 + (ms / 30) as u32);
+        assert_eq!(ms, 55_000);
+        assert!(matches!(verdict, Verdict::Leave(_)), "{verdict:?}");
     }
 
     #[test]
