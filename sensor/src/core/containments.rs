@@ -58,6 +58,13 @@ impl State {
         fresh
     }
 
+    /// It is held, or being held, or a person let it run.
+    fn is_settled(&self, incident: &str) -> bool {
+        self.held.values().any(|it| it.held.incident == incident && it.frozen)
+            || self.busy.values().any(|it| *it == incident)
+            || self.let_run.contains(incident)
+    }
+
     /// A containment that was thawed is taken up under its old mark: its processes carry it.
     fn mark_for(&mut self, incident: &str) -> u32 {
         let known = self.held.iter().find(|(_, it)| it.held.incident == incident);
@@ -104,13 +111,16 @@ impl Containments {
         state.storms.insert((culprit, rule as u16), now_ns).is_none()
     }
 
+    /// Whether there is nothing left to decide about an incident.
+    pub fn is_settled(&self, incident: &str) -> bool {
+        self.state().is_settled(incident)
+    }
+
     /// Claims a culprit for containment.
     pub fn claim(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Turn {
         let mut state = self.state();
         let incident = state.incident_of(culprit, ancestors);
-        let stands = state.held.values().any(|it| it.held.incident == incident && it.frozen);
-        let busy = state.busy.values().any(|it| *it == incident);
-        if stands || busy || state.let_run.contains(&incident) {
+        if state.is_settled(&incident) {
             return Turn::Leave { incident };
         }
         let mark = state.mark_for(&incident);

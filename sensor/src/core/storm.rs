@@ -45,7 +45,9 @@ const EVERY: Duration = Duration::from_millis(20);
 
 /// A look takes 2 to 5 ms. Where it takes longer, this many times as long passes before the next: a
 /// real-time thread that looked all the time would slow the storm down, and take that for its end.
-const REST: u32 = 9;
+/// But no longer than this: a limit of 1,000 may be half a second away.
+const REST: u32 = 3;
+const LONGEST: Duration = Duration::from_millis(100);
 
 /// Processes whose sockets are looked at before anything else: 0.05 ms each on an idle host and ten
 /// times that in a storm, of which all would take longer than there may be left. All of them are
@@ -123,6 +125,10 @@ impl Reactor {
     fn explodes(self: &Arc<Self>, alarm: Alarm) -> Option<Watched> {
         let storm = self.storm(Rule::R3, &alarm)?;
         let incident = self.containments.incident_of(storm.culprit, &storm.above);
+        if self.containments.is_settled(&incident) {
+            self.tell(Notice::Alarm(alarm));
+            return None;
+        }
         self.tell(Notice::Found {
             finding: storm.finding.clone(),
             ancestry: storm.ancestry.clone(),
@@ -144,6 +150,10 @@ impl Reactor {
 
     /// Looks at an explosion once; false when it has been decided.
     fn look(self: &Arc<Self>, watched: &mut Watched) -> bool {
+        // Another rule was quicker, or a person.
+        if self.containments.is_settled(&watched.incident) {
+            return false;
+        }
         let living = self.living(watched);
         let Some(first) = living.first() else { return false };
         let had_time = watched.probed;
@@ -275,6 +285,6 @@ fn watch(reactor: &Weak<Reactor>, alarms: &Receiver<Alarm>) {
         }
         let began = Instant::now();
         watched.retain_mut(|explosion| reactor.look(explosion));
-        pause = EVERY.max(began.elapsed() * REST);
+        pause = (began.elapsed() * REST).clamp(EVERY, LONGEST);
     }
 }

@@ -13,6 +13,9 @@ pub const YOUNG_NS: u64 = 10 * 60 * SECOND_NS;
 /// asked for comes within a second (`xargs -P300` takes 0.3 s).
 pub const GOES_ON_NS: u64 = 3 * SECOND_NS;
 
+/// A pace that has fallen to such a part is none.
+const STOPPED: f64 = 10.0;
+
 /// What has neither stopped nor gone on by then is left alone; the kernel reports it again when it
 /// still grows.
 const WATCHED_NS: u64 = 55 * SECOND_NS;
@@ -108,7 +111,8 @@ impl Surge {
         let watched_ns = now.at_ns.saturating_sub(self.crossed_ns);
         self.recent.push_back(now.clone());
 
-        let goes_on = pace >= self.pace / 2.0;
+        // Near the end it is enough that it has not stopped.
+        let goes_on = pace >= self.pace / STOPPED;
         let tasks = now.tasks.as_ref().map(|tasks| (tasks, tasks.left as f64 / pace.max(0.001)));
         // A shell that has a CPU to itself for a moment forks ten times as fast as on average, so that
         // time alone is no margin.
@@ -131,7 +135,7 @@ impl Surge {
         let Some(average) = average else { return Verdict::Wait };
         if average < self.pace / 2.0 {
             // A busy host slows a storm down, too: it may come back to its pace.
-            let stopped = average < self.pace / 10.0;
+            let stopped = average < self.pace / STOPPED;
             return if stopped || watched_ns >= WATCHED_NS {
                 Verdict::Leave(format!(
                     "its growth slowed down from {:.0} to {:.0} processes a second",
