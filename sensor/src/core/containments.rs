@@ -42,9 +42,9 @@ struct State {
     storms: HashMap<(ProcessKey, u16), u64>,
 }
 
-/// Other ancestors of a storm cross within so long after the first; the kernel itself reports each
-/// of them no more often.
-const TOLD_FOR_NS: u64 = REPORTED_FOR_S as u64 * 1_000_000_000;
+/// Other ancestors of a storm cross within so long after the first. The kernel reports each of them
+/// once a minute; that must end later than this.
+const FRESH_NS: u64 = (REPORTED_FOR_S as u64 - 1) * 1_000_000_000;
 
 impl State {
     /// Known from now on, so that the next crossing of the same tree belongs to it as well.
@@ -103,12 +103,18 @@ impl Containments {
     }
 
     /// Whether nobody has told of a storm with this culprit yet, by this rule; from now on somebody
-    /// has, for a minute less a second: the kernel's own minute must end later than ours.
+    /// has.
     pub fn is_news(&self, culprit: ProcessKey, rule: Rule, now_ns: u64) -> bool {
         let mut state = self.state();
-        let fresh = TOLD_FOR_NS - 1_000_000_000;
-        state.storms.retain(|_, told_ns| now_ns.saturating_sub(*told_ns) < fresh);
+        state.storms.retain(|_, told_ns| now_ns.saturating_sub(*told_ns) < FRESH_NS);
         state.storms.insert((culprit, rule as u16), now_ns).is_none()
+    }
+
+    /// Whether a storm of one of these was told of lately, by this rule.
+    pub fn is_told(&self, line: &[ProcessKey], rule: Rule, now_ns: u64) -> bool {
+        let state = self.state();
+        let told = |key: &ProcessKey| state.storms.get(&(*key, rule as u16));
+        line.iter().filter_map(told).any(|told_ns| now_ns.saturating_sub(*told_ns) < FRESH_NS)
     }
 
     /// Whether there is nothing left to decide about an incident.
@@ -285,6 +291,8 @@ mod tests {
         assert!(book.is_news(CULPRIT, Rule::R3, second));
         assert!(book.is_news(CULPRIT, Rule::R2, second), "another rule");
         assert!(!book.is_news(CULPRIT, Rule::R3, 2 * second), "another ancestor crossed");
+        assert!(book.is_told(&[CHILD, CULPRIT], Rule::R3, 2 * second), "a step of it");
+        assert!(!book.is_told(&[CHILD], Rule::R3, 2 * second));
         assert!(book.is_news(CHILD, Rule::R3, 3 * second), "another culprit");
         assert!(book.is_news(CULPRIT, Rule::R3, 62 * second));
     }

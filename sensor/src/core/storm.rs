@@ -90,6 +90,12 @@ impl Reactor {
 
     /// What an alarm is about, if it is news and within the scope.
     fn storm(&self, rule: Rule, alarm: &Alarm) -> Option<Storm> {
+        // A bomb's inner nodes cross by the dozen, and a look at all processes takes its time.
+        let line = self.lineage.line(alarm.process);
+        if self.containments.is_told(&line, rule, alarm.crossed_ns) {
+            self.tell(Notice::Alarm(*alarm));
+            return None;
+        }
         let forest = self.lineage.forest(Detail::Links);
         let finding = storm::detect(rule, alarm, &forest, &self.storms)?;
         let culprit = finding.culprit?;

@@ -135,7 +135,7 @@ impl Growth {
         };
         let mut way = vec![self.root];
         let mut at = self.root;
-        while let Some(child) = self.carrier(at) {
+        while let Some(child) = self.carrier(forest, at) {
             way.push(child);
             at = child;
         }
@@ -143,12 +143,20 @@ impl Growth {
         way.get(program + 1).copied().unwrap_or(way[program])
     }
 
-    /// The child that carries the growth.
-    fn carrier(&self, key: ProcessKey) -> Option<ProcessKey> {
+    /// The child that carries the growth. One that only forked must be the only such: a sibling runs the
+    /// same program and may be the other half of the bomb, which has just not had its turn.
+    fn carrier(&self, forest: &Forest, key: ProcessKey) -> Option<ProcessKey> {
         let whole = self.below(self.root);
         let children = self.children.get(&key)?;
-        let carries =
-            |child: &&ProcessKey| whole > 0 && self.below(**child) * 10 >= whole * CARRIES;
+        let forked = |child: &ProcessKey| {
+            self.below(*child) > 0 && forest.get(*child).is_some_and(only_forked)
+        };
+        let halves = children.iter().filter(|child| forked(child)).count();
+        let carries = |child: &&ProcessKey| {
+            whole > 0
+                && self.below(**child) * 10 >= whole * CARRIES
+                && (halves <= 1 || !forked(child))
+        };
         children.iter().find(carries).copied()
     }
 
@@ -284,6 +292,18 @@ mod tests {
         assert_eq!(host.culprit(Rule::R2, shell), bomb);
         assert_eq!(host.culprit(Rule::R2, bomb), bomb, "up to the shell, and down again");
         assert_eq!(host.culprit(Rule::R2, last), bomb);
+    }
+
+    #[test]
+    fn both_halves_of_a_pipe_are_the_bomb() {
+        let mut host = Host::default();
+        let [.., bash] = script(&mut host);
+        let [first, _second] = [host.born(bash, false, false), host.born(bash, false, false)];
+        // Only one of them has had its turn.
+        for _ in 0..100 {
+            host.born(first, false, false);
+        }
+        assert_eq!(host.culprit(Rule::R2, first), bash);
     }
 
     #[test]
