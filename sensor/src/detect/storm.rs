@@ -17,6 +17,10 @@ use crate::{
 /// Of ten that were born meanwhile and live, so many make a subtree the storm itself.
 const CARRIES: u64 = 9;
 
+/// Who was forked so shortly before the growth began is as much of it as what came then: the workers
+/// of a server are older.
+const YOUNG_NS: u64 = 10_000_000_000;
+
 /// A look's clock counts ms; who was born within the first of them belongs to the growth.
 const CLOCK_NS: u64 = 1_000_000;
 
@@ -149,7 +153,9 @@ impl Growth {
         let whole = self.below(self.root);
         let children = self.children.get(&key)?;
         let forked = |child: &ProcessKey| {
-            self.below(*child) > 0 && forest.get(*child).is_some_and(only_forked)
+            let young = child.start_ns + YOUNG_NS >= self.since_ns;
+            let node = forest.get(*child).filter(|node| only_forked(node));
+            node.is_some_and(|node| self.below(*child) > 0 || young && node.alive)
         };
         let halves = children.iter().filter(|child| forked(child)).count();
         let carries = |child: &&ProcessKey| {
