@@ -75,7 +75,12 @@ fn page(report: &Report, view: &View) -> String {
         let _ = writeln!(page, "  only what ran in {} and below", text::safe(scope));
     }
     if trace.lost > 0 {
-        let lost = format!("{} events are not in it", trace.lost);
+        let reasons: Vec<String> = trace
+            .losses
+            .iter()
+            .map(|(reason, count)| format!("{count} {}", text::safe(reason)))
+            .collect();
+        let lost = format!("the kernel side lost something: {}", reasons.join(", "));
         let _ = writeln!(page, "  {}", style.paint(Tone::Warning, &lost));
     }
     if !trace.complete {

@@ -2,7 +2,7 @@
 //! said while it was recorded.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     ffi::OsString,
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
@@ -68,8 +68,10 @@ pub struct Summary {
     pub exits: u64,
     /// Most processes alive at once.
     pub peak_live: u64,
-    /// Events that are not in the trace.
+    /// What the kernel side could not keep, all reasons together: parts of the trace may be missing.
     pub lost: u64,
+    /// The same by reason.
+    pub losses: BTreeMap<String, u64>,
 }
 
 /// The verdicts of the kernel beside those of the replay, one for each exec.
@@ -206,7 +208,12 @@ impl<'a> Replay<'a> {
             Entry::Group(group) => {
                 self.groups.insert(group.id, OsString::from_vec(group.path).into());
             }
-            Entry::Lost(lost) => self.report.trace.lost += lost.count,
+            Entry::Lost(lost) => {
+                let trace = &mut self.report.trace;
+                trace.lost = trace.lost.saturating_add(lost.count);
+                let of_reason = trace.losses.entry(lost.reason).or_default();
+                *of_reason = of_reason.saturating_add(lost.count);
+            }
             Entry::End(end) => self.passed(end.boot_ns),
         }
     }
