@@ -47,7 +47,7 @@ fn once(labelled: &Labelled, sensor: &Path) -> Result<Alone> {
     let mut running = work.start(&cage)?;
     let seen = match labelled.label {
         Label::Honest => ends_well(labelled, &work, &cage, &mut running)?,
-        Label::Malign(_) => meets_its_cage(labelled, &cage, started)?,
+        Label::Malign(_) => meets_its_cage(labelled, &cage, started),
     };
     let took = started.elapsed();
     cage.clear()?;
@@ -71,7 +71,7 @@ fn ends_well(
     Ok(Alone { ended_well: true, ..Alone::default() })
 }
 
-fn meets_its_cage(labelled: &Labelled, cage: &Cage, started: Instant) -> Result<Alone> {
+fn meets_its_cage(labelled: &Labelled, cage: &Cage, started: Instant) -> Alone {
     let mut seen = Alone::default();
     let refused = || cage.refused_forks().is_ok_and(|forks| forks > 0);
     if until(labelled.time_limit(), refused) {
@@ -81,7 +81,7 @@ fn meets_its_cage(labelled: &Labelled, cage: &Cage, started: Instant) -> Result<
         thread::sleep(AFTER);
     }
     seen.running_after = cage.running() as u64;
-    Ok(seen)
+    seen
 }
 
 /// A run that did less than its definition says is none of it.

@@ -56,7 +56,7 @@ fn once(labelled: &Labelled, binary: &Path, more: &str) -> Result<Seen> {
         contained: None,
         running_after: None,
     };
-    let end = run.to_its_end()?;
+    let end = run.end()?;
     let took = run.started.elapsed();
     // What happened at the end reaches the log in milliseconds.
     thread::sleep(AFTER);
@@ -124,7 +124,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    fn to_its_end(&mut self) -> Result<End> {
+    /// Waits until it is over, one way or another.
+    fn end(&mut self) -> Result<End> {
         let limit = self.labelled.time_limit();
         loop {
             self.look();
@@ -190,8 +191,20 @@ impl Expected<'_> {
             Ok(Duration::from_nanos(number(ns)?.saturating_sub(self.started_ns)))
         };
         let contained = transition("contained");
-        let opened = transition("open").map_or(incident, |one| &one["transition"]["incident"]);
-        let count = |tree: &Value, field: &str| number(&tree["tree"][field]).unwrap_or_default();
+        // Nobody has looked at the tree when an incident opens: its processes are those that the
+        // rule counted, its bytes the first that were.
+        let states = || {
+            let own = records.iter().filter(|record| record["incident"] == incident["id"]);
+            own.map(|record| &record["transition"]["incident"]).chain([incident])
+        };
+        let count = |of: &Value, field: &str| number(&of["tree"][field]).unwrap_or_default();
+        let first =
+            |field: &str| states().map(|state| count(state, field)).find(|count| *count > 0);
+        let measured = states().find_map(|state| {
+            let measures = state["finding"]["measures"].as_array()?;
+            let processes = measures.iter().find(|measure| measure["name"] == "processes")?;
+            Some(processes["value"].as_f64()? as u64)
+        });
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let kind = text(&incident["kind"]);
         Ok(SeenIncident {
@@ -206,8 +219,8 @@ impl Expected<'_> {
                 .map(|record| after(&record["boot_ns"]))
                 .transpose()
                 .context("a record's boot_ns")?,
-            processes: count(opened, "processes"),
-            bytes: count(opened, "anon_bytes"),
+            processes: measured.or_else(|| first("processes")).unwrap_or_default(),
+            bytes: first("anon_bytes").unwrap_or_default(),
             processes_contained: contained
                 .map(|record| count(&record["transition"]["incident"], "processes")),
         })
