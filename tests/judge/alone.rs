@@ -52,7 +52,7 @@ fn once(labelled: &Labelled, sensor: &Path) -> Result<Alone> {
     let took = started.elapsed();
     cage.clear()?;
     let trace = recorder.stop(sensor, &cage)?;
-    enough(labelled, &trace).with_context(|| work.output().trim_end().to_owned())?;
+    enough(labelled, &trace, &work)?;
     Ok(Alone { took, peak: trace.peak_live, trace, ..seen })
 }
 
@@ -62,8 +62,9 @@ fn ends_well(
     cage: &Cage,
     running: &mut Running,
 ) -> Result<Alone> {
-    let said = || work.output().trim_end().to_owned();
-    let status = running.wait(labelled.time_limit()).with_context(said)?;
+    let said = || work.last_words();
+    let status =
+        running.wait(labelled.time_limit()).with_context(|| format!("it said {:?}", said()))?;
     ensure!(status.success(), "it ended with {status}: {}", said());
     ensure!(cage.empties_within(LEAVE_LIMIT), "it left {} processes", cage.count());
     let refused = cage.refused_forks()?;
@@ -85,12 +86,16 @@ fn meets_its_cage(labelled: &Labelled, cage: &Cage, started: Instant) -> Alone {
 }
 
 /// A run that did less than its definition says is none of it.
-fn enough(labelled: &Labelled, trace: &Trace) -> Result<()> {
-    let work = &labelled.work;
+fn enough(labelled: &Labelled, trace: &Trace, work: &Workload) -> Result<()> {
+    let least = &labelled.work;
     for (what, least, done) in
-        [("forks", work.forks, trace.forks), ("alive at once", work.live, trace.peak_live)]
+        [("forks", least.forks, trace.forks), ("alive at once", least.live, trace.peak_live)]
     {
-        ensure!(done >= least, "it is not what it says: {done} {what}, at least {least} expected");
+        ensure!(
+            done >= least,
+            "it is not what it says: {done} {what}, at least {least} expected; it said {:?}",
+            work.last_words()
+        );
     }
     Ok(())
 }

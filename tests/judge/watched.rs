@@ -74,18 +74,18 @@ fn once(labelled: &Labelled, binary: &Path, more: &str) -> Result<Seen> {
         match (&labelled.label, end) {
             (Label::Honest, End::Well) => {}
             (Label::Honest, End::Badly(status)) => {
-                bail!("it ended with {status}: {}", work.output().trim_end())
+                bail!("it ended with {status}: {}", work.last_words())
             }
             (Label::Honest, End::No) => {
-                bail!("it did not end in {:?}: {}", labelled.time_limit(), work.output().trim_end())
+                bail!("it did not end in {:?}: {}", labelled.time_limit(), work.last_words())
             }
             // A miss, if there was something to be missed.
             (Label::Malign(_), _) => {
                 let least = labelled.work.live;
                 if refused_forks == 0 && peak < least {
                     bail!(
-                        "it is not what it says: {peak} alive at once, at least {least} expected: {}",
-                        work.output().trim_end()
+                        "it is not what it says: {peak} alive at once, at least {least} expected; it said {:?}",
+                        work.last_words()
                     );
                 }
             }

@@ -112,9 +112,11 @@ impl Workload {
         let mut command = self.command(&cage)?;
         command.envs(environment);
         let mut running = super::Running { child: command.spawn().context("cannot start sh")? };
-        let status = running.wait(SETUP_LIMIT).with_context(|| self.output())?;
+        let status = running
+            .wait(SETUP_LIMIT)
+            .with_context(|| format!("it said {:?}", self.last_words()))?;
         if !status.success() {
-            bail!("{status}: {}", self.output().trim_end());
+            bail!("{status}: {}", self.last_words());
         }
         // From here on the log is the command's.
         fs::write(self.log(), "")?;

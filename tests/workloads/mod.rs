@@ -120,6 +120,14 @@ impl Workload {
         String::from_utf8_lossy(&output).into_owned()
     }
 
+    /// The end of it, for an error.
+    pub fn last_words(&self) -> String {
+        const LINES: usize = 20;
+        let output = self.output();
+        let lines: Vec<&str> = output.trim_end().lines().collect();
+        lines[lines.len().saturating_sub(LINES)..].join("\n")
+    }
+
     fn log(&self) -> PathBuf {
         self.path().join("output.log")
     }
