@@ -4,7 +4,10 @@ use std::fmt;
 
 use ::tests::judge::{Outcome, Seen};
 
-use super::judged::{Evaluation, Judged};
+use super::{
+    judged::{Evaluation, Judged},
+    table,
+};
 use crate::measure::row::{Row, Verdict};
 
 /// Something that went wrong.
@@ -43,7 +46,8 @@ pub fn faults(evaluation: &Evaluation, rows: &[Row]) -> Vec<Fault> {
         }
     }
     for row in rows.iter().filter(|row| row.ok == Verdict::False) {
-        let what = format!("{}: {:.3}, target {}", row.name, row.value, row.target_text());
+        let what =
+            format!("{}: {}, target {}", row.name, table::figure(row.value), row.target_text());
         faults.push(Fault { about: None, what });
     }
     faults
@@ -207,8 +211,8 @@ mod tests {
                 "builds, run 1: false containment: recursion by R1: `npm run a` runs itself",
                 "builds, run 1: honest work did not end well, as it does alone",
                 // 1 in 24 s; even the lower bound is far beyond the target.
-                "false containments, live: rate: 150000.000, target ≤ 1",
-                "honest work that did not end well: 1.000, target ≤ 0",
+                "false containments, live: rate: 150000, target ≤ 1",
+                "honest work that did not end well: 1, target ≤ 0",
             ]
         );
     }
@@ -235,7 +239,7 @@ mod tests {
             [
                 "npm-linear, run 1: unresolved: no npm",
                 "builds, alone: unresolved: it left 3 processes",
-                "unresolved runs: 2.000, target ≤ 0",
+                "unresolved runs: 2, target ≤ 0",
             ]
         );
     }
@@ -249,7 +253,7 @@ mod tests {
             said,
             [
                 "npm-linear, replayed: kernel and replay differ on 2 verdicts",
-                "verdicts that they differ on: 2.000, target ≤ 0",
+                "verdicts that they differ on: 2, target ≤ 0",
             ]
         );
     }
@@ -265,7 +269,7 @@ mod tests {
             said,
             [
                 "script-twice, run 1: 3 processes ran 1 s after the containment",
-                "running 1 s after containment, most: 3.000, target ≤ 0",
+                "running 1 s after containment, most: 3, target ≤ 0",
             ]
         );
     }
@@ -273,7 +277,7 @@ mod tests {
     #[test]
     fn too_many_npm_processes() {
         let said = said(|it| seen(it, 0, 0).incidents[0].processes_contained = Some(51));
-        assert_eq!(said, ["npm: processes at containment, most: 51.000, target ≤ 50"]);
+        assert_eq!(said, ["npm: processes at containment, most: 51, target ≤ 50"]);
     }
 
     #[test]
@@ -291,7 +295,7 @@ mod tests {
             [
                 "day.trace, replayed: 1 false incidents, 0 of them worth a containment",
                 "cut.trace, replayed: unresolved: it is cut off",
-                "unresolved runs: 1.000, target ≤ 0",
+                "unresolved runs: 1, target ≤ 0",
             ]
         );
     }

@@ -116,8 +116,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
              own. Run `cargo xtask eval` as root, for instance in `sudo -s`"
         );
     }
-    let selected: Vec<Labelled> = suite::load()?.into_iter().filter(|it| args.takes(it)).collect();
-    ensure!(!selected.is_empty(), "no workload below tests/workloads is selected");
+    let all = suite::load()?;
+    let names: Vec<String> = all.iter().map(|it| it.name.clone()).collect();
+    let selected: Vec<Labelled> = all.into_iter().filter(|it| args.takes(it)).collect();
+    ensure!(!selected.is_empty(), "none of the workloads is selected: {}", names.join(", "));
     setup::ensure(&[setup::Need::Build])?;
     provide(&selected)?;
     let sensor = cargo::sensor(true)?;

@@ -100,11 +100,10 @@ fn shortcomings(rows: &[Row], faults: &[Fault]) -> String {
     for row in rows.iter().filter(|row| row.ok == Verdict::Unresolved) {
         let _ = writeln!(
             text,
-            "- {}: the truth lies between {:.3} and {:.3} {}, which holds the target {}. Too few runs or hours \
-             to tell.",
+            "- {}: the truth lies between {} and {} {}, which holds the target {}. Too few runs or hours to tell.",
             row.name,
-            row.low,
-            row.high,
+            table::figure(row.low),
+            table::figure(row.high),
             row.unit,
             row.target_text()
         );
@@ -216,7 +215,7 @@ mod tests {
             "](evaluation.svg)",
             "| npm-linear | recursion | tune | 4/4 | 4/4 | 4/4 | 1.25 | 20 | 140 | 1.30 | 0 | 9.00 | 380 | 900 | 378 |",
             "| recall | 1 | share | 8 | 0.688 to 1 | ≥ 0.9 | unresolved |",
-            "- recall: the truth lies between 0.688 and 1.000 share, which holds the target ≥ 0.9.",
+            "- recall: the truth lies between 0.688 and 1 share, which holds the target ≥ 0.9.",
             "| builds | honest | tune | somebody builds something |",
         ] {
             assert!(page.contains(text), "{text:?} is not in\n{page}");

@@ -14,14 +14,15 @@ use crate::measure::stats::median;
 /// Pixels. A page shows it with its full width.
 const WIDTH: u32 = 960;
 const HEAD: u32 = 64;
-const LINE: u32 = 46;
-const FOOT: u32 = 56;
+const LINE: u32 = 48;
+const FOOT: u32 = 68;
 const NAMES: u32 = 190;
 const EDGE: u32 = 24;
 
 /// Between the three marks of one workload, as a part of its line.
 const APART: f64 = 0.24;
-const MARK: i32 = 5;
+/// Half of a mark, pixels.
+const MARK: i32 = 4;
 
 /// Okabe and Ito's (2008): told apart by those who see fewer colours; the marks differ as well.
 const BLUE: RGBColor = RGBColor(0, 114, 178);
@@ -112,7 +113,8 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, Shift>, malign: &[&Judged]) -> Result
     let mut chart = ChartBuilder::on(area)
         .margin_top(HEAD)
         .margin_right(EDGE)
-        .x_label_area_size(FOOT)
+        .margin_bottom(12)
+        .x_label_area_size(FOOT - 12)
         .y_label_area_size(NAMES)
         .build_cartesian_2d((low..high).log_scale(), 0.0..lines)?;
     chart
@@ -125,13 +127,13 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, Shift>, malign: &[&Judged]) -> Result
         .axis_style(GREY)
         .x_label_formatter(&|seconds| axis_label(*seconds))
         .x_desc("seconds from the start of the workload (logarithmic)")
-        .label_style(("sans-serif", 14).into_font().color(&BLACK))
+        .label_style(("sans-serif", 16).into_font().color(&BLACK))
         .draw()?;
     for (at, workload) in malign.iter().enumerate() {
         // The first workload on top.
         let middle = lines - at as f64 - 0.5;
         let (left, y) = chart.backend_coord(&(low, middle));
-        let name = TextStyle::from(("sans-serif", 15).into_font())
+        let name = TextStyle::from(("sans-serif", 17).into_font())
             .color(&BLACK)
             .pos(Pos::new(HPos::Right, VPos::Center));
         area.draw_text(&workload.name, &name, (left - 12, y))?;
@@ -139,6 +141,10 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, Shift>, malign: &[&Judged]) -> Result
             let (_, border) = chart.backend_coord(&(low, lines - at as f64));
             let right = (WIDTH - EDGE) as i32;
             area.draw(&PathElement::new([(left, border), (right, border)], GRID))?;
+        }
+        if workload.hits().next().is_none() {
+            let text = name.color(&VERMILION).pos(Pos::new(HPos::Left, VPos::Center));
+            area.draw_text("never found", &text, (left + 12, y))?;
         }
         for what in What::ALL {
             let times = what.times(workload);
@@ -148,6 +154,11 @@ fn draw(area: &DrawingArea<SVGBackend<'_>, Shift>, malign: &[&Judged]) -> Result
             if let (Some(least), Some(most)) = (least, most) {
                 let spread = what.colour().stroke_width(2);
                 area.draw(&PathElement::new([point(least), point(most)], spread))?;
+                let ends =
+                    if times.len() > 1 { vec![point(least), point(most)] } else { Vec::new() };
+                for (x, y) in ends {
+                    area.draw(&PathElement::new([(x, y - MARK), (x, y + MARK)], spread))?;
+                }
                 what.draw(area, point(median(&times)))?;
             }
         }
@@ -163,18 +174,18 @@ fn legend(area: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<()> {
     };
     area.draw_text(
         "How soon a runaway is found, stopped, and held by a cap alone",
-        &text(17, HPos::Left),
+        &text(20, HPos::Left),
         (EDGE as i32, 20),
     )?;
     let mut x = NAMES as i32;
     for what in What::ALL {
         what.draw(area, (x, 46))?;
-        area.draw_text(what.name(), &text(14, HPos::Left), (x + 12, 46))?;
-        x += 40 + 8 * what.name().len() as i32;
+        area.draw_text(what.name(), &text(16, HPos::Left), (x + 12, 46))?;
+        x += 44 + 8 * what.name().len() as i32;
     }
     area.draw_text(
         "mark: median, line: all runs",
-        &text(14, HPos::Right),
+        &text(16, HPos::Right),
         ((WIDTH - EDGE) as i32, 46),
     )?;
     Ok(())
@@ -191,7 +202,8 @@ fn range(malign: &[&Judged]) -> (f64, f64) {
     let high = times.iter().copied().reduce(f64::max).unwrap_or(1.0);
     let decade = |time: f64, round: fn(f64) -> f64| 10_f64.powf(round(time.log10()));
     let low = decade(low, f64::floor);
-    (low, decade(high, f64::ceil).max(low * DECADES))
+    // A little more on either side, so that the outermost decades get their labels.
+    (low * 0.999, decade(high, f64::ceil).max(low * DECADES) * 1.001)
 }
 
 /// `0.01`, `0.1`, `1`, `100`.
@@ -215,11 +227,19 @@ mod tests {
     }
 
     #[test]
+    fn a_runaway_that_was_never_found_is_named_so() {
+        let mut evaluation = fixture::evaluation();
+        assert!(!svg(&evaluation.workloads).unwrap().contains("never found"));
+        evaluation.workloads[0].trials.clear();
+        assert!(svg(&evaluation.workloads).unwrap().contains("never found"));
+    }
+
+    #[test]
     fn the_axis_holds_whole_decades() {
         let evaluation = fixture::evaluation();
         let malign: Vec<&Judged> = evaluation.workloads.iter().take(2).collect();
         let (low, high) = range(&malign);
-        assert!((low - 1.0).abs() < 1e-9 && (high - 10.0).abs() < 1e-9, "{low} to {high}");
+        assert!((low - 0.999).abs() < 1e-9 && (high - 10.01).abs() < 1e-9, "{low} to {high}");
         assert_eq!([0.01, 0.1, 1.0, 100.0].map(axis_label), ["0.01", "0.1", "1", "100"]);
     }
 

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::{check, provide, rounds};
 
 /// A quick workload, and what went wrong with it.
-pub struct Verdict {
+pub struct Judgement {
     pub name: String,
     /// Sentences; none: all is well.
     pub faults: Vec<String>,
@@ -21,13 +21,13 @@ pub fn names() -> Result<Vec<String>> {
 
 /// Runs each of them once alone and once under `sensor`. Shares and rates of so few runs prove
 /// nothing, so only the runs themselves are judged.
-pub fn run(sensor: &Path) -> Result<Vec<Verdict>> {
+pub fn run(sensor: &Path) -> Result<Vec<Judgement>> {
     let selected = quick()?;
     provide(&selected)?;
     let judged = rounds::run(&selected, 1, sensor);
     Ok(judged
         .iter()
-        .map(|workload| Verdict {
+        .map(|workload| Judgement {
             name: workload.name.clone(),
             faults: check::of_workload(workload).iter().map(ToString::to_string).collect(),
         })

@@ -182,10 +182,10 @@ fn honest(evaluation: &Evaluation) -> Vec<Row> {
     let containments = live().map(contained).sum();
     let times: Vec<f64> = live().map(|seen| seen.took.as_secs_f64()).collect();
     alarms(&mut rows, "live", incidents, containments, &times);
-    if live().next().is_some() {
+    if !times.is_empty() {
         let disturbed = live().filter(|seen| !seen.ended_well).count();
-        let name = "honest work that did not end well";
-        rows.push(Row::counted(name, disturbed as f64, "runs", Some(NONE)));
+        let disturbed = Interval::counted(disturbed as f64, times.len());
+        rows.push(Row::new("honest work that did not end well", disturbed, "runs", Some(NONE)));
     }
 
     let (mut incidents, mut containments, mut times) = (0, 0, Vec::new());
@@ -206,7 +206,7 @@ fn honest(evaluation: &Evaluation) -> Vec<Row> {
 /// Counts and rates of what was wrongly claimed in runs that took so many seconds each.
 fn alarms(rows: &mut Vec<Row>, how: &str, incidents: u64, containments: u64, times: &[f64]) {
     let hours = times.iter().sum::<f64>() / 3600.0;
-    let counted = |value: f64| Interval { value, low: value, high: value, samples: times.len() };
+    let counted = |value: f64| Interval::counted(value, times.len());
     // In no time at all no rate can be told.
     let (Some(of_incidents), Some(of_containments)) =
         (bounds::rate(incidents, hours / HOURS), bounds::rate(containments, hours / HOURS))
@@ -233,17 +233,25 @@ fn trust(evaluation: &Evaluation) -> Vec<Row> {
     let sum = |of_trace: fn(&Trace) -> u64, of_replay: fn(&Replay) -> u64| {
         traces().map(of_trace).chain(long().map(of_replay)).sum::<u64>() as f64
     };
+    let replays = traces().count() + long().count();
     let unresolved = evaluation.workloads.iter().map(Judged::unresolved).sum::<usize>()
         + evaluation.traces.iter().filter(|it| it.result.is_err()).count();
+    let runs = evaluation.workloads.iter().map(|it| 1 + it.trials.len()).sum::<usize>()
+        + evaluation.traces.len();
     let agree = sum(|it| it.gates_agree, |it| it.gates_agree);
     let differ = sum(|it| it.gates_differ, |it| it.gates_differ);
     let lost = sum(|it| it.lost, |it| it.lost);
-    vec![
-        Row::counted("verdicts that kernel and replay agree on", agree, "", None),
-        Row::counted("verdicts that they differ on", differ, "", Some(NONE)),
-        Row::counted("events that did not reach a trace", lost, "", None),
-        Row::counted("unresolved runs", unresolved as f64, "runs", Some(NONE)),
+    [
+        ("verdicts that kernel and replay agree on", agree, replays, "", None),
+        ("verdicts that they differ on", differ, replays, "", Some(NONE)),
+        ("events that did not reach a trace", lost, replays, "", None),
+        ("unresolved runs", unresolved as f64, runs, "runs", Some(NONE)),
     ]
+    .into_iter()
+    .map(|(name, value, of, unit, target)| {
+        Row::new(name, Interval::counted(value, of), unit, target)
+    })
+    .collect()
 }
 
 /// The median with its interval, and the largest; nothing of nothing.
@@ -258,8 +266,8 @@ fn spread(rows: &mut Vec<Row>, name: &str, unit: &'static str, values: &[f64]) {
 /// The largest: what was seen is its interval, for the worst run counts.
 fn most(name: &str, unit: &'static str, values: &[f64], target: Option<f64>) -> Option<Row> {
     let value = values.iter().copied().reduce(f64::max)?;
-    let interval = Interval { value, low: value, high: value, samples: values.len() };
-    Some(Row::new(&format!("{name}, most"), interval, unit, target))
+    let seen = Interval::counted(value, values.len());
+    Some(Row::new(&format!("{name}, most"), seen, unit, target))
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ impl Row {
 
     /// A number that was counted, not estimated.
     pub fn counted(name: &str, value: f64, unit: &'static str, target: Option<f64>) -> Self {
-        Self::new(name, Interval { value, low: value, high: value, samples: 1 }, unit, target)
+        Self::new(name, Interval::counted(value, 1), unit, target)
     }
 
     fn judged(

@@ -28,12 +28,13 @@ fn privileged(sensor: &Path) -> Result<Suite> {
     let started = Instant::now();
     let cases = quick::run(sensor)?
         .into_iter()
-        .map(|verdict| {
-            for fault in &verdict.faults {
+        .map(|judgement| {
+            for fault in &judgement.faults {
                 println!("{NAME}: {fault}");
             }
-            let outcome = if verdict.faults.is_empty() { Outcome::Passed } else { Outcome::Failed };
-            Case { name: verdict.name, outcome }
+            let outcome =
+                if judgement.faults.is_empty() { Outcome::Passed } else { Outcome::Failed };
+            Case { name: judgement.name, outcome }
         })
         .collect();
     Ok(Suite { name: NAME.into(), cases, took: started.elapsed() })
