@@ -6,7 +6,8 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 2] = ["sensor/v1/sensor.proto", "sensor/internal/v1/link.proto"];
+const FILES: [&str; 3] =
+    ["sensor/v1/sensor.proto", "sensor/v1/trace.proto", "sensor/internal/v1/link.proto"];
 
 /// Enum fields: message.field → module path of the serializer that knows its words.
 const ENUMS: [(&str, &str); 10] = [
@@ -94,8 +95,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (path, attribute) in fields {
         builder = builder.field_attribute(path, attribute);
     }
-    // A request is never printed, and its timestamp has no serde.
+    // Requests and traces are never printed as they are, and their timestamps have no serde.
     builder = builder.field_attribute(".sensor.v1.ListIncidentsRequest.since", "#[serde(skip)]");
+    builder = builder.field_attribute(".sensor.v1.TraceStart.at", "#[serde(skip)]");
     builder.compile_fds(descriptors)?;
 
     // A oneof stands flat in its message. prost applies a field attribute of a oneof to the

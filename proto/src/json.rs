@@ -60,8 +60,8 @@ words! {
     verb, v1::Verb, "VERB_";
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
-pub(crate) fn string<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+/// A 64-bit number as a string.
+pub fn string<S: Serializer>(value: &u64, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(value)
 }
 
@@ -69,15 +69,13 @@ pub(crate) fn text<S: Serializer>(value: &[u8], serializer: S) -> Result<S::Ok, 
     serializer.serialize_str(&escape(value))
 }
 
-pub(crate) fn texts<S: Serializer>(value: &[Vec<u8>], serializer: S) -> Result<S::Ok, S::Error> {
+/// Arguments and the like, escaped.
+pub fn texts<S: Serializer>(value: &[Vec<u8>], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(value.iter().map(|item| escape(item)))
 }
 
-#[expect(clippy::ref_option, reason = "serde calls it so")]
-pub(crate) fn time<S: Serializer>(
-    value: &Option<Timestamp>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+/// A moment as RFC 3339.
+pub fn time<S: Serializer>(value: &Option<Timestamp>, serializer: S) -> Result<S::Ok, S::Error> {
     match value {
         Some(time) => serializer.collect_str(time),
         None => serializer.serialize_none(),

@@ -1,11 +1,18 @@
 //! What the kernel side sends through the ring. One ring, so that order holds across CPUs.
 
-use crate::{ProcessKey, lineage::ARGV_KEPT};
+use crate::{
+    ProcessKey,
+    lineage::{ARGV_KEPT, ExecRecord, Image},
+};
 
 /// First word of every event.
 pub const ALARM: u32 = 1;
 pub const EXEC: u32 = 2;
 pub const BRAKED: u32 = 3;
+/// These three only where the lifecycle is recorded, and then one for each fork, exec and exit.
+pub const FORKED: u32 = 4;
+pub const EXECUTED: u32 = 5;
+pub const EXITED: u32 = 6;
 
 /// A gate was crossed. Wakes the reader at once.
 #[repr(C)]
@@ -59,6 +66,54 @@ pub struct Braked {
     pub at_ns: u64,
 }
 
+/// A process was born. Its `start_ns` is when.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forked {
+    pub tag: u32,
+    pub zero: u32,
+    pub child: ProcessKey,
+    /// Zero where it has no lineage: kernel threads.
+    pub parent: ProcessKey,
+    pub cgroup: u64,
+}
+
+/// A program was executed, and this is what the gates made of it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Executed {
+    pub tag: u32,
+    /// `recursion::Level`
+    pub level: u16,
+    /// `recursion::Rule`
+    pub rule: u16,
+    pub process: ProcessKey,
+    pub parent: ProcessKey,
+    /// Topmost process of the repetition.
+    pub top: ProcessKey,
+    pub cgroup: u64,
+    /// Living processes in the tree of `top`.
+    pub live: u32,
+    /// 1: an alarm was sent.
+    pub reported: u32,
+    pub image: Image,
+    pub record: ExecRecord,
+}
+
+/// A process ended: its last thread did.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Exited {
+    pub tag: u32,
+    /// As wait(2) reports it.
+    pub code: u32,
+    pub process: ProcessKey,
+    pub at_ns: u64,
+}
+
+const _: () = assert!(size_of::<Forked>() == 48);
+const _: () = assert!(size_of::<Executed>() == 704);
+const _: () = assert!(size_of::<Exited>() == 32);
 const _: () = assert!(size_of::<Alarm>() == 72);
 const _: () = assert!(size_of::<Exec>() == 576);
 const _: () = assert!(size_of::<Braked>() == 48);
@@ -71,4 +126,10 @@ mod pod {
     unsafe impl aya::Pod for super::Exec {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Braked {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Forked {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Executed {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Exited {}
 }

@@ -13,11 +13,13 @@ pub enum Field {
     TaskRealParent,
     TaskStartBoottime,
     TaskFlags,
+    TaskExitCode,
     TaskMm,
     TaskFs,
     TaskSignal,
     TaskCgroups,
     SignalLive,
+    SignalThreads,
     MmArgStart,
     MmArgEnd,
     MmExeFile,
@@ -34,7 +36,7 @@ pub enum Field {
 }
 
 /// Number of fields.
-pub const FIELDS: usize = 24;
+pub const FIELDS: usize = 26;
 
 impl Field {
     /// All of them in order, with the names under which BTF has them. Where a kernel renamed one,
@@ -47,11 +49,13 @@ impl Field {
         // real_start_time until 5.5.
         (Self::TaskStartBoottime, "task_struct", &["start_boottime", "real_start_time"]),
         (Self::TaskFlags, "task_struct", &["flags"]),
+        (Self::TaskExitCode, "task_struct", &["exit_code"]),
         (Self::TaskMm, "task_struct", &["mm"]),
         (Self::TaskFs, "task_struct", &["fs"]),
         (Self::TaskSignal, "task_struct", &["signal"]),
         (Self::TaskCgroups, "task_struct", &["cgroups"]),
         (Self::SignalLive, "signal_struct", &["live"]),
+        (Self::SignalThreads, "signal_struct", &["nr_threads"]),
         (Self::MmArgStart, "mm_struct", &["arg_start"]),
         (Self::MmArgEnd, "mm_struct", &["arg_end"]),
         (Self::MmExeFile, "mm_struct", &["exe_file"]),

@@ -4,7 +4,9 @@
 //! self-similarity does: honest work repeats (executable, argv, cwd) along a chain 0 times,
 //! recursions 6 to 200 times.
 
-use crate::lineage::{GENERATIONS, Image};
+use core::hint::black_box;
+
+use crate::lineage::{DEAD, GENERATIONS, Image, Node, REPORTED_FOR_S, SEARCHED_ANCESTORS, Slot};
 
 /// How far a gate has been crossed. Ordered.
 #[repr(u16)]
@@ -96,6 +98,147 @@ impl Default for Limits {
 pub const fn span_ns(image: &Image) -> u64 {
     let oldest = image.generations[GENERATIONS - 1];
     if oldest == 0 { 0 } else { image.generations[0].saturating_sub(oldest) }
+}
+
+/// The lineage table, wherever it is: the kernel's array, or one that is rebuilt from a trace.
+pub trait Nodes {
+    /// The node in a slot; none for slot 0 and beyond the table. What it says may change meanwhile.
+    fn node(&self, slot: Slot) -> Option<&Node>;
+}
+
+/// Nearest living ancestors with the same signature, 0 for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub strict: Slot,
+    pub loose: Slot,
+    pub exe: Slot,
+    /// Not 0: an ancestor is suspect, so execs below it are recorded.
+    pub suspects: u32,
+}
+
+/// 1 where `value` is 0, else 0; without a branch, and kept so: LLVM would turn the arithmetic back
+/// into one if it saw that two values are related.
+#[inline(always)]
+fn is_zero(value: u64) -> u64 {
+    let value = black_box(value);
+    ((value | value.wrapping_neg()) >> 63) ^ 1
+}
+
+/// Looks through up to 64 ancestors, from `parent` up, for those like `image`. The nearest with the
+/// same signature knows how often it was itself preceded, so one period of a cycle is enough.
+///
+/// Free of branches on what is found: a branch in this loop costs the verifier its limit on some
+/// kernels (`if equal {..}` was refused after a million instructions on 6.18).
+#[inline(always)]
+pub fn search(table: &impl Nodes, parent: Slot, image: &Image) -> Found {
+    let mut slot = parent;
+    let mut found = [0u64; 3];
+    let mut suspects = 0u32;
+    for _ in 0..SEARCHED_ANCESTORS {
+        if slot == 0 {
+            break;
+        }
+        let Some(ancestor) = table.node(slot) else { break };
+        let like = &ancestor.image;
+        let living = u64::from(slot) * is_zero(u64::from(ancestor.flags & DEAD));
+        found[0] += living * is_zero(like.strict ^ image.strict) * is_zero(found[0]);
+        found[1] += living * is_zero(like.loose ^ image.loose) * is_zero(found[1]);
+        found[2] += living * is_zero(like.exe ^ image.exe) * is_zero(found[2]);
+        suspects |= ancestor.suspect;
+        slot = ancestor.parent_slot;
+    }
+    Found { strict: found[0] as Slot, loose: found[1] as Slot, exe: found[2] as Slot, suspects }
+}
+
+/// Completes an image by what its nearest likes know. `image` has the signatures, the length of
+/// argv, its own exec time first and its own slot as top.
+#[inline(always)]
+pub fn repeat(table: &impl Nodes, found: &Found, mut image: Image) -> Image {
+    let mut generation = false;
+    if found.strict != 0
+        && let Some(like) = table.node(found.strict)
+    {
+        let like = &like.image;
+        image.strict_repetitions = like.strict_repetitions.saturating_add(1);
+        image.top = above(like.strict_repetitions, like, found.strict);
+        follow(&mut image, like);
+        generation = true;
+    }
+    if found.loose != 0
+        && let Some(like) = table.node(found.loose)
+    {
+        let like = &like.image;
+        image.loose_repetitions = like.loose_repetitions.saturating_add(1);
+        if !generation {
+            image.top = above(like.loose_repetitions, like, found.loose);
+            follow(&mut image, like);
+            generation = true;
+        }
+    }
+    if found.exe != 0
+        && let Some(like) = table.node(found.exe)
+    {
+        let like = &like.image;
+        image.exe_repetitions = like.exe_repetitions.saturating_add(1);
+        if image.argv_bytes > like.argv_bytes {
+            image.growing = like.growing.saturating_add(1);
+        }
+        if !generation {
+            image.top = above(like.growing, like, found.exe);
+            follow(&mut image, like);
+        }
+    }
+    image
+}
+
+/// The top of a repetition that `like` continues, or begins.
+#[inline(always)]
+const fn above(repetitions: u16, like: &Image, slot: Slot) -> Slot {
+    if repetitions > 0 && like.top != 0 { like.top } else { slot }
+}
+
+/// Takes over the exec times of the generations above.
+#[inline(always)]
+const fn follow(image: &mut Image, like: &Image) {
+    const { assert!(GENERATIONS == 4) };
+    image.generations[1] = like.generations[0];
+    image.generations[2] = like.generations[1];
+    image.generations[3] = like.generations[2];
+}
+
+/// What the gates say about one exec.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub level: Level,
+    pub rule: Rule,
+    /// Living processes in the tree of the repetition's top.
+    pub live: u32,
+    /// By the rule that crossed.
+    pub repetitions: u16,
+    /// It is news: the top has not had this level within the last minute.
+    pub report: bool,
+}
+
+/// Asks the gates about an image that is complete, with `top` on top of its repetition.
+#[inline(always)]
+pub fn gate(image: &Image, top: &Node, now_ns: u64, limits: &Limits) -> Verdict {
+    let live = top.live();
+    let (level, rule) = judge(image, live, limits);
+    let repetitions = match rule {
+        Rule::R1 => image.strict_repetitions,
+        Rule::R1b => image.loose_repetitions,
+        Rule::R1c => image.exe_repetitions,
+    };
+    let told = level as u16 <= top.image.reported
+        && seconds(now_ns).wrapping_sub(top.image.reported_s) < REPORTED_FOR_S;
+    let report = !matches!(level, Level::Calm) && !told;
+    Verdict { level, rule, live, repetitions, report }
+}
+
+/// [`Image::reported_s`] of something that is reported now.
+#[inline(always)]
+pub const fn seconds(now_ns: u64) -> u32 {
+    (now_ns / 1_000_000_000) as u32
 }
 
 /// Judges what was just executed. `live`: living processes in the tree of the repetition's top.

@@ -19,6 +19,7 @@ use sensor_common::{
 };
 
 use crate::{
+    lifecycle,
     maps::{CLAIMS, EXECS, FREE, INDEX, KNOWN, UNFREED, lose, node, slot_of},
     task::Task,
 };
@@ -107,7 +108,7 @@ fn create(key: ProcessKey, parent_slot: Slot, cgroup: u64, flags: u32) -> Option
     Some(slot)
 }
 
-const NO_IMAGE: Image = Image {
+pub const NO_IMAGE: Image = Image {
     strict: 0,
     loose: 0,
     exe: 0,
@@ -157,12 +158,19 @@ pub fn forked(parent: Task, child: ProcessKey) -> (Slot, Slot) {
         return (parent_slot, 0);
     };
     count(parent_slot, 1, 0);
+    lifecycle::forked(parent_slot, slot, cgroup);
     (parent_slot, slot)
 }
 
-/// A process is gone.
+/// A process is gone. Answers whether this is the one call that took its node away.
+#[inline(always)]
+pub fn exited(tgid: u32) -> bool {
+    leave(tgid) != 0
+}
+
+/// [`exited`] as a number: a program's functions answer nothing else.
 #[inline(never)]
-pub fn exited(tgid: u32) -> u32 {
+fn leave(tgid: u32) -> u32 {
     let Some(slot) = slot_of(tgid) else {
         lose(Reason::UnknownExit);
         return 0;
@@ -180,7 +188,7 @@ pub fn exited(tgid: u32) -> u32 {
     if let Ok(Some(left)) = UNFREED.pop() {
         free_upwards(left);
     }
-    0
+    1
 }
 
 /// Lets go of a node: the process itself at its exit, or a child whose node is freed.

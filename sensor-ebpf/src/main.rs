@@ -6,6 +6,7 @@
 #![feature(core_intrinsics)]
 
 mod brake;
+mod lifecycle;
 mod lineage;
 mod maps;
 mod recursion;
@@ -48,9 +49,16 @@ pub fn sensor_exit(ctx: BtfTracePointContext) -> i32 {
     let task = Task(ctx.arg::<u64>(0));
     if task.living_threads() == 0 {
         let tgid = lineage::current_tgid();
-        // Kernel threads have no node; they end here without a loss.
-        if maps::slot_of(tgid).is_some() || !task.is_kernel_thread() {
-            lineage::exited(tgid);
+        let slot = maps::slot_of(tgid);
+        // Kernel threads have no node. Of two threads that end a process together, the other one has
+        // taken the node away.
+        if slot.is_none() && (task.is_kernel_thread() || task.unreleased_threads() > 1) {
+            return 0;
+        }
+        // Before the node is gone.
+        let key = lifecycle::key_of(slot.unwrap_or(0));
+        if lineage::exited(tgid) {
+            lifecycle::exited(key, task.exit_code());
         }
     }
     0

@@ -9,6 +9,7 @@ use sensor_common::{
     brake::Mark,
     lineage::{ExecRecord, Known, Node, Slot},
     loss::Reason,
+    recursion::Nodes,
     signature::ARGV_WORDS,
 };
 
@@ -84,6 +85,18 @@ pub fn lose(reason: Reason) {
 #[inline(always)]
 pub fn node(slot: Slot) -> Option<*mut Node> {
     NODES.get_ptr_mut(slot)
+}
+
+/// [`NODES`] for the gates.
+pub struct Table;
+
+impl Nodes for Table {
+    #[inline(always)]
+    fn node(&self, slot: Slot) -> Option<&Node> {
+        // SAFETY: the array lives as long as the program. A torn read of a signature only misses one
+        // repetition.
+        NODES.get_ptr(slot).map(|node| unsafe { &*node })
+    }
 }
 
 /// Slot of the living process with this tgid.

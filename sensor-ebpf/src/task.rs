@@ -1,6 +1,6 @@
 //! Reading kernel structures by offsets that user space resolved from BTF.
 
-use core::{hint::black_box, mem::MaybeUninit, ptr};
+use core::{mem::MaybeUninit, ptr};
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use sensor_common::{
@@ -104,6 +104,18 @@ impl Task {
         read(read(self.0, Field::TaskSignal), Field::SignalLive)
     }
 
+    /// As wait(2) would report it.
+    #[inline(always)]
+    pub fn exit_code(self) -> u32 {
+        read(self.0, Field::TaskExitCode)
+    }
+
+    /// Threads of the group that the kernel has not yet let go of, exiting or not.
+    #[inline(always)]
+    pub fn unreleased_threads(self) -> u32 {
+        read(read(self.0, Field::TaskSignal), Field::SignalThreads)
+    }
+
     #[inline(always)]
     pub fn memory(self) -> Address {
         read(self.0, Field::TaskMm)
@@ -137,11 +149,4 @@ fn inode(inode: Address) -> FileId {
         dev: read(read(inode, Field::InodeSuper), Field::SuperDev),
         zero: 0,
     }
-}
-
-/// Keeps LLVM from proving that two values are related, where it would turn arithmetic back into
-/// branches.
-#[inline(always)]
-pub fn opaque(value: u64) -> u64 {
-    black_box(value)
 }

@@ -3,7 +3,8 @@
 //! One pipeline, left to right: [`kernel`] makes observations, [`detect`] makes findings of them,
 //! [`incident`] makes incidents of findings, [`record`] keeps everything, [`feed`] serves it.
 //! [`respond`], [`evidence`], [`diagnose`] and [`investigate`] hang off an incident. [`core`] holds
-//! the pipeline together and is the only place where all of them meet.
+//! the pipeline together and is the only place where all of them meet. [`trace`] feeds the detectors
+//! from a file instead of a kernel.
 
 pub mod cgroup;
 pub mod cli;
@@ -21,6 +22,7 @@ pub mod kernel;
 pub mod lineage;
 pub mod record;
 pub mod respond;
+pub mod trace;
 
 /// The schema of everything that is recorded.
 pub use sensor_proto::v1 as proto;

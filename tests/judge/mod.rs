@@ -3,9 +3,19 @@
 //!
 //! Nothing here knows a rule or a threshold: labels say what a workload is, not how it is found.
 
+pub mod alone;
+pub mod suite;
+pub mod watched;
+
+pub use alone::alone;
+pub use watched::watched;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+/// From a containment, or the cage's first refusal, to the count of what still runs.
+const AFTER: Duration = Duration::from_secs(1);
 
 /// What a workload is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +38,7 @@ pub enum Split {
 
 /// A workload without a sensor, bounded by its cage alone: what `pids.max` does about it, and what
 /// the kernel's gates and their replay say about its trace.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Alone {
     /// From the start to its end, or to where it was ended.
     pub took: Duration,

@@ -19,7 +19,7 @@ use tests::{
     process::boot_ns,
     skip,
     watch::number,
-    workloads::{Running, npm},
+    workloads::Running,
 };
 
 use crate::{cargo, setup};
@@ -143,7 +143,7 @@ impl Outcome {
 }
 
 fn once(binary: &Path, told: Told, keep: bool) -> Result<Outcome> {
-    let work = npm::missing_manifest()?;
+    let work = Workload::labelled("npm-missing-manifest")?;
     let cage = Cage::new(Limits::default())?;
     let investigator = investigator()?;
     let more = format!(

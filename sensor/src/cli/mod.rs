@@ -14,6 +14,8 @@ mod error;
 mod evidence;
 mod incidents;
 mod out;
+mod record;
+mod replay;
 mod show;
 mod status;
 mod style;
@@ -92,6 +94,10 @@ enum Verb {
     Pause(act::SwitchArgs),
     /// Switch automatic action on again.
     Resume(act::SwitchArgs),
+    /// Record every fork, exec and exit of this host into a trace.
+    Record(record::RecordArgs),
+    /// Put a trace through the gates and the detectors again.
+    Replay(replay::ReplayArgs),
     /// Check and show configurations.
     Config(config::ConfigArgs),
     /// Answers clients. Started by `run`.
@@ -142,6 +148,8 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Verb::Trigger(args) => client_of(trigger::run(&socket, args)),
         Verb::Pause(args) => client_of(act::switch(&socket, true, args)),
         Verb::Resume(args) => client_of(act::switch(&socket, false, args)),
+        Verb::Record(args) => record::run(&args),
+        Verb::Replay(args) => replay::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Serve(args) => daemon::serve(args),
         Verb::Guardian(args) => daemon::guardian(&args),

@@ -366,11 +366,13 @@ fn scope(configured: &[String], hierarchies: &Hierarchies) -> Result<Vec<PathBuf
         .collect()
 }
 
-fn load_options(config: &Config) -> LoadOptions {
+/// The kernel side of a daemon with this configuration.
+pub fn load_options(config: &Config) -> LoadOptions {
     LoadOptions {
         max_processes: config.kernel.max_processes,
         ring_bytes: config.kernel.ring_bytes,
         limits: config.detect.limits(),
+        lifecycle: false,
     }
 }
 

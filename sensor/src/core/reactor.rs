@@ -96,6 +96,8 @@ impl Reactor {
                 }
             }
             Event::Braked(braked) => self.braked(braked),
+            // A daemon never asks for the lifecycle.
+            Event::Forked(_) | Event::Executed(_) | Event::Exited(_) => {}
         }
     }
 

@@ -34,6 +34,8 @@ pub struct LoadOptions {
     /// Size of the ring, bytes: a power of two.
     pub ring_bytes: u32,
     pub limits: Limits,
+    /// Every fork, exec and exit comes through the ring: for a recorder, never for a daemon.
+    pub lifecycle: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +81,8 @@ pub struct Programs {
     links: Vec<OwnedFd>,
     losses: PerCpuArray<MapData, u64>,
     map_bytes: u64,
+    /// Unknown exits until everything was attached and everybody known.
+    early_exits: u64,
     /// Why there is no baseline, if so.
     pub no_baseline: Option<String>,
 }
@@ -88,11 +92,13 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     let offsets = Btf::of_kernel()?.offsets()?;
     let btf = aya::Btf::from_sys_fs()?;
     let tables = ["NODES", "MARKS", "INDEX", "FREE", "EXECS", "KNOWN"];
+    let lifecycle = u32::from(options.lifecycle);
     let mut loader = EbpfLoader::new();
     loader
         .btf(Some(&btf))
         .override_global("OFFSETS", &offsets, true)
         .override_global("LIMITS", &options.limits, true)
+        .override_global("LIFECYCLE", &lifecycle, true)
         .map_max_entries("EVENTS", options.ring_bytes);
     for table in tables {
         loader.map_max_entries(table, options.max_processes);
@@ -118,7 +124,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     }
     let iterator: &mut Iter = program(&mut ebpf, BASELINE)?;
     let no_baseline = iterator.load("task", &btf).err().map(|error| reason(&error));
-    Ok((Programs { ebpf, links, losses, map_bytes, no_baseline }, lineage, ring))
+    Ok((Programs { ebpf, links, losses, map_bytes, early_exits: 0, no_baseline }, lineage, ring))
 }
 
 impl Programs {
@@ -141,12 +147,23 @@ impl Programs {
         let mut losses: Vec<(&'static str, u64)> = Reason::ALL
             .into_iter()
             .map(|reason| {
-                let per_cpu = self.losses.get(&(reason as u32), 0);
-                (reason.word(), per_cpu.map_or(0, |values| values.iter().sum()))
+                let early = if reason == Reason::UnknownExit { self.early_exits } else { 0 };
+                (reason.word(), self.lost(reason).saturating_sub(early))
             })
             .collect();
         losses.push((SKIPPED, self.skipped()));
         losses
+    }
+
+    fn lost(&self, reason: Reason) -> u64 {
+        let per_cpu = self.losses.get(&(reason as u32), 0);
+        per_cpu.map_or(0, |values| values.iter().sum())
+    }
+
+    /// From here on an unknown exit is a loss. Exits are attached first, so whoever ended between
+    /// that and the baseline was never entered, and need not have been.
+    pub fn everybody_known(&mut self) {
+        self.early_exits = self.lost(Reason::UnknownExit);
     }
 
     fn skipped(&self) -> u64 {

@@ -12,7 +12,7 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use sensor_common::event::{self, Alarm, Braked, Exec};
+use sensor_common::event::{self, Alarm, Braked, Exec, Executed, Exited, Forked};
 
 /// What the kernel side had to say.
 #[derive(Debug)]
@@ -20,6 +20,10 @@ pub enum Event {
     Alarm(Alarm),
     Exec(Box<Exec>),
     Braked(Braked),
+    // The lifecycle, where it was asked for at load.
+    Forked(Forked),
+    Executed(Box<Executed>),
+    Exited(Exited),
 }
 
 /// Priority among real-time threads: above ordinary work, below what keeps a kernel alive (50 is
@@ -84,15 +88,17 @@ fn read(mut ring: RingBuf<MapData>, stop: &OwnedFd, mut handle: impl FnMut(Event
         ];
         // Interrupted or timed out: look all the same.
         let _ = poll(&mut waits, Some(&timeout));
-        if !waits[1].revents().is_empty() {
-            return;
-        }
+        let stopped = !waits[1].revents().is_empty();
         looks = looks.saturating_sub(1);
         while let Some(item) = ring.next() {
             if let Some(event) = parse(&item) {
                 handle(event);
             }
             looks = BUSY_LOOKS;
+        }
+        // What was there when the stop came has been handed over.
+        if stopped {
+            return;
         }
     }
 }
@@ -104,6 +110,9 @@ fn parse(bytes: &[u8]) -> Option<Event> {
         event::ALARM => take(bytes).map(Event::Alarm),
         event::EXEC => take(bytes).map(|exec| Event::Exec(Box::new(exec))),
         event::BRAKED => take(bytes).map(Event::Braked),
+        event::FORKED => take(bytes).map(Event::Forked),
+        event::EXECUTED => take(bytes).map(|exec| Event::Executed(Box::new(exec))),
+        event::EXITED => take(bytes).map(Event::Exited),
         _ => None,
     }
 }
@@ -135,13 +144,16 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_an_event_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..700), tag in 0u32..5) {
+        fn any_bytes_are_an_event_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..800), tag in 0u32..8) {
             let mut tagged = tag.to_ne_bytes().to_vec();
             tagged.extend(&bytes);
             let expected = match tag {
                 event::ALARM => tagged.len() >= size_of::<Alarm>(),
                 event::EXEC => tagged.len() >= size_of::<Exec>(),
                 event::BRAKED => tagged.len() >= size_of::<Braked>(),
+                event::FORKED => tagged.len() >= size_of::<Forked>(),
+                event::EXECUTED => tagged.len() >= size_of::<Executed>(),
+                event::EXITED => tagged.len() >= size_of::<Exited>(),
                 _ => false,
             };
             prop_assert_eq!(parse(&tagged).is_some(), expected);

@@ -8,6 +8,7 @@ mod canned;
 mod fake;
 mod program;
 mod schema;
+mod trace;
 
 use std::{
     fs,

@@ -1,0 +1,298 @@
+//! A trace as a file: a zstd stream of entries, each with its length before it as a varint. The
+//! format is documented in `proto/sensor/v1/trace.proto`.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{self, BufReader, BufWriter, Read, Write},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use prost::Message as _;
+
+use crate::proto::{TraceEntry, trace_entry::Entry};
+
+/// Longest entry, bytes: 512 bytes of arguments and the rest come to 1 KiB, a cgroup's path to 4 KiB.
+/// A longer length is no length.
+const ENTRY_LIMIT: u64 = 64 << 10;
+
+/// zstd's own default: 4 times smaller than without at 500 MB/s; the next levels save a tenth.
+const COMPRESSION: i32 = 3;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TraceError {
+    #[error("cannot {what} {file}: {source}", file = .file.display())]
+    Io { what: &'static str, file: PathBuf, source: io::Error },
+    #[error(
+        "{file} is no trace ({why}); `sensor record --lifecycle` writes one", file = .file.display()
+    )]
+    NoTrace { file: PathBuf, why: &'static str },
+    #[error(
+        "{file} is damaged behind entry {entries}: {why}", file = .file.display()
+    )]
+    Damaged { file: PathBuf, entries: u64, why: String },
+}
+
+/// Writes a trace.
+pub struct Writer<W: Write = BufWriter<File>> {
+    stream: zstd::Encoder<'static, W>,
+    buffer: Vec<u8>,
+}
+
+impl Writer {
+    /// Starts a trace in a new file that only its owner may read: arguments tell much about a host.
+    pub fn create(file: &Path) -> Result<Self, TraceError> {
+        let failed = |source| TraceError::Io { what: "create", file: file.to_owned(), source };
+        let open = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(file)
+            .map_err(failed)?;
+        Self::new(BufWriter::new(open)).map_err(failed)
+    }
+
+    /// Ends the stream; the file is on disk afterwards. Answers its size, bytes.
+    pub fn finish(self) -> io::Result<u64> {
+        let file = self.stream.finish()?.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_all()?;
+        Ok(file.metadata()?.len())
+    }
+
+    /// Size of the file so far, bytes.
+    pub fn size(&self) -> io::Result<u64> {
+        Ok(self.stream.get_ref().get_ref().metadata()?.len())
+    }
+}
+
+impl<W: Write> Writer<W> {
+    fn new(to: W) -> io::Result<Self> {
+        Ok(Self { stream: zstd::Encoder::new(to, COMPRESSION)?, buffer: Vec::new() })
+    }
+
+    pub fn write(&mut self, entry: Entry) -> io::Result<()> {
+        self.buffer.clear();
+        TraceEntry { entry: Some(entry) }
+            .encode_length_delimited(&mut self.buffer)
+            .map_err(io::Error::other)?;
+        self.stream.write_all(&self.buffer)
+    }
+
+    /// Everything up to here can be read even if the recorder dies now.
+    pub fn flush(&mut self) -> io::Result<()> {
+        self.stream.flush()
+    }
+}
+
+/// Reads a trace. Whatever the file holds, memory stays bounded.
+pub struct Reader<R: Read = File> {
+    stream: BufReader<zstd::Decoder<'static, BufReader<R>>>,
+    file: PathBuf,
+    buffer: Vec<u8>,
+    /// Entries that were read.
+    entries: u64,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// A `TraceEnd` came last.
+    Complete,
+    CutOff,
+}
+
+impl Reader {
+    pub fn open(file: &Path) -> Result<Self, TraceError> {
+        let failed = |source| TraceError::Io { what: "open", file: file.to_owned(), source };
+        let open = File::open(file).map_err(failed)?;
+        Self::new(open, file).map_err(failed)
+    }
+}
+
+impl<R: Read> Reader<R> {
+    fn new(from: R, file: &Path) -> io::Result<Self> {
+        let mut decoder = zstd::Decoder::new(from)?;
+        // 8 MiB: what zstd's own tools accept without being asked, and four times what level 3 writes.
+        decoder.window_log_max(23)?;
+        Ok(Self {
+            stream: BufReader::new(decoder),
+            file: file.to_owned(),
+            buffer: Vec::new(),
+            entries: 0,
+            state: State::Open,
+        })
+    }
+
+    /// The next entry; none at the end, wherever that is: see [`Self::complete`].
+    pub fn entry(&mut self) -> Result<Option<Entry>, TraceError> {
+        if self.state != State::Open {
+            return Ok(None);
+        }
+        match self.read() {
+            Ok(Some(entry)) => {
+                self.entries += 1;
+                if matches!(entry, Entry::End(_)) {
+                    self.state = State::Complete;
+                }
+                Ok(Some(entry))
+            }
+            Ok(None) if self.entries == 0 => Err(self.no_trace("it is empty")),
+            Ok(None) => {
+                self.state = State::CutOff;
+                Ok(None)
+            }
+            // zstd says so where a frame stops in its middle.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.entries > 0 => {
+                self.state = State::CutOff;
+                Ok(None)
+            }
+            Err(_) if self.entries == 0 => Err(self.no_trace("it does not begin like one")),
+            Err(error) => Err(TraceError::Damaged {
+                file: self.file.clone(),
+                entries: self.entries,
+                why: error.to_string(),
+            }),
+        }
+    }
+
+    /// Whether the recorder ended in good order; known once [`Self::entry`] has said that it is over.
+    pub fn complete(&self) -> bool {
+        self.state == State::Complete
+    }
+
+    /// This file, as something that it is not.
+    pub fn no_trace(&self, why: &'static str) -> TraceError {
+        TraceError::NoTrace { file: self.file.clone(), why }
+    }
+
+    fn read(&mut self) -> io::Result<Option<Entry>> {
+        let Some(length) = self.length()? else { return Ok(None) };
+        if length > ENTRY_LIMIT {
+            return Err(io::Error::other(format!("an entry of {length} bytes")));
+        }
+        self.buffer.resize(length as usize, 0);
+        self.stream.read_exact(&mut self.buffer)?;
+        let entry = TraceEntry::decode(self.buffer.as_slice()).map_err(io::Error::other)?;
+        // A newer sensor may know more kinds of entries than we do; it says so in the first one.
+        entry.entry.map_or_else(
+            || Err(io::Error::other("an entry of an unknown kind")),
+            |entry| Ok(Some(entry)),
+        )
+    }
+
+    /// A varint: <https://protobuf.dev/programming-guides/encoding/#varints>. None at the end.
+    fn length(&mut self) -> io::Result<Option<u64>> {
+        let mut length = 0_u64;
+        for shift in (0..35).step_by(7) {
+            let mut byte = [0];
+            if self.stream.read(&mut byte)? == 0 {
+                if shift == 0 {
+                    return Ok(None);
+                }
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            length |= u64::from(byte[0] & 0x7f) << shift;
+            if byte[0] & 0x80 == 0 {
+                return Ok(Some(length));
+            }
+        }
+        Err(io::Error::other("a length without end"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::proto::{Lost, ProcessKey, TraceEnd, TraceExit, TraceStart};
+
+    fn exit(pid: u32, code: u32) -> Entry {
+        Entry::Exit(TraceExit {
+            process: Some(ProcessKey { pid, start_ns: u64::from(pid) << 20 }),
+            exit_ns: 9,
+            code,
+        })
+    }
+
+    fn written(entries: &[Entry], end: bool) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut writer = Writer::new(&mut bytes).unwrap();
+        writer.write(Entry::Start(TraceStart::default())).unwrap();
+        for entry in entries {
+            writer.write(entry.clone()).unwrap();
+        }
+        if end {
+            writer.write(Entry::End(TraceEnd { boot_ns: 10 })).unwrap();
+        }
+        writer.flush().unwrap();
+        if end {
+            writer.stream.finish().unwrap();
+        } else {
+            // As a recorder that was killed: no end of the frame.
+            std::mem::forget(writer);
+        }
+        bytes
+    }
+
+    fn read(bytes: &[u8]) -> Result<(Vec<Entry>, bool), TraceError> {
+        let mut reader = Reader::new(bytes, Path::new("x")).unwrap();
+        let mut entries = Vec::new();
+        while let Some(entry) = reader.entry()? {
+            entries.push(entry);
+        }
+        Ok((entries, reader.complete()))
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let entries = [exit(7, 256), Entry::Lost(Lost { reason: "ring_full".into(), count: 3 })];
+        let (read, complete) = read(&written(&entries, true)).unwrap();
+        assert!(complete);
+        assert_eq!(read[1..3], entries);
+    }
+
+    #[test]
+    fn what_a_killed_recorder_left_is_read_up_to_there() {
+        let (read, complete) = read(&written(&[exit(7, 0)], false)).unwrap();
+        assert!(!complete);
+        assert_eq!(read[1..], [exit(7, 0)]);
+    }
+
+    #[test]
+    fn other_files_are_named() {
+        for other in [&b""[..], b"{\"json\": 1}", &[0x28, 0xb5, 0x2f, 0xfd]] {
+            let error = read(other).unwrap_err();
+            assert!(matches!(error, TraceError::NoTrace { .. }), "{other:?}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_file_holds_it_is_an_answer(
+            pids in proptest::collection::vec(1_u32..40_000, 1..40),
+            cut in any::<proptest::sample::Index>(),
+            flip in proptest::option::of((any::<proptest::sample::Index>(), 1_u8..)),
+        ) {
+            let entries: Vec<Entry> = pids.iter().map(|pid| exit(*pid, 0)).collect();
+            let mut bytes = written(&entries, true);
+            bytes.truncate(cut.index(bytes.len() + 1));
+            if let (Some((at, bits)), false) = (flip, bytes.is_empty()) {
+                let at = at.index(bytes.len());
+                bytes[at] ^= bits;
+            }
+            if let (Ok((read, complete)), None) = (read(&bytes), flip) {
+                prop_assert_eq!(complete, read.len() == entries.len() + 2);
+                prop_assert_eq!(&read[1..read.len().min(entries.len() + 1)], &entries[..read.len().min(entries.len() + 1) - 1]);
+            }
+        }
+
+        #[test]
+        fn random_entries_are_an_answer(noise in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let mut stream = zstd::Encoder::new(Vec::new(), 1).unwrap();
+            stream.write_all(&noise).unwrap();
+            let _ = read(&stream.finish().unwrap());
+        }
+    }
+}

@@ -1,0 +1,397 @@
+//! A trace through the gates and the detectors again, and what came of it beside what the kernel had
+//! said while it was recorded.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    ffi::OsString,
+    os::unix::ffi::OsStringExt as _,
+    path::{Path, PathBuf},
+};
+
+use prost_types::Timestamp;
+use sensor_common::{
+    FileId, ProcessKey,
+    lineage::Image,
+    recursion::{Level, Limits, span_ns},
+};
+use sensor_proto::json;
+use serde::Serialize;
+
+use super::{
+    file::{Reader, TraceError},
+    key_of, proto_limits,
+    table::{Judged, Table},
+};
+use crate::{
+    config::{Config, Mode},
+    detect::{
+        Finding,
+        recursion::{self, Crossing},
+    },
+    lineage::Exec,
+    proto::{
+        GateVerdict, Measure, TraceExec, TraceFile, TraceProcess, TraceSignatures, TraceStart,
+        trace_entry::Entry,
+    },
+};
+
+/// Differences that are told one by one; the others are only counted.
+const TOLD: usize = 20;
+
+/// What a replay found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    pub trace: Summary,
+    /// Only what ran in this cgroup and below is counted; null: everything.
+    pub scope: Option<String>,
+    pub agreement: Agreement,
+    pub findings: Vec<Found>,
+    /// Different culprits among the findings.
+    pub incidents: usize,
+    /// Those of them that the configuration has contained.
+    pub containments: usize,
+}
+
+/// What the trace is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Summary {
+    pub host: String,
+    pub kernel: String,
+    pub version: String,
+    #[serde(serialize_with = "json::time")]
+    pub started_at: Option<Timestamp>,
+    pub seconds: f64,
+    /// It was ended in good order, not cut off.
+    pub complete: bool,
+    pub forks: u64,
+    pub execs: u64,
+    pub exits: u64,
+    /// Most processes alive at once.
+    pub peak_live: u64,
+    /// What the kernel side could not keep, all reasons together: parts of the trace may be missing.
+    pub lost: u64,
+    /// The same by reason.
+    pub losses: BTreeMap<String, u64>,
+}
+
+/// The verdicts of the kernel beside those of the replay, one for each exec.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Agreement {
+    /// False where other thresholds are in force than when it was recorded: nothing is compared.
+    pub comparable: bool,
+    pub agree: u64,
+    pub differ: u64,
+    /// Of those that agree: the kernel counted a fork or an exit that was just under way on another
+    /// CPU, and its number was taken.
+    pub in_flight: u64,
+    /// The first differences, in words.
+    pub differences: Vec<String>,
+}
+
+/// A finding of the detectors.
+#[derive(Clone, Debug, Serialize)]
+pub struct Found {
+    pub kind: String,
+    pub rule: &'static str,
+    /// The configuration has it contained.
+    pub contain: bool,
+    pub confidence: f64,
+    /// From the trace's start, s.
+    pub after_s: f64,
+    #[serde(serialize_with = "json::string")]
+    pub at_ns: u64,
+    pub culprit: FoundCulprit,
+    pub measures: Vec<Measure>,
+}
+
+/// What is known of a culprit by a trace: the names are those of an incident's.
+#[derive(Clone, Debug, Serialize)]
+pub struct FoundCulprit {
+    pub pid: u32,
+    /// Boot clock, ns.
+    #[serde(serialize_with = "json::string")]
+    pub start_ns: u64,
+    /// Redacted; empty where the trace has no arguments.
+    #[serde(serialize_with = "json::texts")]
+    pub argv: Vec<Vec<u8>>,
+    /// cgroup v2 path; null where the trace does not know it.
+    pub cgroup: Option<String>,
+}
+
+/// Replays a file. `scope`: look only at what runs in this cgroup and below.
+pub fn replay(file: &Path, config: &Config, scope: Option<&Path>) -> Result<Report, TraceError> {
+    let mut reader = Reader::open(file)?;
+    let Some(Entry::Start(start)) = reader.entry()? else {
+        return Err(reader.no_trace("it does not begin with a trace's start"));
+    };
+    let mut replay = Replay::new(&start, config, scope);
+    while let Some(entry) = reader.entry()? {
+        replay.apply(entry);
+    }
+    Ok(replay.report(reader.complete()))
+}
+
+/// A replay under way.
+pub struct Replay<'a> {
+    config: &'a Config,
+    scope: Option<&'a Path>,
+    limits: Limits,
+    /// How far two counts may be apart because of what is under way.
+    under_way: u32,
+    start_ns: u64,
+    last_ns: u64,
+    table: Table,
+    groups: HashMap<u64, PathBuf>,
+    live: u64,
+    culprits: HashSet<ProcessKey>,
+    contained: HashSet<ProcessKey>,
+    report: Report,
+}
+
+impl<'a> Replay<'a> {
+    pub fn new(start: &TraceStart, config: &'a Config, scope: Option<&'a Path>) -> Self {
+        let limits = config.detect.limits();
+        let report = Report {
+            trace: Summary {
+                host: start.host.clone(),
+                kernel: start.kernel.clone(),
+                version: start.version.clone(),
+                started_at: start.at,
+                ..Summary::default()
+            },
+            scope: scope.map(|path| path.display().to_string()),
+            agreement: Agreement {
+                comparable: start.limits.as_ref() == Some(&proto_limits(&limits)),
+                ..Agreement::default()
+            },
+            ..Report::default()
+        };
+        Self {
+            config,
+            scope,
+            limits,
+            under_way: start.cpus.max(1),
+            start_ns: start.boot_ns,
+            last_ns: start.boot_ns,
+            table: Table::new(),
+            groups: HashMap::new(),
+            live: 0,
+            culprits: HashSet::new(),
+            contained: HashSet::new(),
+            report,
+        }
+    }
+
+    pub fn apply(&mut self, entry: Entry) {
+        match entry {
+            Entry::Start(_) => {}
+            Entry::Process(process) => self.process(&process),
+            Entry::Fork(fork) => {
+                let Some(child) = key_of(fork.child.as_ref()) else { return };
+                self.passed(child.start_ns);
+                let slot = self.table.fork(child, key_of(fork.parent.as_ref()), fork.cgroup);
+                if self.place(slot) {
+                    self.report.trace.forks += 1;
+                }
+            }
+            Entry::Exec(exec) => self.exec(exec),
+            Entry::Exit(exit) => {
+                let Some(key) = key_of(exit.process.as_ref()) else { return };
+                self.passed(exit.exit_ns);
+                let Some(slot) = self.table.living(key) else { return };
+                if self.table.set_scoped(slot, false) {
+                    self.live -= 1;
+                    self.report.trace.exits += 1;
+                }
+                self.table.exit(key);
+            }
+            Entry::Group(group) => {
+                self.groups.insert(group.id, OsString::from_vec(group.path).into());
+            }
+            Entry::Lost(lost) => {
+                let trace = &mut self.report.trace;
+                trace.lost = trace.lost.saturating_add(lost.count);
+                let of_reason = trace.losses.entry(lost.reason).or_default();
+                *of_reason = of_reason.saturating_add(lost.count);
+            }
+            Entry::End(end) => self.passed(end.boot_ns),
+        }
+    }
+
+    /// What came of it. `complete`: the trace was not cut off.
+    pub fn report(mut self, complete: bool) -> Report {
+        self.report.trace.complete = complete;
+        self.report.trace.seconds = (self.last_ns - self.start_ns) as f64 / 1e9;
+        self.report.incidents = self.culprits.len();
+        self.report.containments = self.contained.len();
+        self.report
+    }
+
+    fn passed(&mut self, now_ns: u64) {
+        self.last_ns = self.last_ns.max(now_ns);
+    }
+
+    fn process(&mut self, process: &TraceProcess) {
+        let Some(key) = key_of(process.process.as_ref()) else { return };
+        let TraceSignatures { strict, loose, exe } = process.signatures.unwrap_or_default();
+        let argv_bytes = process.argv_bytes;
+        let image = Image { strict, loose, exe, argv_bytes, ..Image::default() };
+        let slot = self.table.adopt(key, process.cgroup, image);
+        if let Some(parent) = key_of(process.parent.as_ref()) {
+            self.table.link(key, parent);
+        }
+        self.place(slot);
+    }
+
+    /// Counts a process where it belongs now; answers whether it is in scope.
+    fn place(&mut self, slot: u32) -> bool {
+        let scoped = match self.scope {
+            None => true,
+            Some(scope) => self
+                .groups
+                .get(&self.table.cgroup(slot))
+                .is_some_and(|group| group.starts_with(scope)),
+        };
+        match (self.table.set_scoped(slot, scoped), scoped) {
+            (false, true) => self.live += 1,
+            (true, false) => self.live -= 1,
+            _ => {}
+        }
+        self.report.trace.peak_live = self.report.trace.peak_live.max(self.live);
+        scoped
+    }
+
+    fn exec(&mut self, exec: TraceExec) {
+        let Some(key) = key_of(exec.process.as_ref()) else { return };
+        self.passed(exec.exec_ns);
+        let signatures = exec.signatures.unwrap_or_default();
+        let said = exec.verdict.unwrap_or_default();
+        let slot = self.table.ensure(key);
+        let comparable = self.report.agreement.comparable;
+        let (mut in_flight, under_way) = (false, self.under_way);
+        let judged = self.table.executed(
+            slot,
+            exec.cgroup,
+            Exec {
+                at_ns: exec.exec_ns,
+                exe: file_id(exec.exe),
+                cwd: file_id(exec.cwd),
+                argv: exec.argv,
+                argv_bytes: exec.argv_bytes,
+                strict: signatures.strict,
+                loose: signatures.loose,
+            },
+            signatures.exe,
+            &self.limits,
+            |counted| {
+                in_flight = counted != said.live && counted.abs_diff(said.live) <= under_way;
+                if in_flight { said.live } else { counted }
+            },
+        );
+        if !self.place(slot) {
+            return;
+        }
+        self.report.trace.execs += 1;
+        if comparable {
+            self.compare(key, &judged, &said, in_flight);
+        }
+        if judged.verdict.report {
+            self.crossed(slot, &judged);
+        }
+    }
+
+    fn compare(&mut self, key: ProcessKey, judged: &Judged, said: &GateVerdict, in_flight: bool) {
+        let ours = GateVerdict {
+            // Told apart only as far as forks and exits under way explain it.
+            live: if in_flight { said.live } else { judged.verdict.live },
+            ..verdict(judged)
+        };
+        let agreement = &mut self.report.agreement;
+        if ours == *said {
+            agreement.agree += 1;
+            agreement.in_flight += u64::from(in_flight);
+            return;
+        }
+        agreement.differ += 1;
+        if agreement.differences.len() < TOLD {
+            agreement
+                .differences
+                .push(format!("pid {}: the kernel said {said:?}, the replay {ours:?}", key.tgid));
+        }
+    }
+
+    fn crossed(&mut self, slot: u32, judged: &Judged) {
+        let crossing = Crossing {
+            level: judged.verdict.level,
+            rule: judged.verdict.rule,
+            repetitions: u32::from(judged.verdict.repetitions),
+            span_ns: span_ns(&judged.image),
+            live: judged.verdict.live,
+            crossed_ns: judged.image.generations[0],
+            ancestry: self.table.ancestry(slot),
+        };
+        if crossing.level < Level::Open {
+            return;
+        }
+        let Some(finding) = recursion::detect(&crossing, &self.limits) else { return };
+        let Some(culprit) = finding.culprit else { return };
+        let contain = finding.contain && self.config.respond.rules.mode(finding.rule) == Mode::Auto;
+        self.culprits.insert(culprit);
+        if contain {
+            self.contained.insert(culprit);
+        }
+        let found = self.found(finding, culprit, contain, &crossing);
+        self.report.findings.push(found);
+    }
+
+    fn found(
+        &self,
+        finding: Finding,
+        culprit: ProcessKey,
+        contain: bool,
+        crossing: &Crossing,
+    ) -> Found {
+        let node = crossing.ancestry.iter().find(|node| node.key == culprit);
+        let argv = node.and_then(|node| node.exec.as_ref()).map(|exec| exec.argv.clone());
+        let cgroup = node.and_then(|node| self.groups.get(&node.cgroup));
+        let cgroup = cgroup.map(|path| path.display().to_string());
+        Found {
+            kind: json::kind::word(finding.kind.into()),
+            rule: finding.rule,
+            contain,
+            confidence: finding.confidence,
+            after_s: finding.at_ns.saturating_sub(self.start_ns) as f64 / 1e9,
+            at_ns: finding.at_ns,
+            culprit: FoundCulprit {
+                pid: culprit.tgid,
+                start_ns: culprit.start_ns,
+                argv: argv.unwrap_or_default(),
+                cgroup,
+            },
+            measures: finding.measures,
+        }
+    }
+}
+
+fn file_id(file: Option<TraceFile>) -> FileId {
+    file.map_or_else(FileId::default, |file| FileId { ino: file.ino, dev: file.dev, zero: 0 })
+}
+
+fn verdict(judged: &Judged) -> GateVerdict {
+    let Image { strict_repetitions, loose_repetitions, exe_repetitions, growing, .. } =
+        judged.image;
+    GateVerdict {
+        level: judged.verdict.level as u32,
+        rule: judged.verdict.rule as u32,
+        strict_repetitions: strict_repetitions.into(),
+        loose_repetitions: loose_repetitions.into(),
+        exe_repetitions: exe_repetitions.into(),
+        growing: growing.into(),
+        top: super::proto_key(judged.top),
+        live: judged.verdict.live,
+        reported: judged.verdict.report,
+    }
+}
+
+#[cfg(test)]
+mod tests;

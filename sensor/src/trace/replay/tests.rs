@@ -1,0 +1,157 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    proto::{Lost, ProcessKey as Key, TraceEnd, TraceExit, TraceFork, TraceGroup},
+    trace::proto_limits,
+};
+
+const SECOND: u64 = 1_000_000_000;
+
+fn key(pid: u32) -> Key {
+    Key { pid, start_ns: u64::from(pid) * SECOND }
+}
+
+fn start(config: &Config) -> TraceStart {
+    let limits = Some(proto_limits(&config.detect.limits()));
+    TraceStart { cpus: 2, limits, ..TraceStart::default() }
+}
+
+fn fork(child: u32, parent: u32) -> Entry {
+    Entry::Fork(TraceFork { child: Some(key(child)), parent: Some(key(parent)), cgroup: 1 })
+}
+
+fn exec(pid: u32, at_ns: u64, signature: u64, argv_bytes: u32) -> TraceExec {
+    TraceExec {
+        process: Some(key(pid)),
+        exec_ns: at_ns,
+        cgroup: 1,
+        signatures: Some(TraceSignatures { strict: signature, loose: signature, exe: signature }),
+        argv: vec![b"again".to_vec()],
+        argv_bytes,
+        ..TraceExec::default()
+    }
+}
+
+/// A straight line of one command, a generation a second, from pid 10 on; above it pid 1.
+fn line(generations: u32) -> Vec<Entry> {
+    let mut entries = vec![Entry::Group(TraceGroup { id: 1, path: b"/work/a".to_vec() })];
+    for pid in 10..10 + generations {
+        entries.push(fork(pid, if pid == 10 { 1 } else { pid - 1 }));
+        entries.push(Entry::Exec(exec(pid, u64::from(pid) * SECOND, 77, 6)));
+    }
+    entries
+}
+
+fn replayed(entries: Vec<Entry>, config: &Config, scope: Option<&str>) -> Report {
+    let start = start(config);
+    let mut replay = Replay::new(&start, config, scope.map(Path::new));
+    for entry in entries {
+        replay.apply(entry);
+    }
+    replay.report(true)
+}
+
+#[test]
+fn a_recursion_is_found_with_its_culprit() {
+    let report = replayed(line(14), &Config::default(), None);
+    // The fifth repetition opens it, narrow as it is; the twelfth living process contains it.
+    let levels: Vec<bool> = report.findings.iter().map(|found| found.contain).collect();
+    assert_eq!(levels, [false, true]);
+    assert_eq!((report.incidents, report.containments), (1, 1));
+    let found = &report.findings[1];
+    assert_eq!((found.culprit.pid, found.rule, found.kind.as_str()), (10, "R1", "recursion"));
+    assert_eq!(found.culprit.cgroup.as_deref(), Some("/work/a"));
+    assert_eq!((report.trace.forks, report.trace.execs), (14, 14));
+    assert_eq!(report.trace.peak_live, 14);
+}
+
+#[test]
+fn other_thresholds_find_something_else() {
+    let mut never = Config::default();
+    never.detect.recursion.enabled = false;
+    never.detect.recursion_argv.enabled = false;
+    let recorded = start(&Config::default());
+    let mut replay = Replay::new(&recorded, &never, None);
+    for entry in line(40) {
+        replay.apply(entry);
+    }
+    let report = replay.report(true);
+    assert!(report.findings.is_empty(), "{:?}", report.findings);
+    assert!(!report.agreement.comparable, "the kernel judged by other thresholds");
+    assert_eq!((report.agreement.agree, report.agreement.differ), (0, 0));
+}
+
+#[test]
+fn policy_decides_what_would_be_contained() {
+    let mut config = Config::default();
+    config.respond.rules.r1 = Mode::Suggest;
+    let report = replayed(line(14), &config, None);
+    assert_eq!((report.incidents, report.containments), (1, 0));
+}
+
+#[test]
+fn a_scope_leaves_the_rest_out() {
+    assert_eq!(replayed(line(14), &Config::default(), Some("/work")).incidents, 1);
+    let other = replayed(line(14), &Config::default(), Some("/other"));
+    assert_eq!((other.incidents, other.trace.execs, other.trace.peak_live), (0, 0, 0));
+    assert_eq!(replayed(line(14), &Config::default(), Some("/wo")).incidents, 0, "no such group");
+}
+
+#[test]
+fn verdicts_of_the_kernel_are_compared() {
+    let mut entries = line(1);
+    let verdict = GateVerdict { top: Some(key(10)), live: 1, ..GateVerdict::default() };
+    let said =
+        |verdict| Entry::Exec(TraceExec { verdict: Some(verdict), ..exec(10, 20 * SECOND, 5, 6) });
+    // As it was; with an exit under way on the other CPU; with one repetition too many; with more
+    // living ones than could be under way.
+    entries.push(said(verdict));
+    entries.push(said(GateVerdict { live: 2, ..verdict }));
+    entries.push(said(GateVerdict { strict_repetitions: 1, ..verdict }));
+    entries.push(said(GateVerdict { live: 9, ..verdict }));
+    entries.push(Entry::Lost(Lost { reason: "kernel".into(), count: 3 }));
+    let report = replayed(entries, &Config::default(), None);
+    // The first exec of the line has no verdict at all.
+    assert_eq!((report.agreement.agree, report.agreement.differ), (2, 3));
+    assert_eq!(report.agreement.in_flight, 1);
+    assert_eq!(report.agreement.differences.len(), 3);
+    assert_eq!(report.trace.lost, 3);
+}
+
+/// Anything that a file may hold, of few processes, so that they meet.
+fn anything() -> impl Strategy<Value = Entry> {
+    let process = || (0_u32..6, 0_u64..3).prop_map(|(pid, start_ns)| Some(Key { pid, start_ns }));
+    prop_oneof![
+        (process(), process(), 0_u64..3)
+            .prop_map(|(child, parent, cgroup)| Entry::Fork(TraceFork { child, parent, cgroup })),
+        (process(), any::<u64>(), 0_u64..3, any::<u32>()).prop_map(
+            |(process, at, signature, bytes)| {
+                Entry::Exec(TraceExec { process, ..exec(1, at, signature, bytes) })
+            }
+        ),
+        (process(), any::<u64>()).prop_map(|(process, exit_ns)| Entry::Exit(TraceExit {
+            process,
+            exit_ns,
+            code: 0
+        })),
+        (process(), process()).prop_map(|(process, parent)| {
+            Entry::Process(TraceProcess { process, parent, ..TraceProcess::default() })
+        }),
+        (0_u64..3).prop_map(|id| Entry::Group(TraceGroup { id, path: b"/a/\xff".to_vec() })),
+        Just(Entry::Start(TraceStart::default())),
+        any::<u64>().prop_map(|boot_ns| Entry::End(TraceEnd { boot_ns })),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_trace_says_it_ends(
+        entries in proptest::collection::vec(anything(), 0..200), scoped in any::<bool>(),
+    ) {
+        let count = entries.len() as u64;
+        let report = replayed(entries, &Config::default(), scoped.then_some("/a"));
+        prop_assert!(report.trace.seconds >= 0.0);
+        prop_assert!(report.trace.peak_live <= count && report.incidents as u64 <= count);
+    }
+}

@@ -1,0 +1,93 @@
+//! `sensor replay` on files, and what `sensor record` says where it cannot.
+
+use std::path::{Path, PathBuf};
+
+use sensor::trace::Writer;
+use sensor_proto::v1::{
+    ProcessKey, TraceEnd, TraceExec, TraceFork, TraceGroup, TraceSignatures, TraceStart,
+    trace_entry::Entry,
+};
+
+use crate::{json, program::Sensor, schema};
+
+fn sensor(args: &[&str]) -> Sensor {
+    Sensor::new(args, Path::new("/nowhere"))
+}
+
+fn key(pid: u32) -> ProcessKey {
+    ProcessKey { pid, start_ns: u64::from(pid) * 1_000_000_000 }
+}
+
+/// A script that runs itself, twenty deep, a generation a second.
+fn recursion(directory: &Path) -> PathBuf {
+    let file = directory.join("a.trace");
+    let mut trace = Writer::create(&file).unwrap();
+    let start = TraceStart { host: "box".into(), kernel: "6.1".into(), ..TraceStart::default() };
+    trace.write(Entry::Start(start)).unwrap();
+    trace.write(Entry::Group(TraceGroup { id: 4, path: b"/a".to_vec() })).unwrap();
+    for pid in 100..120 {
+        let fork = TraceFork { child: Some(key(pid)), parent: Some(key(pid - 1)), cgroup: 4 };
+        let exec = TraceExec {
+            process: Some(key(pid)),
+            exec_ns: u64::from(pid) * 1_000_000_000 + 1,
+            cgroup: 4,
+            signatures: Some(TraceSignatures { strict: 3, loose: 5, exe: 7 }),
+            argv: vec![b"./again".to_vec(), b"\x1b[2J".to_vec()],
+            argv_bytes: 13,
+            ..TraceExec::default()
+        };
+        trace.write(Entry::Fork(fork)).unwrap();
+        trace.write(Entry::Exec(exec)).unwrap();
+    }
+    trace.write(Entry::End(TraceEnd { boot_ns: 121_000_000_000 })).unwrap();
+    trace.finish().unwrap();
+    file
+}
+
+#[test]
+fn a_replay_fits_its_schema_and_is_told_to_people() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = recursion(directory.path());
+    let file = file.to_str().unwrap();
+    let report = json(&sensor(&["replay", file, "--json"]).run().done());
+    schema::check("replay", &report);
+    assert_eq!((&report["incidents"], &report["containments"]), (&1.into(), &1.into()));
+    assert_eq!(report["findings"][0]["culprit"]["pid"], 100);
+
+    let page = sensor(&["replay", file]).run().done();
+    for said in
+        ["box, Linux 6.1", "20 forks, 20 execs", "R1    contain 6.0 s later  100", "1 containment"]
+    {
+        assert!(page.contains(said), "{said:?} is not in {page}");
+    }
+    assert!(!page.contains('\x1b'), "{page:?}");
+    let elsewhere = sensor(&["replay", file, "--cgroup", "/b"]).run().done();
+    assert!(elsewhere.contains("no findings"), "{elsewhere}");
+}
+
+#[test]
+fn a_trace_is_for_its_owner_and_never_overwritten() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let file = recursion(directory.path());
+    assert_eq!(file.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    let error = Writer::create(&file).err().unwrap().to_string();
+    assert!(error.starts_with("cannot create") && error.contains("a.trace"), "{error}");
+}
+
+#[test]
+fn what_is_no_trace_is_said_in_one_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let other = directory.path().join("x");
+    std::fs::write(&other, "[1, 2, 3]").unwrap();
+    for (file, why) in
+        [(other.to_str().unwrap(), "is no trace"), ("/nowhere/x", "cannot open /nowhere/x")]
+    {
+        let said = sensor(&["replay", file]).run();
+        assert_eq!((said.code, said.stdout.as_str()), (1, ""));
+        assert!(said.stderr.contains(why), "{}", said.stderr);
+        assert_eq!(said.stderr.lines().count(), 1);
+    }
+    let said = sensor(&["record"]).run();
+    assert_eq!(said.code, 2, "{}", said.stderr);
+}
