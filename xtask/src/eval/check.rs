@@ -10,6 +10,9 @@ use super::{
 };
 use crate::measure::row::{Row, Verdict};
 
+/// Characters of a reason: a compiler's first error fits, its last hundred lines do not.
+const WHY: usize = 400;
+
 /// Something that went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
@@ -38,7 +41,7 @@ pub fn faults(evaluation: &Evaluation, rows: &[Row]) -> Vec<Fault> {
     for trace in &evaluation.traces {
         let mut add = |what: String| faults.push(Fault { about: Some(trace.name.clone()), what });
         match &trace.result {
-            Err(why) => add(format!("replayed: unresolved: {why}")),
+            Err(why) => add(format!("replayed: unresolved: {}", one_line(why))),
             Ok(replay) => {
                 replayed_honest(replay.incidents, replay.containments, &mut add);
                 gates(replay.gates_differ, &mut add);
@@ -58,7 +61,7 @@ pub fn of_workload(workload: &Judged) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut add = |what: String| faults.push(Fault { about: Some(workload.name.clone()), what });
     match &workload.alone {
-        Err(why) => add(format!("alone: unresolved: {why}")),
+        Err(why) => add(format!("alone: unresolved: {}", one_line(why))),
         Ok(alone) => {
             gates(alone.trace.gates_differ, &mut add);
             if !workload.is_malign() {
@@ -72,12 +75,21 @@ pub fn of_workload(workload: &Judged) -> Vec<Fault> {
     for (number, trial) in (1..).zip(&workload.trials) {
         let mut add = |what: String| add(format!("run {number}: {what}"));
         match trial {
-            Outcome::Unresolved(why) => add(format!("unresolved: {why}")),
+            Outcome::Unresolved(why) => add(format!("unresolved: {}", one_line(why))),
             Outcome::Seen(seen) if workload.is_malign() => malign(workload, seen, &mut add),
             Outcome::Seen(seen) => honest(seen, &mut add),
         }
     }
     faults
+}
+
+/// What programs said when they failed, as a part of a sentence.
+pub fn one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    if line.chars().count() <= WHY {
+        return line;
+    }
+    line.chars().take(WHY).chain(['…']).collect()
 }
 
 fn malign(workload: &Judged, seen: &Seen, add: &mut dyn FnMut(String)) {
@@ -96,7 +108,7 @@ fn malign(workload: &Judged, seen: &Seen, add: &mut dyn FnMut(String)) {
         add(format!("an incident too many: {} by {}: {}", extra.kind, extra.rule, extra.summary));
     }
     if let Some(running @ 1..) = seen.running_after {
-        add(format!("{running} processes ran 1 s after the containment"));
+        add(format!("processes that ran 1 s after the containment: {running}"));
     }
 }
 
@@ -112,9 +124,7 @@ fn honest(seen: &Seen, add: &mut dyn FnMut(String)) {
 
 fn replayed_honest(incidents: u64, containments: u64, add: &mut dyn FnMut(String)) {
     if incidents > 0 {
-        add(format!(
-            "replayed: {incidents} false incidents, {containments} of them worth a containment"
-        ));
+        add(format!("replayed: false incidents: {incidents}, worth a containment: {containments}"));
     }
 }
 
@@ -245,6 +255,16 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_is_one_line_however_much_was_said() {
+        let said = said(|it| {
+            it.workloads[0].trials[0] = Outcome::Unresolved("npm warn\n\nadded 35 ".repeat(99));
+        });
+        let why = said[0].strip_prefix("npm-linear, run 1: unresolved: ").unwrap();
+        assert!(why.starts_with("npm warn added 35 npm warn") && why.ends_with('…'), "{why}");
+        assert_eq!(why.chars().count(), WHY + 1);
+    }
+
+    #[test]
     fn gates_that_differ() {
         let said = said(|it| {
             it.workloads[0].alone = Ok(Alone { trace: differing(2), ..fixture::alone() });
@@ -268,7 +288,7 @@ mod tests {
         assert_eq!(
             said,
             [
-                "script-twice, run 1: 3 processes ran 1 s after the containment",
+                "script-twice, run 1: processes that ran 1 s after the containment: 3",
                 "running 1 s after containment, most: 3, target ≤ 0",
             ]
         );
@@ -293,7 +313,7 @@ mod tests {
         assert_eq!(
             said,
             [
-                "day.trace, replayed: 1 false incidents, 0 of them worth a containment",
+                "day.trace, replayed: false incidents: 1, worth a containment: 0",
                 "cut.trace, replayed: unresolved: it is cut off",
                 "unresolved runs: 1, target ≤ 0",
             ]

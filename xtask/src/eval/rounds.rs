@@ -8,7 +8,7 @@ use std::{
 
 use ::tests::judge::{self, Alone, Label, Outcome, suite::Labelled};
 
-use super::judged::Judged;
+use super::{check::one_line, judged::Judged, table::three_digits};
 
 /// Each once alone and `runs` times under `sensor`, with a line a run on stderr.
 pub fn run(workloads: &[Labelled], runs: u32, sensor: &Path) -> Vec<Judged> {
@@ -40,7 +40,7 @@ pub fn run(workloads: &[Labelled], runs: u32, sensor: &Path) -> Vec<Judged> {
     judged
 }
 
-/// The beginning of `[12/80] npm-linear, run 2 of 4 … contained after 1.3 s, 27 alive`.
+/// The beginning of `[12/80] npm-linear, run 2 of 4 … contained after 1.31 s, 27 alive`.
 struct Progress {
     at: usize,
     of: usize,
@@ -57,37 +57,40 @@ impl Progress {
 
 fn told_alone(alone: &Result<Alone, String>) -> String {
     match alone {
-        Err(why) => format!("unresolved: {why}"),
+        Err(why) => format!("unresolved: {}", one_line(why)),
         Ok(Alone { capped_after: Some(after), capped_processes, .. }) => {
-            format!("capped after {:.1} s, {capped_processes} alive", after.as_secs_f64())
+            format!(
+                "capped after {} s, {capped_processes} alive",
+                three_digits(after.as_secs_f64())
+            )
         }
         Ok(Alone { took, peak, .. }) => {
-            format!("ended after {:.1} s, {peak} alive at most", took.as_secs_f64())
+            format!("ended after {} s, {peak} alive at most", three_digits(took.as_secs_f64()))
         }
     }
 }
 
 fn told(label: &Label, outcome: &Outcome) -> String {
     let seen = match outcome {
-        Outcome::Unresolved(why) => return format!("unresolved: {why}"),
+        Outcome::Unresolved(why) => return format!("unresolved: {}", one_line(why)),
         Outcome::Seen(seen) => seen,
     };
     let contained = seen.incidents.iter().find_map(|it| Some((it.contained_after?, it)));
     match (contained, seen.incidents.first(), label) {
         (Some((after, incident)), ..) => format!(
-            "contained after {:.1} s, {} alive",
-            after.as_secs_f64(),
+            "contained after {} s, {} alive",
+            three_digits(after.as_secs_f64()),
             incident.processes_contained.unwrap_or(incident.processes)
         ),
         (None, Some(incident), _) => format!(
-            "{} after {:.1} s, {} alive, not contained",
+            "{} after {} s, {} alive, not contained",
             incident.kind,
-            incident.opened_after.as_secs_f64(),
+            three_digits(incident.opened_after.as_secs_f64()),
             incident.processes
         ),
         (None, None, Label::Malign(_)) => "missed".into(),
         (None, None, Label::Honest) => {
-            format!("left alone for {:.1} s", seen.took.as_secs_f64())
+            format!("left alone for {} s", three_digits(seen.took.as_secs_f64()))
         }
     }
 }
@@ -105,16 +108,16 @@ mod tests {
         let run = |incidents| Outcome::Seen(fixture::seen(incidents));
         assert_eq!(
             told(&malign, &run(vec![fixture::incident(1.25)])),
-            "contained after 1.3 s, 21 alive"
+            "contained after 1.30 s, 21 alive"
         );
         let mut shy = fixture::incident(1.25);
         shy.contained_after = None;
         assert_eq!(
             told(&malign, &run(vec![shy])),
-            "recursion after 1.2 s, 20 alive, not contained"
+            "recursion after 1.25 s, 20 alive, not contained"
         );
         assert_eq!(told(&malign, &run(Vec::new())), "missed");
-        assert_eq!(told(&Label::Honest, &run(Vec::new())), "left alone for 6.0 s");
+        assert_eq!(told(&Label::Honest, &run(Vec::new())), "left alone for 6.00 s");
         assert_eq!(told(&malign, &Outcome::Unresolved("no npm".into())), "unresolved: no npm");
         assert_eq!(
             told_alone(&Ok(Alone {
@@ -122,7 +125,7 @@ mod tests {
                 capped_processes: 380,
                 ..fixture::alone()
             })),
-            "capped after 9.0 s, 380 alive"
+            "capped after 9.00 s, 380 alive"
         );
     }
 }

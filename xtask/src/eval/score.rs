@@ -146,20 +146,20 @@ fn without(workloads: &[Judged]) -> Vec<Row> {
         .collect();
     let mut rows = Vec::new();
     let times = seconds(capped.iter().map(|it| it.capped_after));
-    spread(&mut rows, "pids.max alone: start to cap", "s", &times);
+    spread(&mut rows, "pids.max: start to cap", "s", &times);
     for (name, unit, values) in [
         (
-            "pids.max alone: processes at the cap",
+            "pids.max: processes at the cap",
             "processes",
             capped.iter().map(|it| it.capped_processes as f64).collect::<Vec<_>>(),
         ),
         (
-            "pids.max alone: memory at the cap",
+            "pids.max: memory at the cap",
             "MiB",
             capped.iter().map(|it| mib(it.capped_bytes)).collect(),
         ),
         (
-            "pids.max alone: running 1 s later",
+            "pids.max: running 1 s later",
             "processes",
             capped.iter().map(|it| it.running_after as f64).collect(),
         ),
@@ -376,9 +376,9 @@ mod tests {
         let evaluation = fixture::evaluation();
         is(&evaluation, "start to containment, median", 1.3, 1.3, 1.3);
         is(&evaluation, "npm: processes at containment, most", 21.0, 21.0, 21.0);
-        is(&evaluation, "pids.max alone: start to cap, median", 9.0, 9.0, 9.0);
-        is(&evaluation, "pids.max alone: memory at the cap, most", 900.0, 900.0, 900.0);
-        is(&evaluation, "pids.max alone: running 1 s later, most", 378.0, 378.0, 378.0);
+        is(&evaluation, "pids.max: start to cap, median", 9.0, 9.0, 9.0);
+        is(&evaluation, "pids.max: memory at the cap, most", 900.0, 900.0, 900.0);
+        is(&evaluation, "pids.max: running 1 s later, most", 378.0, 378.0, 378.0);
     }
 
     #[test]

@@ -124,7 +124,7 @@ fn middle(times: &[f64]) -> Cell {
 }
 
 /// `0.04`, `1.31`, `12.4`, `132`.
-fn three_digits(number: f64) -> String {
+pub fn three_digits(number: f64) -> String {
     // The borders are where rounding would make a digit more.
     let decimals = match number {
         ..9.995 => 2,
