@@ -14,12 +14,8 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use tempfile::TempDir;
 use tests::{
-    Cage, Limits, Sensor, Watch, Workload,
-    daemon::open_to_all,
-    process::boot_ns,
-    skip,
-    watch::number,
-    workloads::Running,
+    Cage, Limits, Sensor, Watch, Workload, daemon::open_to_all, process::boot_ns, skip,
+    watch::number, workloads::Running,
 };
 
 use crate::{cargo, setup};
