@@ -97,7 +97,10 @@ fn culprit(ancestry: &[Node], rule: Rule) -> Option<ProcessKey> {
             let like = signature(leaf)?;
             let turn = period(ancestry, |node| signature(node) == Some(like));
             let cycle: HashSet<u64> = turn.iter().filter_map(signature).collect();
-            topmost(ancestry, |node| signature(node).is_some_and(|loose| cycle.contains(&loose)))
+            topmost(ancestry, |node| {
+                signature(node).is_some_and(|loose| cycle.contains(&loose))
+                    || turn.iter().any(|step| spelled_alike(node, step))
+            })
         }
         Rule::R1c => {
             let grower = executable(leaf)?;
@@ -141,6 +144,28 @@ fn executable(node: &Node) -> Option<FileId> {
 
 fn argv_bytes(node: &Node) -> u32 {
     node.exec.as_ref().map_or(0, |exec| exec.argv_bytes)
+}
+
+/// Whether two processes run the same command, written differently: who starts a recursion types
+/// `node x.js`, and what it starts is `/usr/bin/node /home/me/x.js`.
+fn spelled_alike(node: &Node, other: &Node) -> bool {
+    let (Some(node), Some(other)) = (&node.exec, &other.exec) else { return false };
+    node.exe == other.exe
+        && node.exe.ino != 0
+        && !node.argv.is_empty()
+        && node.argv.len() == other.argv.len()
+        && node.argv.iter().zip(&other.argv).all(|(one, other)| same_path(one, other))
+}
+
+/// Equal, or one is the end of the other, cut at a slash.
+fn same_path(one: &[u8], other: &[u8]) -> bool {
+    let plain = |path: &'_ [u8]| path.strip_prefix(b"./").unwrap_or(path).to_vec();
+    let (one, other) = (plain(one), plain(other));
+    let (short, long) = if one.len() < other.len() { (one, other) } else { (other, one) };
+    match long.strip_suffix(short.as_slice()) {
+        None => false,
+        Some(front) => front.is_empty() || (front.ends_with(b"/") && !short.is_empty()),
+    }
 }
 
 /// Whether two processes of one executable run the same program: for an interpreter, the same script.
@@ -217,6 +242,35 @@ mod tests {
                 assert_eq!(culprit_of(&chain[..=end], Rule::R1), 2, "at {:?}", chain[end]);
             }
         }
+    }
+
+    #[test]
+    fn of_a_program_that_forks_itself_it_is_the_one_that_was_typed() {
+        let mut chain = vec![Some("bash"), Some("node x.js a"), Some("/usr/bin/node /home/x.js a")];
+        chain.extend([Some("/usr/bin/node /home/x.js a"); 4]);
+        // Their executable is the same file, however it is called.
+        let mut ancestry = ancestry(&chain);
+        for node in &mut ancestry {
+            let exec = node.exec.as_mut().unwrap();
+            if exec.argv[0].ends_with(b"node") {
+                exec.exe = FileId { ino: 7, dev: 1, zero: 0 };
+            }
+        }
+        assert_eq!(culprit(&ancestry, Rule::R1).unwrap().tgid - 100, 1);
+        // Another script, or other arguments, is another command.
+        for other in ["node y.js a", "node x.js b", "node x.js"] {
+            let above = ancestry.iter_mut().find(|node| node.key.tgid == 101).unwrap();
+            above.exec.as_mut().unwrap().argv =
+                other.split(' ').map(|argument| argument.as_bytes().to_vec()).collect();
+            assert_eq!(culprit(&ancestry, Rule::R1).unwrap().tgid - 100, 2, "{other}");
+        }
+    }
+
+    #[test]
+    fn paths_are_the_same_up_to_where_they_begin() {
+        let same = |one: &str, other: &str| same_path(one.as_bytes(), other.as_bytes());
+        assert!(same("x", "x") && same("./x", "/a/x") && same("/a/b/x", "b/x"));
+        assert!(!same("-bash", "bash") && !same("x", "ax") && !same("", "/a/"));
     }
 
     #[test]
