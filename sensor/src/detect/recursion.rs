@@ -87,20 +87,15 @@ pub fn detect(crossing: &Crossing, limits: &Limits) -> Option<Finding> {
 
 /// The topmost instance of the cycle, extended upward while the parent belongs to the cycle.
 ///
-/// A node belongs when its (executable, argv) is one of those in the last period; the working
-/// directory is ignored, because the first turn often begins elsewhere. Processes that only forked
+/// A node belongs when its (executable, argv) is one of those in the last turn, or lies between
+/// such; the working directory is ignored, because the first turn often begins elsewhere. Processes that only forked
 /// (subshells) belong to their parent's command and are passed through.
 fn culprit(ancestry: &[Node], rule: Rule) -> Option<ProcessKey> {
     let leaf = ancestry.first()?;
     match rule {
         Rule::R1 | Rule::R1b => {
             let like = signature(leaf)?;
-            let turn = period(ancestry, |node| signature(node) == Some(like));
-            let cycle: HashSet<u64> = turn.iter().filter_map(signature).collect();
-            topmost(ancestry, |node| {
-                signature(node).is_some_and(|loose| cycle.contains(&loose))
-                    || turn.iter().any(|step| spelled_alike(node, step))
-            })
+            Some(first_of(ancestry, period(ancestry, |node| signature(node) == Some(like)))?.key)
         }
         Rule::R1c => {
             let grower = executable(leaf)?;
@@ -119,6 +114,27 @@ fn culprit(ancestry: &[Node], rule: Rule) -> Option<ProcessKey> {
             })
         }
     }
+}
+
+/// The topmost process whose command is part of the cycle, of which `turn` is the last turn.
+///
+/// A cycle may have several branches, and the last turns may all have taken the same one: what lies
+/// between two of its commands belongs to it as well. Who runs one of them more than two turns
+/// further up had his own reason.
+fn first_of<'a>(ancestry: &'a [Node], turn: &[Node]) -> Option<&'a Node> {
+    let executed: Vec<&Node> = ancestry.iter().filter(|node| node.exec.is_some()).collect();
+    let reach = 2 * turn.iter().filter(|node| node.exec.is_some()).count();
+    let mut cycle: HashSet<u64> = turn.iter().filter_map(signature).collect();
+    let mut first = 0;
+    while let Some(further) = executed.iter().skip(first + 1).take(reach).position(|node| {
+        signature(node).is_some_and(|loose| cycle.contains(&loose))
+            || turn.iter().any(|step| spelled_alike(node, step))
+    }) {
+        let next = first + 1 + further;
+        cycle.extend(executed[first..=next].iter().filter_map(|node| signature(node)));
+        first = next;
+    }
+    executed.get(first).copied()
 }
 
 /// From the leaf up to, not including, the nearest ancestor that is like it.
@@ -242,6 +258,29 @@ mod tests {
                 assert_eq!(culprit_of(&chain[..=end], Rule::R1), 2, "at {:?}", chain[end]);
             }
         }
+    }
+
+    #[test]
+    fn of_a_cycle_with_branches_it_is_the_first_command_of_all() {
+        let turn = |branch: &'static [&'static str; 2]| {
+            ["npm test", "sh -c both", branch[0], branch[1]].map(Some)
+        };
+        let (left, right) = (&["npm run left", "sh -c cd l"], &["npm run right", "sh -c cd r"]);
+        let mut chain = vec![Some("bash"), Some("make check")];
+        for branch in [left, right, right, right] {
+            chain.extend(turn(branch));
+        }
+        // Whichever step of the last turn crosses: none of its like has seen the left branch.
+        for end in chain.len() - 4..chain.len() {
+            assert_eq!(culprit_of(&chain[..=end], Rule::R1), 2, "at {:?}", chain[end]);
+        }
+    }
+
+    #[test]
+    fn the_same_command_far_above_is_another_matter() {
+        let mut chain = vec![Some("make"), Some("a"), Some("b"), Some("c")];
+        chain.extend([Some("make"); 5]);
+        assert_eq!(culprit_of(&chain, Rule::R1), 4);
     }
 
     #[test]

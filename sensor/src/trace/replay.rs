@@ -344,10 +344,10 @@ impl<'a> Replay<'a> {
         // Told apart only as far as what is under way does not explain it.
         let ours = GateVerdict { live: if in_flight { said.live } else { ours.live }, ..ours };
         let compared = Compared { now_ns, pid: key.tgid, said, ours, in_flight };
-        if said.reported != ours.reported {
-            self.unsettled.push_back(compared);
-        } else {
+        if said.reported == ours.reported {
             self.report.agreement.count(&compared, said == ours);
+        } else {
+            self.unsettled.push_back(compared);
         }
         if said.reported || ours.reported {
             self.crossings.push_back(compared);
