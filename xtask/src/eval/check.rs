@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn a_missed_run() {
         let said = said(|it| seen(it, 0, 1).incidents.clear());
-        assert_eq!(said, ["npm-linear, run 2: missed: no recursion incident"]);
+        assert_eq!(said, ["npm-missing-manifest, run 2: missed: no recursion incident"]);
     }
 
     #[test]
@@ -181,8 +181,8 @@ mod tests {
         assert_eq!(
             said,
             [
-                "npm-linear, run 2: missed: no recursion incident",
-                "npm-linear, run 2: an incident too many: fork_storm by R1: `npm run a` runs itself",
+                "npm-missing-manifest, run 2: missed: no recursion incident",
+                "npm-missing-manifest, run 2: an incident too many: fork_storm by R1: `npm run a` runs itself",
             ]
         );
     }
@@ -198,7 +198,7 @@ mod tests {
         let said = said(|it| {
             seen(it, 0, 0).incidents[0].facts_missing = vec!["package.json".into(), "qhx".into()];
         });
-        assert_eq!(said, ["npm-linear, run 1: the diagnosis does not say package.json, qhx"]);
+        assert_eq!(said, ["npm-missing-manifest, run 1: the diagnosis does not say package.json, qhx"]);
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
         let said = said(|it| seen(it, 0, 0).incidents.push(fixture::incident(3.0)));
         assert_eq!(
             said,
-            ["npm-linear, run 1: an incident too many: recursion by R1: `npm run a` runs itself"]
+            ["npm-missing-manifest, run 1: an incident too many: recursion by R1: `npm run a` runs itself"]
         );
     }
 
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(
             said,
             [
-                "npm-linear, run 1: unresolved: no npm",
+                "npm-missing-manifest, run 1: unresolved: no npm",
                 "builds, alone: unresolved: it left 3 processes",
                 "unresolved runs: 2, target ≤ 0",
             ]
@@ -259,7 +259,7 @@ mod tests {
         let said = said(|it| {
             it.workloads[0].trials[0] = Outcome::Unresolved("npm warn\n\nadded 35 ".repeat(99));
         });
-        let why = said[0].strip_prefix("npm-linear, run 1: unresolved: ").unwrap();
+        let why = said[0].strip_prefix("npm-missing-manifest, run 1: unresolved: ").unwrap();
         assert!(why.starts_with("npm warn added 35 npm warn") && why.ends_with('…'), "{why}");
         assert_eq!(why.chars().count(), WHY + 1);
     }
@@ -272,7 +272,7 @@ mod tests {
         assert_eq!(
             said,
             [
-                "npm-linear, replayed: kernel and replay differ on 2 verdicts",
+                "npm-missing-manifest, replayed: kernel and replay differ on 2 verdicts",
                 "verdicts that they differ on: 2, target ≤ 0",
             ]
         );
@@ -297,7 +297,7 @@ mod tests {
     #[test]
     fn too_many_npm_processes() {
         let said = said(|it| seen(it, 0, 0).incidents[0].processes_contained = Some(51));
-        assert_eq!(said, ["npm: processes at containment, most: 51, target ≤ 50"]);
+        assert_eq!(said, ["npm-missing-manifest: at containment, most: 51, target ≤ 50"]);
     }
 
     #[test]

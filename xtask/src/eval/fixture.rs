@@ -30,7 +30,7 @@ pub fn evaluation() -> Evaluation {
     };
     Evaluation {
         workloads: vec![
-            malign("npm-linear", Split::Tune),
+            malign("npm-missing-manifest", Split::Tune),
             malign("script-twice", Split::HeldOut),
             honest,
         ],

@@ -221,7 +221,7 @@ mod tests {
         let evaluation = fixture::evaluation();
         let svg = svg(&evaluation.workloads).unwrap();
         assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
-        assert!(svg.contains("npm-linear") && svg.contains("script-twice"));
+        assert!(svg.contains("npm-missing-manifest") && svg.contains("script-twice"));
         assert!(!svg.contains("builds"));
         assert_eq!(svg, super::svg(&evaluation.workloads).unwrap());
     }

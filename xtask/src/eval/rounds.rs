@@ -40,7 +40,7 @@ pub fn run(workloads: &[Labelled], runs: u32, sensor: &Path) -> Vec<Judged> {
     judged
 }
 
-/// The beginning of `[12/80] npm-linear, run 2 of 4 … contained after 1.31 s, 27 alive`.
+/// The beginning of `[12/80] npm-missing-manifest, run 2 of 4 … contained after 1.31 s, 27 alive`.
 struct Progress {
     at: usize,
     of: usize,

@@ -195,12 +195,12 @@ mod tests {
         let text = workloads(&evaluation.workloads).text(100, false);
         assert_eq!(
             text,
-            "                                                incident      contained pids.max alone\n\
-             workload     label     set  found culprit facts    s live MiB    s left    s live MiB left\n\
-             npm-linear   recursion tune   4/4     4/4   4/4 1.25   20 140 1.30    0 9.00  380 900  378\n\
-             script-twice recursion held   4/4     4/4   4/4 1.25   20 140 1.30    0 9.00  380 900  378\n\
-             all malign                    8/8     8/8   8/8 1.25   20 140 1.30    0 9.00  380 900  378\n\
-             builds       honest    tune   0/4       –     –    –    –   –    –    –    –    –   –    –\n"
+            "                                                        incident      contained pids.max alone\n\
+             workload             label     set  found culprit facts    s live MiB    s left    s live MiB left\n\
+             npm-missing-manifest recursion tune   4/4     4/4   4/4 1.25   20 140 1.30    0 9.00  380 900  378\n\
+             script-twice         recursion held   4/4     4/4   4/4 1.25   20 140 1.30    0 9.00  380 900  378\n\
+             all malign                            8/8     8/8   8/8 1.25   20 140 1.30    0 9.00  380 900  378\n\
+             builds               honest    tune   0/4       –     –    –    –   –    –    –    –    –   –    –\n"
         );
         assert!(text.lines().all(|line| line.chars().count() <= 100));
         assert!(LEGEND.lines().all(|line| line.chars().count() <= 100));
@@ -212,7 +212,7 @@ mod tests {
         evaluation.workloads[0].trials[2] = Outcome::Unresolved("no npm".into());
         let text = workloads(&evaluation.workloads).text(100, false);
         assert!(text.contains("recursion tune  3/3?     3/3"), "{text}");
-        assert!(text.contains("all malign                   7/7?"), "{text}");
+        assert!(text.contains("all malign                           7/7?"), "{text}");
     }
 
     #[test]
