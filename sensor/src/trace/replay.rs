@@ -2,7 +2,7 @@
 //! said while it was recorded.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashMap, HashSet},
     ffi::OsString,
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
@@ -17,7 +17,9 @@ use sensor_common::{
 use sensor_proto::json;
 use serde::Serialize;
 
+pub use super::comparison::Agreement;
 use super::{
+    comparison::{Compared, Comparison},
     file::{Reader, TraceError},
     key_of, proto_limits,
     table::{Judged, Table},
@@ -34,13 +36,6 @@ use crate::{
         trace_entry::Entry,
     },
 };
-
-/// Differences that are told one by one; the others are only counted.
-const TOLD: usize = 20;
-
-/// How far apart two execs may be that were judged at once, ns: a processor takes microseconds, a
-/// virtual one may be taken away in between.
-const AT_ONCE_NS: u64 = 100_000_000;
 
 /// What a replay found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -76,20 +71,6 @@ pub struct Summary {
     pub lost: u64,
     /// The same by reason.
     pub losses: BTreeMap<String, u64>,
-}
-
-/// The verdicts of the kernel beside those of the replay, one for each exec.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Agreement {
-    /// False where other thresholds are in force than when it was recorded: nothing is compared.
-    pub comparable: bool,
-    pub agree: u64,
-    pub differ: u64,
-    /// Of those that agree: the kernel counted a fork or an exit that was just under way on another
-    /// CPU, and its number was taken.
-    pub in_flight: u64,
-    /// The first differences, in words.
-    pub differences: Vec<String>,
 }
 
 /// A finding of the detectors.
@@ -149,37 +130,8 @@ pub struct Replay<'a> {
     live: u64,
     culprits: HashSet<ProcessKey>,
     contained: HashSet<ProcessKey>,
-    /// Verdicts that only the kernel or only the replay has reported, and all that were reported
-    /// lately.
-    unsettled: VecDeque<Compared>,
-    crossings: VecDeque<Compared>,
+    comparison: Comparison,
     report: Report,
-}
-
-/// The kernel's verdict beside ours.
-#[derive(Clone, Copy, Debug)]
-struct Compared {
-    now_ns: u64,
-    pid: u32,
-    said: GateVerdict,
-    ours: GateVerdict,
-    in_flight: bool,
-}
-
-impl Agreement {
-    fn count(&mut self, compared: &Compared, same: bool) {
-        let Compared { pid, said, ours, in_flight, .. } = compared;
-        if same {
-            self.agree += 1;
-            self.in_flight += u64::from(*in_flight);
-            return;
-        }
-        self.differ += 1;
-        if self.differences.len() < TOLD {
-            self.differences
-                .push(format!("pid {pid}: the kernel said {said:?}, the replay {ours:?}"));
-        }
-    }
 }
 
 impl<'a> Replay<'a> {
@@ -212,8 +164,7 @@ impl<'a> Replay<'a> {
             live: 0,
             culprits: HashSet::new(),
             contained: HashSet::new(),
-            unsettled: VecDeque::new(),
-            crossings: VecDeque::new(),
+            comparison: Comparison::default(),
             report,
         }
     }
@@ -234,6 +185,7 @@ impl<'a> Replay<'a> {
             Entry::Exit(exit) => {
                 let Some(key) = key_of(exit.process.as_ref()) else { return };
                 self.passed(exit.exit_ns);
+                self.comparison.died(key, exit.exit_ns);
                 let Some(slot) = self.table.living(key) else { return };
                 if self.table.set_scoped(slot, false) {
                     self.live -= 1;
@@ -256,7 +208,8 @@ impl<'a> Replay<'a> {
 
     /// What came of it. `complete`: the trace was not cut off.
     pub fn report(mut self, complete: bool) -> Report {
-        self.settle(u64::MAX);
+        let comparable = self.report.agreement.comparable;
+        self.report.agreement = Agreement { comparable, ..self.comparison.end() };
         self.report.trace.complete = complete;
         self.report.trace.seconds = (self.last_ns - self.start_ns) as f64 / 1e9;
         self.report.incidents = self.culprits.len();
@@ -330,54 +283,24 @@ impl<'a> Replay<'a> {
         }
         self.report.trace.execs += 1;
         if comparable {
-            self.compare(key, &judged, said, in_flight);
+            self.compare(slot, &judged, said, in_flight);
         }
         if judged.verdict.report {
             self.crossed(slot, &judged);
         }
     }
 
-    fn compare(&mut self, key: ProcessKey, judged: &Judged, said: GateVerdict, in_flight: bool) {
-        let now_ns = judged.image.generations[0];
-        self.settle(now_ns);
+    fn compare(&mut self, slot: u32, judged: &Judged, said: GateVerdict, in_flight: bool) {
         let ours = verdict(judged);
         // Told apart only as far as what is under way does not explain it.
         let ours = GateVerdict { live: if in_flight { said.live } else { ours.live }, ..ours };
-        let compared = Compared { now_ns, pid: key.tgid, said, ours, in_flight };
-        if said.reported == ours.reported {
-            self.report.agreement.count(&compared, said == ours);
+        let chain = if said == ours {
+            Vec::new()
         } else {
-            self.unsettled.push_back(compared);
-        }
-        if said.reported || ours.reported {
-            self.crossings.push_back(compared);
-        }
-    }
-
-    /// Decides about those that only one of the two had reported, once everything that could have
-    /// happened at the same time is known. Of two crossings at once either may have come first, or
-    /// both have been reported.
-    fn settle(&mut self, now_ns: u64) {
-        let over = |then: &Compared| now_ns.saturating_sub(then.now_ns) > AT_ONCE_NS;
-        while let Some(mut open) = self.unsettled.pop_front_if(|open| over(open)) {
-            let by_other = self.crossings.iter().any(|it| {
-                let other = if open.said.reported { it.ours } else { it.said };
-                other.reported
-                    && (other.top, other.level) == (open.said.top, open.said.level)
-                    && it.now_ns.abs_diff(open.now_ns) <= AT_ONCE_NS
-            });
-            if by_other {
-                open.ours.reported = open.said.reported;
-                open.in_flight = true;
-            }
-            self.report.agreement.count(&open, open.said == open.ours);
-        }
-        // One that is settled next may be as old as this, and one beside it twice.
-        while self
-            .crossings
-            .pop_front_if(|it| now_ns.saturating_sub(it.now_ns) > 3 * AT_ONCE_NS)
-            .is_some()
-        {}
+            self.table.ancestry(slot).iter().map(|node| node.key).collect()
+        };
+        let now_ns = judged.image.generations[0];
+        self.comparison.add(Compared { now_ns, said, ours, in_flight, chain });
     }
 
     fn crossed(&mut self, slot: u32, judged: &Judged) {
