@@ -1,9 +1,10 @@
 //! The judge: labelled workloads ([`suite`]), each run for real in a cage of its own, once alone
-//! and then under a sensor, and what was seen of that.
+//! and then under a sensor, and what was seen of that; and recordings of honest work ([`corpus`]).
 //!
 //! Nothing here knows a rule or a threshold: labels say what a workload is, not how it is found.
 
 pub mod alone;
+pub mod corpus;
 pub mod suite;
 pub mod watched;
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, env, fs, path::Path, time::Duration};
 
 use tests::{
     judge::{
-        Label, Outcome, Seen, alone,
+        Label, Outcome, Seen, alone, corpus,
         suite::{self, Culprit, DEFINITION, Labelled},
         watched,
     },
@@ -236,4 +236,20 @@ quick! {
     shell_loops "shell-loops",
     test_runners "test-runners",
     xargs_64 "xargs-64",
+}
+
+/// At least so much of it, or its silence says nothing.
+const CORPUS_HOURS: f64 = 1.0;
+
+#[test]
+fn recorded_honest_work_is_left_alone() {
+    let files = corpus::traces().unwrap();
+    let sensor = target::sensor().unwrap();
+    let mut hours = 0.0;
+    for file in files {
+        let replay = corpus::replay(&sensor, &file).unwrap();
+        assert_eq!((replay.incidents, replay.containments), (0, 0), "{}", file.display());
+        hours += replay.seconds / 3600.0;
+    }
+    assert!(hours >= CORPUS_HOURS, "{hours:.2} h are recorded");
 }

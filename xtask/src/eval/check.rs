@@ -42,10 +42,7 @@ pub fn faults(evaluation: &Evaluation, rows: &[Row]) -> Vec<Fault> {
         let mut add = |what: String| faults.push(Fault { about: Some(trace.name.clone()), what });
         match &trace.result {
             Err(why) => add(format!("replayed: unresolved: {}", one_line(why))),
-            Ok(replay) => {
-                replayed_honest(replay.incidents, replay.containments, &mut add);
-                gates(replay.gates_differ, &mut add);
-            }
+            Ok(replay) => replayed_honest(replay.incidents, replay.containments, &mut add),
         }
     }
     for row in rows.iter().filter(|row| row.ok == Verdict::False) {
@@ -136,14 +133,10 @@ fn gates(differ: u64, add: &mut dyn FnMut(String)) {
 
 #[cfg(test)]
 mod tests {
-    use ::tests::judge::{Alone, Trace};
+    use ::tests::judge::{Alone, Trace, corpus::Replay};
 
     use super::*;
-    use crate::eval::{
-        fixture,
-        judged::{Replay, Replayed},
-        score,
-    };
+    use crate::eval::{fixture, judged::Replayed, score};
 
     /// What is said after this change to the fixture.
     fn said(change: impl FnOnce(&mut Evaluation)) -> Vec<String> {
@@ -198,7 +191,10 @@ mod tests {
         let said = said(|it| {
             seen(it, 0, 0).incidents[0].facts_missing = vec!["package.json".into(), "qhx".into()];
         });
-        assert_eq!(said, ["npm-missing-manifest, run 1: the diagnosis does not say package.json, qhx"]);
+        assert_eq!(
+            said,
+            ["npm-missing-manifest, run 1: the diagnosis does not say package.json, qhx"]
+        );
     }
 
     #[test]
@@ -206,7 +202,9 @@ mod tests {
         let said = said(|it| seen(it, 0, 0).incidents.push(fixture::incident(3.0)));
         assert_eq!(
             said,
-            ["npm-missing-manifest, run 1: an incident too many: recursion by R1: `npm run a` runs itself"]
+            [
+                "npm-missing-manifest, run 1: an incident too many: recursion by R1: `npm run a` runs itself"
+            ]
         );
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ::tests::judge::{Alone, Label, Outcome, Seen, SeenIncident, Split};
+use ::tests::judge::{Alone, Label, Outcome, Seen, SeenIncident, Split, corpus};
 
 /// Everything that an evaluation saw.
 #[derive(Clone, Debug, Default)]
@@ -28,19 +28,7 @@ pub struct Judged {
 #[derive(Clone, Debug)]
 pub struct Replayed {
     pub name: String,
-    pub result: Result<Replay, String>,
-}
-
-/// What the detectors made of a trace.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Replay {
-    pub seconds: f64,
-    pub incidents: u64,
-    pub containments: u64,
-    pub gates_agree: u64,
-    pub gates_differ: u64,
-    /// Events that did not reach the trace.
-    pub lost: u64,
+    pub result: Result<corpus::Replay, String>,
 }
 
 impl Judged {
