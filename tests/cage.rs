@@ -22,7 +22,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    names,
+    names, process,
     run::{until, wait},
 };
 
@@ -191,6 +191,25 @@ impl Cage {
         self.pids().len()
     }
 
+    /// Members that can run: neither dead nor stopped by a signal, and in no frozen group.
+    pub fn running(&self) -> usize {
+        running(&self.directory)
+    }
+
+    /// Whether its own group is frozen as a whole.
+    pub fn is_frozen(&self) -> bool {
+        is_frozen(&self.directory)
+    }
+
+    /// Anonymous memory of all members, bytes. A fork's copies that nobody wrote to count again.
+    pub fn anon_bytes(&self) -> u64 {
+        self.pids()
+            .iter()
+            .filter_map(|pid| process::field(format!("/proc/{pid}/status"), "RssAnon"))
+            .map(|kib| kib << 10)
+            .sum()
+    }
+
     /// Forks that the limit refused: 0 says that what ran in here never met it.
     pub fn refused_forks(&self) -> Result<u64> {
         let events = self.tasks.as_ref().context("this cage limits no tasks")?.join("pids.events");
@@ -306,14 +325,36 @@ fn put(file: &Path, value: &str) -> Result<()> {
 }
 
 fn members(group: &Path) -> Vec<u32> {
-    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
-    let mut pids: Vec<u32> = text.lines().filter_map(|line| line.parse().ok()).collect();
-    for entry in fs::read_dir(group).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            pids.extend(members(&entry.path()));
-        }
-    }
+    let mut pids = own_members(group);
+    pids.extend(below(group).iter().flat_map(|group| members(group)));
     pids
+}
+
+fn own_members(group: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+fn below(group: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(group).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect()
+}
+
+fn running(group: &Path) -> usize {
+    if is_frozen(group) {
+        return 0;
+    }
+    let own = own_members(group).into_iter().filter(|pid| !process::stands(*pid)).count();
+    own + below(group).iter().map(|group| running(group)).sum::<usize>()
+}
+
+/// A group that is frozen by itself or by one above it.
+fn is_frozen(group: &Path) -> bool {
+    fs::read_to_string(group.join("cgroup.events"))
+        .is_ok_and(|events| events.lines().any(|line| line == "frozen 1"))
 }
 
 /// Where the hierarchies are mounted.

@@ -12,6 +12,25 @@ pub fn parent(pid: u32) -> Option<u32> {
     stat(pid)?.split_whitespace().nth(1)?.parse().ok()
 }
 
+/// Start on the boot clock, ns, to the 10 ms of /proc: see [`same_start`].
+pub fn start_ns(pid: u32) -> Option<u64> {
+    let ticks: u64 = stat(pid)?.split_whitespace().nth(19)?.parse().ok()?;
+    Some(ticks * TICK_NS)
+}
+
+/// Whether an exact start may be the one that /proc says: it cuts off what is no full tick.
+pub fn same_start(exact_ns: u64, from_proc_ns: u64) -> bool {
+    exact_ns / TICK_NS * TICK_NS == from_proc_ns
+}
+
+/// /proc counts in 1/100 s, whatever the kernel's own clock (`USER_HZ`).
+const TICK_NS: u64 = 10_000_000;
+
+/// Stopped by a signal, or dead.
+pub fn stands(pid: u32) -> bool {
+    matches!(state(pid), None | Some('T' | 'Z' | 'X'))
+}
+
 /// The fields of /proc/PID/stat behind the name, which may hold anything.
 fn stat(pid: u32) -> Option<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

@@ -19,6 +19,7 @@ pub enum Field {
     TaskSignal,
     TaskCgroups,
     SignalLive,
+    SignalThreads,
     MmArgStart,
     MmArgEnd,
     MmExeFile,
@@ -35,7 +36,7 @@ pub enum Field {
 }
 
 /// Number of fields.
-pub const FIELDS: usize = 25;
+pub const FIELDS: usize = 26;
 
 impl Field {
     /// All of them in order, with the names under which BTF has them. Where a kernel renamed one,
@@ -54,6 +55,7 @@ impl Field {
         (Self::TaskSignal, "task_struct", &["signal"]),
         (Self::TaskCgroups, "task_struct", &["cgroups"]),
         (Self::SignalLive, "signal_struct", &["live"]),
+        (Self::SignalThreads, "signal_struct", &["nr_threads"]),
         (Self::MmArgStart, "mm_struct", &["arg_start"]),
         (Self::MmArgEnd, "mm_struct", &["arg_end"]),
         (Self::MmExeFile, "mm_struct", &["exe_file"]),

@@ -200,9 +200,15 @@ pub fn forked(parent: Task, child: ProcessKey) -> (Slot, Slot) {
     (parent_slot, slot)
 }
 
-/// A process is gone.
+/// A process is gone. Answers whether this is the one call that took its node away.
+#[inline(always)]
+pub fn exited(tgid: u32) -> bool {
+    leave(tgid) != 0
+}
+
+/// [`exited`] as a number: a program's functions answer nothing else.
 #[inline(never)]
-pub fn exited(tgid: u32) -> u32 {
+fn leave(tgid: u32) -> u32 {
     let Some(slot) = slot_of(tgid) else {
         lose(Reason::UnknownExit);
         return 0;
@@ -220,7 +226,7 @@ pub fn exited(tgid: u32) -> u32 {
     if let Ok(Some(left)) = UNFREED.pop() {
         free_upwards(left);
     }
-    0
+    1
 }
 
 /// Lets go of a node: the process itself at its exit, or a child whose node is freed.

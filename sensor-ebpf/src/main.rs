@@ -51,14 +51,16 @@ pub fn sensor_exit(ctx: BtfTracePointContext) -> i32 {
     if task.living_threads() == 0 {
         let tgid = lineage::current_tgid();
         let slot = maps::slot_of(tgid);
-        // Kernel threads have no node; they end here without a loss.
-        if slot.is_none() && task.is_kernel_thread() {
+        // Kernel threads have no node. Of two threads that end a process together, the other one has
+        // taken the node away.
+        if slot.is_none() && (task.is_kernel_thread() || task.unreleased_threads() > 1) {
             return 0;
         }
         // Before the node is gone.
         let key = lifecycle::key_of(slot.unwrap_or(0));
-        lineage::exited(tgid);
-        lifecycle::exited(key, task.exit_code());
+        if lineage::exited(tgid) {
+            lifecycle::exited(key, task.exit_code());
+        }
     }
     0
 }

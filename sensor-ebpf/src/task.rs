@@ -110,6 +110,12 @@ impl Task {
         read(self.0, Field::TaskExitCode)
     }
 
+    /// Threads of the group that the kernel has not yet let go of, exiting or not.
+    #[inline(always)]
+    pub fn unreleased_threads(self) -> u32 {
+        read(read(self.0, Field::TaskSignal), Field::SignalThreads)
+    }
+
     #[inline(always)]
     pub fn memory(self) -> Address {
         read(self.0, Field::TaskMm)

@@ -1,11 +1,22 @@
 //! The judge: labelled workloads ([`suite`]), each run for real in a cage of its own, once alone
-//! and then under a sensor, and what was seen of that.
+//! and then under a sensor, and what was seen of that; and recordings of honest work ([`corpus`]).
 //!
 //! Nothing here knows a rule or a threshold: labels say what a workload is, not how it is found.
+
+pub mod alone;
+pub mod corpus;
+pub mod suite;
+pub mod watched;
+
+pub use alone::alone;
+pub use watched::watched;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+/// From a containment, or the cage's first refusal, to the count of what still runs.
+const AFTER: Duration = Duration::from_secs(1);
 
 /// What a workload is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +39,7 @@ pub enum Split {
 
 /// A workload without a sensor, bounded by its cage alone: what `pids.max` does about it, and what
 /// the kernel's gates and their replay say about its trace.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Alone {
     /// From the start to its end, or to where it was ended.
     pub took: Duration,

@@ -13,7 +13,7 @@ use tests::{
     workloads::script,
 };
 
-use crate::support::{CATCH, comes, contained, frozen, id, killed, plant, stands_still, stopped};
+use crate::support::{CATCH, comes, contained, id, killed, plant, stands_still};
 
 /// How long the guardian leaves a tree frozen here, s: long enough to look at it without the core.
 const FREEZE_S: u64 = 8;
@@ -43,7 +43,7 @@ fn what_is_frozen_stays_and_is_thawed_in_time() {
     stands_still(&cage);
     let held = cage.pids();
 
-    let still = || frozen(&cage) || held.iter().all(|pid| stopped(*pid));
+    let still = || cage.is_frozen() || held.iter().all(|pid| process::stands(*pid));
     thread::sleep(end.saturating_duration_since(Instant::now()).saturating_sub(LATE));
     assert!(still(), "thawed too early");
     comes("the guardian's thaw", LATE * 2, || !still());
@@ -79,7 +79,7 @@ fn a_core_that_dies_in_the_middle_of_a_containment() {
     let _running = work.start(&cage).unwrap();
     // The first process that stands still says that the containment has begun.
     let begun =
-        || frozen(&cage) || cage.pids().into_iter().any(|pid| process::state(pid) == Some('T'));
+        || cage.is_frozen() || cage.pids().into_iter().any(|pid| process::state(pid) == Some('T'));
     let end = Instant::now() + CATCH;
     while !begun() {
         assert!(Instant::now() < end, "nothing was contained");

@@ -4,11 +4,7 @@
 use std::{io::Write as _, process::Stdio, thread, time::Duration};
 
 use anyhow::Result;
-use tests::{
-    Cage, Limits, Sensor, Workload, names, needs,
-    run::wait,
-    workloads::{cargo, make, npm, script},
-};
+use tests::{Cage, Limits, Sensor, Workload, names, needs, run::wait, workloads::script};
 
 use crate::support::{catches_a_planted_recursion, comes};
 
@@ -71,29 +67,23 @@ fn a_wrapper_that_runs_itself_four_times() {
 #[test]
 fn a_recursive_make_seven_deep() {
     needs!("make");
-    left_alone(make::deep(7));
+    left_alone(Workload::labelled("recursive-make"));
 }
 
 #[test]
-fn five_thousand_short_commands() {
+fn loops_of_short_commands() {
     needs!();
-    left_alone(script::short_commands(5000));
+    left_alone(Workload::labelled("shell-loops"));
 }
 
 #[test]
-fn a_make_with_64_jobs() {
-    needs!("make", "cc");
-    left_alone(make::wide(240, 64));
-}
-
-#[test]
-fn a_cargo_build() {
-    needs!("cargo");
-    left_alone(cargo::small());
+fn builds_by_make_with_64_jobs_and_cargo() {
+    needs!("make", "cc", "cargo");
+    left_alone(Workload::labelled("builds"));
 }
 
 #[test]
 fn an_npm_ci() {
     needs!("npm", "node");
-    left_alone(npm::clean_install());
+    left_alone(Workload::labelled("package-installs"));
 }

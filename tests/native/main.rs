@@ -12,6 +12,8 @@ mod hostile;
 #[cfg(test)]
 mod investigation;
 #[cfg(test)]
+mod judge;
+#[cfg(test)]
 mod left_alone;
 #[cfg(test)]
 mod recursion;

@@ -3,10 +3,7 @@
 
 use anyhow::Result;
 use serde_json::Value;
-use tests::{
-    Cage, Limits, Sensor, Workload, needs,
-    workloads::{git, make, npm, script},
-};
+use tests::{Cage, Limits, Sensor, Workload, needs, workloads::script};
 
 use crate::support::{contained, evidence, id, killed, stands_still};
 
@@ -73,7 +70,7 @@ fn explained(sensor: &Sensor, work: &Workload, incident: &Value) {
 #[test]
 fn npm_without_a_manifest() {
     needs!("npm", "node");
-    let caught = caught(npm::missing_manifest(), NPM_ALIVE);
+    let caught = caught(Workload::labelled("npm-missing-manifest"), NPM_ALIVE);
     let cycle = &caught.incident["diagnosis"]["cycle"];
     let first = cycle["steps"][0]["argv"].as_array().unwrap();
     assert_eq!(first.last().unwrap(), "test", "the cycle begins with npm test: {cycle:#}");
@@ -87,31 +84,31 @@ fn npm_without_a_manifest() {
 #[test]
 fn npm_two_scripts() {
     needs!("npm", "node");
-    caught(npm::two_scripts(), NPM_ALIVE);
+    caught(Workload::labelled("npm-two-scripts"), NPM_ALIVE);
 }
 
 #[test]
 fn npm_one_script() {
     needs!("npm", "node");
-    caught(npm::one_script(), NPM_ALIVE);
+    caught(Workload::labelled("npm-linear"), NPM_ALIVE);
 }
 
 #[test]
 fn npm_prepare_link() {
     needs!("npm", "node");
-    caught(npm::prepare_link(), NPM_ALIVE);
+    caught(Workload::labelled("npm-prepare-link"), NPM_ALIVE);
 }
 
 #[test]
 fn make_itself() {
     needs!("make");
-    caught(make::itself(), FAST_ALIVE);
+    caught(Workload::labelled("make-itself"), FAST_ALIVE);
 }
 
 #[test]
 fn script_twice() {
     needs!();
-    caught(script::twice(), FAST_ALIVE);
+    caught(Workload::labelled("script-twice"), FAST_ALIVE);
 }
 
 #[test]
@@ -123,12 +120,12 @@ fn script_line() {
 #[test]
 fn launcher_with_growing_argv() {
     needs!();
-    let caught = caught(script::launcher(), FAST_ALIVE);
+    let caught = caught(Workload::labelled("growing-launcher"), FAST_ALIVE);
     assert_eq!(caught.incident["finding"]["rule"], "R1c");
 }
 
 #[test]
 fn git_hook_that_commits() {
     needs!("git");
-    caught(git::hook(), FAST_ALIVE);
+    caught(Workload::labelled("git-hook"), FAST_ALIVE);
 }

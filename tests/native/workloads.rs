@@ -6,7 +6,7 @@ use std::{fs, time::Duration};
 use tests::{
     Cage, Limits, Workload, needs,
     run::until,
-    workloads::{cargo, crowd, git, make, npm, script},
+    workloads::{crowd, script},
 };
 
 /// More processes than the sensor lets any of them have.
@@ -45,37 +45,37 @@ fn ends_well(workload: anyhow::Result<Workload>) {
 #[test]
 fn npm_without_a_manifest_runs_away() {
     needs!("npm", "node");
-    runs_away(npm::missing_manifest());
+    runs_away(Workload::labelled("npm-missing-manifest"));
 }
 
 #[test]
 fn npm_two_scripts_run_away() {
     needs!("npm", "node");
-    runs_away(npm::two_scripts());
+    runs_away(Workload::labelled("npm-two-scripts"));
 }
 
 #[test]
 fn npm_one_script_runs_away() {
     needs!("npm", "node");
-    runs_away(npm::one_script());
+    runs_away(Workload::labelled("npm-linear"));
 }
 
 #[test]
 fn npm_prepare_link_runs_away() {
     needs!("npm", "node");
-    runs_away(npm::prepare_link());
+    runs_away(Workload::labelled("npm-prepare-link"));
 }
 
 #[test]
 fn make_itself_runs_away() {
     needs!("make");
-    runs_away(make::itself());
+    runs_away(Workload::labelled("make-itself"));
 }
 
 #[test]
 fn script_twice_runs_away() {
     needs!();
-    runs_away(script::twice());
+    runs_away(Workload::labelled("script-twice"));
 }
 
 #[test]
@@ -87,13 +87,13 @@ fn script_line_runs_away() {
 #[test]
 fn launcher_runs_away() {
     needs!();
-    runs_away(script::launcher());
+    runs_away(Workload::labelled("growing-launcher"));
 }
 
 #[test]
 fn git_hook_runs_away() {
     needs!("git");
-    runs_away(git::hook());
+    runs_away(Workload::labelled("git-hook"));
 }
 
 #[test]
@@ -111,31 +111,25 @@ fn wrapper_ends() {
 #[test]
 fn recursive_make_ends() {
     needs!("make");
-    ends_well(make::deep(7));
+    ends_well(Workload::labelled("recursive-make"));
 }
 
 #[test]
-fn short_commands_end() {
+fn shell_loops_end() {
     needs!();
-    ends_well(script::short_commands(5000));
+    ends_well(Workload::labelled("shell-loops"));
 }
 
 #[test]
-fn wide_make_ends() {
-    needs!("make", "cc");
-    ends_well(make::wide(240, 64));
-}
-
-#[test]
-fn cargo_build_ends() {
-    needs!("cargo");
-    ends_well(cargo::small());
+fn builds_by_make_and_cargo_end() {
+    needs!("make", "cc", "cargo");
+    ends_well(Workload::labelled("builds"));
 }
 
 #[test]
 fn npm_ci_ends() {
     needs!("npm", "node");
-    ends_well(npm::clean_install());
+    ends_well(Workload::labelled("package-installs"));
 }
 
 #[test]

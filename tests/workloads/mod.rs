@@ -1,11 +1,9 @@
 //! What the sensor is tried on: runaways that it has to stop, honest work that it has to leave
-//! alone, crowds that it has to bear. Each builder makes a fresh directory with fresh names.
+//! alone, crowds that it has to bear. Each is made in a fresh directory with fresh names: the
+//! labelled ones by their definitions, those that tests need with parameters by builders.
 
-pub mod cargo;
 pub mod crowd;
-pub mod git;
-pub mod make;
-pub mod npm;
+mod labelled;
 pub mod script;
 pub mod storm;
 
@@ -36,6 +34,8 @@ pub struct Workload {
     pub names: Vec<String>,
     /// Commands of one turn, if it is a recursion and they are always the same number.
     pub steps: Option<usize>,
+    /// Words that the culprit's arguments end with; empty: it is the process that is started.
+    pub culprit: Vec<String>,
 }
 
 impl Workload {
@@ -49,7 +49,15 @@ impl Workload {
             ("LANG".into(), "C.UTF-8".into()),
         ];
         let cwd = directory.path().to_path_buf();
-        Ok(Self { directory, argv: Vec::new(), cwd, environment, names: Vec::new(), steps: None })
+        Ok(Self {
+            directory,
+            argv: Vec::new(),
+            cwd,
+            environment,
+            names: Vec::new(),
+            steps: None,
+            culprit: Vec::new(),
+        })
     }
 
     fn path(&self) -> &Path {
@@ -89,7 +97,7 @@ impl Workload {
     /// The command, in the cage, with its output kept in `output.log` below its directory.
     pub fn command(&self, cage: &Cage) -> Result<Command> {
         let (program, arguments) = self.argv.split_first().context("a workload without command")?;
-        let log = File::options().create(true).append(true).open(self.path().join("output.log"))?;
+        let log = File::options().create(true).append(true).open(self.log())?;
         let mut command = cage.command(program)?;
         command
             .args(arguments)
@@ -109,8 +117,20 @@ impl Workload {
 
     /// What it has printed.
     pub fn output(&self) -> String {
-        let output = fs::read(self.path().join("output.log")).unwrap_or_default();
+        let output = fs::read(self.log()).unwrap_or_default();
         String::from_utf8_lossy(&output).into_owned()
+    }
+
+    /// The end of it, for an error.
+    pub fn last_words(&self) -> String {
+        const LINES: usize = 20;
+        let output = self.output();
+        let lines: Vec<&str> = output.trim_end().lines().collect();
+        lines[lines.len().saturating_sub(LINES)..].join("\n")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.path().join("output.log")
     }
 }
 
@@ -123,6 +143,11 @@ pub struct Running {
 impl Running {
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// How it ended; none: it has not.
+    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
     }
 
     /// Waits for its end.

@@ -1,4 +1,4 @@
-//! Shell scripts: three that run away, three that only look so.
+//! Shell scripts with parameters: some run away, some only look so.
 
 use std::{ffi::OsString, iter, path::PathBuf};
 
@@ -6,26 +6,6 @@ use anyhow::Result;
 
 use super::Workload;
 use crate::names;
-
-/// Calls itself twice: doubles until something stops it.
-pub fn twice() -> Result<Workload> {
-    let work = Workload::new()?;
-    let script = work.write_program(&names::word(), "#!/bin/sh\n\"$0\" &\n\"$0\" &\nwait\n")?;
-    let path = script.to_string_lossy().into_owned();
-    Ok(work.runs([script]).named([path]))
-}
-
-/// Calls itself with one argument more, ten times a second.
-pub fn launcher() -> Result<Workload> {
-    let work = Workload::new()?;
-    let argument = format!("--{}={}", names::word(), names::word());
-    let script = work.write_program(
-        &names::word(),
-        &format!("#!/bin/sh\nsleep 0.05\n\"$0\" \"$@\" {argument}\nexit $?\n"),
-    )?;
-    let path = script.to_string_lossy().into_owned();
-    Ok(work.runs([script]).named([path, argument]))
-}
 
 /// Calls itself once, for ever: deeper by about so many processes a second.
 pub fn line(per_second: u32) -> Result<Workload> {
@@ -73,18 +53,6 @@ fn again_and(again: u32, end: &str) -> Result<Workload> {
     )?;
     let work = work.with(&left, again.to_string());
     Ok(work.runs([script.into_os_string(), names::word().into()]))
-}
-
-/// Short commands, one after the other, as fast as a shell can.
-pub fn short_commands(count: u32) -> Result<Workload> {
-    let work = Workload::new()?;
-    let script = work.write_program(
-        &names::word(),
-        &format!(
-            "#!/bin/sh\ni=0\nwhile [ $i -lt {count} ]; do\n    /bin/true\n    i=$((i + 1))\ndone\n"
-        ),
-    )?;
-    Ok(work.runs([script]))
 }
 
 /// A shell function that calls itself twice through a pipe, without any exec: a fork bomb. The$

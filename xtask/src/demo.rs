@@ -14,12 +14,8 @@ use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
 use tempfile::TempDir;
 use tests::{
-    Cage, Limits, Sensor, Watch, Workload,
-    daemon::open_to_all,
-    process::boot_ns,
-    skip,
-    watch::number,
-    workloads::{Running, npm},
+    Cage, Limits, Sensor, Watch, Workload, daemon::open_to_all, process::boot_ns, skip,
+    watch::number, workloads::Running,
 };
 
 use crate::{cargo, setup};
@@ -143,7 +139,7 @@ impl Outcome {
 }
 
 fn once(binary: &Path, told: Told, keep: bool) -> Result<Outcome> {
-    let work = npm::missing_manifest()?;
+    let work = Workload::labelled("npm-missing-manifest")?;
     let cage = Cage::new(Limits::default())?;
     let investigator = investigator()?;
     let more = format!(

@@ -1,9 +1,11 @@
-//! The developer's commands: set-up, build and run, tests, virtual machines.
+//! The developer's commands: set-up, build and run, tests, measurements, virtual machines.
 
 mod bench;
 mod cargo;
 mod demo;
 mod ebpf_toolchain;
+mod eval;
+mod measure;
 mod place;
 mod run;
 mod setup;
@@ -28,6 +30,8 @@ enum Command {
     Demo(demo::Args),
     /// The budgets, measured
     Bench(bench::Args),
+    /// Labelled workloads, honest and malign: what the sensor finds, misses and wrongly stops
+    Eval(eval::Args),
     /// The end-to-end tests inside QEMU on other kernels
     Vm(vm::Args),
 }
@@ -40,6 +44,7 @@ fn main() -> ExitCode {
         Command::Test(args) => Ok(test::run(&args)),
         Command::Demo(args) => demo::run(&args).map(done),
         Command::Bench(args) => bench::run(&args).map(done),
+        Command::Eval(args) => eval::run(&args),
         Command::Vm(args) => vm::run(&args),
     };
     match result {

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    trace::replay::{self, Agreement, Report},
+    trace::replay::{self, Agreement, Found, Report},
 };
 
 const EXAMPLES: &str = "\
@@ -75,7 +75,12 @@ fn page(report: &Report, view: &View) -> String {
         let _ = writeln!(page, "  only what ran in {} and below", text::safe(scope));
     }
     if trace.lost > 0 {
-        let lost = format!("{} events are not in it", trace.lost);
+        let reasons: Vec<String> = trace
+            .losses
+            .iter()
+            .map(|(reason, count)| format!("{count} {}", text::safe(reason)))
+            .collect();
+        let lost = format!("the kernel side lost something: {}", reasons.join(", "));
         let _ = writeln!(page, "  {}", style.paint(Tone::Warning, &lost));
     }
     if !trace.complete {
@@ -89,19 +94,22 @@ fn page(report: &Report, view: &View) -> String {
         return page;
     }
     let mut table = Table::new(["AT", "KIND", "RULE", "WOULD", "CULPRIT", "COMMAND"]);
-    for found in &report.findings {
-        let would = if found.contain {
-            Cell::toned("contain", Tone::Bad)
-        } else {
-            Cell::toned("tell", Tone::Plain)
+    for (first, contained) in by_culprit(&report.findings) {
+        let would = match contained {
+            Some(found) if found.at_ns == first.at_ns => Cell::toned("contain", Tone::Bad),
+            Some(found) => {
+                let later = time::duration(found.at_ns.saturating_sub(first.at_ns));
+                Cell::toned(format!("contain {later} later"), Tone::Bad)
+            }
+            None => Cell::toned("tell", Tone::Plain),
         };
         table.push([
-            format!("+{:.3} s", found.after_s).into(),
-            text::safe(&found.kind).into(),
-            found.rule.into(),
+            format!("+{:.3} s", first.after_s).into(),
+            text::safe(&first.kind).into(),
+            contained.unwrap_or(first).rule.into(),
             would,
-            found.culprit.pid.to_string().into(),
-            text::command(&found.culprit.argv).into(),
+            first.culprit.pid.to_string().into(),
+            text::command(&first.culprit.argv).into(),
         ]);
     }
     page.push_str(&table.render(0, style));
@@ -112,6 +120,22 @@ fn page(report: &Report, view: &View) -> String {
         text::count(report.containments as u64, "containment", "containments"),
     );
     page
+}
+
+/// The first finding about each culprit, and the first that has it contained.
+fn by_culprit(findings: &[Found]) -> Vec<(&Found, Option<&Found>)> {
+    let mut told: Vec<(&Found, Option<&Found>)> = Vec::new();
+    for found in findings {
+        let key = |found: &Found| (found.culprit.pid, found.culprit.start_ns);
+        match told.iter_mut().find(|(first, _)| key(first) == key(found)) {
+            Some((_, contained)) if contained.is_none() && found.contain => {
+                *contained = Some(found);
+            }
+            Some(_) => {}
+            None => told.push((found, found.contain.then_some(found))),
+        }
+    }
+    told
 }
 
 fn agreement(agreement: &Agreement, style: &Style) -> String {

@@ -81,17 +81,15 @@ pub fn detect(crossing: &Crossing, limits: &Limits) -> Option<Finding> {
 
 /// The topmost instance of the cycle, extended upward while the parent belongs to the cycle.
 ///
-/// A node belongs when its (executable, argv) is one of those in the last period; the working
-/// directory is ignored, because the first turn often begins elsewhere. Processes that only forked
+/// A node belongs when its (executable, argv) is one of those in the last turn, or lies between
+/// such; the working directory is ignored, because the first turn often begins elsewhere. Processes that only forked
 /// (subshells) belong to their parent's command and are passed through.
 fn culprit(ancestry: &[Node], rule: Rule) -> Option<ProcessKey> {
     let leaf = ancestry.first()?;
     match rule {
         Rule::R1 | Rule::R1b => {
             let like = signature(leaf)?;
-            let turn = period(ancestry, |node| signature(node) == Some(like));
-            let cycle: HashSet<u64> = turn.iter().filter_map(signature).collect();
-            topmost(ancestry, |node| signature(node).is_some_and(|loose| cycle.contains(&loose)))
+            Some(first_of(ancestry, period(ancestry, |node| signature(node) == Some(like)))?.key)
         }
         Rule::R1c | Rule::R2 | Rule::R3 => {
             let grower = executable(leaf)?;
@@ -110,6 +108,27 @@ fn culprit(ancestry: &[Node], rule: Rule) -> Option<ProcessKey> {
             })
         }
     }
+}
+
+/// The topmost process whose command is part of the cycle, of which `turn` is the last turn.
+///
+/// A cycle may have several branches, and the last turns may all have taken the same one: what lies
+/// between two of its commands belongs to it as well. Who runs one of them more than two turns
+/// further up had his own reason.
+fn first_of<'a>(ancestry: &'a [Node], turn: &[Node]) -> Option<&'a Node> {
+    let executed: Vec<&Node> = ancestry.iter().filter(|node| node.exec.is_some()).collect();
+    let reach = 2 * turn.iter().filter(|node| node.exec.is_some()).count();
+    let mut cycle: HashSet<u64> = turn.iter().filter_map(signature).collect();
+    let mut first = 0;
+    while let Some(further) = executed.iter().skip(first + 1).take(reach).position(|node| {
+        signature(node).is_some_and(|loose| cycle.contains(&loose))
+            || turn.iter().any(|step| spelled_alike(node, step))
+    }) {
+        let next = first + 1 + further;
+        cycle.extend(executed[first..=next].iter().filter_map(|node| signature(node)));
+        first = next;
+    }
+    executed.get(first).copied()
 }
 
 /// From the leaf up to, not including, the nearest ancestor that is like it.
@@ -135,6 +154,28 @@ fn executable(node: &Node) -> Option<FileId> {
 
 fn argv_bytes(node: &Node) -> u32 {
     node.exec.as_ref().map_or(0, |exec| exec.argv_bytes)
+}
+
+/// Whether two processes run the same command, written differently: who starts a recursion types
+/// `node x.js`, and what it starts is `/usr/bin/node /home/me/x.js`.
+fn spelled_alike(node: &Node, other: &Node) -> bool {
+    let (Some(node), Some(other)) = (&node.exec, &other.exec) else { return false };
+    node.exe == other.exe
+        && node.exe.ino != 0
+        && !node.argv.is_empty()
+        && node.argv.len() == other.argv.len()
+        && node.argv.iter().zip(&other.argv).all(|(one, other)| same_path(one, other))
+}
+
+/// Equal, or one is the end of the other, cut at a slash.
+fn same_path(one: &[u8], other: &[u8]) -> bool {
+    let plain = |path: &'_ [u8]| path.strip_prefix(b"./").unwrap_or(path).to_vec();
+    let (one, other) = (plain(one), plain(other));
+    let (short, long) = if one.len() < other.len() { (one, other) } else { (other, one) };
+    match long.strip_suffix(short.as_slice()) {
+        None => false,
+        Some(front) => front.is_empty() || (front.ends_with(b"/") && !short.is_empty()),
+    }
 }
 
 /// Whether two processes of one executable run the same program: for an interpreter, the same script.
@@ -211,6 +252,58 @@ mod tests {
                 assert_eq!(culprit_of(&chain[..=end], Rule::R1), 2, "at {:?}", chain[end]);
             }
         }
+    }
+
+    #[test]
+    fn of_a_cycle_with_branches_it_is_the_first_command_of_all() {
+        let turn = |branch: &'static [&'static str; 2]| {
+            ["npm test", "sh -c both", branch[0], branch[1]].map(Some)
+        };
+        let (left, right) = (&["npm run left", "sh -c cd l"], &["npm run right", "sh -c cd r"]);
+        let mut chain = vec![Some("bash"), Some("make check")];
+        for branch in [left, right, right, right] {
+            chain.extend(turn(branch));
+        }
+        // Whichever step of the last turn crosses: none of its like has seen the left branch.
+        for end in chain.len() - 4..chain.len() {
+            assert_eq!(culprit_of(&chain[..=end], Rule::R1), 2, "at {:?}", chain[end]);
+        }
+    }
+
+    #[test]
+    fn the_same_command_far_above_is_another_matter() {
+        let mut chain = vec![Some("make"), Some("a"), Some("b"), Some("c")];
+        chain.extend([Some("make"); 5]);
+        assert_eq!(culprit_of(&chain, Rule::R1), 4);
+    }
+
+    #[test]
+    fn of_a_program_that_forks_itself_it_is_the_one_that_was_typed() {
+        let mut chain = vec![Some("bash"), Some("node x.js a"), Some("/usr/bin/node /home/x.js a")];
+        chain.extend([Some("/usr/bin/node /home/x.js a"); 4]);
+        // Their executable is the same file, however it is called.
+        let mut ancestry = ancestry(&chain);
+        for node in &mut ancestry {
+            let exec = node.exec.as_mut().unwrap();
+            if exec.argv[0].ends_with(b"node") {
+                exec.exe = FileId { ino: 7, dev: 1, zero: 0 };
+            }
+        }
+        assert_eq!(culprit(&ancestry, Rule::R1).unwrap().tgid - 100, 1);
+        // Another script, or other arguments, is another command.
+        for other in ["node y.js a", "node x.js b", "node x.js"] {
+            let above = ancestry.iter_mut().find(|node| node.key.tgid == 101).unwrap();
+            above.exec.as_mut().unwrap().argv =
+                other.split(' ').map(|argument| argument.as_bytes().to_vec()).collect();
+            assert_eq!(culprit(&ancestry, Rule::R1).unwrap().tgid - 100, 2, "{other}");
+        }
+    }
+
+    #[test]
+    fn paths_are_the_same_up_to_where_they_begin() {
+        let same = |one: &str, other: &str| same_path(one.as_bytes(), other.as_bytes());
+        assert!(same("x", "x") && same("./x", "/a/x") && same("/a/b/x", "b/x"));
+        assert!(!same("-bash", "bash") && !same("x", "ax") && !same("", "/a/"));
     }
 
     #[test]

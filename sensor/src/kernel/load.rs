@@ -83,6 +83,8 @@ pub struct Programs {
     links: Vec<OwnedFd>,
     losses: PerCpuArray<MapData, u64>,
     map_bytes: u64,
+    /// Unknown exits until everything was attached and everybody known.
+    early_exits: u64,
     /// Why there is no baseline, if so.
     pub no_baseline: Option<String>,
 }
@@ -125,7 +127,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     }
     let iterator: &mut Iter = program(&mut ebpf, BASELINE)?;
     let no_baseline = iterator.load("task", &btf).err().map(|error| reason(&error));
-    Ok((Programs { ebpf, links, losses, map_bytes, no_baseline }, lineage, ring))
+    Ok((Programs { ebpf, links, losses, map_bytes, early_exits: 0, no_baseline }, lineage, ring))
 }
 
 impl Programs {
@@ -148,12 +150,23 @@ impl Programs {
         let mut losses: Vec<(&'static str, u64)> = Reason::ALL
             .into_iter()
             .map(|reason| {
-                let per_cpu = self.losses.get(&(reason as u32), 0);
-                (reason.word(), per_cpu.map_or(0, |values| values.iter().sum()))
+                let early = if reason == Reason::UnknownExit { self.early_exits } else { 0 };
+                (reason.word(), self.lost(reason).saturating_sub(early))
             })
             .collect();
         losses.push((SKIPPED, self.skipped()));
         losses
+    }
+
+    fn lost(&self, reason: Reason) -> u64 {
+        let per_cpu = self.losses.get(&(reason as u32), 0);
+        per_cpu.map_or(0, |values| values.iter().sum())
+    }
+
+    /// From here on an unknown exit is a loss. Exits are attached first, so whoever ended between
+    /// that and the baseline was never entered, and need not have been.
+    pub fn everybody_known(&mut self) {
+        self.early_exits = self.lost(Reason::UnknownExit);
     }
 
     fn skipped(&self) -> u64 {

@@ -52,6 +52,7 @@ impl Kernel {
             None => baseline::run(&mut programs, &lineage)?,
             Some(_) => lineage.living_count(),
         };
+        programs.everybody_known();
         selftest::run(&lineage)?;
         Ok(Self { programs, lineage, ring, baseline_processes })
     }

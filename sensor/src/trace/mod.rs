@@ -2,6 +2,7 @@
 //! ([`recorder`]) and put through the same gates and detectors again ([`replay`]), without root,
 //! without that kernel, and with other thresholds if one likes.
 
+mod comparison;
 pub mod file;
 pub mod recorder;
 pub mod replay;

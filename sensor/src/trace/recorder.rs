@@ -82,15 +82,16 @@ pub fn record(
 ) -> Result<Progress, RecordError> {
     let hierarchies = Hierarchies::discover()?;
     let writer = Writer::create(file)?;
-    let started = Instant::now();
     let start = start(options, argv);
     let kernel = Kernel::start(&LoadOptions { lifecycle: true, ..*options })?;
+    let started = Instant::now();
     let mut recording = Recording {
         writer,
         redactor: argv.then(Redactor::with_random_key),
         hierarchies,
         groups: HashSet::new(),
         storms: HashMap::new(),
+        lost: HashMap::new(),
         progress: Progress::default(),
     };
     recording.write(Entry::Start(start)).map_err(RecordError::Write)?;
@@ -103,11 +104,12 @@ pub fn record(
     let forward = forward(sender);
     let Kernel { programs, ring, .. } = kernel;
     let reader = Reader::start(ring, false, |_| {}, forward).map_err(RecordError::Thread)?;
-    let lost = || programs.losses().iter().map(|(_, count)| count).sum::<u64>();
-    let followed = recording.follow(&events, lost, |progress| {
-        go_on(&Progress { elapsed: started.elapsed(), ..*progress })
-    });
-    let lost = lost();
+    let followed = recording.follow(
+        &events,
+        || programs.losses(),
+        |progress| go_on(&Progress { elapsed: started.elapsed(), ..*progress }),
+    );
+    let losses = programs.losses();
     // Detached first, so that what the reader drains at its end is all there is.
     drop(programs);
     if let Err(error) = followed {
@@ -120,7 +122,7 @@ pub fn record(
     drop(events);
     // Its channel is closed: it has nothing left to do.
     let _ = ended.join();
-    rest.and_then(|()| recording.note_lost(lost))
+    rest.and_then(|()| recording.note_lost(&losses))
         .and_then(|()| recording.finish())
         .map(|progress| Progress { elapsed: started.elapsed(), ..progress })
         .map_err(RecordError::Write)
@@ -158,15 +160,20 @@ struct Recording {
     groups: HashSet<u64>,
     /// Alarms of storms whose fork has not come yet, by the child.
     storms: HashMap<ProcessKey, Vec<StormVerdict>>,
+    /// Losses that are in the trace, by reason.
+    lost: HashMap<&'static str, u64>,
     progress: Progress,
 }
+
+/// Losses of the kernel side by reason, since it was loaded.
+type Losses = Vec<(&'static str, u64)>;
 
 impl Recording {
     /// Writes what comes until `go_on` says no.
     fn follow(
         &mut self,
         events: &Receiver<Event>,
-        lost: impl Fn() -> u64,
+        losses: impl Fn() -> Losses,
         mut go_on: impl FnMut(&Progress) -> bool,
     ) -> io::Result<()> {
         let mut next = Instant::now();
@@ -181,7 +188,7 @@ impl Recording {
                     break;
                 }
             }
-            self.note_lost(lost())?;
+            self.note_lost(&losses())?;
             self.writer.flush()?;
             self.progress.bytes = self.writer.size()?;
         }
@@ -269,13 +276,17 @@ impl Recording {
         self.write(Entry::Group(TraceGroup { id, path: path.as_os_str().as_bytes().to_vec() }))
     }
 
-    fn note_lost(&mut self, lost: u64) -> io::Result<()> {
-        let count = lost.saturating_sub(self.progress.lost);
-        if count == 0 {
-            return Ok(());
+    /// Writes what was lost since the last time, by reason.
+    fn note_lost(&mut self, losses: &Losses) -> io::Result<()> {
+        for &(reason, count) in losses {
+            let known = self.lost.insert(reason, count).unwrap_or_default();
+            let more = count.saturating_sub(known);
+            if more > 0 {
+                self.progress.lost += more;
+                self.write(Entry::Lost(Lost { reason: reason.into(), count: more }))?;
+            }
         }
-        self.progress.lost = lost;
-        self.write(Entry::Lost(Lost { reason: "kernel".into(), count }))
+        Ok(())
     }
 
     fn write(&mut self, entry: Entry) -> io::Result<()> {

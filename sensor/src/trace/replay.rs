@@ -2,7 +2,7 @@
 //! said while it was recorded.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     ffi::OsString,
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
@@ -20,7 +20,9 @@ use sensor_common::{
 use sensor_proto::json;
 use serde::Serialize;
 
+pub use super::comparison::Agreement;
 use super::{
+    comparison::{Compared, Comparison, TOLD},
     file::{Reader, TraceError},
     key_of, proto_limits,
     table::{Judged, Table},
@@ -38,9 +40,6 @@ use crate::{
         TraceStart, trace_entry::Entry,
     },
 };
-
-/// Differences that are told one by one; the others are only counted.
-const TOLD: usize = 20;
 
 /// What a replay found.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -72,26 +71,10 @@ pub struct Summary {
     pub exits: u64,
     /// Most processes alive at once.
     pub peak_live: u64,
-    /// Events that are not in the trace.
+    /// What the kernel side could not keep, all reasons together: parts of the trace may be missing.
     pub lost: u64,
-}
-
-/// The verdicts of the kernel beside those of the replay, one for each exec.
-#[derive(Clone, Debug, Default, Serialize)]
-pub struct Agreement {
-    /// False where other thresholds are in force than when it was recorded: nothing is compared.
-    pub comparable: bool,
-    pub agree: u64,
-    pub differ: u64,
-    /// Of those that agree: the kernel counted a fork or an exit that was just under way on another
-    /// CPU, and its number was taken.
-    pub in_flight: u64,
-    /// Alarms of storms, kernel's and replay's: the same rule and ancestor within a second. They count
-    /// what several CPUs change at once, so that no two are the same to the last process.
-    pub storms_agree: u64,
-    pub storms_differ: u64,
-    /// The first differences, in words.
-    pub differences: Vec<String>,
+    /// The same by reason.
+    pub losses: BTreeMap<String, u64>,
 }
 
 /// A finding of the detectors.
@@ -159,6 +142,7 @@ pub struct Replay<'a> {
     alarms: usize,
     /// When a storm was last told of, by culprit and rule, ns.
     told: HashMap<(ProcessKey, u16), u64>,
+    comparison: Comparison,
     report: Report,
 }
 
@@ -222,6 +206,7 @@ impl<'a> Replay<'a> {
             judged: Vec::new(),
             alarms: 0,
             told: HashMap::new(),
+            comparison: Comparison::default(),
             report,
         }
     }
@@ -235,6 +220,7 @@ impl<'a> Replay<'a> {
             Entry::Exit(exit) => {
                 let Some(key) = key_of(exit.process.as_ref()) else { return };
                 self.passed(exit.exit_ns);
+                self.comparison.died(key, exit.exit_ns);
                 let Some(slot) = self.table.living(key) else { return };
                 if self.table.set_scoped(slot, false) {
                     self.live -= 1;
@@ -245,13 +231,20 @@ impl<'a> Replay<'a> {
             Entry::Group(group) => {
                 self.groups.insert(group.id, OsString::from_vec(group.path).into());
             }
-            Entry::Lost(lost) => self.report.trace.lost += lost.count,
+            Entry::Lost(lost) => {
+                let trace = &mut self.report.trace;
+                trace.lost = trace.lost.saturating_add(lost.count);
+                let of_reason = trace.losses.entry(lost.reason).or_default();
+                *of_reason = of_reason.saturating_add(lost.count);
+            }
             Entry::End(end) => self.passed(end.boot_ns),
         }
     }
 
     /// What came of it. `complete`: the trace was not cut off.
     pub fn report(mut self, complete: bool) -> Report {
+        let comparable = self.report.agreement.comparable;
+        self.report.agreement = Agreement { comparable, ..self.comparison.end() };
         self.compare_storms();
         self.report.trace.complete = complete;
         self.report.trace.seconds = (self.last_ns - self.start_ns) as f64 / 1e9;
@@ -383,31 +376,24 @@ impl<'a> Replay<'a> {
         }
         self.report.trace.execs += 1;
         if comparable {
-            self.compare(key, &judged, &said, in_flight);
+            self.compare(slot, &judged, said, in_flight);
         }
         if judged.verdict.report {
             self.crossed(slot, &judged);
         }
     }
 
-    fn compare(&mut self, key: ProcessKey, judged: &Judged, said: &GateVerdict, in_flight: bool) {
-        let ours = GateVerdict {
-            // Told apart only as far as forks and exits under way explain it.
-            live: if in_flight { said.live } else { judged.verdict.live },
-            ..verdict(judged)
+    fn compare(&mut self, slot: u32, judged: &Judged, said: GateVerdict, in_flight: bool) {
+        let ours = verdict(judged);
+        // Told apart only as far as what is under way does not explain it.
+        let ours = GateVerdict { live: if in_flight { said.live } else { ours.live }, ..ours };
+        let chain = if said == ours {
+            Vec::new()
+        } else {
+            self.table.ancestry(slot).iter().map(|node| node.key).collect()
         };
-        let agreement = &mut self.report.agreement;
-        if ours == *said {
-            agreement.agree += 1;
-            agreement.in_flight += u64::from(in_flight);
-            return;
-        }
-        agreement.differ += 1;
-        if agreement.differences.len() < TOLD {
-            agreement
-                .differences
-                .push(format!("pid {}: the kernel said {said:?}, the replay {ours:?}", key.tgid));
-        }
+        let now_ns = judged.image.generations[0];
+        self.comparison.add(Compared { now_ns, said, ours, in_flight, chain });
     }
 
     fn crossed(&mut self, slot: u32, judged: &Judged) {

@@ -3,19 +3,20 @@
 
 mod idle;
 mod latency;
-mod machine;
 mod overhead;
 mod programs;
 mod recursion;
-mod row;
-mod stats;
 
 use std::{path::Path, time::Duration};
 
 use anyhow::{Result, bail};
 use tests::skip;
 
-use crate::{cargo, setup};
+use crate::{
+    cargo,
+    measure::{machine, row, stats},
+    setup,
+};
 use row::{Row, Verdict};
 
 #[derive(clap::Args)]

@@ -3,7 +3,7 @@
 use std::{path::Path, time::Duration};
 
 use anyhow::Result;
-use tests::{Cage, Limits, Sensor, process::boot_ns, skip, watch::number, workloads::npm};
+use tests::{Cage, Limits, Sensor, Workload, process::boot_ns, skip, watch::number};
 
 use super::{
     Effort,
@@ -21,7 +21,7 @@ pub fn measure(binary: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Res
     }
     let (mut alive, mut seconds) = (Vec::new(), Vec::new());
     for _ in 0..effort.projects {
-        let work = npm::missing_manifest()?;
+        let work = Workload::labelled("npm-missing-manifest")?;
         let cage = Cage::new(Limits::default())?;
         let sensor = Sensor::start_binary(binary, &cage, "")?;
         let mut watch = sensor.watch(0)?;

@@ -8,6 +8,7 @@ mod packages;
 
 use anyhow::{Result, bail};
 
+use self::packages::Requirement;
 use crate::step;
 
 /// What the things are needed for.
@@ -36,6 +37,16 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
         eprintln!("set-up complete: the kernel side is built with {}, {linker}", toolchain.version);
     }
     Ok(())
+}
+
+/// Installs those of Debian's packages that are missing, for this reason.
+pub fn packages<'a>(names: impl Iterator<Item = &'a String>, why: &'static str) -> Result<()> {
+    let missing: Vec<Requirement> = names
+        // Debian's policy (12.5) puts every package's copyright there.
+        .map(|name| Requirement::file(format!("/usr/share/doc/{name}/copyright"), name, why))
+        .filter(|requirement| !requirement.is_there())
+        .collect();
+    packages::install(&missing)
 }
 
 /// The end of an error: what `output` said last.

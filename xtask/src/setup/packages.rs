@@ -66,6 +66,7 @@ fn requirements(need: Need) -> Vec<Requirement> {
             command("git", "git", "a hook that commits is one of the workloads"),
             command("node", "nodejs", "npm scripts are workloads"),
             command("npm", "npm", "npm scripts are workloads"),
+            command("python3", "python3", "pools and pre-forking servers are workloads"),
             command("script", "bsdutils", "shells in shells, as a person opens them"),
         ],
         Need::Vm => vec![

@@ -1,5 +1,7 @@
 //! `cargo xtask test`: every check and test that can run here, one table, one line of counts.
 
+mod eval;
+mod independence;
 pub mod results;
 pub mod skips;
 
@@ -43,12 +45,14 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Format and clippy
+    /// Format, clippy, and that the judge is independent of what it judges
     Lint,
     /// The crates' own tests
     Unit,
     /// End to end on this host, as root
     Native,
+    /// The quick ones of the labelled workloads, as root
+    Eval,
     /// End to end on other kernels
     Vm,
 }
@@ -90,6 +94,10 @@ fn suites(args: &Args) -> Result<Vec<Suite>> {
             }
             Err(error) => suites.push(broken("build of the tests", &error)),
         }
+    }
+    if wanted(Part::Eval) {
+        let suite = eval::suite(|| cargo::sensor(false), &skips);
+        suites.push(suite.unwrap_or_else(|error| broken(eval::NAME, &error)));
     }
     if wanted(Part::Vm) {
         for kernel in vm::DEFAULT {
@@ -136,6 +144,7 @@ fn lint() -> Result<Suite> {
     clippy.args(CRATES);
     clippy.args(["--quiet", "--all-targets", "--keep-going", "--", "-D", "warnings"]);
     check("cargo clippy", &mut clippy)?;
+    cases.extend(independence::cases());
     Ok(Suite { name: "lint".into(), cases, took: started.elapsed() })
 }
 

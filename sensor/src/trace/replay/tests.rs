@@ -124,6 +124,40 @@ fn verdicts_of_the_kernel_are_compared() {
     assert_eq!(report.trace.lost, 3);
 }
 
+/// The third generation of a command, by itself: it is on watch, which is news.
+fn third(pid: u32, at_ns: u64, reported: bool) -> Entry {
+    let verdict = GateVerdict {
+        level: 1,
+        strict_repetitions: 2,
+        loose_repetitions: 2,
+        exe_repetitions: 2,
+        top: Some(key(10)),
+        live: 4,
+        reported,
+        ..GateVerdict::default()
+    };
+    Entry::Exec(TraceExec { verdict: Some(verdict), ..exec(pid, at_ns, 77, 6) })
+}
+
+#[test]
+fn of_two_crossings_at_once_either_may_be_reported() {
+    let siblings = |second_ns: u64, reported: [bool; 2]| {
+        let mut entries = line(2);
+        entries.extend([fork(20, 11), fork(21, 11)]);
+        entries.push(third(20, 30 * SECOND, reported[0]));
+        entries.push(third(21, second_ns, reported[1]));
+        let agreement = replayed(entries, &Config::default(), None).agreement;
+        // The two execs of the line have no verdict at all.
+        (agreement.agree, agreement.differ - 2, agreement.in_flight)
+    };
+    let at_once = 30 * SECOND + 50_000;
+    assert_eq!(siblings(at_once, [true, false]), (2, 0, 0));
+    assert_eq!(siblings(at_once, [false, true]), (2, 0, 2), "the other one came first");
+    assert_eq!(siblings(at_once, [true, true]), (2, 0, 1), "neither saw the other");
+    assert_eq!(siblings(at_once, [false, false]), (1, 1, 0), "nobody told");
+    assert_eq!(siblings(31 * SECOND, [false, true]), (0, 2, 0), "too late to be the same");
+}
+
 /// Anything that a file may hold, of few processes, so that they meet.
 fn anything() -> impl Strategy<Value = Entry> {
     let process = || (0_u32..6, 0_u64..3).prop_map(|(pid, start_ns)| Some(Key { pid, start_ns }));

@@ -12,6 +12,13 @@ pub struct Interval {
     pub samples: usize,
 }
 
+impl Interval {
+    /// What was counted, in so many samples, is known.
+    pub fn counted(value: f64, samples: usize) -> Self {
+        Self { value, low: value, high: value, samples }
+    }
+}
+
 /// The value below which this share of them lies, by the nearest rank; 0 of none.
 pub fn percentile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();

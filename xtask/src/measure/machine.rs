@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use crate::place;
 
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     pub processor: String,
     pub cores: usize,
@@ -17,7 +17,7 @@ pub struct Machine {
     pub modified: bool,
     /// Seconds since 1970.
     pub at_unix: u64,
-    /// Load before the bench: beside others, nothing here is exact.
+    /// Load before it began: beside others, nothing here is exact.
     pub load: f64,
 }
 

@@ -1,0 +1,39 @@
+//! The short evaluation, as a part of `cargo xtask test`: each quick workload is a test.
+
+use std::path::Path;
+
+use ::tests::judge::suite::{self, Labelled};
+use anyhow::Result;
+
+use super::{check, provide, rounds};
+
+/// A quick workload, and what went wrong with it.
+pub struct Judgement {
+    pub name: String,
+    /// Sentences; none: all is well.
+    pub faults: Vec<String>,
+}
+
+/// Their names, run or not.
+pub fn names() -> Result<Vec<String>> {
+    Ok(quick()?.into_iter().map(|it| it.name).collect())
+}
+
+/// Runs each of them once alone and once under `sensor`. Shares and rates of so few runs prove
+/// nothing, so only the runs themselves are judged.
+pub fn run(sensor: &Path) -> Result<Vec<Judgement>> {
+    let selected = quick()?;
+    provide(&selected)?;
+    let judged = rounds::run(&selected, 1, sensor);
+    Ok(judged
+        .iter()
+        .map(|workload| Judgement {
+            name: workload.name.clone(),
+            faults: check::of_workload(workload).iter().map(ToString::to_string).collect(),
+        })
+        .collect())
+}
+
+fn quick() -> Result<Vec<Labelled>> {
+    Ok(suite::load()?.into_iter().filter(|it| it.quick).collect())
+}
