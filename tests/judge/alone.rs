@@ -191,6 +191,7 @@ struct Traced {
 struct Agreement {
     agree: u64,
     differ: u64,
+    differences: Vec<String>,
 }
 
 impl Replayed {
@@ -211,6 +212,7 @@ impl Replayed {
             lost: trace.lost,
             gates_agree: agreement.agree,
             gates_differ: agreement.differ,
+            differences: agreement.differences,
             incidents,
             containments,
         })

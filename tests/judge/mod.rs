@@ -71,6 +71,8 @@ pub struct Trace {
     /// Crossings by kernel and replay alike, and those by one of them alone.
     pub gates_agree: u64,
     pub gates_differ: u64,
+    /// The first of those, in words.
+    pub differences: Vec<String>,
     /// Different culprits that the replayed detectors name, and those of them worth a containment.
     pub incidents: u64,
     pub containments: u64,

@@ -131,6 +131,8 @@ pub struct Replay<'a> {
     start_ns: u64,
     last_ns: u64,
     table: Table,
+    /// Children and parents from before the trace, until all of them are known.
+    links: Vec<(ProcessKey, ProcessKey)>,
     groups: HashMap<u64, PathBuf>,
     live: u64,
     culprits: HashSet<ProcessKey>,
@@ -198,6 +200,7 @@ impl<'a> Replay<'a> {
             start_ns: start.boot_ns,
             last_ns: start.boot_ns,
             table: Table::new(),
+            links: Vec::new(),
             groups: HashMap::new(),
             live: 0,
             culprits: HashSet::new(),
@@ -212,6 +215,12 @@ impl<'a> Replay<'a> {
     }
 
     pub fn apply(&mut self, entry: Entry) {
+        if !matches!(entry, Entry::Process(_) | Entry::Group(_)) {
+            // Once all are there: a parent may come after its child, where pids began anew.
+            for (child, parent) in std::mem::take(&mut self.links) {
+                self.table.link(child, parent);
+            }
+        }
         match entry {
             Entry::Start(_) => {}
             Entry::Process(process) => self.process(&process),
@@ -264,7 +273,7 @@ impl<'a> Replay<'a> {
         let image = Image { strict, loose, exe, argv_bytes, ..Image::default() };
         let slot = self.table.adopt(key, process.cgroup, image);
         if let Some(parent) = key_of(process.parent.as_ref()) {
-            self.table.link(key, parent);
+            self.links.push((key, parent));
         }
         self.place(slot);
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use ::tests::judge::{Outcome, Seen};
+use ::tests::judge::{Outcome, Seen, Trace};
 
 use super::{
     judged::{Evaluation, Judged},
@@ -65,7 +65,7 @@ pub fn of_workload(workload: &Judged) -> Vec<Fault> {
     match &workload.alone {
         Err(why) => add(format!("alone: unresolved: {}", one_line(why))),
         Ok(alone) => {
-            gates(alone.trace.gates_differ, &mut add);
+            gates(&alone.trace, &mut add);
             if !workload.is_malign() {
                 replayed_honest(alone.trace.incidents, alone.trace.containments, &mut add);
                 if !alone.ended_well {
@@ -130,15 +130,18 @@ fn replayed_honest(incidents: u64, containments: u64, add: &mut dyn FnMut(String
     }
 }
 
-fn gates(differ: u64, add: &mut dyn FnMut(String)) {
+fn gates(trace: &Trace, add: &mut dyn FnMut(String)) {
+    let differ = trace.gates_differ;
     if differ > 0 {
-        add(format!("replayed: kernel and replay differ on {differ} verdicts"));
+        let first = trace.differences.first().map(|it| format!(", first {}", one_line(it)));
+        let first = first.unwrap_or_default();
+        add(format!("replayed: kernel and replay differ on {differ} verdicts{first}"));
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use ::tests::judge::{Alone, Trace, corpus::Replay};
+    use ::tests::judge::{Alone, corpus::Replay};
 
     use super::*;
     use crate::eval::{fixture, judged::Replayed, score};

@@ -65,6 +65,7 @@ pub fn alone() -> Alone {
             lost: 0,
             gates_agree: 300,
             gates_differ: 0,
+            differences: Vec::new(),
             incidents: 1,
             containments: 1,
         },

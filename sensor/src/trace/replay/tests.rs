@@ -158,6 +158,34 @@ fn of_two_crossings_at_once_either_may_be_reported() {
     assert_eq!(siblings(31 * SECOND, [false, true]), (0, 2, 0), "too late to be the same");
 }
 
+#[test]
+fn a_parent_may_come_after_its_child() {
+    let before = |pid, parent, strict| {
+        Entry::Process(TraceProcess {
+            process: Some(key(pid)),
+            parent: Some(key(parent)),
+            signatures: Some(TraceSignatures { strict, loose: strict, exe: strict }),
+            ..TraceProcess::default()
+        })
+    };
+    // Pids began anew between the two.
+    let mut entries = vec![before(9, 31_000, 5), before(31_000, 1, 77)];
+    entries.push(fork(12, 9));
+    let verdict = GateVerdict {
+        strict_repetitions: 1,
+        loose_repetitions: 1,
+        exe_repetitions: 1,
+        growing: 1,
+        top: Some(key(31_000)),
+        live: 3,
+        ..GateVerdict::default()
+    };
+    let exec = exec(12, 40 * SECOND, 77, 6);
+    entries.push(Entry::Exec(TraceExec { verdict: Some(verdict), ..exec }));
+    let agreement = replayed(entries, &Config::default(), None).agreement;
+    assert_eq!((agreement.agree, agreement.differ), (1, 0), "{:?}", agreement.differences);
+}
+
 /// Anything that a file may hold, of few processes, so that they meet.
 fn anything() -> impl Strategy<Value = Entry> {
     let process = || (0_u32..6, 0_u64..3).prop_map(|(pid, start_ns)| Some(Key { pid, start_ns }));
