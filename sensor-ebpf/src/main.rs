@@ -10,7 +10,6 @@ mod lifecycle;
 mod lineage;
 mod maps;
 mod recursion;
-mod storm;
 mod task;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};

@@ -18,8 +18,6 @@ mod left_alone;
 #[cfg(test)]
 mod recursion;
 #[cfg(test)]
-mod storm;
-#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod watching;

@@ -5,7 +5,6 @@
 pub mod crowd;
 mod labelled;
 pub mod script;
-pub mod storm;
 
 use std::{
     env,

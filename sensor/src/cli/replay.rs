@@ -139,31 +139,18 @@ fn by_culprit(findings: &[Found]) -> Vec<(&Found, Option<&Found>)> {
 }
 
 fn agreement(agreement: &Agreement, style: &Style) -> String {
-    let Agreement {
-        comparable,
-        agree,
-        differ,
-        in_flight,
-        storms_agree,
-        storms_differ,
-        differences,
-    } = agreement;
+    let Agreement { comparable, agree, differ, in_flight, differences } = agreement;
     if !comparable {
         return "  other thresholds than when it was recorded: the kernel's verdicts are not compared\n"
             .to_owned();
     }
-    let storms = match storms_agree + storms_differ {
-        0 => String::new(),
-        all => format!(", and on {storms_agree} of {}", text::count(all, "storm", "storms")),
-    };
-    if *differ == 0 && *storms_differ == 0 {
+    if *differ == 0 {
         return format!(
-            "  kernel and replay agree on {} ({in_flight} with a fork or exit under way){storms}\n",
+            "  kernel and replay agree on {} ({in_flight} with a fork or exit under way)\n",
             text::count(*agree, "verdict", "verdicts"),
         );
     }
-    let all = agree + differ;
-    let head = format!("kernel and replay agree on {agree} of {all} verdicts{storms}");
+    let head = format!("kernel and replay differ on {differ} of {} verdicts", agree + differ);
     let mut lines = format!("  {}\n", style.paint(Tone::Bad, &head));
     for difference in differences {
         lines.push_str("    ");

@@ -10,7 +10,6 @@ mod desk;
 mod investigations;
 mod reactor;
 mod requests;
-mod storm;
 mod study;
 mod succession;
 mod vigil;
@@ -29,7 +28,6 @@ use std::{
     time::Duration,
 };
 
-use sensor_common::gate::Rule;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -49,7 +47,7 @@ use crate::{
     config::Config,
     evidence::{Redactor, gather},
     feed::link::{Link, LinkError, LinkOptions, Question},
-    host::{Host, cpus},
+    host::Host,
     investigate,
     kernel::{Kernel, Lineage, LoadError, LoadOptions, Programs, Reader},
     proto::{self, record::Body},
@@ -179,7 +177,6 @@ impl Daemon {
         };
         let responder = Arc::new(responder);
         let guardian = Arc::new(guardian);
-        let (explosions, alarms) = storm::channel();
         let reactor = Arc::new(Reactor {
             lineage: Arc::clone(&lineage),
             responder: Arc::clone(&responder),
@@ -188,14 +185,11 @@ impl Daemon {
             containments: Arc::clone(&containments),
             policy: policy(config),
             limits: config.detect.limits(),
-            storms: config.detect.storms(cpus()),
-            explosions,
             times,
             paused: Arc::clone(&paused),
             notices: notice_sender,
             lost: Arc::clone(&overflow),
         });
-        storm::start(&reactor, alarms, config.kernel.realtime).map_err(CoreError::Threads)?;
         let told = |granted: io::Result<()>| {
             if let Err(error) = granted {
                 tracing::warn!(
@@ -378,7 +372,6 @@ pub fn load_options(config: &Config) -> LoadOptions {
         max_processes: config.kernel.max_processes,
         ring_bytes: config.kernel.ring_bytes,
         limits: config.detect.limits(),
-        storms: config.detect.storms(cpus()),
         lifecycle: false,
     }
 }
@@ -391,7 +384,7 @@ pub fn doctor(config: &Config) -> Vec<crate::kernel::Capability> {
 fn policy(config: &Config) -> Policy {
     use crate::config::Mode as Configured;
     let rules = &config.respond.rules;
-    Policy::with(Rule::ALL.map(Rule::name).map(|rule| {
+    Policy::with(["R1", "R1b", "R1c"].map(|rule| {
         let mode = match rules.mode(rule) {
             Configured::Observe => Mode::Observe,
             Configured::Suggest => Mode::Suggest,

@@ -12,7 +12,6 @@ mod lines;
 mod make;
 mod npm;
 mod script;
-pub mod storm;
 mod words;
 
 use std::path::Path;

@@ -9,8 +9,6 @@ mod kmsg;
 mod log;
 pub mod proc;
 pub mod redact;
-pub mod room;
-pub mod sockets;
 
 pub use gather::{Chain, Gatherer, Limits};
 pub use log::EvidenceLog;

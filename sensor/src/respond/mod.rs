@@ -10,7 +10,6 @@ mod kill;
 pub mod policy;
 pub mod process;
 pub mod protect;
-pub mod surge;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 
-use sensor_common::gate::Rule;
 use serde::Deserialize;
 
 /// How far automatic action may go for one rule.
@@ -42,10 +41,10 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// The rules of recursions and storms act by themselves: in the labelled runs no honest work
-    /// reached their `contain` level, and both fill a host in seconds, sooner than a person can answer.
+    /// The recursion rules act by themselves: in the labelled runs no honest work reached their
+    /// `contain` level, and a recursion fills a host in seconds, sooner than a person can answer.
     fn default() -> Self {
-        Self { modes: Rule::ALL.map(|rule| (rule.name().to_owned(), Mode::Auto)).into() }
+        Self { modes: ["R1", "R1b", "R1c"].map(|rule| (rule.to_owned(), Mode::Auto)).into() }
     }
 }
 
@@ -125,12 +124,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recursions_and_storms_are_contained_and_the_rest_suggested() {
+    fn recursion_is_contained_and_the_rest_suggested() {
         let policy = Policy::default();
-        for rule in ["R1", "R1b", "R1c", "R2", "R3"] {
+        for rule in ["R1", "R1b", "R1c"] {
             assert!(matches!(policy.decide(rule, true, false), Decision::Contain { .. }));
         }
-        for rule in ["manual", "R4", ""] {
+        for rule in ["manual", "R3", ""] {
             assert!(matches!(policy.decide(rule, true, false), Decision::Suggest { .. }));
         }
     }

@@ -12,23 +12,22 @@ use std::{
 
 use sensor_common::{
     FileId, ProcessKey, event,
-    gate::Rule,
     lineage::{ADOPTED, Node},
 };
 
 use super::{
     file::{TraceError, Writer},
-    proto_key, proto_limits, storm_verdict,
+    proto_key, proto_limits,
 };
 use crate::{
     cgroup::{self, CgroupError, Hierarchies},
     clock,
     evidence::redact::Redactor,
-    host::{Host, cpus},
+    host::Host,
     kernel::{Event, Kernel, LoadError, LoadOptions, Reader, split},
     proto::{
-        GateVerdict, Lost, StormVerdict, TraceEnd, TraceExec, TraceExit, TraceFile, TraceFork,
-        TraceGroup, TraceProcess, TraceSignatures, TraceStart, trace_entry::Entry,
+        GateVerdict, Lost, TraceEnd, TraceExec, TraceExit, TraceFile, TraceFork, TraceGroup,
+        TraceProcess, TraceSignatures, TraceStart, trace_entry::Entry,
     },
 };
 
@@ -38,9 +37,6 @@ pub const RING_BYTES: u32 = 16 << 20;
 
 /// Events between the ring's reader and the file. What does not fit waits in the ring.
 const QUEUE: usize = 4096;
-
-/// Forks with alarms that are waited for; there is one for each CPU at most.
-const STORMS: usize = 1024;
 
 /// How often the file is brought up to date, losses are counted and the caller is told.
 const EVERY: Duration = Duration::from_secs(1);
@@ -90,7 +86,6 @@ pub fn record(
         redactor: argv.then(Redactor::with_random_key),
         hierarchies,
         groups: HashSet::new(),
-        storms: HashMap::new(),
         lost: HashMap::new(),
         progress: Progress::default(),
     };
@@ -145,8 +140,8 @@ fn start(options: &LoadOptions, argv: bool) -> TraceStart {
         boot_id: host.boot_id,
         at: Some(clock::wall()),
         boot_ns: clock::boot_ns(),
-        cpus: cpus(),
-        limits: Some(proto_limits(&options.limits, &options.storms)),
+        cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
+        limits: Some(proto_limits(&options.limits)),
         argv,
     }
 }
@@ -158,8 +153,6 @@ struct Recording {
     hierarchies: Hierarchies,
     /// Groups whose paths are in the trace.
     groups: HashSet<u64>,
-    /// Alarms of storms whose fork has not come yet, by the child.
-    storms: HashMap<ProcessKey, Vec<StormVerdict>>,
     /// Losses that are in the trace, by reason.
     lost: HashMap<&'static str, u64>,
     progress: Progress,
@@ -200,12 +193,10 @@ impl Recording {
             Event::Forked(fork) => {
                 self.progress.forks += 1;
                 self.group(fork.cgroup, fork.parent)?;
-                let storms = self.storms.remove(&fork.child).unwrap_or_default();
                 self.write(Entry::Fork(TraceFork {
                     child: proto_key(fork.child),
                     parent: proto_key(fork.parent),
                     cgroup: fork.cgroup,
-                    storms,
                 }))
             }
             Event::Executed(exec) => {
@@ -222,16 +213,7 @@ impl Recording {
                     code: exit.code,
                 }))
             }
-            // A storm's alarm comes just before its fork; with other CPUs' events in between.
-            Event::Alarm(alarm) if is_storm(&alarm) => {
-                // A fork that was lost leaves its alarms behind.
-                if self.storms.len() >= STORMS {
-                    self.storms.clear();
-                }
-                self.storms.entry(alarm.process).or_default().push(storm_verdict(&alarm));
-                Ok(())
-            }
-            // Another alarm is in its exec's verdict; nothing is braked where nobody marks.
+            // An alarm is in its exec's verdict; nothing is braked where nobody marks.
             Event::Alarm(_) | Event::Exec(_) | Event::Braked(_) => Ok(()),
         }
     }
@@ -298,10 +280,6 @@ impl Recording {
         self.progress.bytes = self.writer.finish()?;
         Ok(self.progress)
     }
-}
-
-fn is_storm(alarm: &event::Alarm) -> bool {
-    matches!(Rule::of(alarm.rule), Some(Rule::R2 | Rule::R3))
 }
 
 fn executed(exec: &event::Executed, argv: Vec<Vec<u8>>) -> TraceExec {
