@@ -19,22 +19,30 @@ pub const EXITED: u32 = 6;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Alarm {
     pub tag: u32,
-    /// `recursion::Level`
+    /// `gate::Level`
     pub level: u16,
-    /// `recursion::Rule`
+    /// `gate::Rule`
     pub rule: u16,
+    /// Who executed something, or was born.
     pub process: ProcessKey,
     pub top: ProcessKey,
     /// Boot clock of the crossing, ns.
     pub crossed_ns: u64,
-    /// Time of the last three generations, ns; 0: fewer.
+    /// Of a recursion: time of the last three generations, ns; 0: fewer. Of a storm: time in which
+    /// the tree grew.
     pub span_ns: u64,
     /// cgroup v2 id of the process.
     pub cgroup: u64,
-    /// Living ancestors with the same signature, by the rule that crossed.
+    /// Of a recursion: living ancestors with the same signature, by the rule that crossed. Of a
+    /// storm: forks since the last exec on the way to the process.
     pub repetitions: u32,
     /// Living processes in the tree of `top`.
     pub live: u32,
+    /// Of a storm: how many more live than `span_ns` ago, and who was born and ended meanwhile.
+    pub grown: u32,
+    pub forks: u32,
+    pub exits: u32,
+    pub zero: u32,
 }
 
 /// A program was executed in a suspect tree.
@@ -83,9 +91,9 @@ pub struct Forked {
 #[derive(Clone, Copy, Debug)]
 pub struct Executed {
     pub tag: u32,
-    /// `recursion::Level`
+    /// `gate::Level`
     pub level: u16,
-    /// `recursion::Rule`
+    /// `gate::Rule`
     pub rule: u16,
     pub process: ProcessKey,
     pub parent: ProcessKey,
@@ -114,7 +122,7 @@ pub struct Exited {
 const _: () = assert!(size_of::<Forked>() == 48);
 const _: () = assert!(size_of::<Executed>() == 704);
 const _: () = assert!(size_of::<Exited>() == 32);
-const _: () = assert!(size_of::<Alarm>() == 72);
+const _: () = assert!(size_of::<Alarm>() == 88);
 const _: () = assert!(size_of::<Exec>() == 576);
 const _: () = assert!(size_of::<Braked>() == 48);
 

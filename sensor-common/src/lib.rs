@@ -11,11 +11,13 @@
 
 pub mod brake;
 pub mod event;
+pub mod gate;
 pub mod layout;
 pub mod lineage;
 pub mod loss;
 pub mod process;
 pub mod recursion;
 pub mod signature;
+pub mod storm;
 
 pub use process::{FileId, ProcessKey};

@@ -3,7 +3,7 @@
 //! A node outlives its process while a descendant's node exists, so a chain never breaks where a
 //! parent died. Only the kernel side writes nodes; user space reads them.
 
-use crate::{FileId, ProcessKey};
+use crate::{FileId, ProcessKey, storm::Window};
 
 /// A node's place in the table. 0 is no place: the first node has slot 1.
 pub type Slot = u32;
@@ -27,7 +27,7 @@ pub const EXECUTED: u32 = 1 << 1;
 /// Runs no more.
 pub const DEAD: u32 = 1 << 2;
 
-/// One process, living or dead. 144 bytes.
+/// One process, living or dead. 176 bytes.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Node {
@@ -48,6 +48,8 @@ pub struct Node {
     pub flags: u32,
     /// Not 0: a gate was crossed with this node on top; execs in its tree are worth a record.
     pub suspect: u32,
+    /// How the tree grows: R2's window and R3's.
+    pub windows: [Window; 2],
 }
 
 impl Node {
@@ -90,7 +92,7 @@ pub struct Image {
     pub growing: u16,
     /// Forks since the last exec on the way to this process.
     pub fork_chain: u16,
-    /// Highest gate level that was reported with this node on top (see `recursion::Level`).
+    /// Highest gate level that was reported with this node on top (see `gate::Level`).
     pub reported: u16,
     /// When that was, boot clock, s.
     pub reported_s: u32,
@@ -132,7 +134,7 @@ pub struct Known {
 }
 
 const _: () = assert!(size_of::<Image>() == 80);
-const _: () = assert!(size_of::<Node>() == 144);
+const _: () = assert!(size_of::<Node>() == 176);
 const _: () = assert!(size_of::<ExecRecord>() == 552);
 
 #[cfg(feature = "user")]

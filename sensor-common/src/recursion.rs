@@ -6,34 +6,10 @@
 
 use core::hint::black_box;
 
-use crate::lineage::{DEAD, GENERATIONS, Image, Node, REPORTED_FOR_S, SEARCHED_ANCESTORS, Slot};
-
-/// How far a gate has been crossed. Ordered.
-#[repr(u16)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Level {
-    #[default]
-    Calm = 0,
-    /// Worth looking at: the tree's execs are recorded.
-    Watch = 1,
-    /// Worth an incident.
-    Open = 2,
-    /// Worth stopping.
-    Contain = 3,
-}
-
-/// Which similarity crossed.
-#[repr(u16)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Rule {
-    /// Same executable, argv and cwd.
-    #[default]
-    R1 = 0,
-    /// Same executable and argv, in ever new directories.
-    R1b = 1,
-    /// Same executable, argv growing from generation to generation.
-    R1c = 2,
-}
+use crate::{
+    gate::{Level, Rule},
+    lineage::{DEAD, GENERATIONS, Image, Node, REPORTED_FOR_S, SEARCHED_ANCESTORS, Slot},
+};
 
 /// Thresholds. Counts are of living ancestors, times in ns.
 #[repr(C)]
@@ -227,7 +203,8 @@ pub fn gate(image: &Image, top: &Node, now_ns: u64, limits: &Limits) -> Verdict 
     let repetitions = match rule {
         Rule::R1 => image.strict_repetitions,
         Rule::R1b => image.loose_repetitions,
-        Rule::R1c => image.exe_repetitions,
+        // The others are not asked here.
+        Rule::R1c | Rule::R2 | Rule::R3 => image.exe_repetitions,
     };
     let told = level as u16 <= top.image.reported
         && seconds(now_ns).wrapping_sub(top.image.reported_s) < REPORTED_FOR_S;

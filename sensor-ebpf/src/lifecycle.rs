@@ -9,9 +9,10 @@ use core::ptr;
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::generated::bpf_ktime_get_boot_ns};
 use sensor_common::{
     ProcessKey, event,
+    gate::{Level, Rule},
     lineage::{ExecRecord, Image, Slot},
     loss::Reason,
-    recursion::{Level, Rule, Verdict},
+    recursion::Verdict,
 };
 
 use crate::maps::{EVENTS, lose, node};

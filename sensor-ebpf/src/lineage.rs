@@ -1,7 +1,8 @@
 //! Lineage: who begat whom.
 //!
 //! Hooks: `tp_btf/sched_process_fork`, `tp_btf/sched_process_exit`, `iter/task` (baseline).
-//! Emits nothing; keeps `NODES`, `INDEX` and the counters of the nearest 32 ancestors.
+//! Emits nothing itself; keeps `NODES`, `INDEX` and the counters of the nearest 32 ancestors, and has
+//! [`storm`] look at them.
 
 use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
@@ -16,11 +17,13 @@ use sensor_common::{
     ProcessKey,
     lineage::{ADOPTED, COUNTED_ANCESTORS, DEAD, EXECUTED, FREED_AT_ONCE, Image, Node, Slot},
     loss::Reason,
+    storm::{Window, chain_below},
 };
 
 use crate::{
     lifecycle,
     maps::{CLAIMS, EXECS, FREE, INDEX, KNOWN, UNFREED, lose, node, slot_of},
+    storm,
     task::Task,
 };
 
@@ -35,27 +38,54 @@ unsafe fn add(counter: *mut u32, value: u32) {
     unsafe { atomic_xadd::<u32, u32, { AtomicOrdering::Relaxed }>(counter, value) };
 }
 
-/// Adds to the counters of `slot` and of its ancestors, 32 in all. One of the two is 0 at a birth
-/// and at an exit, known to the compiler: one atomic an ancestor.
+/// Walks up from `slot`, 32 nodes in all, and does `each` with the level, from 1 on, and the node and
+/// its slot.
 #[inline(always)]
-fn count(slot: Slot, forks: u32, exits: u32) {
+fn climb(slot: Slot, mut each: impl FnMut(u32, Slot, *mut Node)) {
     let mut slot = slot;
-    for _ in 0..COUNTED_ANCESTORS {
+    for level in 1..=COUNTED_ANCESTORS {
         if slot == 0 {
             break;
         }
         let Some(ancestor) = node(slot) else { break };
+        each(level, slot, ancestor);
+        // SAFETY: a value of the array.
+        slot = unsafe { (*ancestor).parent_slot };
+    }
+}
+
+/// Counts a birth for the parent and those above, and has a look at those whose turn it is.
+#[inline(always)]
+fn count_birth(parent: Slot, child: ProcessKey, chain: u32) {
+    let mask = storm::mask(chain);
+    climb(parent, |level, slot, ancestor| {
         // SAFETY: a value of the array; the counters are only ever changed atomically.
         unsafe {
-            if forks != 0 {
-                add(&raw mut (*ancestor).forks, forks);
+            add(&raw mut (*ancestor).forks, 1);
+            // Another CPU may have counted on meanwhile: then it is its turn, or that of the next.
+            if ptr::read_volatile(&raw const (*ancestor).forks) & mask == 0 {
+                storm::sensor_look(slot, child.tgid, child.start_ns, chain_below(chain, level));
             }
-            if exits != 0 {
-                add(&raw mut (*ancestor).exits, exits);
-            }
-            slot = (*ancestor).parent_slot;
         }
-    }
+    });
+}
+
+/// Counts an exit for the process itself and those above.
+#[inline(always)]
+fn count_exit(slot: Slot) {
+    // SAFETY: as above.
+    climb(slot, |_, _, ancestor| unsafe { add(&raw mut (*ancestor).exits, 1) });
+}
+
+/// Counts a tree that was there before us for those above it.
+#[inline(always)]
+fn count_tree(parent: Slot, forks: u32, exits: u32) {
+    // SAFETY: as above.
+    climb(parent, |_, _, ancestor| unsafe {
+        add(&raw mut (*ancestor).forks, forks);
+        add(&raw mut (*ancestor).exits, exits);
+        storm::shift(ancestor, forks, exits);
+    });
 }
 
 /// Makes the node of a process and enters it into the index. `None` when the table is full.
@@ -93,6 +123,7 @@ fn create(key: ProcessKey, parent_slot: Slot, cgroup: u64, flags: u32) -> Option
                 exits: 0,
                 flags,
                 suspect: 0,
+                windows: [Window::NEW; 2],
             },
         );
     }
@@ -145,6 +176,13 @@ pub fn current_tgid() -> u32 {
     (unsafe { bpf_get_current_pid_tgid() } >> 32) as u32
 }
 
+/// Forks since the last exec on the way to a process.
+#[inline(always)]
+fn chain_of(slot: Slot) -> u32 {
+    // SAFETY: a value of the array.
+    node(slot).map_or(0, |node| unsafe { u32::from((*node).image.fork_chain) })
+}
+
 /// `current` made a process. Answers (slot of the parent, slot of the child), 0 for none.
 #[inline(always)]
 pub fn forked(parent: Task, child: ProcessKey) -> (Slot, Slot) {
@@ -157,7 +195,7 @@ pub fn forked(parent: Task, child: ProcessKey) -> (Slot, Slot) {
     let Some(slot) = create(child, parent_slot, cgroup, 0) else {
         return (parent_slot, 0);
     };
-    count(parent_slot, 1, 0);
+    count_birth(parent_slot, child, chain_of(slot));
     lifecycle::forked(parent_slot, slot, cgroup);
     (parent_slot, slot)
 }
@@ -183,7 +221,7 @@ fn leave(tgid: u32) -> u32 {
         // SAFETY: a value of the array; flags belong to this process, which is past its end.
         unsafe { (*gone).flags |= DEAD };
     }
-    count(slot, 0, 1);
+    count_exit(slot);
     release(slot);
     if let Ok(Some(left)) = UNFREED.pop() {
         free_upwards(left);
@@ -310,5 +348,5 @@ fn link(task: Task, slot: Slot, entered: *mut Node) {
         ((*entered).forks, (*entered).exits)
     };
     // Its own birth counts as a fork of its ancestors.
-    count(parent_slot, forks.wrapping_add(1), exits);
+    count_tree(parent_slot, forks.wrapping_add(1), exits);
 }

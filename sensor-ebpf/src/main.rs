@@ -10,6 +10,7 @@ mod lifecycle;
 mod lineage;
 mod maps;
 mod recursion;
+mod storm;
 mod task;
 
 use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};

@@ -11,10 +11,11 @@ use aya_ebpf::{
 };
 use sensor_common::{
     ProcessKey, event,
+    gate::Level,
     layout::Field,
     lineage::{ARGV_KEPT, ARGV_SIGNED, EXECUTED, ExecRecord, Image, Slot},
     loss::Reason,
-    recursion::{Level, Limits, Verdict, gate, repeat, search, seconds, span_ns},
+    recursion::{Limits, Verdict, gate, repeat, search, seconds, span_ns},
     signature::{self, ARGV_WORDS},
 };
 
@@ -148,6 +149,10 @@ fn ask(key: ProcessKey, image: &Image, cgroup: u64, now: u64) -> Option<(Process
             cgroup,
             repetitions: u32::from(verdict.repetitions),
             live: verdict.live,
+            grown: 0,
+            forks: 0,
+            exits: 0,
+            zero: 0,
         });
     }
     Some((top_key, verdict))

@@ -248,7 +248,9 @@ fn recorded_honest_work_is_left_alone() {
     let mut hours = 0.0;
     for file in files {
         let replay = corpus::replay(&sensor, &file).unwrap();
-        assert_eq!((replay.incidents, replay.containments), (0, 0), "{}", file.display());
+        // An incident may be told of: three hundred processes at once are worth a word. Nobody may
+        // be stopped for them.
+        assert_eq!(replay.containments, 0, "{}", file.display());
         hours += replay.seconds / 3600.0;
     }
     assert!(hours >= CORPUS_HOURS, "{hours:.2} h are recorded");

@@ -5,6 +5,7 @@
 pub mod crowd;
 mod labelled;
 pub mod script;
+pub mod storm;
 
 use std::{
     env,

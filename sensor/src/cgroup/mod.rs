@@ -135,6 +135,21 @@ impl Hierarchies {
         dir.strip_prefix(&mount.at).ok().map(|rest| join(&mount.root, rest))
     }
 
+    /// Directories of the groups that may limit how many tasks a process and its children are: its
+    /// own first, then those above, in v1 and in v2. An error of kind `NotFound`: no such process.
+    pub fn pids_groups(&self, pid: u32) -> io::Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        let v1 = self.v1("pids").map(|mount| (Some("pids"), mount));
+        for (controller, mount) in v1.into_iter().chain(self.unified.iter().map(|it| (None, it))) {
+            let path = self.path_in(pid, controller)?;
+            let Some(dir) = mount.dir(&path) else { continue };
+            found.extend(
+                dir.ancestors().take_while(|dir| dir.starts_with(&mount.at)).map(Path::to_owned),
+            );
+        }
+        Ok(found)
+    }
+
     /// Where our own groups go, as a v2 path: below the unit that systemd delegated to us, once this
     /// process has moved to its `core` (a group that gives controllers to its children may have no
     /// processes of its own); elsewhere `/sensor`, which is made if need be.
@@ -314,6 +329,11 @@ short line - cgroup2
         assert_eq!(members(&dir, 3).unwrap(), Some(vec![17, 18, 19]));
         assert_eq!(members(&dir, 2).unwrap(), None, "more than asked for");
         assert_eq!(id(&dir).unwrap(), fs::metadata(tree.join("a")).unwrap().ino());
+        assert_eq!(
+            host.pids_groups(17).unwrap(),
+            [tree.join("a/b"), tree.join("a"), tree.clone()],
+            "up to the mount"
+        );
     }
 
     #[test]

@@ -139,18 +139,31 @@ fn by_culprit(findings: &[Found]) -> Vec<(&Found, Option<&Found>)> {
 }
 
 fn agreement(agreement: &Agreement, style: &Style) -> String {
-    let Agreement { comparable, agree, differ, in_flight, differences } = agreement;
+    let Agreement {
+        comparable,
+        agree,
+        differ,
+        in_flight,
+        storms_agree,
+        storms_differ,
+        differences,
+    } = agreement;
     if !comparable {
         return "  other thresholds than when it was recorded: the kernel's verdicts are not compared\n"
             .to_owned();
     }
-    if *differ == 0 {
+    let storms = match storms_agree + storms_differ {
+        0 => String::new(),
+        all => format!(", and on {storms_agree} of {}", text::count(all, "storm", "storms")),
+    };
+    if *differ == 0 && *storms_differ == 0 {
         return format!(
-            "  kernel and replay agree on {} ({in_flight} with a fork or exit under way)\n",
+            "  kernel and replay agree on {} ({in_flight} with a fork or exit under way){storms}\n",
             text::count(*agree, "verdict", "verdicts"),
         );
     }
-    let head = format!("kernel and replay differ on {differ} of {} verdicts", agree + differ);
+    let all = agree + differ;
+    let head = format!("kernel and replay agree on {agree} of {all} verdicts{storms}");
     let mut lines = format!("  {}\n", style.paint(Tone::Bad, &head));
     for difference in differences {
         lines.push_str("    ");

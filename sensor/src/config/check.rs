@@ -19,6 +19,9 @@ const MIB: u64 = 1 << 20;
 /// Repetitions are counted in 16 bits; nobody waits for ten thousand.
 const REPETITIONS: RangeInclusive<u32> = 1..=10_000;
 
+/// Shorter than the clock's tick of a slow kernel is noise, longer than an hour is no storm.
+const SPAN_MS: RangeInclusive<u32> = 10..=3_600_000;
+
 /// Arguments of a program, paths and names: more is a mistake, and would bloat each look at them.
 const MAX_ITEMS: usize = 256;
 
@@ -86,7 +89,24 @@ fn detect(config: &Config) -> Checked {
     not_above(
         ("detect.recursion_growth.growing", growth.growing),
         ("repetitions", growth.repetitions),
-    )
+    )?;
+    storms(config)
+}
+
+fn storms(config: &Config) -> Checked {
+    let bomb = &config.detect.fork_bomb;
+    // With 1 every shell that starts jobs would be a bomb.
+    range("detect.fork_bomb.chain", bomb.chain, 2..=10_000)?;
+    // A tree is looked at every eighth fork.
+    range("detect.fork_bomb.growth", bomb.growth, 8..=1_048_576)?;
+    range("detect.fork_bomb.span_ms", bomb.span_ms, SPAN_MS)?;
+
+    let explosion = &config.detect.explosion;
+    range("detect.explosion.growth", explosion.growth, 8..=1_048_576)?;
+    range("detect.explosion.growth_per_cpu", explosion.growth_per_cpu, 0..=65_536)?;
+    range("detect.explosion.span_ms", explosion.span_ms, SPAN_MS)?;
+    // 0 would never cross, for which there is `enabled`.
+    range("detect.explosion.completed_percent", explosion.completed_percent, 1..=100)
 }
 
 fn respond(config: &Config) -> Checked {

@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sensor_common::recursion::Limits;
+use sensor_common::{recursion::Limits, storm};
 use serde::{Deserialize, Serialize};
 
 pub use self::error::ConfigError;
@@ -74,6 +74,8 @@ pub struct Detect {
     pub recursion: Recursion,
     pub recursion_argv: RecursionArgv,
     pub recursion_growth: RecursionGrowth,
+    pub fork_bomb: ForkBomb,
+    pub explosion: Explosion,
 }
 
 /// R1: same executable, argv and cwd among the living ancestors. The last two hold for R1b and
@@ -114,6 +116,32 @@ pub struct RecursionGrowth {
     pub growing: u32,
 }
 
+/// R2: a tree that grows by processes that fork and never execute anything.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ForkBomb {
+    pub enabled: bool,
+    /// Forks since the last exec on the way to the newest process.
+    pub chain: u32,
+    /// Growth of the tree within `span_ms`, processes.
+    pub growth: u32,
+    pub span_ms: u32,
+}
+
+/// R3: a tree that grows and nothing in it ends.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Explosion {
+    pub enabled: bool,
+    /// Growth of the tree within `span_ms`, processes; the larger of this and `growth_per_cpu` for
+    /// each CPU counts.
+    pub growth: u32,
+    pub growth_per_cpu: u32,
+    pub span_ms: u32,
+    /// Where so many or more in a hundred of those born meanwhile have ended, it is work.
+    pub completed_percent: u32,
+}
+
 /// What is done about a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -137,6 +165,10 @@ pub struct Rules {
     pub r1b: Mode,
     #[serde(rename = "R1c")]
     pub r1c: Mode,
+    #[serde(rename = "R2")]
+    pub r2: Mode,
+    #[serde(rename = "R3")]
+    pub r3: Mode,
 }
 
 /// How far the sensor may go by itself.
@@ -279,6 +311,31 @@ impl Default for RecursionGrowth {
     }
 }
 
+impl Default for ForkBomb {
+    fn default() -> Self {
+        let limits = storm::Limits::default();
+        Self {
+            enabled: true,
+            chain: limits.chain,
+            growth: limits.chain_growth,
+            span_ms: limits.chain_ms,
+        }
+    }
+}
+
+impl Default for Explosion {
+    fn default() -> Self {
+        let limits = storm::Limits::default();
+        Self {
+            enabled: true,
+            growth: limits.growth,
+            growth_per_cpu: storm::Limits::GROWTH_PER_CPU,
+            span_ms: limits.growth_ms,
+            completed_percent: limits.completed_percent,
+        }
+    }
+}
+
 impl Default for Respond {
     fn default() -> Self {
         Self {
@@ -293,7 +350,7 @@ impl Default for Respond {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { r1: Mode::Auto, r1b: Mode::Auto, r1c: Mode::Auto }
+        Self { r1: Mode::Auto, r1b: Mode::Auto, r1c: Mode::Auto, r2: Mode::Auto, r3: Mode::Auto }
     }
 }
 
@@ -335,7 +392,7 @@ impl Default for Command {
 
 const NS_PER_MS: u64 = 1_000_000;
 
-/// A count of repetitions that no process reaches: the kernel's counters have 16 bits.
+/// A count that nothing reaches: chains and repetitions have 16 bits, and no kernel so many processes.
 const NEVER: u32 = u32::MAX;
 
 impl Detect {
@@ -358,6 +415,20 @@ impl Detect {
             contain_span_ns: u64::from(strict.contain_span_ms) * NS_PER_MS,
         }
     }
+
+    /// The same for the storm gates, on a host with so many CPUs.
+    pub fn storms(&self, cpus: u32) -> storm::Limits {
+        let (bomb, explosion) = (&self.fork_bomb, &self.explosion);
+        let growth = explosion.growth.max(explosion.growth_per_cpu.saturating_mul(cpus));
+        storm::Limits {
+            chain: if bomb.enabled { bomb.chain } else { NEVER },
+            chain_growth: bomb.growth,
+            chain_ms: bomb.span_ms,
+            growth: if explosion.enabled { growth } else { NEVER },
+            growth_ms: explosion.span_ms,
+            completed_percent: explosion.completed_percent,
+        }
+    }
 }
 
 impl Rules {
@@ -367,6 +438,8 @@ impl Rules {
             "R1" => self.r1,
             "R1b" => self.r1b,
             "R1c" => self.r1c,
+            "R2" => self.r2,
+            "R3" => self.r3,
             _ => Mode::Suggest,
         }
     }

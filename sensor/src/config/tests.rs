@@ -44,6 +44,26 @@ fn what_is_shown_can_be_read_back() {
 #[test]
 fn the_thresholds_are_those_of_the_gates() {
     assert_eq!(Detect::default().limits(), Limits::default());
+    // 4 × 64 = 256.
+    for cpus in [1, 4] {
+        assert_eq!(Detect::default().storms(cpus), storm::Limits::default());
+    }
+    assert_eq!(Detect::default().storms(64).growth, 4096);
+}
+
+#[test]
+fn storm_thresholds_that_cannot_be_are_refused() {
+    assert_eq!(
+        message("[detect.fork_bomb]\nchain = 1"),
+        "/c.toml:2: detect.fork_bomb.chain: 1 is not within 2 to 10000",
+    );
+    assert_eq!(
+        message("[detect.explosion]\ncompleted_percent = 101"),
+        "/c.toml:2: detect.explosion.completed_percent: 101 is not within 1 to 100",
+    );
+    let off = "[detect.fork_bomb]\nenabled = false\n[detect.explosion]\nenabled = false";
+    let limits = parse(off).unwrap().detect.storms(2);
+    assert_eq!((limits.chain, limits.growth), (NEVER, NEVER));
 }
 
 #[test]
@@ -71,8 +91,8 @@ fn errors_name_file_line_and_key() {
         "/c.toml:2: respond.freeze_s: 0 is not within 1 to 86400",
     );
     assert_eq!(
-        message("\n[respond.rules]\nR2 = \"auto\""),
-        "/c.toml:3: respond.rules.R2: unknown field `R2`, expected one of `R1`, `R1b`, `R1c`",
+        message("\n[respond.rules]\nR9 = \"auto\""),
+        "/c.toml:3: respond.rules.R9: unknown field `R9`, expected one of `R1`, `R1b`, `R1c`, `R2`, `R3`",
     );
     assert_eq!(
         message("[respond.rules]\nR1 = \"maybe\""),

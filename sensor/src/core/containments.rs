@@ -6,6 +6,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+use sensor_common::{gate::Rule, lineage::REPORTED_FOR_S};
+
 use crate::{
     incident,
     lineage::ProcessKey,
@@ -36,7 +38,13 @@ struct State {
     /// Incidents whose culprit a person let run: no automatic action any more.
     let_run: HashSet<String>,
     last_mark: u32,
+    /// Storms that were told of lately, and when, boot clock, ns.
+    storms: HashMap<(ProcessKey, u16), u64>,
 }
+
+/// Other ancestors of a storm cross within so long after the first. The kernel reports each of them
+/// once a minute; that must end later than this.
+const FRESH_NS: u64 = (REPORTED_FOR_S as u64 - 1) * 1_000_000_000;
 
 impl State {
     /// Known from now on, so that the next crossing of the same tree belongs to it as well.
@@ -48,6 +56,13 @@ impl State {
         let fresh = incident::new_id();
         self.incidents.insert(culprit, fresh.clone());
         fresh
+    }
+
+    /// It is held, or being held, or a person let it run.
+    fn is_settled(&self, incident: &str) -> bool {
+        self.held.values().any(|it| it.held.incident == incident && it.frozen)
+            || self.busy.values().any(|it| *it == incident)
+            || self.let_run.contains(incident)
     }
 
     /// A containment that was thawed is taken up under its old mark: its processes carry it.
@@ -87,13 +102,31 @@ impl Containments {
         self.state().incident_of(culprit, ancestors)
     }
 
+    /// Whether nobody has told of a storm with this culprit yet, by this rule; from now on somebody
+    /// has.
+    pub fn is_news(&self, culprit: ProcessKey, rule: Rule, now_ns: u64) -> bool {
+        let mut state = self.state();
+        state.storms.retain(|_, told_ns| now_ns.saturating_sub(*told_ns) < FRESH_NS);
+        state.storms.insert((culprit, rule as u16), now_ns).is_none()
+    }
+
+    /// Whether a storm of one of these was told of lately, by this rule.
+    pub fn is_told(&self, line: &[ProcessKey], rule: Rule, now_ns: u64) -> bool {
+        let state = self.state();
+        let told = |key: &ProcessKey| state.storms.get(&(*key, rule as u16));
+        line.iter().filter_map(told).any(|told_ns| now_ns.saturating_sub(*told_ns) < FRESH_NS)
+    }
+
+    /// Whether there is nothing left to decide about an incident.
+    pub fn is_settled(&self, incident: &str) -> bool {
+        self.state().is_settled(incident)
+    }
+
     /// Claims a culprit for containment.
     pub fn claim(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Turn {
         let mut state = self.state();
         let incident = state.incident_of(culprit, ancestors);
-        let stands = state.held.values().any(|it| it.held.incident == incident && it.frozen);
-        let busy = state.busy.values().any(|it| *it == incident);
-        if stands || busy || state.let_run.contains(&incident) {
+        if state.is_settled(&incident) {
             return Turn::Leave { incident };
         }
         let mark = state.mark_for(&incident);
@@ -249,6 +282,19 @@ mod tests {
         let again = book.claim_again(mark).unwrap();
         assert_eq!((again.freeze_ns, again.held.mark), (20, mark));
         assert!(book.claim_again(mark).is_none(), "it is being frozen");
+    }
+
+    #[test]
+    fn a_storm_is_news_once_a_minute() {
+        let book = Containments::default();
+        let second = 1_000_000_000;
+        assert!(book.is_news(CULPRIT, Rule::R3, second));
+        assert!(book.is_news(CULPRIT, Rule::R2, second), "another rule");
+        assert!(!book.is_news(CULPRIT, Rule::R3, 2 * second), "another ancestor crossed");
+        assert!(book.is_told(&[CHILD, CULPRIT], Rule::R3, 2 * second), "a step of it");
+        assert!(!book.is_told(&[CHILD], Rule::R3, 2 * second));
+        assert!(book.is_news(CHILD, Rule::R3, 3 * second), "another culprit");
+        assert!(book.is_news(CULPRIT, Rule::R3, 62 * second));
     }
 
     #[test]

@@ -113,6 +113,9 @@ impl Desk {
             Notice::Found { finding, ancestry, incident, decision, alarm } => {
                 self.found(finding, &ancestry, incident, &decision, &alarm);
             }
+            Notice::Judged { incident, finding, decision } => {
+                self.judged(&incident, finding, &decision);
+            }
             Notice::Contained { incident, contained, thaw_ns, again } => {
                 self.contained(&incident, contained, thaw_ns, again);
             }
@@ -184,6 +187,23 @@ impl Desk {
                 // The desk is gone only when the daemon ends.
                 let _ = done.send(Done::StudyDue(id));
             });
+        }
+    }
+
+    /// What was watched has been decided.
+    fn judged(&mut self, id: &str, finding: Finding, decision: &Decision) {
+        if let Decision::Suggest { why } | Decision::Observe { why } = decision {
+            self.act(id, refusal(why.clone()));
+        }
+        if let Some(matter) = self.matters.get_mut(id) {
+            matter.subject.finding = finding.clone();
+        }
+        let why = match decision {
+            Decision::Contain { .. } => "it went on, and is to be contained",
+            Decision::Suggest { .. } | Decision::Observe { .. } => "it is left alone",
+        };
+        if let Some(change) = self.incidents.judged(id, &finding, clock::wall(), why) {
+            self.announce(change);
         }
     }
 

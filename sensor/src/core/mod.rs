@@ -10,6 +10,7 @@ mod desk;
 mod investigations;
 mod reactor;
 mod requests;
+mod storm;
 mod study;
 mod succession;
 mod vigil;
@@ -28,6 +29,7 @@ use std::{
     time::Duration,
 };
 
+use sensor_common::gate::Rule;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -47,7 +49,7 @@ use crate::{
     config::Config,
     evidence::{Redactor, gather},
     feed::link::{Link, LinkError, LinkOptions, Question},
-    host::Host,
+    host::{Host, cpus},
     investigate,
     kernel::{Kernel, Lineage, LoadError, LoadOptions, Programs, Reader},
     proto::{self, record::Body},
@@ -177,6 +179,7 @@ impl Daemon {
         };
         let responder = Arc::new(responder);
         let guardian = Arc::new(guardian);
+        let (explosions, alarms) = storm::channel();
         let reactor = Arc::new(Reactor {
             lineage: Arc::clone(&lineage),
             responder: Arc::clone(&responder),
@@ -185,11 +188,14 @@ impl Daemon {
             containments: Arc::clone(&containments),
             policy: policy(config),
             limits: config.detect.limits(),
+            storms: config.detect.storms(cpus()),
+            explosions,
             times,
             paused: Arc::clone(&paused),
             notices: notice_sender,
             lost: Arc::clone(&overflow),
         });
+        storm::start(&reactor, alarms, config.kernel.realtime).map_err(CoreError::Threads)?;
         let told = |granted: io::Result<()>| {
             if let Err(error) = granted {
                 tracing::warn!(
@@ -372,6 +378,7 @@ pub fn load_options(config: &Config) -> LoadOptions {
         max_processes: config.kernel.max_processes,
         ring_bytes: config.kernel.ring_bytes,
         limits: config.detect.limits(),
+        storms: config.detect.storms(cpus()),
         lifecycle: false,
     }
 }
@@ -384,7 +391,7 @@ pub fn doctor(config: &Config) -> Vec<crate::kernel::Capability> {
 fn policy(config: &Config) -> Policy {
     use crate::config::Mode as Configured;
     let rules = &config.respond.rules;
-    Policy::with(["R1", "R1b", "R1c"].map(|rule| {
+    Policy::with(Rule::ALL.map(Rule::name).map(|rule| {
         let mode = match rules.mode(rule) {
             Configured::Observe => Mode::Observe,
             Configured::Suggest => Mode::Suggest,

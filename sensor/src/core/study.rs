@@ -5,10 +5,10 @@ use std::sync::Arc;
 
 use crate::{
     detect::Finding,
-    diagnose::{self, Case},
+    diagnose::{self, Case, storm},
     evidence::{EvidenceLog, gather::Gatherer},
     kernel::{Detail, Lineage},
-    lineage::ProcessKey,
+    lineage::{Forest, ProcessKey},
     proto,
 };
 
@@ -40,11 +40,15 @@ pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> 
     if let Some(culprit) = subject.finding.culprit {
         let forest = lineage.forest(Detail::Execs);
         let (evidence, totals) = gatherer.tree(&forest, culprit);
-        log.add(evidence);
+        let seen = log.add(evidence);
         tree = Some(totals);
-        if subject.finding.kind == proto::Kind::Recursion {
-            diagnosis = Some(explain(subject, culprit, &forest, gatherer, &mut log));
-        }
+        diagnosis = match subject.finding.kind {
+            proto::Kind::Recursion => Some(explain(subject, culprit, &forest, gatherer, &mut log)),
+            proto::Kind::ForkStorm => {
+                Some(explain_storm(subject, culprit, &forest, gatherer, seen, &mut log))
+            }
+            _ => None,
+        };
     }
     for evidence in
         [gatherer.pressure(), gatherer.meminfo(), gatherer.kernel_log()].into_iter().flatten()
@@ -63,7 +67,7 @@ pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> 
 fn explain(
     subject: &Subject,
     culprit: ProcessKey,
-    forest: &crate::lineage::Forest,
+    forest: &Forest,
     gatherer: &Gatherer,
     log: &mut EvidenceLog,
 ) -> proto::Diagnosis {
@@ -74,6 +78,29 @@ fn explain(
         finding: &subject.finding,
         chain: &chain.links,
         chain_evidence: &cited,
+        files: &mut files,
+        redactor: gatherer.redactor(),
+    })
+}
+
+fn explain_storm(
+    subject: &Subject,
+    culprit: ProcessKey,
+    forest: &Forest,
+    gatherer: &Gatherer,
+    tree_evidence: String,
+    log: &mut EvidenceLog,
+) -> proto::Diagnosis {
+    let limit = gatherer.room(forest, culprit);
+    let program = gatherer.program(forest, culprit);
+    let crowd = storm::Crowd::of(forest, culprit, program, limit);
+    let chain = gatherer.chain(forest, culprit, subject.finding.leaf);
+    let cited = [tree_evidence, log.add(gatherer.chain_evidence(&chain))];
+    let mut files = gatherer.source_files(&chain, log);
+    storm::diagnose(&mut storm::Case {
+        finding: &subject.finding,
+        crowd: &crowd,
+        cited: &cited,
         files: &mut files,
         redactor: gatherer.redactor(),
     })

@@ -5,7 +5,10 @@
 
 use std::collections::HashSet;
 
-use sensor_common::recursion::{Level, Limits, Rule};
+use sensor_common::{
+    gate::{Level, Rule},
+    recursion::Limits,
+};
 
 use super::Finding;
 use crate::{
@@ -29,15 +32,6 @@ pub struct Crossing {
     pub ancestry: Vec<Node>,
 }
 
-/// The name of a rule in findings, policy and configuration.
-pub const fn rule_name(rule: Rule) -> &'static str {
-    match rule {
-        Rule::R1 => "R1",
-        Rule::R1b => "R1b",
-        Rule::R1c => "R1c",
-    }
-}
-
 /// A finding, where the crossing is one: `Watch` only makes the tree suspect.
 pub fn detect(crossing: &Crossing, limits: &Limits) -> Option<Finding> {
     if crossing.level < Level::Open {
@@ -56,7 +50,7 @@ pub fn detect(crossing: &Crossing, limits: &Limits) -> Option<Finding> {
         (Rule::R1, false) => limits.open,
         (Rule::R1b, true) => limits.loose_contain,
         (Rule::R1b, false) => limits.loose_open,
-        (Rule::R1c, _) => limits.growth_repetitions,
+        (Rule::R1c | Rule::R2 | Rule::R3, _) => limits.growth_repetitions,
     };
     let seconds = |ns: u64| ns as f64 / 1e9;
     let mut measures = vec![
@@ -69,7 +63,7 @@ pub fn detect(crossing: &Crossing, limits: &Limits) -> Option<Finding> {
     }
     Some(Finding {
         kind: proto::Kind::Recursion,
-        rule: rule_name(crossing.rule),
+        rule: crossing.rule.name(),
         culprit: Some(culprit(&crossing.ancestry, crossing.rule).unwrap_or(leaf.key)),
         leaf: Some(leaf.key),
         contain,
@@ -77,8 +71,8 @@ pub fn detect(crossing: &Crossing, limits: &Limits) -> Option<Finding> {
         confidence: match (crossing.rule, contain) {
             (Rule::R1, true) => 0.95,
             (Rule::R1, false) => 0.8,
-            (Rule::R1b | Rule::R1c, true) => 0.85,
-            (Rule::R1b | Rule::R1c, false) => 0.7,
+            (_, true) => 0.85,
+            (_, false) => 0.7,
         },
         at_ns: crossing.crossed_ns,
         measures,
@@ -97,7 +91,7 @@ fn culprit(ancestry: &[Node], rule: Rule) -> Option<ProcessKey> {
             let like = signature(leaf)?;
             Some(first_of(ancestry, period(ancestry, |node| signature(node) == Some(like)))?.key)
         }
-        Rule::R1c => {
+        Rule::R1c | Rule::R2 | Rule::R3 => {
             let grower = executable(leaf)?;
             let turn = period(ancestry, |node| executable(node) == Some(grower));
             let cycle: HashSet<FileId> = turn.iter().filter_map(executable).collect();

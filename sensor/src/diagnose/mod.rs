@@ -12,6 +12,7 @@ mod lines;
 mod make;
 mod npm;
 mod script;
+pub mod storm;
 mod words;
 
 use std::path::Path;

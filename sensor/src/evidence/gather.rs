@@ -15,11 +15,14 @@ use super::{
     files::{Projects, SourceFiles, homes},
     kmsg,
     proc::{Opened, Proc, Target, read_file},
+    room,
 };
 use crate::{
+    cgroup::Hierarchies,
     diagnose,
     lineage::{FileId, Forest, Node, ProcessKey},
     proto::{self, evidence::Content},
+    respond::surge::Tasks,
 };
 
 /// How much is gathered.
@@ -93,7 +96,10 @@ impl Gatherer {
         let mut culprit =
             proto::Culprit { pid: key.tgid, start_ns: key.start_ns, ..Default::default() };
         if let Some(node) = forest.get(key) {
-            let link = self.links(forest, &[node]).pop().unwrap_or_default();
+            let mut link = self.links(forest, &[node]).pop().unwrap_or_default();
+            if link.argv.is_empty() {
+                link.argv = self.program(forest, key).argv;
+            }
             culprit.argv = self.redactor.argv(&link.argv).0;
             culprit.cwd = link.cwd;
             culprit.exe = link.exe;
@@ -110,6 +116,28 @@ impl Gatherer {
             }
         }
         culprit
+    }
+
+    /// The program that a process runs: what it executed, or what it was forked from; in its own
+    /// directory.
+    pub fn program(&self, forest: &Forest, key: ProcessKey) -> diagnose::Link {
+        let line = forest.ancestry(key);
+        let ran = line.iter().position(|node| node.exec.is_some() || node.adopted);
+        let mut links = self.links(forest, &line[..ran.map_or(0, |at| at + 1)]);
+        let own = links.first().map(|link| link.cwd.clone()).unwrap_or_default();
+        let mut program = links.pop().unwrap_or_default();
+        if !own.is_empty() {
+            program.cwd = own;
+        }
+        program
+    }
+
+    /// The limit of tasks that a tree would meet first.
+    pub fn room(&self, forest: &Forest, root: ProcessKey) -> Option<Tasks> {
+        let hierarchies = Hierarchies::at(self.proc.root()).ok()?;
+        let tree = forest.tree(root);
+        let (living, _) = tree.into_iter().find(|(node, _)| node.alive)?;
+        room::tasks(self.proc.root(), &hierarchies, living.key.tgid)
     }
 
     /// The living processes of a tree, and their totals. Threads and bytes are those that could be

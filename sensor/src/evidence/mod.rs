@@ -9,6 +9,8 @@ mod kmsg;
 mod log;
 pub mod proc;
 pub mod redact;
+pub mod room;
+pub mod sockets;
 
 pub use gather::{Chain, Gatherer, Limits};
 pub use log::EvidenceLog;

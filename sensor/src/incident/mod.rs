@@ -76,7 +76,9 @@ impl Incidents {
 
     /// Opens an incident, or joins the finding to the one it belongs to.
     pub fn report(&mut self, finding: &Finding, scene: Scene, new_id: String) -> Change {
-        if let Some(id) = self.belonging(finding, &scene) {
+        // Whoever reacted may know already whose it is: a recursion that nobody stops becomes a storm.
+        let known = Some(new_id.clone()).filter(|id| self.live.contains_key(id));
+        if let Some(id) = known.or_else(|| self.belonging(finding, &scene)) {
             return self.merge(&id, finding, &scene);
         }
         let fingerprint = fingerprint(finding.kind, scene.identity);
@@ -143,6 +145,21 @@ impl Incidents {
         })
         // `id` was found in the map a moment ago.
         .unwrap_or_default()
+    }
+
+    /// More is known about what an incident was opened for.
+    pub fn judged(
+        &mut self,
+        id: &str,
+        finding: &Finding,
+        now: Timestamp,
+        why: &str,
+    ) -> Option<Change> {
+        self.change(id, now, |incident| {
+            incident.finding = Some(claim(finding));
+            incident.severity = incident.severity.max(severity(finding, 0) as i32);
+            why.to_owned()
+        })
     }
 
     /// Changes an incident; the closure says why. `None` when there is no such incident.
@@ -247,6 +264,7 @@ fn summary(finding: &Finding, culprit: Option<&proto::Culprit>) -> String {
     let who = culprit.map_or_else(|| "the host".to_owned(), describe);
     match finding.kind {
         proto::Kind::Recursion => format!("{who} runs itself again and again"),
+        proto::Kind::ForkStorm => format!("{who} starts processes without end"),
         _ => format!("{who} was reported by hand"),
     }
 }
@@ -332,6 +350,27 @@ mod tests {
         assert_eq!(below.incident.id, "a", "a descendant's finding is the same cause");
         let other = incidents.report(&finding(20, true), scene(3, &[6]), "d".into());
         assert!(other.opened, "another tree is another incident");
+    }
+
+    #[test]
+    fn a_storm_joins_the_recursion_that_it_comes_from() {
+        let mut incidents = Incidents::default();
+        incidents.report(&finding(7, false), scene(0, &[]), "a".into());
+        let storm = Finding { kind: proto::Kind::ForkStorm, rule: "R3", ..finding(7, false) };
+        let same = incidents.report(&storm, scene(1, &[]), "a".into());
+        assert!(!same.opened);
+        assert_eq!(same.incident.kind(), proto::Kind::Recursion);
+        let other = incidents.report(&storm, scene(2, &[]), "b".into());
+        assert!(other.opened, "whoever reacted knew of none");
+    }
+
+    #[test]
+    fn what_is_judged_later_has_not_come_again() {
+        let mut incidents = Incidents::default();
+        incidents.report(&finding(7, false), scene(0, &[]), "a".into());
+        let change = incidents.judged("a", &finding(7, true), NOW, "it went on").unwrap();
+        assert_eq!(change.incident.occurrences, 1);
+        assert_eq!(change.incident.severity(), Severity::Critical);
     }
 
     #[test]

@@ -121,7 +121,7 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
 }
 
 fn realtime() -> Capability {
-    let result = thread::spawn(reader::become_realtime)
+    let result = thread::spawn(|| reader::become_realtime(reader::PRIORITY))
         .join()
         .unwrap_or_else(|_| Err(io::Error::other("the trial thread died")));
     capability(

@@ -71,6 +71,20 @@ impl Lineage {
         path
     }
 
+    /// The keys of the same, read without system calls but one.
+    pub fn line(&self, key: ProcessKey) -> Vec<ProcessKey> {
+        let mut line = Vec::new();
+        let mut slot = self.slot(key).unwrap_or_default();
+        while slot != 0
+            && line.len() < self.table.entries() as usize
+            && let Some(node) = self.table.at(slot)
+        {
+            line.push(node.key);
+            slot = node.parent_slot;
+        }
+        line
+    }
+
     /// How many processes live, by what the kernel side knows.
     pub fn living_count(&self) -> u32 {
         self.table.nodes().filter(|(_, node)| node.flags & DEAD == 0).count() as u32

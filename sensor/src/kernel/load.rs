@@ -16,6 +16,7 @@ use sensor_common::{
     lineage::{ExecRecord, Known, Slot},
     loss::Reason,
     recursion::Limits,
+    storm,
 };
 
 use super::{
@@ -34,6 +35,7 @@ pub struct LoadOptions {
     /// Size of the ring, bytes: a power of two.
     pub ring_bytes: u32,
     pub limits: Limits,
+    pub storms: storm::Limits,
     /// Every fork, exec and exit comes through the ring: for a recorder, never for a daemon.
     pub lifecycle: bool,
 }
@@ -98,6 +100,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         .btf(Some(&btf))
         .override_global("OFFSETS", &offsets, true)
         .override_global("LIMITS", &options.limits, true)
+        .override_global("STORMS", &options.storms, true)
         .override_global("LIFECYCLE", &lifecycle, true)
         .map_max_entries("EVENTS", options.ring_bytes);
     for table in tables {

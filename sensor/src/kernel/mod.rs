@@ -17,7 +17,7 @@ pub use self::{
     doctor::{Capability, Working, doctor},
     lineage::{Detail, Lineage, split},
     load::{LoadError, LoadOptions, Programs, SKIPPED},
-    reader::{Event, Reader},
+    reader::{Event, HELPER_PRIORITY, Reader, become_realtime},
 };
 
 /// Who carries a mark, for the guardian: from the descriptors that it inherited, in the order of

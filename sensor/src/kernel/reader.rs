@@ -28,7 +28,7 @@ pub enum Event {
 
 /// Priority among real-time threads: above ordinary work, below what keeps a kernel alive (50 is
 /// where threaded interrupts run).
-const PRIORITY: i32 = 40;
+pub(super) const PRIORITY: i32 = 40;
 
 /// Alarms wake the reader; the rest is fetched this often, for a while after an alarm.
 const BUSY: Duration = Duration::from_millis(50);
@@ -56,7 +56,7 @@ impl Reader {
         let stopped = Arc::clone(&stop);
         let thread = thread::Builder::new().name("ring".into()).spawn(move || {
             if realtime {
-                told(become_realtime());
+                told(become_realtime(PRIORITY));
             }
             read(ring, &stopped, handle);
         })?;
@@ -122,9 +122,12 @@ fn take<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
     (bytes.len() >= size_of::<T>()).then(|| unsafe { ptr::read_unaligned(bytes.as_ptr().cast()) })
 }
 
+/// For what works for the reader's reactions: it gives way to the reader itself.
+pub const HELPER_PRIORITY: i32 = PRIORITY - 1;
+
 /// Makes the calling thread real-time. What it starts is not.
-pub(super) fn become_realtime() -> io::Result<()> {
-    let parameters = libc::sched_param { sched_priority: PRIORITY };
+pub fn become_realtime(priority: i32) -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: priority };
     // SAFETY: a plain system call on the calling thread.
     let result = unsafe {
         libc::sched_setscheduler(

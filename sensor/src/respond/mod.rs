@@ -10,6 +10,7 @@ mod kill;
 pub mod policy;
 pub mod process;
 pub mod protect;
+pub mod surge;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

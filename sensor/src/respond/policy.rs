@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use sensor_common::gate::Rule;
 use serde::Deserialize;
 
 /// How far automatic action may go for one rule.
@@ -41,10 +42,10 @@ pub struct Policy {
 }
 
 impl Default for Policy {
-    /// The recursion rules act by themselves: in the labelled runs no honest work reached their
-    /// `contain` level, and a recursion fills a host in seconds, sooner than a person can answer.
+    /// The rules of recursions and storms act by themselves: in the labelled runs no honest work
+    /// reached their `contain` level, and both fill a host in seconds, sooner than a person can answer.
     fn default() -> Self {
-        Self { modes: ["R1", "R1b", "R1c"].map(|rule| (rule.to_owned(), Mode::Auto)).into() }
+        Self { modes: Rule::ALL.map(|rule| (rule.name().to_owned(), Mode::Auto)).into() }
     }
 }
 
@@ -124,12 +125,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn recursion_is_contained_and_the_rest_suggested() {
+    fn recursions_and_storms_are_contained_and_the_rest_suggested() {
         let policy = Policy::default();
-        for rule in ["R1", "R1b", "R1c"] {
+        for rule in ["R1", "R1b", "R1c", "R2", "R3"] {
             assert!(matches!(policy.decide(rule, true, false), Decision::Contain { .. }));
         }
-        for rule in ["manual", "R3", ""] {
+        for rule in ["manual", "R4", ""] {
             assert!(matches!(policy.decide(rule, true, false), Decision::Suggest { .. }));
         }
     }

@@ -16,7 +16,7 @@ use crate::proto::GateVerdict;
 const AT_ONCE_NS: u64 = 100_000_000;
 
 /// Differences that are told one by one; the others are only counted.
-const TOLD: usize = 20;
+pub const TOLD: usize = 20;
 
 /// The verdicts of the kernel beside those of the replay, one for each exec.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -28,6 +28,10 @@ pub struct Agreement {
     /// Of those that agree: the kernel counted a fork or an exit that was just under way on another
     /// CPU, and its number was taken.
     pub in_flight: u64,
+    /// Alarms of storms, kernel's and replay's: the same rule and ancestor within a second. They count
+    /// what several CPUs change at once, so that no two are the same to the last process.
+    pub storms_agree: u64,
+    pub storms_differ: u64,
     /// The first differences, in words.
     pub differences: Vec<String>,
 }

@@ -13,7 +13,7 @@ pub use self::{
     replay::{Replay, Report},
 };
 
-use sensor_common::{ProcessKey, recursion::Limits};
+use sensor_common::{ProcessKey, event::Alarm, recursion::Limits, storm};
 
 use crate::proto;
 
@@ -25,7 +25,7 @@ fn proto_key(key: ProcessKey) -> Option<proto::ProcessKey> {
     (key.tgid != 0).then_some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns })
 }
 
-fn proto_limits(limits: &Limits) -> proto::GateLimits {
+fn proto_limits(limits: &Limits, storms: &storm::Limits) -> proto::GateLimits {
     let &Limits {
         watch,
         contain,
@@ -39,6 +39,8 @@ fn proto_limits(limits: &Limits) -> proto::GateLimits {
         zero: _,
         contain_span_ns,
     } = limits;
+    let &storm::Limits { chain, chain_growth, chain_ms, growth, growth_ms, completed_percent } =
+        storms;
     proto::GateLimits {
         watch,
         contain,
@@ -50,5 +52,25 @@ fn proto_limits(limits: &Limits) -> proto::GateLimits {
         growth_growing,
         contain_live,
         contain_span_ns,
+        chain,
+        chain_growth,
+        chain_ms,
+        growth,
+        growth_ms,
+        completed_percent,
+    }
+}
+
+/// A storm's alarm as it stands with the fork that crossed.
+fn storm_verdict(alarm: &Alarm) -> proto::StormVerdict {
+    proto::StormVerdict {
+        rule: alarm.rule.into(),
+        top: proto_key(alarm.top),
+        live: alarm.live,
+        grown: alarm.grown,
+        forks: alarm.forks,
+        exits: alarm.exits,
+        span_ns: alarm.span_ns,
+        chain: alarm.repetitions,
     }
 }

@@ -12,22 +12,23 @@ use std::{
 
 use sensor_common::{
     FileId, ProcessKey, event,
+    gate::Rule,
     lineage::{ADOPTED, Node},
 };
 
 use super::{
     file::{TraceError, Writer},
-    proto_key, proto_limits,
+    proto_key, proto_limits, storm_verdict,
 };
 use crate::{
     cgroup::{self, CgroupError, Hierarchies},
     clock,
     evidence::redact::Redactor,
-    host::Host,
+    host::{Host, cpus},
     kernel::{Event, Kernel, LoadError, LoadOptions, Reader, split},
     proto::{
-        GateVerdict, Lost, TraceEnd, TraceExec, TraceExit, TraceFile, TraceFork, TraceGroup,
-        TraceProcess, TraceSignatures, TraceStart, trace_entry::Entry,
+        GateVerdict, Lost, StormVerdict, TraceEnd, TraceExec, TraceExit, TraceFile, TraceFork,
+        TraceGroup, TraceProcess, TraceSignatures, TraceStart, trace_entry::Entry,
     },
 };
 
@@ -37,6 +38,9 @@ pub const RING_BYTES: u32 = 16 << 20;
 
 /// Events between the ring's reader and the file. What does not fit waits in the ring.
 const QUEUE: usize = 4096;
+
+/// Forks with alarms that are waited for; there is one for each CPU at most.
+const STORMS: usize = 1024;
 
 /// How often the file is brought up to date, losses are counted and the caller is told.
 const EVERY: Duration = Duration::from_secs(1);
@@ -86,6 +90,7 @@ pub fn record(
         redactor: argv.then(Redactor::with_random_key),
         hierarchies,
         groups: HashSet::new(),
+        storms: HashMap::new(),
         lost: HashMap::new(),
         progress: Progress::default(),
     };
@@ -140,8 +145,8 @@ fn start(options: &LoadOptions, argv: bool) -> TraceStart {
         boot_id: host.boot_id,
         at: Some(clock::wall()),
         boot_ns: clock::boot_ns(),
-        cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
-        limits: Some(proto_limits(&options.limits)),
+        cpus: cpus(),
+        limits: Some(proto_limits(&options.limits, &options.storms)),
         argv,
     }
 }
@@ -153,6 +158,8 @@ struct Recording {
     hierarchies: Hierarchies,
     /// Groups whose paths are in the trace.
     groups: HashSet<u64>,
+    /// Alarms of storms whose fork has not come yet, by the child.
+    storms: HashMap<ProcessKey, Vec<StormVerdict>>,
     /// Losses that are in the trace, by reason.
     lost: HashMap<&'static str, u64>,
     progress: Progress,
@@ -193,10 +200,12 @@ impl Recording {
             Event::Forked(fork) => {
                 self.progress.forks += 1;
                 self.group(fork.cgroup, fork.parent)?;
+                let storms = self.storms.remove(&fork.child).unwrap_or_default();
                 self.write(Entry::Fork(TraceFork {
                     child: proto_key(fork.child),
                     parent: proto_key(fork.parent),
                     cgroup: fork.cgroup,
+                    storms,
                 }))
             }
             Event::Executed(exec) => {
@@ -213,7 +222,16 @@ impl Recording {
                     code: exit.code,
                 }))
             }
-            // An alarm is in its exec's verdict; nothing is braked where nobody marks.
+            // A storm's alarm comes just before its fork; with other CPUs' events in between.
+            Event::Alarm(alarm) if is_storm(&alarm) => {
+                // A fork that was lost leaves its alarms behind.
+                if self.storms.len() >= STORMS {
+                    self.storms.clear();
+                }
+                self.storms.entry(alarm.process).or_default().push(storm_verdict(&alarm));
+                Ok(())
+            }
+            // Another alarm is in its exec's verdict; nothing is braked where nobody marks.
             Event::Alarm(_) | Event::Exec(_) | Event::Braked(_) => Ok(()),
         }
     }
@@ -280,6 +298,10 @@ impl Recording {
         self.progress.bytes = self.writer.finish()?;
         Ok(self.progress)
     }
+}
+
+fn is_storm(alarm: &event::Alarm) -> bool {
+    matches!(Rule::of(alarm.rule), Some(Rule::R2 | Rule::R3))
 }
 
 fn executed(exec: &event::Executed, argv: Vec<Vec<u8>>) -> TraceExec {

@@ -11,15 +11,18 @@ use std::{
 use prost_types::Timestamp;
 use sensor_common::{
     FileId, ProcessKey,
-    lineage::Image,
-    recursion::{Level, Limits, span_ns},
+    event::Alarm,
+    gate::{Level, Rule},
+    lineage::{Image, REPORTED_FOR_S},
+    recursion::{Limits, span_ns},
+    storm as storm_gate,
 };
 use sensor_proto::json;
 use serde::Serialize;
 
 pub use super::comparison::Agreement;
 use super::{
-    comparison::{Compared, Comparison},
+    comparison::{Compared, Comparison, TOLD},
     file::{Reader, TraceError},
     key_of, proto_limits,
     table::{Judged, Table},
@@ -29,11 +32,12 @@ use crate::{
     detect::{
         Finding,
         recursion::{self, Crossing},
+        storm,
     },
-    lineage::Exec,
+    lineage::{Exec, Node},
     proto::{
-        GateVerdict, Measure, TraceExec, TraceFile, TraceProcess, TraceSignatures, TraceStart,
-        trace_entry::Entry,
+        GateVerdict, Measure, TraceExec, TraceFile, TraceFork, TraceProcess, TraceSignatures,
+        TraceStart, trace_entry::Entry,
     },
 };
 
@@ -121,6 +125,7 @@ pub struct Replay<'a> {
     config: &'a Config,
     scope: Option<&'a Path>,
     limits: Limits,
+    storms: storm_gate::Limits,
     /// How far two counts may be apart because of what is under way.
     under_way: u32,
     start_ns: u64,
@@ -132,13 +137,45 @@ pub struct Replay<'a> {
     live: u64,
     culprits: HashSet<ProcessKey>,
     contained: HashSet<ProcessKey>,
+    /// Storms by the kernel and by the replay.
+    said: Vec<Storm>,
+    judged: Vec<Storm>,
+    /// Storms of the replay so far.
+    alarms: usize,
+    /// When a storm was last told of, by culprit and rule, ns.
+    told: HashMap<(ProcessKey, u16), u64>,
     comparison: Comparison,
     report: Report,
+}
+
+/// Alarms of the same storm may be so far apart: the kernel looks at every eighth fork, and a look
+/// that two CPUs share may come at the next.
+const APART_NS: u64 = 1_000_000_000;
+
+/// Alarms that are looked at: each takes a look at all processes, and a file may hold anything.
+const STORMS: usize = 1000;
+
+/// As the daemon has it.
+const TOLD_FOR_NS: u64 = (REPORTED_FOR_S as u64 - 1) * 1_000_000_000;
+
+#[derive(Clone, Debug)]
+struct Storm {
+    rule: u32,
+    top: Option<ProcessKey>,
+    at_ns: u64,
+}
+
+impl Storm {
+    fn is(&self, other: &Self) -> bool {
+        (self.rule, self.top) == (other.rule, other.top)
+            && self.at_ns.abs_diff(other.at_ns) <= APART_NS
+    }
 }
 
 impl<'a> Replay<'a> {
     pub fn new(start: &TraceStart, config: &'a Config, scope: Option<&'a Path>) -> Self {
         let limits = config.detect.limits();
+        let storms = config.detect.storms(start.cpus.max(1));
         let report = Report {
             trace: Summary {
                 host: start.host.clone(),
@@ -149,7 +186,7 @@ impl<'a> Replay<'a> {
             },
             scope: scope.map(|path| path.display().to_string()),
             agreement: Agreement {
-                comparable: start.limits.as_ref() == Some(&proto_limits(&limits)),
+                comparable: start.limits.as_ref() == Some(&proto_limits(&limits, &storms)),
                 ..Agreement::default()
             },
             ..Report::default()
@@ -158,6 +195,7 @@ impl<'a> Replay<'a> {
             config,
             scope,
             limits,
+            storms,
             under_way: start.cpus.max(1),
             start_ns: start.boot_ns,
             last_ns: start.boot_ns,
@@ -167,6 +205,10 @@ impl<'a> Replay<'a> {
             live: 0,
             culprits: HashSet::new(),
             contained: HashSet::new(),
+            said: Vec::new(),
+            judged: Vec::new(),
+            alarms: 0,
+            told: HashMap::new(),
             comparison: Comparison::default(),
             report,
         }
@@ -182,14 +224,7 @@ impl<'a> Replay<'a> {
         match entry {
             Entry::Start(_) => {}
             Entry::Process(process) => self.process(&process),
-            Entry::Fork(fork) => {
-                let Some(child) = key_of(fork.child.as_ref()) else { return };
-                self.passed(child.start_ns);
-                let slot = self.table.fork(child, key_of(fork.parent.as_ref()), fork.cgroup);
-                if self.place(slot) {
-                    self.report.trace.forks += 1;
-                }
-            }
+            Entry::Fork(fork) => self.fork(&fork),
             Entry::Exec(exec) => self.exec(exec),
             Entry::Exit(exit) => {
                 let Some(key) = key_of(exit.process.as_ref()) else { return };
@@ -219,6 +254,7 @@ impl<'a> Replay<'a> {
     pub fn report(mut self, complete: bool) -> Report {
         let comparable = self.report.agreement.comparable;
         self.report.agreement = Agreement { comparable, ..self.comparison.end() };
+        self.compare_storms();
         self.report.trace.complete = complete;
         self.report.trace.seconds = (self.last_ns - self.start_ns) as f64 / 1e9;
         self.report.incidents = self.culprits.len();
@@ -258,6 +294,63 @@ impl<'a> Replay<'a> {
         }
         self.report.trace.peak_live = self.report.trace.peak_live.max(self.live);
         scoped
+    }
+
+    fn fork(&mut self, fork: &TraceFork) {
+        let Some(child) = key_of(fork.child.as_ref()) else { return };
+        self.passed(child.start_ns);
+        let parent = key_of(fork.parent.as_ref());
+        let (slot, alarms) = self.table.fork(child, parent, fork.cgroup, &self.storms);
+        if !self.place(slot) {
+            return;
+        }
+        self.report.trace.forks += 1;
+        if self.report.agreement.comparable {
+            let storm = |rule, top| Storm { rule, top, at_ns: child.start_ns };
+            let said = fork.storms.iter().take(STORMS.saturating_sub(self.said.len()));
+            self.said.extend(said.map(|one| storm(one.rule, key_of(one.top.as_ref()))));
+            let judged = alarms.iter().take(STORMS.saturating_sub(self.judged.len()));
+            self.judged.extend(judged.map(|one| storm(one.rule.into(), Some(one.top))));
+        }
+        for alarm in alarms {
+            self.alarms += 1;
+            if self.alarms <= STORMS {
+                self.stormed(&alarm);
+            }
+        }
+    }
+
+    fn stormed(&mut self, alarm: &Alarm) {
+        let Some(rule) = Rule::of(alarm.rule) else { return };
+        let forest = self.table.forest();
+        let Some(finding) = storm::detect(rule, alarm, &forest, &self.storms) else { return };
+        let Some(culprit) = finding.culprit else { return };
+        // All ancestors of a storm cross; the daemon, too, tells of it once a minute.
+        let told = self.told.insert((culprit, alarm.rule), alarm.crossed_ns);
+        if told.is_some_and(|told| alarm.crossed_ns.saturating_sub(told) < TOLD_FOR_NS) {
+            return;
+        }
+        let ancestry: Vec<Node> = forest.ancestry(culprit).into_iter().cloned().collect();
+        self.add(finding, culprit, &ancestry);
+    }
+
+    /// Storms of the kernel and of the replay that are the same: rule, top, and time but for a second.
+    fn compare_storms(&mut self) {
+        let mut ours = std::mem::take(&mut self.judged);
+        let mut differences = Vec::new();
+        for said in std::mem::take(&mut self.said) {
+            if let Some(at) = ours.iter().position(|one| one.is(&said)) {
+                ours.swap_remove(at);
+                self.report.agreement.storms_agree += 1;
+            } else {
+                differences.push(format!("only the kernel said {said:?}"));
+            }
+        }
+        differences.extend(ours.iter().map(|one| format!("only the replay said {one:?}")));
+        let agreement = &mut self.report.agreement;
+        agreement.storms_differ = differences.len() as u64;
+        let room = TOLD.saturating_sub(agreement.differences.len());
+        agreement.differences.extend(differences.into_iter().take(room));
     }
 
     fn exec(&mut self, exec: TraceExec) {
@@ -327,12 +420,17 @@ impl<'a> Replay<'a> {
         }
         let Some(finding) = recursion::detect(&crossing, &self.limits) else { return };
         let Some(culprit) = finding.culprit else { return };
+        self.add(finding, culprit, &crossing.ancestry);
+    }
+
+    /// A finding of the detectors, with the culprit's ancestry or that of one below it.
+    fn add(&mut self, finding: Finding, culprit: ProcessKey, ancestry: &[Node]) {
         let contain = finding.contain && self.config.respond.rules.mode(finding.rule) == Mode::Auto;
         self.culprits.insert(culprit);
         if contain {
             self.contained.insert(culprit);
         }
-        let found = self.found(finding, culprit, contain, &crossing);
+        let found = self.found(finding, culprit, contain, ancestry);
         self.report.findings.push(found);
     }
 
@@ -341,9 +439,9 @@ impl<'a> Replay<'a> {
         finding: Finding,
         culprit: ProcessKey,
         contain: bool,
-        crossing: &Crossing,
+        ancestry: &[Node],
     ) -> Found {
-        let node = crossing.ancestry.iter().find(|node| node.key == culprit);
+        let node = ancestry.iter().find(|node| node.key == culprit);
         let argv = node.and_then(|node| node.exec.as_ref()).map(|exec| exec.argv.clone());
         let cgroup = node.and_then(|node| self.groups.get(&node.cgroup));
         let cgroup = cgroup.map(|path| path.display().to_string());

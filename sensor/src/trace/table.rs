@@ -7,11 +7,13 @@ use std::collections::HashMap;
 
 use sensor_common::{
     ProcessKey,
+    event::Alarm,
     lineage::{ADOPTED, COUNTED_ANCESTORS, DEAD, EXECUTED, Image, Node, Slot},
     recursion::{Limits, Nodes, Verdict, gate, repeat, search, seconds},
+    storm,
 };
 
-use crate::lineage::{self, Exec};
+use crate::lineage::{self, Exec, Forest};
 
 /// What the table has of one process beside its node.
 #[derive(Debug, Default)]
@@ -93,6 +95,7 @@ impl Table {
         let (forks, exits) = (node.forks.wrapping_add(1), node.exits);
         self.nodes[above as usize].references += 1;
         self.count(above, forks, exits);
+        self.shift(above, forks, exits);
     }
 
     /// Whether `top` is `slot` or one of its ancestors.
@@ -104,14 +107,53 @@ impl Table {
         slot == top
     }
 
-    /// A process was born.
-    pub fn fork(&mut self, child: ProcessKey, parent: Option<ProcessKey>, cgroup: u64) -> Slot {
+    /// A process was born: its slot, and what the gates say about its ancestors' trees.
+    pub fn fork(
+        &mut self,
+        child: ProcessKey,
+        parent: Option<ProcessKey>,
+        cgroup: u64,
+        limits: &storm::Limits,
+    ) -> (Slot, Vec<Alarm>) {
         // Nobody is its own parent, whatever a file says.
         let parent = parent.filter(|parent| parent.tgid != child.tgid);
         let parent_slot = parent.map_or(0, |parent| self.ensure(parent));
         let slot = self.create(child, parent_slot, cgroup, 0);
-        self.count(parent_slot, 1, 0);
-        slot
+        let alarms = self.count_birth(parent_slot, slot, limits);
+        (slot, alarms)
+    }
+
+    /// As in `sensor-ebpf/src/lineage.rs` and `storm.rs`.
+    fn count_birth(&mut self, parent: Slot, child: Slot, limits: &storm::Limits) -> Vec<Alarm> {
+        let Node { key, image, cgroup, .. } = self.nodes[child as usize];
+        let chain = u32::from(image.fork_chain);
+        let mask = storm::mask(chain, limits.chain);
+        let mut alarms = Vec::new();
+        let mut slot = parent;
+        for level in 1..=COUNTED_ANCESTORS {
+            if slot == 0 {
+                break;
+            }
+            let node = &mut self.nodes[slot as usize];
+            slot = node.parent_slot;
+            node.forks = node.forks.wrapping_add(1);
+            if node.forks & mask != 0 {
+                continue;
+            }
+            let (top, chain) = (node.key, storm::chain_below(chain, level));
+            let (crossed, windows) = storm::judge(
+                node.windows,
+                key.start_ns,
+                top.start_ns,
+                chain,
+                node.forks,
+                node.exits,
+                limits,
+            );
+            node.windows = windows;
+            alarms.extend(crossed.map(|crossed| storm::alarm(crossed, key, top, chain, cgroup)));
+        }
+        alarms
     }
 
     fn create(&mut self, key: ProcessKey, parent_slot: Slot, cgroup: u64, flags: u32) -> Slot {
@@ -148,6 +190,19 @@ impl Table {
             let node = &mut self.nodes[slot as usize];
             node.forks = node.forks.wrapping_add(forks);
             node.exits = node.exits.wrapping_add(exits);
+            slot = node.parent_slot;
+        }
+    }
+
+    /// A tree that was there before the trace is no growth of those above it.
+    fn shift(&mut self, slot: Slot, forks: u32, exits: u32) {
+        let mut slot = slot;
+        for _ in 0..COUNTED_ANCESTORS {
+            if slot == 0 {
+                break;
+            }
+            let node = &mut self.nodes[slot as usize];
+            node.windows = node.windows.map(|window| window.shifted(forks, exits));
             slot = node.parent_slot;
         }
     }
@@ -228,26 +283,40 @@ impl Table {
         let mut path = Vec::new();
         let mut slot = slot;
         while let Some(node) = self.node(slot) {
-            path.push(lineage::Node {
-                key: node.key,
-                parent: (node.parent.start_ns != 0).then_some(node.parent),
-                alive: node.flags & DEAD == 0,
-                adopted: node.flags & ADOPTED != 0,
-                exec: self.beside[slot as usize].exec.clone(),
-                live: node.live(),
-                forks: node.forks,
-                cgroup: node.cgroup,
-                mark: 0,
-            });
+            path.push(self.view(slot, node));
             slot = node.parent_slot;
         }
         path
+    }
+
+    /// All processes, as the detectors take them.
+    pub fn forest(&self) -> Forest {
+        let used = self.nodes.iter().enumerate().filter(|(_, node)| node.references != 0);
+        Forest::new(used.map(|(slot, node)| self.view(slot as Slot, node)))
+    }
+
+    fn view(&self, slot: Slot, node: &Node) -> lineage::Node {
+        let exec = self.beside[slot as usize].exec.clone();
+        lineage::Node {
+            key: node.key,
+            parent: (node.parent.start_ns != 0).then_some(node.parent),
+            alive: node.flags & DEAD == 0,
+            adopted: node.flags & ADOPTED != 0,
+            // What ran before the trace has executed something, whatever it was.
+            exec: exec.or_else(|| (node.flags & EXECUTED != 0).then(Exec::default)),
+            live: node.live(),
+            forks: node.forks,
+            cgroup: node.cgroup,
+            mark: 0,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const LIMITS: storm::Limits = storm::Limits::DEFAULT;
 
     fn key(tgid: u32) -> ProcessKey {
         ProcessKey::new(tgid, u64::from(tgid) * 1000)
@@ -260,9 +329,9 @@ mod tests {
     #[test]
     fn counts_the_living_of_a_tree() {
         let mut table = Table::new();
-        table.fork(key(1), None, 0);
+        table.fork(key(1), None, 0, &LIMITS);
         for child in 2..6 {
-            table.fork(key(child), Some(key(child - 1)), 0);
+            table.fork(key(child), Some(key(child - 1)), 0, &LIMITS);
         }
         assert_eq!((live(&table, 1), live(&table, 4)), (5, 2));
         table.exit(key(3));
@@ -273,9 +342,9 @@ mod tests {
     #[test]
     fn a_node_stays_while_a_descendant_lives_and_no_longer() {
         let mut table = Table::new();
-        table.fork(key(1), None, 0);
-        table.fork(key(2), Some(key(1)), 0);
-        let leaf = table.fork(key(3), Some(key(2)), 0);
+        table.fork(key(1), None, 0, &LIMITS);
+        table.fork(key(2), Some(key(1)), 0, &LIMITS);
+        let (leaf, _) = table.fork(key(3), Some(key(2)), 0, &LIMITS);
         table.exit(key(2));
         table.exit(key(1));
         let path: Vec<u32> = table.ancestry(leaf).iter().map(|node| node.key.tgid).collect();
@@ -287,10 +356,10 @@ mod tests {
     #[test]
     fn a_pid_that_came_again_is_another_process() {
         let mut table = Table::new();
-        table.fork(key(1), None, 0);
-        table.fork(key(2), Some(key(1)), 0);
+        table.fork(key(1), None, 0, &LIMITS);
+        table.fork(key(2), Some(key(1)), 0, &LIMITS);
         let again = ProcessKey::new(2, 9_999_999);
-        table.fork(again, Some(key(1)), 0);
+        table.fork(again, Some(key(1)), 0, &LIMITS);
         assert_eq!(live(&table, 1), 2, "the former one is gone, though nobody said so");
         assert!(table.living(key(2)).is_none() && table.living(again).is_some());
         assert!(!table.exit(key(2)), "and its exit means nobody any more");

@@ -214,6 +214,9 @@ pub fn records() -> Vec<Record> {
         span_ns: 2_000_000_000,
         live: 43,
         crossed_ns: 5,
+        grown: 0,
+        forks: 0,
+        exits: 0,
     };
     let exec =
         Exec { process: key(7), parent: key(4121), exec_ns: 4, argv: argv(), argv_bytes: 10 };

@@ -26,7 +26,12 @@ fn recursion(directory: &Path) -> PathBuf {
     trace.write(Entry::Start(start)).unwrap();
     trace.write(Entry::Group(TraceGroup { id: 4, path: b"/a".to_vec() })).unwrap();
     for pid in 100..120 {
-        let fork = TraceFork { child: Some(key(pid)), parent: Some(key(pid - 1)), cgroup: 4 };
+        let fork = TraceFork {
+            child: Some(key(pid)),
+            parent: Some(key(pid - 1)),
+            cgroup: 4,
+            storms: Vec::new(),
+        };
         let exec = TraceExec {
             process: Some(key(pid)),
             exec_ns: u64::from(pid) * 1_000_000_000 + 1,

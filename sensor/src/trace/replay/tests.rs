@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    proto::{Lost, ProcessKey as Key, TraceEnd, TraceExit, TraceFork, TraceGroup},
+    proto::{Lost, ProcessKey as Key, StormVerdict, TraceEnd, TraceExit, TraceFork, TraceGroup},
     trace::proto_limits,
 };
 
@@ -13,12 +13,17 @@ fn key(pid: u32) -> Key {
 }
 
 fn start(config: &Config) -> TraceStart {
-    let limits = Some(proto_limits(&config.detect.limits()));
+    let limits = Some(proto_limits(&config.detect.limits(), &config.detect.storms(2)));
     TraceStart { cpus: 2, limits, ..TraceStart::default() }
 }
 
 fn fork(child: u32, parent: u32) -> Entry {
-    Entry::Fork(TraceFork { child: Some(key(child)), parent: Some(key(parent)), cgroup: 1 })
+    Entry::Fork(TraceFork {
+        child: Some(key(child)),
+        parent: Some(key(parent)),
+        cgroup: 1,
+        storms: Vec::new(),
+    })
 }
 
 fn exec(pid: u32, at_ns: u64, signature: u64, argv_bytes: u32) -> TraceExec {
@@ -185,8 +190,9 @@ fn a_parent_may_come_after_its_child() {
 fn anything() -> impl Strategy<Value = Entry> {
     let process = || (0_u32..6, 0_u64..3).prop_map(|(pid, start_ns)| Some(Key { pid, start_ns }));
     prop_oneof![
-        (process(), process(), 0_u64..3)
-            .prop_map(|(child, parent, cgroup)| Entry::Fork(TraceFork { child, parent, cgroup })),
+        (process(), process(), 0_u64..3).prop_map(|(child, parent, cgroup)| Entry::Fork(
+            TraceFork { child, parent, cgroup, storms: Vec::new() }
+        )),
         (process(), any::<u64>(), 0_u64..3, any::<u32>()).prop_map(
             |(process, at, signature, bytes)| {
                 Entry::Exec(TraceExec { process, ..exec(1, at, signature, bytes) })
@@ -204,6 +210,58 @@ fn anything() -> impl Strategy<Value = Entry> {
         Just(Entry::Start(TraceStart::default())),
         any::<u64>().prop_map(|boot_ns| Entry::End(TraceEnd { boot_ns })),
     ]
+}
+
+/// A star below pid 9: a child every 2 ms. The kernel reported it with the 256th, or never.
+fn star(children: u32, reported: bool) -> Vec<Entry> {
+    let key = |pid: u32| Key { pid, start_ns: 100 * SECOND + u64::from(pid) * 2_000_000 };
+    let group = Entry::Group(TraceGroup { id: 1, path: b"/work/a".to_vec() });
+    let born = |pid: u32, parent: u32| TraceFork {
+        child: Some(key(pid)),
+        parent: Some(key(parent)),
+        cgroup: 1,
+        storms: Vec::new(),
+    };
+    let mut entries =
+        vec![group, Entry::Fork(born(9, 8)), Entry::Exec(exec(9, 101 * SECOND, 7, 9))];
+    let Some(Entry::Exec(shell)) = entries.last_mut() else { unreachable!() };
+    shell.process = Some(key(9));
+    for pid in 10..10 + children {
+        let mut fork = born(pid, 9);
+        if reported && pid == 10 + 255 {
+            fork.storms.push(StormVerdict {
+                rule: 4,
+                top: Some(key(9)),
+                ..StormVerdict::default()
+            });
+        }
+        entries.push(Entry::Fork(fork));
+    }
+    entries
+}
+
+#[test]
+fn a_star_is_found_and_agrees_with_what_the_kernel_said() {
+    let config = Config::default();
+    let report = |entries: Vec<Entry>| {
+        let mut replay = Replay::new(&start(&config), &config, None);
+        for entry in entries {
+            replay.apply(entry);
+        }
+        replay.report(true)
+    };
+    let found = report(star(300, true));
+    assert_eq!(found.findings.len(), 1, "{found:?}");
+    assert_eq!((found.findings[0].rule, found.findings[0].contain), ("R3", false));
+    assert_eq!(found.findings[0].culprit.pid, 9);
+    // Its parent, which was there before, crosses eight forks later.
+    let agreement = &found.agreement;
+    assert_eq!((agreement.storms_agree, agreement.storms_differ), (1, 1), "{agreement:?}");
+
+    let silent = report(star(300, false)).agreement;
+    assert_eq!((silent.storms_agree, silent.storms_differ), (0, 2));
+    let small = report(star(200, true)).agreement;
+    assert_eq!((small.storms_agree, small.storms_differ), (0, 0));
 }
 
 proptest! {

@@ -1,0 +1,296 @@
+//! Storms: from an alarm to an incident, and for an explosion to the decision whether it is contained.
+//!
+//! A function bomb (R2) is contained on the thread that reads the ring, as a recursion is. Whether an
+//! explosion (R3) is contained takes looks at /proc and some time, so it is watched on a thread of
+//! its own, which may block.
+
+use std::{
+    io,
+    path::Path,
+    sync::{
+        Arc, Weak,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use sensor_common::{event::Alarm, gate::Rule};
+
+use super::{
+    containments::Turn,
+    reactor::{Notice, Reactor},
+};
+use crate::{
+    clock,
+    detect::{Finding, storm},
+    evidence::{proc::Proc, room, sockets},
+    kernel::{Detail, HELPER_PRIORITY, become_realtime},
+    lineage::{Node, ProcessKey},
+    respond::{
+        policy::Decision,
+        surge::{Sample, Surge, Verdict, YOUNG_NS},
+    },
+};
+
+/// Alarms that wait for the thread. All ancestors of a storm may cross, 32 of them.
+const ALARMS: usize = 128;
+
+/// Explosions that are watched at once; a host with more of them has other troubles.
+const WATCHED: usize = 16;
+
+/// Between two looks at an explosion: a tenth of the shortest time that is left to decide.
+const EVERY: Duration = Duration::from_millis(20);
+
+/// A look takes 2 to 5 ms. Where it takes longer, this many times as long passes before the next: a
+/// real-time thread that looked all the time would slow the storm down, and take that for its end.
+/// But no longer than this: a limit of 1,000 may be half a second away.
+const REST: u32 = 3;
+const LONGEST: Duration = Duration::from_millis(100);
+
+/// Processes whose sockets are looked at before anything else: 0.05 ms each on an idle host and ten
+/// times that in a storm, of which all would take longer than there may be left. All of them are
+/// looked at where there is time.
+const PROBED: usize = 32;
+
+const INIT: u32 = 1;
+
+/// Whose storm it is.
+struct Storm {
+    finding: Finding,
+    culprit: ProcessKey,
+    /// Of its newest process, with what was executed.
+    ancestry: Vec<Node>,
+    /// The culprit's ancestors, nearest first.
+    above: Vec<ProcessKey>,
+}
+
+/// An explosion that is being watched.
+struct Watched {
+    storm: Storm,
+    incident: String,
+    surge: Surge,
+    /// Nobody who listens was found among [`PROBED`] of its processes.
+    probed: bool,
+}
+
+impl Reactor {
+    /// An alarm of R2 or R3, on the thread that reads the ring.
+    pub(super) fn stormed(self: &Arc<Self>, rule: Rule, alarm: Alarm) {
+        if rule != Rule::R2 {
+            if self.explosions.try_send(alarm).is_err() {
+                self.lost.fetch_add(1, Ordering::Relaxed);
+            }
+            return;
+        }
+        let Some(storm) = self.storm(rule, &alarm) else { return };
+        self.found(storm.finding, storm.ancestry, &storm.above, alarm);
+    }
+
+    /// What an alarm is about, if it is news and within the scope.
+    fn storm(&self, rule: Rule, alarm: &Alarm) -> Option<Storm> {
+        // A bomb's inner nodes cross by the dozen, and a look at all processes takes its time.
+        let line = self.lineage.line(alarm.process);
+        if self.containments.is_told(&line, rule, alarm.crossed_ns) {
+            self.tell(Notice::Alarm(*alarm));
+            return None;
+        }
+        let forest = self.lineage.forest(Detail::Links);
+        let finding = storm::detect(rule, alarm, &forest, &self.storms)?;
+        let culprit = finding.culprit?;
+        let leaf = finding.leaf?;
+        // Nobody can say more of several trees below init than that each of them grows.
+        if culprit.tgid <= INIT || !self.is_in_scope(culprit, leaf) {
+            return None;
+        }
+        if !self.containments.is_news(culprit, rule, alarm.crossed_ns) {
+            self.tell(Notice::Alarm(*alarm));
+            return None;
+        }
+        let above = forest.ancestry(culprit).into_iter().skip(1).map(|node| node.key).collect();
+        let mut ancestry = self.lineage.ancestry(leaf);
+        if ancestry.is_empty() {
+            ancestry = forest.ancestry(culprit).into_iter().cloned().collect();
+        }
+        Some(Storm { finding, culprit, ancestry, above })
+    }
+
+    /// Both ends of the storm, as far as they live: an ancestor that crossed may be a neighbour's.
+    fn is_in_scope(&self, culprit: ProcessKey, leaf: ProcessKey) -> bool {
+        let within = |key: ProcessKey| {
+            let path = self.hierarchies.path_of(key.tgid).ok();
+            path.map(|path| self.responder.in_scope(&path))
+        };
+        self.responder.in_scope(Path::new("/"))
+            || (within(leaf).unwrap_or(true)
+                && within(culprit).unwrap_or_else(|| within(leaf) == Some(true)))
+    }
+
+    /// Opens the incident of an explosion; what is to be watched further.
+    fn explodes(self: &Arc<Self>, alarm: Alarm) -> Option<Watched> {
+        let storm = self.storm(Rule::R3, &alarm)?;
+        let incident = self.containments.incident_of(storm.culprit, &storm.above);
+        if self.containments.is_settled(&incident) {
+            self.tell(Notice::Alarm(alarm));
+            return None;
+        }
+        self.tell(Notice::Found {
+            finding: storm.finding.clone(),
+            ancestry: storm.ancestry.clone(),
+            incident: incident.clone(),
+            decision: Decision::Observe { why: "it is watched whether it goes on".to_owned() },
+            alarm,
+        });
+        let age_ns = alarm.crossed_ns.saturating_sub(storm.culprit.start_ns);
+        let surge = Surge::new(alarm.crossed_ns, storm::per_second(&alarm));
+        let watched = Watched { storm, incident, surge, probed: false };
+        if age_ns >= YOUNG_NS {
+            let minutes = age_ns / 60_000_000_000;
+            let why = format!("its tree is {minutes} minutes old, and no newcomer");
+            self.leave(&watched, &why);
+            return None;
+        }
+        Some(watched)
+    }
+
+    /// Looks at an explosion once; false when it has been decided.
+    fn look(self: &Arc<Self>, watched: &mut Watched) -> bool {
+        // Another rule was quicker, or a person.
+        if self.containments.is_settled(&watched.incident) {
+            return false;
+        }
+        let living = self.living(watched);
+        let Some(first) = living.first() else { return false };
+        let had_time = watched.probed;
+        if !watched.probed {
+            // Parents come first, and the culprit before all: workers have the socket from them.
+            let step = (living.len() / PROBED).max(1);
+            let some: Vec<ProcessKey> = living.iter().step_by(step).copied().collect();
+            if let Err(why) = look_for_servers(&some) {
+                self.leave(watched, &why);
+                return false;
+            }
+            watched.probed = true;
+        }
+        let proc = Proc::default();
+        let sample = Sample {
+            // Takes its time, and says nothing yet when the watch begins.
+            memory: had_time.then(|| room::memory(&proc, &living)).flatten(),
+            tasks: room::tasks(proc.root(), &self.hierarchies, first.tgid),
+            // Counted again: what stands above takes its time on a busy host.
+            live: self.living(watched).len() as u32,
+            at_ns: clock::boot_ns(),
+        };
+        match watched.surge.judge(sample) {
+            Verdict::Wait => return true,
+            Verdict::Leave(why) => self.leave(watched, &why),
+            Verdict::ContainNow(why) => self.stop(watched, &why),
+            Verdict::Contain(why) => match look_for_servers(&self.living(watched)) {
+                Ok(()) => self.stop(watched, &why),
+                Err(why) => self.leave(watched, &why),
+            },
+        }
+        false
+    }
+
+    fn living(&self, watched: &Watched) -> Vec<ProcessKey> {
+        let forest = self.lineage.forest(Detail::Links);
+        let tree = forest.tree(watched.storm.culprit);
+        tree.into_iter().filter(|(node, _)| node.alive).map(|(node, _)| node.key).collect()
+    }
+
+    /// It is left alone; the incident says why.
+    fn leave(&self, watched: &Watched, why: &str) {
+        self.tell(Notice::Judged {
+            incident: watched.incident.clone(),
+            finding: watched.storm.finding.clone(),
+            decision: Decision::Observe { why: format!("R3 was crossed, but {why}") },
+        });
+    }
+
+    /// It is to be contained, if policy has it so.
+    fn stop(self: &Arc<Self>, watched: &Watched, why: &str) {
+        let Storm { finding, culprit, above, .. } = &watched.storm;
+        let finding = Finding { contain: true, confidence: SURE, ..finding.clone() };
+        let leaf = finding.leaf;
+        let paused = self.paused.load(Ordering::Relaxed);
+        let decision = self.policy.decide(finding.rule, true, paused);
+        let contain = matches!(decision, Decision::Contain { .. });
+        self.tell(Notice::Judged { incident: watched.incident.clone(), finding, decision });
+        if contain
+            && let Turn::Contain { incident, mark } = self.containments.claim(*culprit, above)
+        {
+            let freeze_ns = self.times.freeze_ns;
+            let why = format!("R3 was crossed, and {why}");
+            let target = self.target(incident, mark, *culprit, leaf, freeze_ns, &why);
+            self.contain(target, freeze_ns, false);
+        }
+    }
+}
+
+/// An error is why the tree of these is to be left alone.
+fn look_for_servers(processes: &[ProcessKey]) -> Result<(), String> {
+    match sockets::listener(Proc::default().root(), processes) {
+        Ok(None) => Ok(()),
+        Ok(Some(server)) => Err(format!(
+            "process {} of its tree listens on a socket: a server may start its workers",
+            server.tgid
+        )),
+        Err(unseen) => Err(format!("nobody can say whether it is a server: {unseen}")),
+    }
+}
+
+/// Of an explosion that went on: more than the gate's own 0.6.
+const SURE: f64 = 0.85;
+
+/// Where the thread that reads the ring leaves explosions; the other end is for [`start`].
+pub fn channel() -> (SyncSender<Alarm>, Receiver<Alarm>) {
+    sync_channel(ALARMS)
+}
+
+/// Starts the thread that watches explosions. It ends with the reactor.
+///
+/// Real-time where allowed, because nothing less gets its turn: with a session for each process of the
+/// storm, and so a group of its own in the scheduler, a thread of the highest ordinary priority took
+/// 300 ms for 20 ms of work.
+pub fn start(reactor: &Arc<Reactor>, alarms: Receiver<Alarm>, realtime: bool) -> io::Result<()> {
+    let reactor = Arc::downgrade(reactor);
+    thread::Builder::new().name("storms".into()).spawn(move || {
+        // That it is refused was told of the thread that reads the ring.
+        let _ = realtime.then(|| become_realtime(HELPER_PRIORITY));
+        watch(&reactor, &alarms);
+    })?;
+    Ok(())
+}
+
+fn watch(reactor: &Weak<Reactor>, alarms: &Receiver<Alarm>) {
+    let mut watched: Vec<Watched> = Vec::new();
+    let mut pause = EVERY;
+    loop {
+        let alarm = if watched.is_empty() {
+            match alarms.recv() {
+                Ok(alarm) => Some(alarm),
+                Err(_) => return,
+            }
+        } else {
+            match alarms.recv_timeout(pause) {
+                Ok(alarm) => Some(alarm),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        };
+        let Some(reactor) = reactor.upgrade() else { return };
+        if let Some(explosion) = alarm.and_then(|alarm| reactor.explodes(alarm)) {
+            if watched.len() < WATCHED {
+                watched.push(explosion);
+            } else {
+                let why = format!("{WATCHED} others are watched already");
+                reactor.leave(&explosion, &why);
+            }
+        }
+        let began = Instant::now();
+        watched.retain_mut(|explosion| reactor.look(explosion));
+        pause = (began.elapsed() * REST).clamp(EVERY, LONGEST);
+    }
+}

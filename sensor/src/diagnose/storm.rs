@@ -1,0 +1,367 @@
+//! Storms: who forks, what the new processes run, how fast, and the line that does it.
+
+use std::{collections::HashMap, fmt::Write as _, path::PathBuf};
+
+use super::{
+    Answer, Claim, FileState, Files, Link, command,
+    lines::{Line, calling, contains_word, lines},
+    words::Words,
+};
+use crate::{
+    detect::Finding,
+    evidence::Redactor,
+    lineage::{Forest, Node, ProcessKey},
+    proto,
+    respond::surge::Tasks,
+};
+
+/// A storm's tree, counted.
+#[derive(Clone, Debug, Default)]
+pub struct Crowd {
+    /// The program that the culprit runs: its own, or what it was forked from.
+    pub program: Link,
+    /// Living processes, the culprit included.
+    pub living: usize,
+    /// Of those, without the culprit, how many run nothing of their own.
+    pub only_forked: usize,
+    /// What the others execute, most frequent first.
+    pub commands: Vec<(Vec<Vec<u8>>, usize)>,
+    /// The limit that it would have met first, as it stands now.
+    pub limit: Option<Tasks>,
+}
+
+impl Crowd {
+    pub fn of(forest: &Forest, culprit: ProcessKey, program: Link, limit: Option<Tasks>) -> Self {
+        let tree = forest.tree(culprit);
+        let living: Vec<&Node> =
+            tree.into_iter().map(|(node, _)| node).filter(|node| node.alive).collect();
+        let mut crowd = Self { program, living: living.len(), limit, ..Self::default() };
+        let mut counts: HashMap<&[Vec<u8>], usize> = HashMap::new();
+        for node in living.iter().filter(|node| node.key != culprit) {
+            match &node.exec {
+                Some(exec) => *counts.entry(&exec.argv).or_default() += 1,
+                None => crowd.only_forked += 1,
+            }
+        }
+        crowd.commands = counts.into_iter().map(|(argv, count)| (argv.to_vec(), count)).collect();
+        crowd.commands.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
+        crowd
+    }
+
+    fn executing(&self) -> usize {
+        self.commands.iter().map(|(_, count)| count).sum()
+    }
+}
+
+/// What an explanation may look at.
+pub struct Case<'a> {
+    pub finding: &'a Finding,
+    pub crowd: &'a Crowd,
+    /// Evidence ids of tree and chain, for citation.
+    pub cited: &'a [String],
+    pub files: &'a mut dyn Files,
+    pub redactor: &'a Redactor,
+}
+
+/// The line of a script that makes the processes, if it can be found.
+struct Site {
+    file: PathBuf,
+    number: usize,
+    text: Vec<u8>,
+    evidence: String,
+}
+
+/// What happens, why as far as the script tells, and what would have come.
+pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
+    let words = Words { redactor: case.redactor };
+    let crowd = case.crowd;
+    let who = match crowd.program.argv.as_slice() {
+        [] => "A process of which no command is known".to_owned(),
+        argv => words.command(argv),
+    };
+    let bomb = crowd.only_forked >= crowd.executing();
+    let site = site(crowd, bomb, case.files);
+    let value = |name: &str| {
+        let measure = case.finding.measures.iter().find(|measure| measure.name == name);
+        measure.map_or(0.0, |measure| measure.value)
+    };
+    let (grown, within) = (value("growth"), value("within"));
+    let living = crowd.living;
+    let mut cause = if bomb {
+        let run = if crowd.commands.is_empty() {
+            "none of them runs a program"
+        } else {
+            "most of them run no program"
+        };
+        format!(
+            "{who} forks itself without end: {grown} processes more in {within:.1} s, {run}; {living} live."
+        )
+    } else {
+        let started = started(crowd, &words);
+        format!(
+            "{who} starts processes and waits for none of them: {grown} more in {within:.1} s; {living} live, among them {started}."
+        )
+    };
+    if let Some(site) = &site {
+        let file = words.path(&site.file);
+        // Writing to a String cannot fail, here and below.
+        let _ = write!(cause, " Line {} of {file} is {}.", site.number, words.line(&site.text));
+    } else if let Some(text) = command::shell_text(&crowd.program.argv) {
+        let _ = write!(cause, " Its text is {}.", words.line(text));
+    }
+    cause += &ahead(crowd, grown / within.max(0.001));
+
+    let place = site.as_ref().map_or_else(
+        || format!("what {who} runs"),
+        |site| format!("line {} of {}", site.number, words.path(&site.file)),
+    );
+    let remedy = if bomb {
+        format!(
+            "Give {place} an end: a function or process that starts itself again has to stop at some depth."
+        )
+    } else {
+        format!(
+            "Let {place} wait for what it starts, or bound how many run at once (as `xargs -P 8` does), and end its loop."
+        )
+    };
+    let confidence = match (&site, bomb) {
+        (Some(_), _) => 0.85,
+        // That none runs a program is seen, not guessed.
+        (None, true) => 0.75,
+        (None, false) => 0.6,
+    };
+    let evidence = site.into_iter().map(|site| site.evidence).collect();
+    let claim = Claim { by: "storm", cause, remedy, confidence, evidence };
+    let first = case.cited.first().map_or("", String::as_str);
+    let mut diagnosis = super::told(claim, first);
+    for more in case.cited.iter().skip(1).filter(|id| !id.is_empty()) {
+        diagnosis.evidence.push(more.clone());
+    }
+    diagnosis
+}
+
+/// So many times which command; of different ones the program that they share, or the most frequent.
+fn started(crowd: &Crowd, words: &Words<'_>) -> String {
+    let all = crowd.executing();
+    let Some((argv, count)) = crowd.commands.first() else {
+        return "none that runs a program".to_owned();
+    };
+    let most = words.command(argv);
+    if count * 2 >= all {
+        return format!("{count} × {most}");
+    }
+    let program = argv.first();
+    let kin: usize = crowd
+        .commands
+        .iter()
+        .filter(|(other, _)| other.first() == program)
+        .map(|(_, count)| count)
+        .sum();
+    match program {
+        Some(program) if kin * 2 >= all => {
+            let program = words.command(std::slice::from_ref(program));
+            format!("{kin} × {program} with different arguments, as in {most}")
+        }
+        _ => format!("{} different commands, {count} × {most}", crowd.commands.len()),
+    }
+}
+
+/// Which limit would have been reached, and when.
+fn ahead(crowd: &Crowd, pace: f64) -> String {
+    let Some(limit) = &crowd.limit else { return String::new() };
+    let seconds = limit.left as f64 / pace.max(0.001);
+    let time = match seconds {
+        s if s < 120.0 => format!("{s:.1} s"),
+        s => format!("{:.0} minutes", s / 60.0),
+    };
+    format!(
+        " At that pace, {pace:.0} a second, {} ({}) is used up {time} later.",
+        limit.limit, limit.most
+    )
+}
+
+fn site(crowd: &Crowd, bomb: bool, files: &mut dyn Files) -> Option<Site> {
+    let script = command::script(&crowd.program.argv)?;
+    let file = command::resolve(&crowd.program.cwd, script.path)?;
+    let Answer { evidence, state: FileState::Present(content) } = files.read(&file) else {
+        return None;
+    };
+    let line = if bomb {
+        itself(&content)
+    } else {
+        let argv = crowd.commands.first().map(|(argv, _)| argv.clone()).unwrap_or_default();
+        calling(&content, &Link { argv, ..Link::default() }, &[])
+    }?;
+    Some(Site { number: line.number, text: line.text.to_vec(), file, evidence })
+}
+
+/// The line in which a program forks itself: a call of fork, or of a shell function within its own
+/// body.
+fn itself(content: &[u8]) -> Option<Line<'_>> {
+    if let Some(line) = lines(content).find(|line| contains_word(line.text, b"fork")) {
+        return Some(line);
+    }
+    let mut open: Option<&[u8]> = None;
+    for line in lines(content) {
+        let (mut calls, mut name) = (line.text, open);
+        if let Some((defined, body)) = function(line.text) {
+            (name, calls) = (Some(defined), body);
+        }
+        if let Some(name) = name
+            && contains_word(calls, name)
+        {
+            return Some(line);
+        }
+        // Its body goes on with the next line, up to a brace that stands alone.
+        open = name.filter(|_| !line.text.trim_ascii().starts_with(b"}"));
+    }
+    None
+}
+
+/// Name and rest of the line of `name() {` and `function name {`.
+fn function(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let text = text.trim_ascii();
+    if let Some(at) = text.windows(2).position(|pair| pair == b"()") {
+        let name = text[..at].trim_ascii();
+        let name = name.strip_prefix(b"function ").unwrap_or(name).trim_ascii();
+        let plain = !name.is_empty() && !name.iter().any(u8::is_ascii_whitespace);
+        return plain.then_some((name, &text[at + 2..]));
+    }
+    let rest = text.strip_prefix(b"function ")?.trim_ascii();
+    let end = rest.iter().position(|byte| byte.is_ascii_whitespace() || *byte == b'{')?;
+    Some((&rest[..end], &rest[end..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{lineage::Exec, proto::Measure};
+
+    /// One file, or none.
+    struct One(Option<&'static str>);
+
+    impl Files for One {
+        fn read(&mut self, path: &Path) -> Answer {
+            assert_eq!(path, Path::new("/w/run"));
+            let state = self.0.map_or(FileState::Absent, |text| FileState::Present(text.into()));
+            Answer { evidence: "f1".into(), state }
+        }
+    }
+
+    fn argv(line: &str) -> Vec<Vec<u8>> {
+        line.split(' ').map(|part| part.as_bytes().to_vec()).collect()
+    }
+
+    /// The culprit with so many children, each with a command or none.
+    fn crowd(program: &str, children: &[(Option<&str>, usize)]) -> Crowd {
+        let root = ProcessKey::new(10, 1);
+        let node = |key, parent, command: Option<&str>| Node {
+            key,
+            parent,
+            alive: true,
+            exec: command.map(|line| Exec { argv: argv(line), ..Exec::default() }),
+            ..Node::default()
+        };
+        let mut nodes = vec![node(root, None, Some(program))];
+        for (command, count) in children {
+            for _ in 0..*count {
+                let key = ProcessKey::new(11 + nodes.len() as u32, 2);
+                nodes.push(node(key, Some(root), *command));
+            }
+        }
+        let program = Link { argv: argv(program), cwd: b"/w".to_vec(), ..Link::default() };
+        let limit = Tasks { limit: "pids.max of a".into(), most: 400, left: 100 };
+        Crowd::of(&Forest::new(nodes), root, program, Some(limit))
+    }
+
+    fn said(crowd: &Crowd, file: Option<&'static str>) -> proto::Diagnosis {
+        let measure =
+            |name: &str, value| Measure { name: name.into(), value, ..Measure::default() };
+        let finding = Finding {
+            kind: proto::Kind::ForkStorm,
+            rule: "R2",
+            culprit: None,
+            leaf: None,
+            contain: true,
+            confidence: 0.9,
+            at_ns: 0,
+            measures: vec![measure("growth", 256.0), measure("within", 0.5)],
+        };
+        diagnose(&mut Case {
+            finding: &finding,
+            crowd,
+            cited: &["e1".into(), "e2".into()],
+            files: &mut One(file),
+            redactor: &Redactor::new([1; 16]),
+        })
+    }
+
+    #[test]
+    fn a_function_bomb() {
+        let crowd = crowd("bash /w/run", &[(None, 280)]);
+        let said = said(&crowd, Some("#!/bin/bash\nboom() {\n    boom | boom &\n}\nboom\n"));
+        assert_eq!(
+            said.cause,
+            "`bash /w/run` forks itself without end: 256 processes more in 0.5 s, none of them runs a \
+             program; 281 live. Line 3 of /w/run is `boom | boom &`. At that pace, 512 a second, \
+             pids.max of a (400) is used up 0.2 s later."
+        );
+        assert!(said.remedy.starts_with("Give line 3 of /w/run an end:"), "{}", said.remedy);
+        assert_eq!(said.evidence, ["e1", "f1", "e2"]);
+    }
+
+    #[test]
+    fn a_star_of_one_command() {
+        let crowd = crowd("sh run", &[(Some("sleep 9999"), 300), (None, 1)]);
+        let said = said(&crowd, Some("while :; do\n  sleep 9999 &\ndone\n"));
+        assert_eq!(
+            said.cause,
+            "`sh run` starts processes and waits for none of them: 256 more in 0.5 s; 302 live, among \
+             them 300 × `sleep 9999`. Line 2 of /w/run is `sleep 9999 &`. At that pace, 512 a second, \
+             pids.max of a (400) is used up 0.2 s later."
+        );
+        assert!((said.confidence - 0.85).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_star_of_different_commands() {
+        let commands: Vec<String> = (1..=9).map(|n| format!("sleep 9{n}")).collect();
+        let children: Vec<(Option<&str>, usize)> =
+            commands.iter().map(|line| (Some(line.as_str()), 1)).collect();
+        let said = said(&crowd("node /w/run", &children), None);
+        assert!(
+            said.cause.contains("9 × `sleep` with different arguments, as in `sleep 91`"),
+            "{}",
+            said.cause
+        );
+        assert!((said.confidence - 0.6).abs() < 1e-9);
+    }
+
+    #[test]
+    fn a_text_without_a_file_is_quoted_itself() {
+        let mut crowd = crowd("bash -c x", &[(None, 70)]);
+        crowd.program.argv = vec![b"bash".to_vec(), b"-c".to_vec(), b":(){ :|:& };:".to_vec()];
+        let said = said(&crowd, None);
+        assert!(said.cause.contains("Its text is `:(){ :|:& };:`."), "{}", said.cause);
+    }
+
+    #[test]
+    fn lines_that_fork() {
+        let line = |text: &'static str| itself(text.as_bytes()).map(|line| line.number);
+        assert_eq!(line(":(){ :|:& };:\n"), Some(1));
+        assert_eq!(line("a() { b; }\nfunction c {\n  c &\n}\n"), Some(3));
+        assert_eq!(line("import os\nwhile True:\n    os.fork()\n"), Some(3));
+        assert_eq!(line("a() {\n  b\n}\na\n"), None, "called from outside");
+    }
+
+    proptest! {
+        #[test]
+        fn any_file(content in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = itself(&content);
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Fork storms: the right kind, the right culprit, contained before their limit, explained; and what
+//! starts as many processes on purpose is left to its work.
+
+use std::{thread, time::Duration};
+
+use anyhow::Result;
+use serde_json::Value;
+use tests::{Cage, Limits, Sensor, Workload, needs, workloads::storm};
+
+use crate::support::{CATCH, catches_a_planted_recursion, evidence, id, killed, stands_still};
+
+/// A limit that a storm reaches in some seconds. An explosion is known by 256 processes, and who has a
+/// CPU to itself for a moment makes 140 more in 10 ms; of a function bomb each process may fork once
+/// more before the brake's signal reaches it.
+const ROOM: u32 = 1000;
+
+/// `fork while 1` in the quickest of the interpreters: twice as much.
+const WIDE: u32 = 2000;
+
+/// An alarm reaches the log in milliseconds, an explosion is judged for 3 s.
+const SETTLE: Duration = Duration::from_secs(4);
+
+/// A storm is contained before it meets its limit, by one of these rules.
+fn caught(work: Result<Workload>, tasks: u32, rules: &[&str]) -> Value {
+    let work = work.unwrap();
+    let cage = Cage::new(Limits::tasks(tasks)).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = sensor
+        .wait_for(CATCH, |one| {
+            one["kind"] == "fork_storm"
+                && one["state"] == "contained"
+                && !one["diagnosis"].is_null()
+        })
+        .unwrap();
+    let rule = incident["finding"]["rule"].as_str().unwrap();
+    eprintln!("{rule}: {} alive when contained", incident["tree"]["processes"]);
+    for action in incident["actions"].as_array().unwrap() {
+        let ms = (ns(&action["ended_ns"]) - ns(&incident["opened_ns"])) / 1_000_000;
+        eprintln!("    {} done {ms} ms after the crossing", action["kind"]);
+    }
+    assert_eq!(cage.refused_forks().unwrap(), 0, "the cage stopped it, not the sensor");
+    assert_eq!(incident["culprit"]["pid"], running.pid(), "{incident:#}");
+    assert!(rules.contains(&rule), "{incident:#}");
+    stands_still(&cage);
+    let all = sensor.incidents().unwrap();
+    assert_eq!(all.len(), 1, "one cause, one incident: {all:#?}");
+    // Each rule counts once, however many ancestors crossed.
+    assert!(incident["occurrences"].as_u64().unwrap() <= rules.len() as u64, "{incident:#}");
+
+    explained(&sensor, &work, &incident);
+    killed(&sensor, &cage, &incident);
+    incident
+}
+
+fn ns(value: &Value) -> i64 {
+    value.as_str().unwrap().parse().unwrap()
+}
+
+/// The explanation names what it has to, and every evidence that it cites exists.
+fn explained(sensor: &Sensor, work: &Workload, incident: &Value) {
+    let diagnosis = &incident["diagnosis"];
+    let said = format!("{} {}", diagnosis["cause"], diagnosis["remedy"]);
+    for name in &work.names {
+        assert!(said.contains(name.as_str()), "{name:?} is not in {diagnosis:#}");
+    }
+    let known = evidence(sensor, incident);
+    let cited = diagnosis["evidence"].as_array().unwrap();
+    assert!(!cited.is_empty(), "a cause without evidence: {diagnosis:#}");
+    for one in cited {
+        let there = |evidence: &Value| evidence["id"] == *one || evidence["evidence"]["id"] == *one;
+        assert!(known.iter().any(there), "{one} is cited, but no evidence of {}", id(incident));
+    }
+    let text = sensor.output(&["show", id(incident)]).unwrap();
+    eprintln!("{text}");
+    assert!(text.contains(id(incident)) && !text.contains('\x1b'), "{text}");
+}
+
+/// Runs it to its end. At most `open` incidents, none of them acted on; the daemon is awake.
+fn left_alone(work: Result<Workload>, open: usize) {
+    let work = work.unwrap();
+    let cage = Cage::new(Limits::tasks(1000)).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let mut running = work.start(&cage).unwrap();
+    let status = running.wait(Duration::from_mins(2)).unwrap();
+    assert!(status.success(), "{:?}: {status}: {}", work.argv, work.output());
+    thread::sleep(SETTLE);
+    let incidents = sensor.incidents().unwrap();
+    assert!(incidents.len() <= open, "incidents about honest work: {incidents:#?}");
+    for incident in &incidents {
+        let actions = incident["actions"].as_array().unwrap();
+        assert!(actions.iter().all(|action| action["kind"] == "refuse"), "{incident:#}");
+        assert_eq!(actions.len(), 1, "why it was not contained: {incident:#}");
+        eprintln!("left alone: {}", actions[0]["why"]);
+    }
+    assert_eq!(cage.refused_forks().unwrap(), 0, "the cage was too small for it");
+    catches_a_planted_recursion(&sensor, &cage);
+}
+
+#[test]
+fn storm_shell_function() {
+    needs!("bash");
+    caught(storm::function_bomb(), ROOM, &["R2"]);
+}
+
+#[test]
+fn storm_python() {
+    needs!("python3");
+    // A tree of forks is as deep as the logarithm of its size: it may explode before it is deep.
+    caught(storm::python_forks(), ROOM, &["R2", "R3"]);
+}
+
+#[test]
+fn storm_perl() {
+    needs!("perl");
+    caught(storm::perl_forks(), WIDE, &["R2", "R3"]);
+}
+
+#[test]
+fn storm_star() {
+    needs!();
+    caught(storm::star(), ROOM, &["R3"]);
+}
+
+#[test]
+fn storm_star_of_distinct_commands() {
+    needs!();
+    caught(storm::distinct_star(), ROOM, &["R3"]);
+}
+
+#[test]
+fn storm_orphans() {
+    needs!("setsid");
+    caught(storm::orphans(), ROOM, &["R3"]);
+}
+
+#[test]
+fn left_alone_bursts_of_short_forks() {
+    needs!();
+    left_alone(storm::bursts(6000), 0);
+}
+
+#[test]
+fn left_alone_64_at_once() {
+    needs!("xargs");
+    left_alone(storm::parallel(512, 64, "0.5"), 0);
+}
+
+#[test]
+fn left_alone_300_at_once() {
+    needs!("xargs");
+    left_alone(storm::parallel(300, 300, "3"), 1);
+}
+
+#[test]
+fn left_alone_a_server_with_300_workers() {
+    needs!("python3");
+    left_alone(storm::server(300, 5), 1);
+}
