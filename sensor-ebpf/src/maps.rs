@@ -7,9 +7,9 @@ use aya_ebpf::{
 };
 use sensor_common::{
     brake::Mark,
-    lineage::{ExecRecord, Known, Node, Slot},
+    lineage::{ExecRecord, Image, Known, Node, Slot},
     loss::Reason,
-    recursion::Nodes,
+    recursion::{Found, Nodes},
     signature::ARGV_WORDS,
 };
 
@@ -70,6 +70,8 @@ pub struct Scratch {
     pub record: ExecRecord,
     /// The signed part of argv, zero-padded.
     pub words: [u64; ARGV_WORDS],
+    pub image: Image,
+    pub found: Found,
 }
 
 /// Counts a loss.
