@@ -61,7 +61,7 @@ pub struct Exec {
     pub argv: [u8; ARGV_KEPT],
 }
 
-/// The brake stopped a process at a fork or an exec.
+/// The brake stopped a process at a fork or an exec. Not one for each: see `brake::Tally`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Braked {
@@ -69,8 +69,6 @@ pub struct Braked {
     /// Number of the mark.
     pub number: u32,
     pub process: ProcessKey,
-    /// The child that the fork made all the same; zero at exec.
-    pub child: ProcessKey,
     pub at_ns: u64,
 }
 
@@ -124,7 +122,7 @@ const _: () = assert!(size_of::<Executed>() == 704);
 const _: () = assert!(size_of::<Exited>() == 32);
 const _: () = assert!(size_of::<Alarm>() == 88);
 const _: () = assert!(size_of::<Exec>() == 576);
-const _: () = assert!(size_of::<Braked>() == 48);
+const _: () = assert!(size_of::<Braked>() == 32);
 
 #[cfg(feature = "user")]
 mod pod {

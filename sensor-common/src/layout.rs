@@ -33,10 +33,11 @@ pub enum Field {
     CssSetDefault,
     CgroupKernfs,
     KernfsId,
+    CloneFlags,
 }
 
 /// Number of fields.
-pub const FIELDS: usize = 26;
+pub const FIELDS: usize = 27;
 
 impl Field {
     /// All of them in order, with the names under which BTF has them. Where a kernel renamed one,
@@ -69,5 +70,6 @@ impl Field {
         (Self::CssSetDefault, "css_set", &["dfl_cgrp"]),
         (Self::CgroupKernfs, "cgroup", &["kn"]),
         (Self::KernfsId, "kernfs_node", &["id"]),
+        (Self::CloneFlags, "kernel_clone_args", &["flags"]),
     ];
 }

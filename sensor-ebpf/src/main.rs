@@ -13,8 +13,12 @@ mod recursion;
 mod storm;
 mod task;
 
-use aya_ebpf::{macros::btf_tracepoint, programs::BtfTracePointContext};
-use sensor_common::ProcessKey;
+use aya_ebpf::{
+    macros::{btf_tracepoint, fentry, lsm},
+    programs::{BtfTracePointContext, FEntryContext, LsmContext},
+};
+use brake::Fork;
+use sensor_common::{ProcessKey, layout::Field};
 use task::Task;
 
 /// Raw tracepoint arguments: (parent, child). Runs in the parent, before the child does.
@@ -61,6 +65,44 @@ pub fn sensor_exit(ctx: BtfTracePointContext) -> i32 {
         if lineage::exited(tgid) {
             lifecycle::exited(key, task.exit_code());
         }
+    }
+    0
+}
+
+/// The brake's best gear. LSM hook arguments: (child, clone flags). Runs in the parent, before any of
+/// its memory is copied. io_uring makes its workers here as well, and takes no pause: they are threads.
+#[lsm(hook = "task_alloc")]
+pub fn sensor_pause_task_alloc(ctx: LsmContext) -> i32 {
+    /// ERESTARTNOINTR of include/linux/errno.h: the call begins again once the signal is handled.
+    const RESTART: i32 = -513;
+    const EAGAIN: i32 = -11;
+    if ctx.arg::<u64>(1) & brake::CLONE_THREAD != 0 {
+        return 0;
+    }
+    match brake::before_fork() {
+        Fork::Free => 0,
+        Fork::Paused => RESTART,
+        Fork::Unheard => EAGAIN,
+    }
+}
+
+/// The second gear. Arguments: (struct kernel_clone_args *). With a signal pending the kernel does not
+/// begin a fork but restarts the call: <https://github.com/torvalds/linux/commit/c3ad2c3b02e9>.
+#[fentry(function = "kernel_clone")]
+pub fn sensor_pause_clone(ctx: FEntryContext) -> i32 {
+    let flags: u64 = task::read(ctx.arg::<u64>(0), Field::CloneFlags);
+    if flags & brake::CLONE_THREAD == 0 {
+        brake::before_fork();
+    }
+    0
+}
+
+/// The third gear, attached only while there are marks: it runs at every system call of the host.
+/// Raw tracepoint arguments: (struct pt_regs *, number).
+#[btf_tracepoint(function = "sys_enter")]
+pub fn sensor_pause_syscall(ctx: BtfTracePointContext) -> i32 {
+    if brake::begins_a_process(ctx.arg::<u64>(0), ctx.arg::<i64>(1)) {
+        brake::before_fork();
     }
     0
 }

@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf, Stack},
 };
 use sensor_common::{
-    brake::Mark,
+    brake::{Mark, TALLIES as NUMBERS, Tally},
     lineage::{ExecRecord, Image, Known, Node, Slot},
     loss::Reason,
     recursion::{Found, Nodes},
@@ -24,6 +24,10 @@ pub static NODES: Array<Node> = Array::with_max_entries(TABLE, BPF_F_MMAPABLE);
 /// Marks by slot, written by user space and copied to children here.
 #[map]
 pub static MARKS: Array<Mark> = Array::with_max_entries(TABLE, BPF_F_MMAPABLE);
+
+/// What the brake did, by `brake::tally_index`.
+#[map]
+pub static TALLIES: Array<Tally> = Array::with_max_entries(NUMBERS, BPF_F_MMAPABLE);
 
 /// Boot clock until which any mark may hold, ns: while it is past, nobody looks for marks.
 #[map]

@@ -31,8 +31,9 @@ pub fn read<T: Copy>(base: Address, field: Field) -> T {
     read_at(base.wrapping_add(offset(field)))
 }
 
+/// Reads what is at an address; zero when it is bad.
 #[inline(always)]
-fn read_at<T: Copy>(address: Address) -> T {
+pub fn read_at<T: Copy>(address: Address) -> T {
     let mut value = MaybeUninit::<T>::zeroed();
     // SAFETY: the destination is ours and of that size; the helper checks the source and zeroes the
     // destination when it cannot be read. All T here are integers, valid whatever the bits.

@@ -35,7 +35,11 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use self::error::CliError;
-use crate::{feed::serve::ServeArgs, kernel::selftest, respond::guardian::GuardianArgs};
+use crate::{
+    feed::serve::ServeArgs,
+    kernel::{brake, selftest},
+    respond::guardian::GuardianArgs,
+};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -112,6 +116,9 @@ enum Verb {
         /// Shows in its argv.
         token: String,
     },
+    /// What `run` starts to see whether its brake works.
+    #[command(hide = true, name = brake::CHILD)]
+    BrakeTestChild,
 }
 
 /// Reads the command line, does what it says, tells how it went.
@@ -154,6 +161,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Verb::Serve(args) => daemon::serve(args),
         Verb::Guardian(args) => daemon::guardian(&args),
         Verb::SelfTestChild { .. } => Ok(selftest::child()?),
+        Verb::BrakeTestChild => Ok(brake::child()?),
     }
 }
 

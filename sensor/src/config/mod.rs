@@ -18,6 +18,7 @@ use sensor_common::{recursion::Limits, storm};
 use serde::{Deserialize, Serialize};
 
 pub use self::error::ConfigError;
+use crate::kernel::Gear;
 
 /// Where the configuration is looked for when nothing else is said.
 pub const DEFAULT_FILE: &str = "/etc/sensor/sensor.toml";
@@ -65,6 +66,8 @@ pub struct Kernel {
     pub ring_bytes: u32,
     /// Runs the thread that reacts as `SCHED_FIFO`, with its memory locked.
     pub realtime: bool,
+    /// The best gear of the brake that is tried; the first that works is used.
+    pub brake: Gear,
 }
 
 /// Thresholds of the detectors.
@@ -270,7 +273,12 @@ impl Default for Config {
 
 impl Default for Kernel {
     fn default() -> Self {
-        Self { max_processes: 32_768, ring_bytes: MIB as u32, realtime: true }
+        Self {
+            max_processes: 32_768,
+            ring_bytes: MIB as u32,
+            realtime: true,
+            brake: Gear::TaskAlloc,
+        }
     }
 }
 

@@ -159,6 +159,14 @@ impl Containments {
         }
     }
 
+    /// Does something while nothing is contained, nor begins to be.
+    pub fn if_none(&self, act: impl FnOnce()) {
+        let state = self.state();
+        if state.held.is_empty() && state.busy.is_empty() {
+            act();
+        }
+    }
+
     /// Takes up a containment of an earlier run under a new mark.
     pub fn adopt(&self, mut containment: Containment) -> Containment {
         let mut state = self.state();

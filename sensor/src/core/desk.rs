@@ -15,6 +15,7 @@ use sensor_proto::internal::v1::Report;
 use tokio::sync::mpsc;
 
 use super::{
+    Reins,
     containments::{Containments, POLICY},
     investigations::{Investigations, Progress},
     reactor::{Notice, Times, observation},
@@ -59,6 +60,7 @@ pub struct Desk {
     pub host: Host,
     pub lineage: Arc<Lineage>,
     pub programs: Programs,
+    pub reins: Arc<Reins>,
     pub responder: Arc<Responder>,
     pub containments: Arc<Containments>,
     pub guardian: Arc<Guardian>,
@@ -121,7 +123,7 @@ impl Desk {
             }
             Notice::Exec(exec) => self.executed(&exec),
             Notice::Braked(braked) => {
-                tracing::debug!("the brake stopped process {}", braked.process.tgid);
+                tracing::debug!("the brake holds process {}", braked.process.tgid);
             }
         }
     }
@@ -287,6 +289,7 @@ impl Desk {
                 ended_ns: now,
                 processes: report.processes,
                 ok: true,
+                braked: None,
             },
         );
         self.change(id, |incident| {
@@ -470,5 +473,6 @@ fn refusal(why: String) -> proto::Action {
         ended_ns: now,
         processes: 0,
         ok: true,
+        braked: None,
     }
 }

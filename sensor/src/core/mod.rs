@@ -29,7 +29,7 @@ use std::{
     time::Duration,
 };
 
-use sensor_common::gate::Rule;
+use sensor_common::{brake::Tally, gate::Rule};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -51,7 +51,8 @@ use crate::{
     feed::link::{Link, LinkError, LinkOptions, Question},
     host::{Host, cpus},
     investigate,
-    kernel::{Kernel, Lineage, LoadError, LoadOptions, Programs, Reader},
+    kernel::{Brake, Detail, Gear, Kernel, Lineage, LoadError, LoadOptions, Programs, Reader},
+    lineage::{Forest, ProcessKey},
     proto::{self, record::Body},
     record::{Draft, Log, LogError, LogOptions, Opened},
     respond::{
@@ -84,18 +85,41 @@ pub enum CoreError {
     Threads(#[source] io::Error),
 }
 
-/// Marks through the kernel's own tables.
-impl Marks for Lineage {
-    fn forest(&self) -> crate::lineage::Forest {
-        Self::forest(self, crate::kernel::Detail::Links)
+/// The brake through the kernel's own tables.
+pub struct Reins {
+    pub lineage: Arc<Lineage>,
+    pub brake: Brake,
+}
+
+impl Marks for Reins {
+    fn forest(&self) -> Forest {
+        self.lineage.forest(Detail::Links)
     }
 
-    fn mark(&self, key: crate::lineage::ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
-        Self::mark(self, key, number, until_ns)
+    fn engage(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+        // The mark first: the signals hold from then on, and a pause a moment later.
+        let marked = self.lineage.mark_root(root, number, until_ns);
+        self.brake.engage(number).and(marked)
     }
 
-    fn unmark(&self, key: crate::lineage::ProcessKey) -> io::Result<()> {
-        Self::unmark(self, key)
+    fn mark(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+        self.lineage.mark(key, number, until_ns)
+    }
+
+    fn spare(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+        self.lineage.exempt(key, number, until_ns)
+    }
+
+    fn unmark(&self, key: ProcessKey) -> io::Result<()> {
+        self.lineage.unmark(key)
+    }
+
+    fn tally(&self, number: u32) -> Tally {
+        self.brake.tally(number)
+    }
+
+    fn disengage(&self) {
+        self.brake.disengage();
     }
 }
 
@@ -147,11 +171,17 @@ impl Daemon {
 
         let mut degradations = Vec::new();
         let kernel = Kernel::start(&load_options(config))?;
-        let Kernel { programs, lineage, ring, baseline_processes } = kernel;
+        let Kernel { programs, lineage, ring, brake, baseline_processes } = kernel;
         if let Some(why) = &programs.no_baseline {
             degradations.push(format!("no baseline: {why}"));
         }
+        if brake.gear() == Gear::Signals && config.kernel.brake < Gear::Signals {
+            let why: Vec<_> = brake.refused().iter().map(|(_, why)| why.as_str()).collect();
+            degradations.push(format!("forks cannot be paused: {}", why.join("; ")));
+        }
+        tracing::info!("brake: {}", brake.gear());
         let lineage = Arc::new(lineage);
+        let reins = Arc::new(Reins { lineage: Arc::clone(&lineage), brake });
 
         let predecessor = Predecessor::find(&config.runtime_dir)?;
         let (guardian, guardian_events) = start_guardian(&programs, &config.runtime_dir)?;
@@ -164,7 +194,7 @@ impl Daemon {
             per_minute: config.respond.max_containments_per_minute,
         };
         let (responder, refused) =
-            Responder::new(lineage.clone(), hierarchies.clone(), &responder_options);
+            Responder::new(reins.clone(), hierarchies.clone(), &responder_options);
         degradations.extend(refused);
         protect_ourselves(&responder, &lineage, &guardian);
 
@@ -218,6 +248,7 @@ impl Daemon {
             host,
             lineage,
             programs,
+            reins,
             responder,
             containments,
             guardian,
@@ -380,6 +411,7 @@ pub fn load_options(config: &Config) -> LoadOptions {
         limits: config.detect.limits(),
         storms: config.detect.storms(cpus()),
         lifecycle: false,
+        brake: config.kernel.brake,
     }
 }
 
@@ -435,12 +467,15 @@ fn start_guardian(
     Ok((guardian, received))
 }
 
+/// Number of the mark that exempts our own processes: no containment has it.
+const OURS: u32 = u32::MAX;
+
 /// Neither the brake nor an action of ours may ever hit us.
 fn protect_ourselves(responder: &Responder, lineage: &Lineage, guardian: &Guardian) {
     for (pid, what) in [(std::process::id(), "core"), (guardian.pid(), "guardian")] {
         responder.protection().add_own(pid, what);
         if let Some(node) = lineage.living(pid)
-            && let Err(error) = lineage.exempt(node.key)
+            && let Err(error) = lineage.exempt(node.key, OURS, u64::MAX)
         {
             tracing::warn!("the brake does not know that process {pid} is ours: {error}");
         }

@@ -284,6 +284,7 @@ impl Desk {
                 ended_ns: now,
                 processes: 0,
                 ok: true,
+                braked: None,
             }),
         ));
         let receipt = self.log.set_paused(request.paused);

@@ -9,12 +9,14 @@ use crate::{
     lineage::{Forest, ProcessKey},
     proto::{self, State, record::Body},
     record::Draft,
+    respond::Marks as _,
 };
 
 impl Desk {
     pub fn look_around(&mut self) {
         self.resolve_what_is_gone();
         self.record_losses();
+        self.containments.if_none(|| self.reins.disengage());
     }
 
     fn resolve_what_is_gone(&mut self) {

@@ -12,7 +12,7 @@ use rustix::{
 };
 use serde::Serialize;
 
-use super::{Kernel, LoadError, LoadOptions, btf::Btf, reader};
+use super::{Brake, Gear, Kernel, LoadError, LoadOptions, btf::Btf, reader};
 use crate::cgroup::Hierarchies;
 
 /// How well something works.
@@ -83,8 +83,6 @@ fn type_information() -> Capability {
 fn programs(options: &LoadOptions) -> Vec<Capability> {
     const TRACING: (&str, &str) = ("tracing programs", "seeing every fork, exec and exit");
     const BASELINE: (&str, &str) = ("task iterator", "knowing the processes from before the start");
-    const BRAKE: (&str, &str) =
-        ("signals from the kernel", "the brake: stopping a tree at fork and exec");
     const SELF_TEST: (&str, &str) = ("self-test", "trusting what is read from kernel structures");
     let missing = (
         Working::Missing,
@@ -103,7 +101,7 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
             };
             vec![
                 capability(TRACING.0, TRACING.1, missing, Ok(tables)),
-                capability(BRAKE.0, BRAKE.1, missing, Ok("accepted at fork and exec".into())),
+                brake(&kernel.brake),
                 capability(BASELINE.0, BASELINE.1, baseline, known),
                 capability(
                     SELF_TEST.0,
@@ -118,6 +116,26 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
         }
         Err(error) => vec![capability(TRACING.0, TRACING.1, missing, Err(error.to_string()))],
     }
+}
+
+/// The gear that passed its trial, and what is wrong with better ones.
+fn brake(brake: &Brake) -> Capability {
+    let better: Vec<String> =
+        brake.refused().iter().map(|(gear, why)| format!("not \"{gear}\": {why}")).collect();
+    let mut found = vec![brake.gear().to_string()];
+    found.extend(better);
+    let found = found.join("; ");
+    let pauses = brake.gear() != Gear::Signals;
+    capability(
+        "pausing forks",
+        "the brake: a tree stands before it has one process more",
+        (
+            Working::Degraded,
+            "boot with `bpf` in lsm=, or leave kernel.brake at its default; until then each process \
+             of a tree may have one child more before it stands",
+        ),
+        if pauses { Ok(found) } else { Err(found) },
+    )
 }
 
 fn realtime() -> Capability {

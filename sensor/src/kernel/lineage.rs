@@ -5,12 +5,15 @@ use std::{io, sync::Mutex};
 use aya::maps::{HashMap as BpfHashMap, MapData};
 use sensor_common::{
     ProcessKey,
-    brake::{EXEMPT, Mark},
+    brake::{EXEMPT, Mark, spares},
     lineage::{ADOPTED, DEAD, EXECUTED, ExecRecord, Known, Node as KernelNode, Slot},
 };
 
 use super::table::Table;
-use crate::lineage::{Exec, Forest, Node};
+use crate::{
+    clock,
+    lineage::{Exec, Forest, Node},
+};
 
 /// How much of each process a snapshot holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,10 +108,26 @@ impl Lineage {
             .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
     }
 
+    /// The same for one that is dead, and remembered because a descendant lives.
+    fn remembered(&self, key: ProcessKey) -> io::Result<Slot> {
+        let found = self.slot(key).ok().or_else(|| self.table.slot_of(key));
+        found.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))
+    }
+
     /// Puts the brake's mark on a living process; its children inherit it.
     pub fn mark(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
-        let slot = self.slot(key)?;
-        if self.table.mark_of(slot, key).is_some_and(|mark| mark.flags & EXEMPT != 0) {
+        self.mark_at(self.slot(key)?, key, number, until_ns)
+    }
+
+    /// The same for the root of a tree, which may be dead: it holds at once for all below, 32 levels
+    /// deep.
+    pub fn mark_root(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+        self.mark_at(self.remembered(key)?, key, number, until_ns)
+    }
+
+    fn mark_at(&self, slot: Slot, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+        let now = clock::boot_ns();
+        if self.table.mark_of(slot, key).is_some_and(|mark| spares(&mark, key.start_ns, now)) {
             return Err(io::Error::from(io::ErrorKind::PermissionDenied));
         }
         self.table.set_mark(slot, Mark { start_ns: key.start_ns, until_ns, number, flags: 0 });
@@ -117,17 +136,14 @@ impl Lineage {
 
     /// Takes the mark away.
     pub fn unmark(&self, key: ProcessKey) -> io::Result<()> {
-        self.table.clear_mark(self.slot(key)?, key);
+        self.table.clear_mark(self.remembered(key)?, key);
         Ok(())
     }
 
-    /// From now on the brake passes this process by; not its children.
-    pub fn exempt(&self, key: ProcessKey) -> io::Result<()> {
-        let slot = self.slot(key)?;
-        self.table.set_mark(
-            slot,
-            Mark { start_ns: key.start_ns, until_ns: 0, number: u32::MAX, flags: EXEMPT },
-        );
+    /// The brake passes this process by until then, and holds for nobody below it because of those above.
+    pub fn exempt(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+        let mark = Mark { start_ns: key.start_ns, until_ns, number, flags: EXEMPT };
+        self.table.set_exemption(self.slot(key)?, mark);
         Ok(())
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     error::Error as _,
-    io,
+    io, mem,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
@@ -20,9 +20,10 @@ use sensor_common::{
 };
 
 use super::{
+    brake::{Brake, Gear, Loaded},
     btf::{Btf, BtfError},
     lineage::Lineage,
-    table::{Table, fdinfo},
+    table::{Mapping, Table, fdinfo},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sensor-ebpf"));
@@ -38,6 +39,8 @@ pub struct LoadOptions {
     pub storms: storm::Limits,
     /// Every fork, exec and exit comes through the ring: for a recorder, never for a daemon.
     pub lifecycle: bool,
+    /// No better gear of the brake than this one is tried.
+    pub brake: Gear,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +65,8 @@ pub enum LoadError {
         "the self-test failed: {0}; this kernel lays its structures out in a way that the sensor misreads"
     )]
     SelfTest(String),
+    #[error("the brake could not be tried: {0}")]
+    BrakeTest(#[source] io::Error),
 }
 
 /// Tracepoints in the order in which they are attached: exit first, or processes that end between
@@ -87,6 +92,9 @@ pub struct Programs {
     early_exits: u64,
     /// Why there is no baseline, if so.
     pub no_baseline: Option<String>,
+    /// Gears of the brake that can be tried, best first, and those that cannot.
+    gears: Vec<Loaded>,
+    refused_gears: Vec<(Gear, String)>,
 }
 
 /// Loads and attaches everything; the baseline is still to be run.
@@ -102,6 +110,8 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         .override_global("LIMITS", &options.limits, true)
         .override_global("STORMS", &options.storms, true)
         .override_global("LIFECYCLE", &lifecycle, true)
+        .override_global("CALLS", &calls::NUMBERS, true)
+        .override_global("ARGUMENT", &calls::ARGUMENT, true)
         .map_max_entries("EVENTS", options.ring_bytes);
     for table in tables {
         loader.map_max_entries(table, options.max_processes);
@@ -127,7 +137,65 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     }
     let iterator: &mut Iter = program(&mut ebpf, BASELINE)?;
     let no_baseline = iterator.load("task", &btf).err().map(|error| reason(&error));
-    Ok((Programs { ebpf, links, losses, map_bytes, early_exits: 0, no_baseline }, lineage, ring))
+    let (gears, refused_gears) = load_gears(&mut ebpf, &btf, options.brake)?;
+    let programs = Programs {
+        ebpf,
+        links,
+        losses,
+        map_bytes,
+        early_exits: 0,
+        no_baseline,
+        gears,
+        refused_gears,
+    };
+    Ok((programs, lineage, ring))
+}
+
+/// Has the kernel verify what can pause a fork, from `best` on.
+fn load_gears(
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    best: Gear,
+) -> Result<(Vec<Loaded>, Vec<(Gear, String)>), LoadError> {
+    let (mut loaded, mut refused) = (Vec::new(), Vec::new());
+    for gear in Gear::PAUSES.into_iter().filter(|gear| *gear >= best) {
+        let Some((name, hook)) = gear.program() else { continue };
+        match load_gear(ebpf.program_mut(name).ok_or(LoadError::Absent(name))?, hook, btf) {
+            Ok(program) => loaded.push(Loaded { gear, program }),
+            Err(error) => refused.push((gear, reason(&error))),
+        }
+    }
+    Ok((loaded, refused))
+}
+
+fn load_gear(program: &mut Program, hook: &str, btf: &aya::Btf) -> Result<OwnedFd, ProgramError> {
+    match program {
+        Program::Lsm(program) => program.load(hook, btf)?,
+        Program::FEntry(program) => program.load(hook, btf)?,
+        Program::BtfTracePoint(program) => program.load(hook, btf)?,
+        _ => return Err(ProgramError::UnexpectedProgramType),
+    }
+    let fd = program.fd()?.as_fd().try_clone_to_owned();
+    fd.map_err(|error| ProgramError::IOError(error))
+}
+
+/// System calls that make processes, as the programs take them.
+mod calls {
+    use libc::c_long;
+
+    /// `clone`, `clone3`, `fork`, `vfork`: i64 on every architecture that has eBPF. arm64 has no `fork`.
+    #[cfg(target_arch = "x86_64")]
+    pub const NUMBERS: [c_long; 4] =
+        [libc::SYS_clone, libc::SYS_clone3, libc::SYS_fork, libc::SYS_vfork];
+    #[cfg(not(target_arch = "x86_64"))]
+    pub const NUMBERS: [c_long; 4] = [libc::SYS_clone, libc::SYS_clone3, -1, -1];
+
+    /// Where `struct pt_regs` has the first argument: rdi, or x0, which part of the ABI
+    /// (arch/x86/include/uapi/asm/ptrace.h, arch/arm64/include/uapi/asm/ptrace.h) fixes.
+    #[cfg(target_arch = "x86_64")]
+    pub const ARGUMENT: u64 = 112;
+    #[cfg(not(target_arch = "x86_64"))]
+    pub const ARGUMENT: u64 = 0;
 }
 
 impl Programs {
@@ -184,6 +252,18 @@ impl Programs {
         self.map_bytes
     }
 
+    /// Finds the brake that works here. Once, when everybody is known.
+    pub(super) fn choose_brake(&mut self, lineage: &Lineage) -> Result<Brake, LoadError> {
+        let Some(Map::Array(data)) = self.ebpf.map("TALLIES") else {
+            return Err(LoadError::Absent("TALLIES"));
+        };
+        let tallies = Mapping::new(data.fd().as_fd()).map_err(LoadError::Table)?;
+        let (gears, refused) = (mem::take(&mut self.gears), mem::take(&mut self.refused_gears));
+        let (brake, links) = Brake::choose(gears, refused, lineage, tallies)?;
+        self.links.extend(links);
+        Ok(brake)
+    }
+
     /// Descriptors that keep the programs attached while anybody holds them.
     pub fn links(&self) -> &[OwnedFd] {
         &self.links
@@ -195,12 +275,12 @@ impl Programs {
     }
 }
 
-/// Attaches a loaded `tp_btf` program and gives the link's descriptor away, which aya's own attach
+/// Attaches a loaded `tp_btf`, LSM or fentry program and gives the link's descriptor away, which aya's own attach
 /// keeps to itself: the guardian holds a copy, so that the programs outlive core.
-fn attach(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(super) fn attach(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: a union of integers and pointers: all zero is valid, and what the command asks for.
     let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
-    // The tracepoint's name stays null: the program's attach_btf_id says which it is.
+    // The name stays null: the program's attach_btf_id says where it belongs.
     attributes.raw_tracepoint.prog_fd = program.as_raw_fd().unsigned_abs();
     // SAFETY: the attributes are those of the command and of that size.
     let link = unsafe {

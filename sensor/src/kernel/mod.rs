@@ -2,6 +2,7 @@
 //! resolves offsets from BTF, reads the ring and the maps.
 
 mod baseline;
+pub mod brake;
 mod btf;
 mod doctor;
 mod lineage;
@@ -14,6 +15,7 @@ use aya::maps::{MapData, RingBuf};
 
 use self::table::Table;
 pub use self::{
+    brake::{Brake, Gear},
     doctor::{Capability, Working, doctor},
     lineage::{Detail, Lineage, split},
     load::{LoadError, LoadOptions, Programs, SKIPPED},
@@ -40,12 +42,13 @@ pub struct Kernel {
     pub programs: Programs,
     pub lineage: Lineage,
     pub ring: RingBuf<MapData>,
+    pub brake: Brake,
     /// Processes known after the baseline.
     pub baseline_processes: u32,
 }
 
 impl Kernel {
-    /// Loads, attaches, takes the baseline and runs the self-test.
+    /// Loads, attaches, takes the baseline, runs the self-test and tries the brake.
     pub fn start(options: &LoadOptions) -> Result<Self, LoadError> {
         let (mut programs, lineage, ring) = load::load(options)?;
         let baseline_processes = match programs.no_baseline {
@@ -54,6 +57,7 @@ impl Kernel {
         };
         programs.everybody_known();
         selftest::run(&lineage)?;
-        Ok(Self { programs, lineage, ring, baseline_processes })
+        let brake = programs.choose_brake(&lineage)?;
+        Ok(Self { programs, lineage, ring, brake, baseline_processes })
     }
 }

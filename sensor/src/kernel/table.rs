@@ -19,7 +19,7 @@ use sensor_common::{
 };
 
 /// An array map of `T`, shared with the kernel.
-struct Mapping<T> {
+pub(super) struct Mapping<T> {
     start: NonNull<T>,
     entries: u32,
 }
@@ -31,7 +31,7 @@ unsafe impl<T: Copy + Send> Send for Mapping<T> {}
 unsafe impl<T: Copy + Send> Sync for Mapping<T> {}
 
 impl<T: Copy> Mapping<T> {
-    fn new(map: BorrowedFd<'_>) -> io::Result<Self> {
+    pub fn new(map: BorrowedFd<'_>) -> io::Result<Self> {
         let entries = max_entries(map)?;
         let length = entries as usize * size_of::<T>();
         // SAFETY: a fresh mapping at an address of the kernel's choice.
@@ -55,13 +55,13 @@ impl<T: Copy> Mapping<T> {
         (slot < self.entries).then(|| unsafe { self.start.add(slot as usize) })
     }
 
-    fn get(&self, slot: Slot) -> Option<T> {
+    pub fn get(&self, slot: Slot) -> Option<T> {
         // SAFETY: in bounds and aligned: array maps lay elements out at multiples of 8 bytes, and T
         // is made of integers, valid whatever the kernel is just writing.
         self.place(slot).map(|place| unsafe { place.read_volatile() })
     }
 
-    fn set(&self, slot: Slot, value: T) {
+    pub fn set(&self, slot: Slot, value: T) {
         if let Some(place) = self.place(slot) {
             // SAFETY: as above.
             unsafe { place.write_volatile(value) };
@@ -132,6 +132,11 @@ impl Table {
         self.nodes.get(slot).filter(|node| node.references != 0)
     }
 
+    /// Where a process's node is, living or dead. Looks at all of them: 0.1 µs each.
+    pub fn slot_of(&self, key: ProcessKey) -> Option<Slot> {
+        self.nodes().find(|(_, node)| node.key == key).map(|(slot, _)| slot)
+    }
+
     /// The node in a slot, if it is this process's.
     pub fn node(&self, slot: Slot, key: ProcessKey) -> Option<Node> {
         self.nodes.get(slot).filter(|node| node.key == key && node.references != 0)
@@ -142,11 +147,21 @@ impl Table {
         self.marks.get(slot).filter(|mark| mark.start_ns == key.start_ns && mark.number != 0)
     }
 
-    /// Writes a mark. The start time goes last: until it is there the kernel ignores the rest.
+    /// Writes a mark that holds.
     pub fn set_mark(&self, slot: Slot, mark: Mark) {
+        self.write_mark(slot, mark);
+        self.look_until(mark.until_ns);
+    }
+
+    /// Writes a mark that exempts, for which nobody has to look.
+    pub fn set_exemption(&self, slot: Slot, mark: Mark) {
+        self.write_mark(slot, mark);
+    }
+
+    /// The start time goes last: until it is there the kernel ignores the rest.
+    fn write_mark(&self, slot: Slot, mark: Mark) {
         self.marks.set(slot, Mark { start_ns: 0, ..mark });
         self.marks.set(slot, mark);
-        self.look_until(mark.until_ns);
     }
 
     /// Takes a process's mark away.

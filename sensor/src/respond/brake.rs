@@ -1,5 +1,6 @@
-//! The brake: a mark on every process of a tree. The kernel side stops what forks or executes with
-//! it, and hands it on to children; a sweep catches what was born beside that.
+//! The brake: a mark on the root of a tree, which holds for all below it at once, and then on each of
+//! its processes, so that it holds however deep they are and whatever becomes of the root. The kernel
+//! side keeps from forking whoever has it, and hands it on to children.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -47,6 +48,21 @@ impl Sweep {
 }
 
 impl Responder {
+    /// Takes hold of the whole tree at once. What is known to be spared is exempt before that.
+    pub(super) fn engage(&self, sweep: &Sweep) {
+        for (key, view) in &sweep.views {
+            if !matches!(view, View::Open(_)) {
+                // An error: it is gone.
+                let _ = self.marks.spare(*key, sweep.mark, sweep.until_ns);
+            }
+        }
+        if matches!(sweep.views.get(&sweep.root), Some(View::Open(_)) | None)
+            && let Err(error) = self.marks.engage(sweep.root, sweep.mark, sweep.until_ns)
+        {
+            tracing::warn!("the brake takes hold process by process: {error}");
+        }
+    }
+
     /// Marks what is new in the tree since the last pass; how many that were.
     pub(super) fn mark_new(&self, sweep: &mut Sweep, forest: &Forest) -> u32 {
         let before = sweep.reached.len();
@@ -56,6 +72,7 @@ impl Responder {
             }
             if !matches!(self.view(key, &mut sweep.views), View::Open(_)) {
                 sweep.spared += 1;
+                let _ = self.marks.spare(key, sweep.mark, sweep.until_ns);
             // An error: it is gone meanwhile, and there is nothing to stop.
             } else if self.marks.mark(key, sweep.mark, sweep.until_ns).is_ok() {
                 sweep.reached.push(key);
@@ -93,19 +110,20 @@ impl Responder {
     }
 }
 
-/// Takes the mark off every process that carries it, those born meanwhile included; which they were.
+/// Takes the mark off every process that carries it, those born meanwhile included; which of the
+/// living they were. Dead ones, whose mark holds for their descendants, lose it as well.
 pub(super) fn unmark_all(marks: &dyn Marks, mark: u32) -> Vec<ProcessKey> {
     let mut carriers = Vec::new();
     // A child that is born during one round carries the mark in the next; it has none to give on
     // once its parent has lost it, so three rounds are plenty.
     for _ in 0..3 {
         let forest = marks.forest();
-        let found = forest.nodes().filter(|node| mark != 0 && node.alive && node.mark == mark);
-        let before = carriers.len();
-        carriers.extend(found.map(|node| node.key).filter(|key| marks.unmark(*key).is_ok()));
-        if carriers.len() == before {
+        let found = forest.nodes().filter(|node| mark != 0 && node.mark == mark);
+        let freed: Vec<_> = found.filter(|node| marks.unmark(node.key).is_ok()).collect();
+        if freed.is_empty() {
             break;
         }
+        carriers.extend(freed.into_iter().filter(|node| node.alive).map(|node| node.key));
     }
     carriers
 }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use rustix::process::Signal;
+use sensor_common::brake::{Deed, Tally};
 
 use super::{
     Contained, Doing, Held, Responder, Target,
@@ -98,6 +99,7 @@ impl Responder {
         });
 
         let braking = Doing::now(ActionKind::Brake, &target.by, &target.why);
+        self.engage(&sweep);
         let marked = self.mark_new(&mut sweep, &forest);
         let result = match narrowed {
             None => format!("{} may not fork", count(marked)),
@@ -172,7 +174,9 @@ impl Responder {
             started_ns: started.freezing_ns,
         };
         let freeze = freezing.done(problem.is_none(), standing, result);
-        Contained { held: Some(held), actions: vec![started.brake, freeze] }
+        let mut brake = started.brake;
+        brake.braked = Some(braked(&self.marks.tally(held.mark)));
+        Contained { held: Some(held), actions: vec![brake, freeze] }
     }
 
     /// Waits until the group stands, or gives it up where it is not the tree's own any more; what
@@ -244,6 +248,15 @@ impl Responder {
                     || self.hierarchies.path_of(key.tgid).is_ok_and(|path| self.in_scope(&path)))
         });
         found
+    }
+}
+
+fn braked(tally: &Tally) -> proto::Braked {
+    proto::Braked {
+        paused: tally.of(Deed::Paused),
+        passed: tally.of(Deed::Passed),
+        executed: tally.of(Deed::Executed),
+        refused: tally.of(Deed::Refused),
     }
 }
 

@@ -34,6 +34,7 @@ impl Responder {
                 return refusing.done(false, 0, format!("refused: {reason}"));
             }
         };
+        self.engage(&sweep);
         self.mark_new(&mut sweep, &forest);
         let mut how = "by signal".to_owned();
         if let Some(dir) = self.owned(&mut sweep)

@@ -23,6 +23,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use sensor_common::brake::Tally;
 use sensor_proto::internal::v1::Arm;
 
 use crate::{
@@ -43,11 +44,21 @@ use self::{
 pub trait Marks: Send + Sync {
     /// All processes that the kernel side knows (about 1 µs a process).
     fn forest(&self) -> Forest;
-    /// Marks one process; the kernel side stops it at its next fork or exec, and its children
-    /// inherit the mark. Ignored from `until_ns` on (boot clock). `NotFound`: it is gone.
+    /// Takes hold of a tree by its root, which may be dead: from now on the kernel side pauses or stops
+    /// whoever forks below it, 32 levels deep, and counts that by `number`, from zero. Ignored from
+    /// `until_ns` on (boot clock). An error: the processes have to be marked one by one.
+    fn engage(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()>;
+    /// Marks one process; the kernel side pauses or stops it at its next fork or exec, and its
+    /// children inherit the mark. Ignored from `until_ns` on (boot clock). `NotFound`: it is gone.
     fn mark(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()>;
+    /// The mark of an ancestor does not hold for this process, nor for those below it.
+    fn spare(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()>;
     /// Takes its mark away. `NotFound`: it is gone.
     fn unmark(&self, key: ProcessKey) -> io::Result<()>;
+    /// What was done under a number since it was engaged.
+    fn tally(&self, number: u32) -> Tally;
+    /// Nothing is marked any more.
+    fn disengage(&self);
 }
 
 /// Where and how often the response may act.
@@ -290,6 +301,7 @@ impl<'a> Doing<'a> {
             ended_ns: clock::boot_ns(),
             processes,
             ok,
+            braked: None,
         }
     }
 }

@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sensor_common::brake::Tally;
+
 use super::{
     Marks, Options, Target,
     process::{Handle, Stat},
@@ -195,7 +197,22 @@ impl Marks for ProcMarks {
         Ok(())
     }
 
+    fn engage(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+        self.mark(root, number, until_ns)
+    }
+
+    // Nobody inherits from an ancestor here but at birth.
+    fn spare(&self, _key: ProcessKey, _number: u32, _until_ns: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     fn unmark(&self, key: ProcessKey) -> io::Result<()> {
         self.mark(key, 0, 0)
     }
+
+    fn tally(&self, _number: u32) -> Tally {
+        Tally::default()
+    }
+
+    fn disengage(&self) {}
 }

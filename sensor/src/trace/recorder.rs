@@ -25,7 +25,7 @@ use crate::{
     clock,
     evidence::redact::Redactor,
     host::{Host, cpus},
-    kernel::{Event, Kernel, LoadError, LoadOptions, Reader, split},
+    kernel::{Event, Gear, Kernel, LoadError, LoadOptions, Reader, split},
     proto::{
         GateVerdict, Lost, StormVerdict, TraceEnd, TraceExec, TraceExit, TraceFile, TraceFork,
         TraceGroup, TraceProcess, TraceSignatures, TraceStart, trace_entry::Entry,
@@ -83,7 +83,7 @@ pub fn record(
     let hierarchies = Hierarchies::discover()?;
     let writer = Writer::create(file)?;
     let start = start(options, argv);
-    let kernel = Kernel::start(&LoadOptions { lifecycle: true, ..*options })?;
+    let kernel = Kernel::start(&LoadOptions { lifecycle: true, brake: Gear::Signals, ..*options })?;
     let started = Instant::now();
     let mut recording = Recording {
         writer,
