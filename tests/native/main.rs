@@ -16,6 +16,7 @@ mod judge;
 #[cfg(test)]
 mod left_alone;
 #[cfg(test)]
+mod pause;
 mod recursion;
 #[cfg(test)]
 mod storm;

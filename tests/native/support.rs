@@ -85,3 +85,39 @@ pub fn evidence(sensor: &Sensor, incident: &Value) -> Vec<Value> {
 pub fn comes(what: &str, limit: Duration, so: impl FnMut() -> bool) {
     assert!(until(limit, so), "not within {limit:?}: {what}");
 }
+
+/// The brake's gears, best first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Gear {
+    TaskAlloc,
+    KernelClone,
+    SysEnter,
+    Signals,
+}
+
+impl Gear {
+    pub const ALL: [Self; 4] = [Self::TaskAlloc, Self::KernelClone, Self::SysEnter, Self::Signals];
+    pub const PAUSES: [Self; 3] = [Self::TaskAlloc, Self::KernelClone, Self::SysEnter];
+
+    /// A daemon that tries no better gear.
+    pub fn start(self, cage: &Cage) -> anyhow::Result<Sensor> {
+        Sensor::start(cage, &format!("[kernel]\nbrake = \"{}\"\n", self.words().0))
+    }
+
+    /// In the configuration, and in the status.
+    const fn words(self) -> (&'static str, &'static str) {
+        match self {
+            Self::TaskAlloc => ("task_alloc", "forks are paused in lsm/task_alloc"),
+            Self::KernelClone => ("kernel_clone", "forks are paused in fentry/kernel_clone"),
+            Self::SysEnter => ("sys_enter", "forks are paused at the system call"),
+            Self::Signals => ("signals", "signals after each fork and exec"),
+        }
+    }
+}
+
+/// The gear that a daemon found to work.
+pub fn gear_of(sensor: &Sensor) -> Gear {
+    let parts = sensor.status().unwrap()["parts"].clone();
+    let brake = parts.as_array().unwrap().iter().find(|one| one["part"] == "brake").unwrap();
+    Gear::ALL.into_iter().find(|gear| brake["detail"] == gear.words().1).unwrap()
+}

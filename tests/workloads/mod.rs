@@ -3,6 +3,7 @@
 //! labelled ones by their definitions, those that tests need with parameters by builders.
 
 pub mod crowd;
+pub mod forking;
 mod labelled;
 pub mod script;
 pub mod storm;

@@ -97,9 +97,8 @@ impl Marks for Reins {
     }
 
     fn engage(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
-        // The mark first: the signals hold from then on, and a pause a moment later.
-        let marked = self.lineage.mark_root(root, number, until_ns);
-        self.brake.engage(number).and(marked)
+        let engaged = self.brake.engage(number);
+        self.lineage.mark_root(root, number, until_ns).and(engaged)
     }
 
     fn mark(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {

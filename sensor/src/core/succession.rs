@@ -7,7 +7,7 @@ use crate::{
     incident::Incidents,
     proto::{InvestigationState, State},
     record::Opened,
-    respond::{Held, guardian::Predecessor},
+    respond::{Held, Marks as _, guardian::Predecessor},
 };
 
 /// What is taken over.
@@ -57,6 +57,8 @@ impl Desk {
             release_ns,
         });
         let held = &containment.held;
+        // The root may be gone; those that live are marked one by one.
+        let _ = self.reins.engage(held.root, held.mark, release_ns);
         for key in &held.processes {
             // Gone meanwhile: there is nothing to brake.
             let _ = self.lineage.mark(*key, held.mark, release_ns);

@@ -16,7 +16,10 @@ impl Desk {
     pub fn look_around(&mut self) {
         self.resolve_what_is_gone();
         self.record_losses();
-        self.containments.if_none(|| self.reins.disengage());
+        // What a person has ordered is in the book of containments only when it is done.
+        if self.acting.is_empty() {
+            self.containments.if_none(|| self.reins.disengage());
+        }
     }
 
     fn resolve_what_is_gone(&mut self) {
@@ -102,6 +105,7 @@ impl Desk {
         let paused = self.paused.load(Ordering::Relaxed);
         vec![
             part("kernel", true, kernel),
+            part("brake", true, self.reins.brake.gear().to_string()),
             part("record", log.ok, log.detail),
             self.feed.borrow().clone(),
             part(

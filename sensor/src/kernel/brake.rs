@@ -134,8 +134,8 @@ impl Brake {
         &self.refused
     }
 
-    /// Marks with this number are about to be made: counts from zero, and takes hold. An error leaves
-    /// the signals.
+    /// Marks with this number are about to be made: counts from zero, and takes hold, which is 0.2 ms
+    /// where it has to be attached first. An error leaves the signals.
     pub fn engage(&self, number: u32) -> io::Result<()> {
         self.tallies.set(tally_index(number), Tally::default());
         let Some((program, link)) = &self.switch else { return Ok(()) };

@@ -211,29 +211,32 @@ impl Responder {
     pub fn thaw(&self, held: &Held, by: &str, why: &str) -> proto::Action {
         let doing = Doing::now(ActionKind::Thaw, by, why);
         let problem = held.cgroup.as_deref().and_then(thaw_group);
-        let woken = signal_all(self.living(held), Signal::CONT);
+        let woken = wake(self.living(held));
         let result = match &problem {
             None => format!("{} run again; the brake is still on", count(woken)),
             Some(problem) => format!("{} run again; {problem}", count(woken)),
         };
-        doing.done(problem.is_none(), woken, result)
+        let braked = Some(braked(&self.marks.tally(held.mark)));
+        proto::Action { braked, ..doing.done(problem.is_none(), woken, result) }
     }
 
     /// Takes the brake off and lets everything run again.
     pub fn release(&self, held: &Held, by: &str, why: &str) -> proto::Action {
         let doing = Doing::now(ActionKind::Release, by, why);
-        // Asked before the marks that tell are gone; a set, since most are found by both.
-        let mut stopped: HashSet<ProcessKey> = self.living(held).into_iter().collect();
+        // Asked before the marks that tell are gone.
+        let mut stopped = self.living(held);
+        let known: HashSet<ProcessKey> = stopped.iter().copied().collect();
         let carriers = unmark_all(self.marks.as_ref(), held.mark);
         let freed = carriers.len() as u32;
-        stopped.extend(carriers);
+        stopped.extend(carriers.into_iter().filter(|key| !known.contains(key)));
+        let braked = Some(braked(&self.marks.tally(held.mark)));
         let problem = held.cgroup.as_deref().and_then(thaw_group);
-        let woken = signal_all(stopped, Signal::CONT);
+        let woken = wake(stopped);
         let mut result = format!("{} may fork again, {woken} run", count(freed));
         if let Some(problem) = &problem {
             result = format!("{result}; {problem}");
         }
-        doing.done(problem.is_none(), woken, result)
+        proto::Action { braked, ..doing.done(problem.is_none(), woken, result) }
     }
 
     /// What lives of a containment now and may be touched, parents before children.
@@ -249,6 +252,12 @@ impl Responder {
         });
         found
     }
+}
+
+/// Lets processes run, listed parents before children, the other way around: a shell that runs while
+/// its job still stands takes that for Ctrl-Z, and takes its terminal back.
+pub(super) fn wake(processes: Vec<ProcessKey>) -> u32 {
+    signal_all(processes.into_iter().rev(), Signal::CONT)
 }
 
 fn braked(tally: &Tally) -> proto::Braked {

@@ -12,7 +12,6 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    process::Signal,
     time::{
         Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
         timerfd_settime,
@@ -29,7 +28,10 @@ use crate::{
     clock,
     lineage::ProcessKey,
     proto,
-    respond::{freeze::thaw_group, keys, process::signal_all},
+    respond::{
+        freeze::{thaw_group, wake},
+        keys,
+    },
 };
 
 /// Arguments of the hidden subcommand `sensor guardian`. Only core starts it.
@@ -222,7 +224,7 @@ impl<F: Fn(u32) -> Vec<ProcessKey>> Post<F> {
         let mut processes = keys(&arm.processes);
         let carriers = (self.marked)(arm.mark);
         processes.extend(carriers.into_iter().filter(|key| !arm_lists(arm, *key)));
-        let processes = signal_all(processes, Signal::CONT);
+        let processes = wake(processes);
         tracing::info!(incident = arm.incident, processes, released, "thawed by the guardian");
         if let Some((stream, _)) = &self.link {
             let report = Report { incident: arm.incident.clone(), processes, released };

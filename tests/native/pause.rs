@@ -1,0 +1,317 @@
+//! The brake's gears: a fork that is paused is made later, and nobody can tell from what the program
+//! does; and what a tree can still do once it is marked, counted.
+
+use std::{
+    env,
+    process::{Command, ExitStatus},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Result;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::Value;
+use tests::{
+    Cage, Limits, Sensor, Workload, needs, process, skip, test_name,
+    workloads::{
+        forking::{self, Forking},
+        storm,
+    },
+};
+
+use crate::support::{CATCH, Gear, gear_of, id, killed, stands_still};
+
+/// How long each pause is, seconds; more than this is for a patient person.
+const PAUSE_S: &str = "SENSOR_PAUSE_S";
+/// Pauses of each program.
+const PAUSES: u32 = 3;
+/// How long a program runs before each of them: long enough to be in its loop, also emulated.
+const RUNS: Duration = Duration::from_millis(400);
+/// A program that takes longer than this by itself is still there for the third pause: it runs on
+/// while a person's order is under way, which takes 1 s in an emulated machine.
+fn long_enough() -> Duration {
+    let emulated = env::var_os("SENSOR_VM").is_some();
+    Duration::from_millis(if emulated { 12_000 } else { 2500 })
+}
+
+/// A whole run, pauses included, emulated.
+const RUN_LIMIT: Duration = Duration::from_mins(4);
+
+/// What a program printed.
+fn printed(forking: &Forking) -> Vec<String> {
+    let output = forking.work.output();
+    let mut lines: Vec<String> = output
+        .lines()
+        // The test harness tells the time, and a shell that a job of its stands.
+        .filter(|line| !line.starts_with("test result:") && !line.contains("  Stopped  "))
+        .filter(|line| !line.is_empty())
+        .map(str::to_owned)
+        .collect();
+    if !forking.ordered {
+        lines.sort_unstable();
+    }
+    lines
+}
+
+fn action<'a>(incident: &'a Value, kind: &str) -> &'a Value {
+    let actions = incident["actions"].as_array().unwrap();
+    actions.iter().rev().find(|one| one["kind"] == kind).unwrap()
+}
+
+/// Runs it alone, then with pauses in the middle of its forks, in the best gear of this kernel: the
+/// same.
+fn transparent(make: impl Fn(u32) -> Result<Forking>) {
+    let Some(gear) = best_that_pauses() else { return };
+    let (steps, alone) = alone(&make);
+    goes_on(gear, steps, &alone, make);
+}
+
+fn goes_on(gear: Gear, steps: u32, alone: &[String], make: impl Fn(u32) -> Result<Forking>) {
+    let forking = make(steps).unwrap();
+    let ended = paused(&forking.work, gear, None, PAUSES);
+    assert!(ended.success(), "{gear:?}: {ended}: {}", forking.work.last_words());
+    assert_eq!(printed(&forking), alone, "{gear:?}");
+}
+
+/// None, and the test skips, where nothing pauses forks.
+fn best_that_pauses() -> Option<Gear> {
+    let cage = Cage::new(Limits::default()).unwrap();
+    let best = gear_of(&Sensor::start(&cage, "").unwrap());
+    if best == Gear::Signals {
+        skip::note(test_name!(), "nothing pauses forks on this kernel");
+        return None;
+    }
+    Some(best)
+}
+
+/// What it prints by itself, with as many steps as take long enough.
+fn alone(make: impl Fn(u32) -> Result<Forking>) -> (u32, Vec<String>) {
+    let mut steps = 100;
+    loop {
+        let forking = make(steps).unwrap();
+        let cage = Cage::new(Limits::default()).unwrap();
+        let began = Instant::now();
+        let ended = forking.work.start(&cage).unwrap().wait(RUN_LIMIT).unwrap();
+        assert!(ended.success(), "alone: {ended}: {}", forking.work.last_words());
+        if began.elapsed() > long_enough() {
+            return (steps, printed(&forking));
+        }
+        steps *= 2;
+    }
+}
+
+/// Some times: frozen, woken under the brake so that each process runs into its next fork, held
+/// there, let go. `culprit`: the arguments of what is paused, where that is not all of it.
+fn paused(work: &Workload, gear: Gear, culprit: Option<&[String]>, times: u32) -> ExitStatus {
+    let hold = env::var(PAUSE_S).ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = gear.start(&cage).unwrap();
+    // With a neighbour the tree does not have its cgroup to itself, and is stopped by signals.
+    let mut neighbour = cage.command("sleep").unwrap().arg("600").spawn().unwrap();
+    let mut running = work.start(&cage).unwrap();
+    for _ in 0..times {
+        thread::sleep(RUNS);
+        let is_culprit = |pid: &u32| culprit.is_some_and(|argv| process::argv(*pid) == argv);
+        let pid = cage.pids().into_iter().find(is_culprit).unwrap_or(running.pid()).to_string();
+        assert!(running.ended().unwrap().is_none(), "too short: {}", work.last_words());
+        let incident =
+            sensor.json(&["trigger", "--pid", &pid, "--why", "a test asks", "--json"]).unwrap();
+        sensor.output(&["freeze", id(&incident), "--yes"]).unwrap();
+        for _ in 0..20 {
+            wake_all(&cage, neighbour.id());
+            thread::sleep(Duration::from_millis(5));
+        }
+        thread::sleep(Duration::from_secs(hold));
+        sensor.output(&["thaw", id(&incident)]).unwrap();
+        let shown = sensor.show(id(&incident)).unwrap();
+        let braked = &action(&shown, "release")["braked"];
+        assert!(braked["paused"].as_u64().unwrap() > 0, "{gear:?} paused nothing: {shown:#}");
+        assert_eq!(braked["refused"], 0, "{gear:?}: {shown:#}");
+        few_passed(braked, &action(&shown, "brake")["processes"], &shown);
+        sensor.output(&["resolve", id(&incident)]).unwrap();
+    }
+    let ended = running.wait(RUN_LIMIT).unwrap();
+    assert_eq!(cage.refused_forks().unwrap(), 0);
+    neighbour.kill().unwrap();
+    neighbour.wait().unwrap();
+    ended
+}
+
+/// A fork that is under way when the mark is set comes to its end. That is one for each CPU where the
+/// kernel does not interrupt a fork for other work, and one for each process at most where it does.
+fn few_passed(braked: &Value, processes: &Value, incident: &Value) {
+    let passed = braked["passed"].as_u64().unwrap();
+    let most = processes.as_u64().unwrap();
+    assert!(passed <= most, "{passed} forks of {most} processes came past the brake: {incident:#}");
+}
+
+fn wake_all(cage: &Cage, but: u32) {
+    for pid in cage.pids().into_iter().filter(|pid| *pid != but) {
+        // Gone meanwhile, or one of the cage itself.
+        let _ = kill(Pid::from_raw(pid as i32), Signal::SIGCONT);
+    }
+}
+
+#[test]
+fn bash_goes_on() {
+    needs!("bash");
+    transparent(|steps| forking::shell(&["bash"], steps));
+}
+
+#[test]
+fn dash_goes_on() {
+    needs!("dash");
+    transparent(|steps| forking::shell(&["dash"], steps));
+}
+
+#[test]
+fn ash_goes_on() {
+    needs!("busybox");
+    transparent(|steps| forking::shell(&["busybox", "ash"], steps));
+}
+
+#[test]
+fn make_goes_on() {
+    needs!("make");
+    transparent(|steps| forking::make(steps));
+}
+
+#[test]
+fn python_subprocesses_go_on() {
+    needs!("python3");
+    transparent(|steps| forking::python_subprocess(steps));
+}
+
+#[test]
+fn python_workers_go_on() {
+    needs!("python3");
+    transparent(|steps| forking::python_multiprocessing(steps));
+}
+
+#[test]
+fn node_goes_on() {
+    needs!("node");
+    transparent(|steps| forking::node(steps));
+}
+
+#[test]
+fn go_goes_on() {
+    needs!("go");
+    transparent(|steps| forking::go(steps));
+}
+
+const STEPS: &str = "SENSOR_TEST_STEPS";
+
+#[test]
+fn rust_threads_go_on() {
+    needs!();
+    transparent(|steps| forking::rust("pause::threads_that_fork", STEPS, steps));
+}
+
+/// What [`rust_threads_go_on`] runs.
+#[test]
+fn threads_that_fork() {
+    let Some(steps) = env::var(STEPS).ok().and_then(|text| text.parse::<u32>().ok()) else {
+        skip::note(test_name!(), "no test but a process that other tests start");
+        return;
+    };
+    thread::scope(|scope| {
+        for number in 0..4 {
+            scope.spawn(move || {
+                for step in 0..steps {
+                    let said = Command::new("echo").arg(format!("{number} {step}")).output();
+                    println!("{}", String::from_utf8_lossy(&said.unwrap().stdout).trim());
+                }
+            });
+        }
+    });
+}
+
+#[test]
+fn a_containers_first_process_goes_on() {
+    needs!("unshare");
+    transparent(|steps| forking::container(steps));
+}
+
+#[test]
+fn a_traced_shell_goes_on() {
+    needs!("strace");
+    transparent(|steps| forking::traced(steps));
+}
+
+#[test]
+fn a_job_on_a_terminal_goes_on() {
+    needs!("script", "bash");
+    let Some(gear) = best_that_pauses() else { return };
+    let (steps, alone) = alone(|steps| Ok(forking::job(steps)?.0));
+    let (forking, job) = forking::job(steps).unwrap();
+    let ended = paused(&forking.work, gear, Some(&job), PAUSES);
+    assert!(ended.success(), "{gear:?}: {ended}");
+    assert_eq!(printed(&forking), alone, "{gear:?}");
+}
+
+/// A timer of the program's own goes on: it may run out in a pause, and then it does.
+#[test]
+fn a_timeout_fires_after_the_pause() {
+    needs!("timeout");
+    let Some(gear) = best_that_pauses() else { return };
+    let forking = forking::timeout(5).unwrap();
+    let status = paused(&forking.work, gear, None, 1);
+    assert_eq!(status.code(), Some(124), "{gear:?}: {}", forking.work.last_words());
+    assert_eq!(printed(&forking), Vec::<String>::new(), "{gear:?}");
+}
+
+/// On each kernel, in each gear that works there.
+#[test]
+fn kernels_a_shell_goes_on_in_each_gear() {
+    needs!("dash");
+    let (steps, alone) = alone(|steps| forking::shell(&["dash"], steps));
+    for gear in Gear::PAUSES {
+        let cage = Cage::new(Limits::default()).unwrap();
+        if gear_of(&gear.start(&cage).unwrap()) == gear {
+            goes_on(gear, steps, &alone, |steps| forking::shell(&["dash"], steps));
+        }
+    }
+}
+
+/// Bombs of several shapes, in each gear: each is contained before its cap, and how many forks come
+/// past a brake that is on is counted.
+#[test]
+fn kernels_a_bomb_meets_the_brake_in_each_gear() {
+    needs!("bash", "setsid");
+    let shapes: [(&str, fn() -> Result<Workload>); 4] = [
+        ("function bomb", storm::function_bomb),
+        ("star", storm::star),
+        ("distinct star", storm::distinct_star),
+        ("orphans", storm::orphans),
+    ];
+    for gear in Gear::ALL {
+        for (shape, make) in shapes {
+            let cage = Cage::new(Limits::default()).unwrap();
+            let sensor = gear.start(&cage).unwrap();
+            if gear_of(&sensor) != gear {
+                continue;
+            }
+            let work = make().unwrap();
+            let _running = work.start(&cage).unwrap();
+            let incident = sensor
+                .wait_for(CATCH, |one| one["kind"] == "fork_storm" && one["state"] == "contained")
+                .unwrap();
+            stands_still(&cage);
+            let braked = &action(&incident, "brake")["braked"];
+            println!(
+                "{gear:?}, {shape}: {} processes stand, {} forks were refused by the cap; {braked}",
+                cage.count(),
+                cage.refused_forks().unwrap(),
+            );
+            if gear != Gear::Signals {
+                few_passed(braked, &action(&incident, "brake")["processes"], &incident);
+                assert_eq!(cage.refused_forks().unwrap(), 0, "{gear:?}, {shape}");
+            }
+            killed(&sensor, &cage, &incident);
+        }
+    }
+}
