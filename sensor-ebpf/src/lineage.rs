@@ -11,7 +11,10 @@ use core::{
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_NOEXIST},
-    helpers::generated::{bpf_get_current_cgroup_id, bpf_get_current_pid_tgid},
+    helpers::generated::{
+        bpf_get_current_cgroup_id, bpf_get_current_pid_tgid, bpf_get_current_task,
+        bpf_ktime_get_boot_ns,
+    },
 };
 use sensor_common::{
     ProcessKey,
@@ -156,9 +159,10 @@ pub const NO_IMAGE: Image = Image {
 };
 
 /// The node of a process that exists, made if its birth was not seen. 0 for kernel threads, whose
-/// children have no lineage worth following, and when the table is full.
+/// children have no lineage worth following, and when the table is full. Its parent is not asked for:
+/// the baseline links those that were there before us.
 #[inline(never)]
-pub fn ensure(task: u64) -> Slot {
+fn ensure(task: u64) -> Slot {
     let task = Task(task);
     if let Some(slot) = slot_of(task.tgid()) {
         return slot;
@@ -168,6 +172,28 @@ pub fn ensure(task: u64) -> Slot {
     }
     create(task.key(), 0, task.cgroup(), ADOPTED).unwrap_or(0)
 }
+
+/// The same for `current`, which forks or executes something, with its parent: its birth may have been lost a moment
+/// ago. The kernel does not run a program on a CPU on which another task stands in the middle of it,
+/// which happens where it may be interrupted there (since 7.0).
+///
+/// Exported, which makes it a global function to the verifier: verified once, by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sensor_recover() -> Slot {
+    // SAFETY: has no preconditions.
+    let task = unsafe { bpf_get_current_task() };
+    let slot = ensure(task);
+    if let Some(entered) = node(slot) {
+        // SAFETY: a value of the array, and a helper without preconditions.
+        let age_ns = unsafe { bpf_ktime_get_boot_ns().wrapping_sub((*entered).key.start_ns) };
+        link(Task(task), slot, entered, age_ns < RECENT_NS);
+    }
+    slot
+}
+
+/// Who is no older was born while everybody was known.
+const RECENT_NS: u64 = 1_000_000_000;
 
 /// tgid of `current`, without reading its task.
 #[inline(always)]
@@ -185,10 +211,10 @@ fn chain_of(slot: Slot) -> u32 {
 
 /// `current` made a process. Answers (slot of the parent, slot of the child), 0 for none.
 #[inline(always)]
-pub fn forked(parent: Task, child: ProcessKey) -> (Slot, Slot) {
+pub fn forked(child: ProcessKey) -> (Slot, Slot) {
     let parent_slot = match slot_of(current_tgid()) {
         Some(slot) => slot,
-        None => ensure(parent.0),
+        None => sensor_recover(),
     };
     // SAFETY: has no preconditions. Right for the child as well, unless clone3 put it elsewhere.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
@@ -324,29 +350,46 @@ pub fn baseline(task: Task) {
             }
         }
     }
-    link(task, slot, entered);
+    link(task, slot, entered, false);
 }
 
-/// Puts an adopted node below its parent's, and its tree into the counters above.
+/// Puts an adopted node below its parent's, and its tree into the counters above. `fresh`: it was born
+/// just now, and that counts as growth.
 #[inline(always)]
-fn link(task: Task, slot: Slot, entered: *mut Node) {
+fn link(task: Task, slot: Slot, entered: *mut Node, fresh: bool) {
     // SAFETY: a value of the array.
-    if unsafe { (*entered).parent_slot != 0 || (*entered).flags & ADOPTED == 0 } {
-        return;
-    }
+    let start_ns = unsafe {
+        if (*entered).parent_slot != 0 || (*entered).flags & ADOPTED == 0 {
+            return;
+        }
+        (*entered).key.start_ns
+    };
     let parent = task.real_parent();
     let Some(parent_slot) = slot_of(parent.tgid()) else { return };
     if parent_slot == slot {
         return;
     }
     let Some(above) = node(parent_slot) else { return };
-    // SAFETY: values of the array; only the baseline links, and it runs once at a time.
-    let (forks, exits) = unsafe {
+    // The baseline and a recovery may come to it at once. Who frees it claims the start itself.
+    if CLAIMS.insert(!start_ns, slot, u64::from(BPF_NOEXIST)).is_err() {
+        return;
+    }
+    // SAFETY: values of the array; whoever has the claim links.
+    let (forks, exits, chain) = unsafe {
         add(&raw mut (*above).references, 1);
         (*entered).parent = (*above).key;
         (*entered).parent_slot = parent_slot;
-        ((*entered).forks, (*entered).exits)
+        let chain = (*above).image.fork_chain.wrapping_add(1);
+        if fresh && (*entered).flags & EXECUTED == 0 {
+            (*entered).image.fork_chain = chain;
+        }
+        ((*entered).forks, (*entered).exits, chain)
     };
-    // Its own birth counts as a fork of its ancestors.
-    count_tree(parent_slot, forks.wrapping_add(1), exits);
+    if fresh {
+        let child = ProcessKey::new(task.tgid(), start_ns);
+        count_birth(parent_slot, child, u32::from(chain));
+    } else {
+        // Its own birth counts as a fork of its ancestors.
+        count_tree(parent_slot, forks.wrapping_add(1), exits);
+    }
 }

@@ -24,10 +24,10 @@ use task::Task;
 /// Raw tracepoint arguments: (parent, child). Runs in the parent, before the child does.
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn sensor_fork(ctx: BtfTracePointContext) -> i32 {
-    let (parent, child) = (Task(ctx.arg::<u64>(0)), Task(ctx.arg::<u64>(1)));
+    let child = Task(ctx.arg::<u64>(1));
     let (pid, tgid) = child.pid_tgid();
     if pid == tgid {
-        let (slot, child) = lineage::forked(parent, ProcessKey::new(tgid, child.start_ns()));
+        let (slot, child) = lineage::forked(ProcessKey::new(tgid, child.start_ns()));
         brake::check(slot, child);
     }
     0
@@ -39,7 +39,7 @@ pub fn sensor_exec(ctx: BtfTracePointContext) -> i32 {
     let task = Task(ctx.arg::<u64>(0));
     let slot = match maps::slot_of(lineage::current_tgid()) {
         Some(slot) => slot,
-        None => lineage::ensure(task.0),
+        None => lineage::sensor_recover(),
     };
     if slot != 0 {
         recursion::executed(task, slot);

@@ -365,12 +365,19 @@ where
     program.try_into().map_err(|error| LoadError::Refused { name, reason: reason(&error) })
 }
 
+/// Lines with which the verifier ends every log, whatever it thinks of the program.
+const STATISTICS: [&str; 4] = ["verification time", "stack depth", "insns processed", "processed"];
+
 /// The part of a load error that a person can use: the verifier's last words, not its whole log.
 fn reason(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();
-            let last = log.lines().rev().filter(|line| !line.trim().is_empty()).take(3);
+            let says = |line: &&str| {
+                let line = line.trim();
+                !line.is_empty() && !STATISTICS.iter().any(|start| line.starts_with(start))
+            };
+            let last = log.lines().rev().filter(says).take(3);
             let last: Vec<&str> = last.collect();
             let last: Vec<&str> = last.into_iter().rev().collect();
             if last.is_empty() {
