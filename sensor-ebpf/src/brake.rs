@@ -24,7 +24,7 @@ use sensor_common::{
 };
 
 use crate::{
-    lineage::current_tgid,
+    lineage::{current_tgid, sensor_recover},
     maps::{BRAKE_UNTIL, EVENTS, MARKS, TALLIES, lose, node, slot_of},
     task::{Address, read_at},
 };
@@ -86,7 +86,11 @@ pub fn before_fork() -> Fork {
 /// [`before_fork`] as a number: a program's functions answer nothing else.
 #[inline(never)]
 fn pause(now: u64) -> u32 {
-    let Some(slot) = slot_of(current_tgid()) else { return Fork::Free as u32 };
+    // Whose birth was lost is below the mark all the same.
+    let slot = match slot_of(current_tgid()) {
+        Some(slot) => slot,
+        None => sensor_recover(),
+    };
     let Some((mark, key)) = held(slot, now) else { return Fork::Free as u32 };
     inherit(&mark, slot);
     // SAFETY: has no preconditions; refused for kernel threads and pid 1.
