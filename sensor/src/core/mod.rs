@@ -51,7 +51,9 @@ use crate::{
     feed::link::{Link, LinkError, LinkOptions, Question},
     host::{Host, cpus},
     investigate,
-    kernel::{Brake, Detail, Gear, Kernel, Lineage, LoadError, LoadOptions, Programs, Reader},
+    kernel::{
+        Brake, Detail, Gear, Kernel, Lineage, LoadError, LoadOptions, Programs, Reader, Visitor,
+    },
     lineage::{Forest, ProcessKey},
     proto::{self, record::Body},
     record::{Draft, Log, LogError, LogOptions, Opened},
@@ -89,11 +91,20 @@ pub enum CoreError {
 pub struct Reins {
     pub lineage: Arc<Lineage>,
     pub brake: Brake,
+    visitor: Option<Arc<Visitor>>,
 }
 
 impl Marks for Reins {
     fn forest(&self) -> Forest {
         self.lineage.forest(Detail::Links)
+    }
+
+    fn complete(&self) {
+        if let Some(visitor) = &self.visitor
+            && let Err(error) = visitor.visit()
+        {
+            tracing::warn!("the lineage cannot be completed: {error}");
+        }
     }
 
     fn engage(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
@@ -180,7 +191,8 @@ impl Daemon {
         }
         tracing::info!("brake: {}", brake.gear());
         let lineage = Arc::new(lineage);
-        let reins = Arc::new(Reins { lineage: Arc::clone(&lineage), brake });
+        let reins =
+            Arc::new(Reins { lineage: Arc::clone(&lineage), brake, visitor: programs.visitor() });
 
         let predecessor = Predecessor::find(&config.runtime_dir)?;
         let (guardian, guardian_events) = start_guardian(&programs, &config.runtime_dir)?;

@@ -9,18 +9,15 @@ use sensor_common::{
     signature,
 };
 
-use super::{
-    lineage::Lineage,
-    load::{LoadError, Programs},
-};
+use super::{lineage::Lineage, load::LoadError, visit::Visitor};
 
 /// Longest /proc/PID/cmdline that is read for its length; what is longer has no signature.
 const ARGV_READ: u64 = 1 << 20;
 
 /// Enters every process that runs now. Answers how many the table knows afterwards.
-pub fn run(programs: &mut Programs, lineage: &Lineage) -> Result<u32, LoadError> {
+pub fn run(visitor: &Visitor, lineage: &Lineage) -> Result<u32, LoadError> {
     // First visit: everybody gets a node, with its exact start time.
-    programs.visit_all_tasks()?;
+    visitor.visit().map_err(LoadError::Baseline)?;
     let unknown: Vec<ProcessKey> = lineage
         .table()
         .nodes()
@@ -29,7 +26,7 @@ pub fn run(programs: &mut Programs, lineage: &Lineage) -> Result<u32, LoadError>
         .collect();
     lineage.tell(unknown.into_iter().filter_map(|key| Some((key.tgid, look_up(key)?))));
     // Second visit: parents are all there, and so is what everybody runs.
-    programs.visit_all_tasks()?;
+    visitor.visit().map_err(LoadError::Baseline)?;
     lineage.forget();
     Ok(lineage.living_count())
 }

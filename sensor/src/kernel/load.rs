@@ -3,7 +3,8 @@
 use std::{
     error::Error as _,
     io, mem,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use aya::{
@@ -24,6 +25,7 @@ use super::{
     btf::{Btf, BtfError},
     lineage::Lineage,
     table::{Mapping, Table, fdinfo},
+    visit::{Visitor, bpf},
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sensor-ebpf"));
@@ -92,6 +94,7 @@ pub struct Programs {
     early_exits: u64,
     /// Why there is no baseline, if so.
     pub no_baseline: Option<String>,
+    visitor: Option<Arc<Visitor>>,
     /// Gears of the brake that can be tried, best first, and those that cannot.
     gears: Vec<Loaded>,
     refused_gears: Vec<(Gear, String)>,
@@ -136,7 +139,10 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         );
     }
     let iterator: &mut Iter = program(&mut ebpf, BASELINE)?;
-    let no_baseline = iterator.load("task", &btf).err().map(|error| reason(&error));
+    let (visitor, no_baseline) = match load_iterator(iterator, &btf) {
+        Ok(visitor) => (Some(Arc::new(visitor)), None),
+        Err(error) => (None, Some(reason(&error))),
+    };
     let (gears, refused_gears) = load_gears(&mut ebpf, &btf, options.brake)?;
     let programs = Programs {
         ebpf,
@@ -145,10 +151,16 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         map_bytes,
         early_exits: 0,
         no_baseline,
+        visitor,
         gears,
         refused_gears,
     };
     Ok((programs, lineage, ring))
+}
+
+fn load_iterator(iterator: &mut Iter, btf: &aya::Btf) -> Result<Visitor, ProgramError> {
+    iterator.load("task", btf)?;
+    Ok(Visitor::new(iterator.fd()?.as_fd().try_clone_to_owned().map_err(ProgramError::IOError)?))
 }
 
 /// Has the kernel verify what can pause a fork, from `best` on.
@@ -176,7 +188,7 @@ fn load_gear(program: &mut Program, hook: &str, btf: &aya::Btf) -> Result<OwnedF
         _ => return Err(ProgramError::UnexpectedProgramType),
     }
     let fd = program.fd()?.as_fd().try_clone_to_owned();
-    fd.map_err(|error| ProgramError::IOError(error))
+    fd.map_err(ProgramError::IOError)
 }
 
 /// System calls that make processes, as the programs take them.
@@ -199,18 +211,9 @@ mod calls {
 }
 
 impl Programs {
-    /// Calls the baseline program for every task once.
-    pub fn visit_all_tasks(&mut self) -> Result<(), LoadError> {
-        let iterator: &mut Iter = program(&mut self.ebpf, BASELINE)?;
-        let refused = |error| LoadError::Refused { name: BASELINE, reason: reason(&error) };
-        let id = iterator.attach().map_err(refused)?;
-        let link = iterator.take_link(id).map_err(refused)?;
-        let mut file = link
-            .into_file()
-            .map_err(|error| LoadError::Baseline(io::Error::other(error.to_string())))?;
-        // Reading drives the iteration; the program prints nothing.
-        io::copy(&mut file, &mut io::sink()).map_err(LoadError::Baseline)?;
-        Ok(())
+    /// Calls the baseline program for every task; `None` where there is none.
+    pub fn visitor(&self) -> Option<Arc<Visitor>> {
+        self.visitor.clone()
     }
 
     /// Losses so far, by reason, and how often the kernel skipped a program.
@@ -282,23 +285,7 @@ pub(super) fn attach(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
     // The name stays null: the program's attach_btf_id says where it belongs.
     attributes.raw_tracepoint.prog_fd = program.as_raw_fd().unsigned_abs();
-    // SAFETY: the attributes are those of the command and of that size.
-    let link = unsafe {
-        libc::syscall(
-            libc::SYS_bpf,
-            bpf_cmd::BPF_RAW_TRACEPOINT_OPEN,
-            &raw mut attributes,
-            size_of::<bpf_attr>(),
-        )
-    };
-    let link = i32::try_from(link).map_err(io::Error::other)?;
-    if link < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: a fresh descriptor that nobody else owns.
-    let link = unsafe { OwnedFd::from_raw_fd(link) };
-    rustix::io::fcntl_setfd(&link, rustix::io::FdFlags::CLOEXEC)?;
-    Ok(link)
+    bpf(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attributes)
 }
 
 fn map_bytes(ebpf: &Ebpf) -> u64 {

@@ -10,6 +10,7 @@ mod load;
 mod reader;
 pub mod selftest;
 pub mod table;
+mod visit;
 
 use aya::maps::{MapData, RingBuf};
 
@@ -20,6 +21,7 @@ pub use self::{
     lineage::{Detail, Lineage, split},
     load::{LoadError, LoadOptions, Programs, SKIPPED},
     reader::{Event, HELPER_PRIORITY, Reader, become_realtime},
+    visit::Visitor,
 };
 
 /// Who carries a mark, for the guardian: from the descriptors that it inherited, in the order of
@@ -51,9 +53,9 @@ impl Kernel {
     /// Loads, attaches, takes the baseline, runs the self-test and tries the brake.
     pub fn start(options: &LoadOptions) -> Result<Self, LoadError> {
         let (mut programs, lineage, ring) = load::load(options)?;
-        let baseline_processes = match programs.no_baseline {
-            None => baseline::run(&mut programs, &lineage)?,
-            Some(_) => lineage.living_count(),
+        let baseline_processes = match programs.visitor() {
+            Some(visitor) => baseline::run(&visitor, &lineage)?,
+            None => lineage.living_count(),
         };
         programs.everybody_known();
         selftest::run(&lineage)?;

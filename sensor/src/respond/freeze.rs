@@ -131,6 +131,7 @@ impl Responder {
     /// The patient half: goes on until nothing new has appeared for 50 ms, or 10 s are over.
     pub fn settle(&self, mut started: Started, armed: &mut dyn FnMut(&Held)) -> Contained {
         let begin = Instant::now();
+        self.marks.complete();
         let mut problem = self.settle_group(&mut started);
         // Behind the freezer there is only left what was born elsewhere in between.
         let enough = if started.cgroup.is_some() { Duration::ZERO } else { QUIET };
@@ -143,7 +144,14 @@ impl Responder {
                 quiet = Instant::now();
                 pause = SHORTEST_PAUSE;
             } else if quiet.elapsed() >= enough {
-                break;
+                // Whom the kernel side missed, nobody has stopped.
+                self.marks.complete();
+                if self.mark_new(&mut started.sweep, &self.marks.forest()) == 0 {
+                    break;
+                }
+                self.keep_strays(&mut started);
+                started.stop_pending();
+                quiet = Instant::now();
             }
             if begin.elapsed() > LONGEST {
                 problem = Some("new processes still appear after 10 s".to_owned());

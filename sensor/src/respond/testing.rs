@@ -197,6 +197,8 @@ impl Marks for ProcMarks {
         Ok(())
     }
 
+    fn complete(&self) {}
+
     fn engage(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
         self.mark(root, number, until_ns)
     }
