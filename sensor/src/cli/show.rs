@@ -6,7 +6,9 @@ use std::{fmt::Write as _, path::Path};
 use clap::Args;
 use sensor_proto::{
     json::{self, escape},
-    v1::{Action, Culprit, Cycle, Diagnosis, Finding, Incident, Investigation, State, Step},
+    v1::{
+        Action, Braked, Culprit, Cycle, Diagnosis, Finding, Incident, Investigation, State, Step,
+    },
 };
 
 use super::{
@@ -266,8 +268,26 @@ fn actions(page: &mut String, incident: &Incident, view: &View) {
             text::safe(&action.result).into(),
         ]);
         page.push_str(&table.render(2, style));
+        if let Some(braked) = action.braked.and_then(|braked| braked_text(&braked)) {
+            paragraph(page, &braked, 24, style);
+        }
         paragraph(page, &format!("by {}: {}", action.by, action.why), 24, style);
     }
+}
+
+/// What the kernel side did to those who may not fork, if anything.
+fn braked_text(braked: &Braked) -> Option<String> {
+    let said: Vec<String> = [
+        (braked.paused, "forks paused"),
+        (braked.passed, "forks under way came to their end"),
+        (braked.executed, "stopped as they executed a program"),
+        (braked.refused, "forks refused"),
+    ]
+    .into_iter()
+    .filter(|(count, _)| *count > 0)
+    .map(|(count, what)| format!("{count} {what}"))
+    .collect();
+    (!said.is_empty()).then(|| format!("in the kernel: {}", said.join(", ")))
 }
 
 fn when(action: &Action, incident: &Incident, view: &View) -> String {

@@ -101,6 +101,7 @@ pub fn action(ok: bool) -> Action {
         ended_ns: 5_002_000_000,
         processes: 43,
         ok,
+        braked: ok.then_some(Braked { paused: 14, passed: 2, executed: 1, refused: 0 }),
     }
 }
 
