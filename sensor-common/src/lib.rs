@@ -17,6 +17,7 @@ pub mod lineage;
 pub mod loss;
 pub mod process;
 pub mod recursion;
+pub mod respawn;
 pub mod signature;
 pub mod storm;
 

@@ -204,7 +204,7 @@ pub fn gate(image: &Image, top: &Node, now_ns: u64, limits: &Limits) -> Verdict 
         Rule::R1 => image.strict_repetitions,
         Rule::R1b => image.loose_repetitions,
         // The others are not asked here.
-        Rule::R1c | Rule::R2 | Rule::R3 => image.exe_repetitions,
+        Rule::R1c | Rule::R2 | Rule::R3 | Rule::R6 => image.exe_repetitions,
     };
     let told = level as u16 <= top.image.reported
         && seconds(now_ns).wrapping_sub(top.image.reported_s) < REPORTED_FOR_S;

@@ -1,8 +1,8 @@
 //! Lineage: who begat whom.
 //!
 //! Hooks: `tp_btf/sched_process_fork`, `tp_btf/sched_process_exit`, `iter/task` (baseline).
-//! Emits nothing itself; keeps `NODES`, `INDEX` and the counters of the nearest 32 ancestors, and has
-//! [`storm`] look at them.
+//! Emits nothing itself; keeps `NODES`, `INDEX` and the counters of the nearest 32 ancestors, has
+//! [`storm`] look at them, and tells [`respawn`] who ends.
 
 use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
@@ -23,7 +23,7 @@ use sensor_common::{
 use crate::{
     lifecycle,
     maps::{CLAIMS, EXECS, FREE, INDEX, KNOWN, UNFREED, lose, node, slot_of},
-    storm,
+    respawn, storm,
     task::Task,
 };
 
@@ -200,15 +200,22 @@ pub fn forked(parent: Task, child: ProcessKey) -> (Slot, Slot) {
     (parent_slot, slot)
 }
 
-/// A process is gone. Answers whether this is the one call that took its node away.
+/// A process ends: `task` is its last thread. Answers whether this is the one call that took its node
+/// away. `at_ns`: as [`lifecycle::now`] says it.
 #[inline(always)]
-pub fn exited(tgid: u32) -> bool {
-    leave(tgid) != 0
+pub fn ended(tgid: u32, task: Task, at_ns: u64) -> bool {
+    leave(tgid, task.0, at_ns) != 0
 }
 
-/// [`exited`] as a number: a program's functions answer nothing else.
+/// A process is gone, and nobody knows how it ended.
+#[inline(always)]
+fn exited(tgid: u32) {
+    leave(tgid, 0, 0);
+}
+
+/// [`ended`] with numbers: a program's functions know nothing else. `task` may be 0.
 #[inline(never)]
-fn leave(tgid: u32) -> u32 {
+fn leave(tgid: u32, task: u64, at_ns: u64) -> u32 {
     let Some(slot) = slot_of(tgid) else {
         lose(Reason::UnknownExit);
         return 0;
@@ -219,7 +226,14 @@ fn leave(tgid: u32) -> u32 {
     }
     if let Some(gone) = node(slot) {
         // SAFETY: a value of the array; flags belong to this process, which is past its end.
-        unsafe { (*gone).flags |= DEAD };
+        let executed = unsafe {
+            (*gone).flags |= DEAD;
+            (*gone).flags & EXECUTED != 0
+        };
+        // While its node is there.
+        if executed && task != 0 {
+            respawn::sensor_ended(slot, task, at_ns);
+        }
     }
     count_exit(slot);
     release(slot);

@@ -10,6 +10,7 @@ mod lifecycle;
 mod lineage;
 mod maps;
 mod recursion;
+mod respawn;
 mod storm;
 mod task;
 
@@ -58,8 +59,9 @@ pub fn sensor_exit(ctx: BtfTracePointContext) -> i32 {
         }
         // Before the node is gone.
         let key = lifecycle::key_of(slot.unwrap_or(0));
-        if lineage::exited(tgid) {
-            lifecycle::exited(key, task.exit_code());
+        let at_ns = lifecycle::now();
+        if lineage::ended(tgid, task, at_ns) {
+            lifecycle::exited(key, task.exit_code(), at_ns);
         }
     }
     0
