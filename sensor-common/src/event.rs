@@ -58,6 +58,7 @@ pub struct Respawned {
     /// Its tag is [`RESPAWNED`].
     pub alarm: Alarm,
     pub window: Window,
+    pub image: Image,
     pub record: ExecRecord,
 }
 
@@ -139,7 +140,7 @@ const _: () = assert!(size_of::<Forked>() == 48);
 const _: () = assert!(size_of::<Executed>() == 704);
 const _: () = assert!(size_of::<Exited>() == 32);
 const _: () = assert!(size_of::<Alarm>() == 88);
-const _: () = assert!(size_of::<Respawned>() == 688);
+const _: () = assert!(size_of::<Respawned>() == 768);
 const _: () = assert!(size_of::<Exec>() == 576);
 const _: () = assert!(size_of::<Braked>() == 48);
 

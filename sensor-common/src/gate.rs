@@ -43,8 +43,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 6] =
-        [Self::R1, Self::R1b, Self::R1c, Self::R2, Self::R3, Self::R6];
+    pub const ALL: [Self; 6] = [Self::R1, Self::R1b, Self::R1c, Self::R2, Self::R3, Self::R6];
 
     /// The rule that an event names.
     pub fn of(number: u16) -> Option<Self> {

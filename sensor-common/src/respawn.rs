@@ -408,6 +408,9 @@ mod tests {
         let bad = Window { runs: u32::MAX - 1, failed: u32::MAX - 1, ..Window::begin(&end, &off) };
         let (crossed, _) = bad.judge(&End { at_ns: BORN + 60 * SECOND, ..end }, &off);
         assert_eq!(crossed, None);
-        assert_eq!(vec![alarm(&bad, ProcessKey::new(2, 3), ProcessKey::new(1, 1), 2, 9, 4, &LIMITS).rule], [5]);
+        assert_eq!(
+            vec![alarm(&bad, ProcessKey::new(2, 3), ProcessKey::new(1, 1), 2, 9, 4, &LIMITS).rule],
+            [5]
+        );
     }
 }

@@ -200,22 +200,25 @@ pub fn forked(parent: Task, child: ProcessKey) -> (Slot, Slot) {
     (parent_slot, slot)
 }
 
-/// A process ends: `task` is its last thread. Answers whether this is the one call that took its node
-/// away. `at_ns`: as [`lifecycle::now`] says it.
+/// The process of `current`, its last thread, ends. Answers whether this is the one call that took
+/// its node away. `at_ns`: as [`lifecycle::now`] says it.
 #[inline(always)]
-pub fn ended(tgid: u32, task: Task, at_ns: u64) -> bool {
-    leave(tgid, task.0, at_ns) != 0
+pub fn ended(tgid: u32, at_ns: u64) -> bool {
+    leave(tgid, OF_CURRENT, at_ns) != 0
 }
 
 /// A process is gone, and nobody knows how it ended.
 #[inline(always)]
 fn exited(tgid: u32) {
-    leave(tgid, 0, 0);
+    leave(tgid, OF_ANOTHER, 0);
 }
 
-/// [`ended`] with numbers: a program's functions know nothing else. `task` may be 0.
+const OF_CURRENT: u32 = 1;
+const OF_ANOTHER: u32 = 0;
+
+/// [`ended`] with numbers: a program's functions know nothing else.
 #[inline(never)]
-fn leave(tgid: u32, task: u64, at_ns: u64) -> u32 {
+fn leave(tgid: u32, whose: u32, at_ns: u64) -> u32 {
     let Some(slot) = slot_of(tgid) else {
         lose(Reason::UnknownExit);
         return 0;
@@ -231,8 +234,8 @@ fn leave(tgid: u32, task: u64, at_ns: u64) -> u32 {
             (*gone).flags & EXECUTED != 0
         };
         // While its node is there.
-        if executed && task != 0 {
-            respawn::sensor_ended(slot, task, at_ns);
+        if executed && whose == OF_CURRENT {
+            respawn::sensor_ended(slot, at_ns);
         }
     }
     count_exit(slot);

@@ -60,7 +60,7 @@ pub fn sensor_exit(ctx: BtfTracePointContext) -> i32 {
         // Before the node is gone.
         let key = lifecycle::key_of(slot.unwrap_or(0));
         let at_ns = lifecycle::now();
-        if lineage::ended(tgid, task, at_ns) {
+        if lineage::ended(tgid, at_ns) {
             lifecycle::exited(key, task.exit_code(), at_ns);
         }
     }

@@ -7,7 +7,7 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_RB_FORCE_WAKEUP},
-    helpers::generated::bpf_ktime_get_boot_ns,
+    helpers::generated::{bpf_get_current_task, bpf_ktime_get_boot_ns},
 };
 use sensor_common::{
     event,
@@ -25,8 +25,8 @@ use crate::{
 #[unsafe(no_mangle)]
 static RESPAWNS: Limits = Limits::DEFAULT;
 
-/// The process in a slot ends, whose last thread is `task`. `at_ns`: the boot clock where it has been
-/// read already, else 0.
+/// The process in a slot ends, whose last thread is `current`. `at_ns`: the boot clock where it has
+/// been read already, else 0.
 ///
 /// A command that ends well and has not failed before costs a lookup: 1,200 of them end each second
 /// in a shell loop.
@@ -34,7 +34,7 @@ static RESPAWNS: Limits = Limits::DEFAULT;
 /// Exported, which makes it a global function to the verifier: see `storm::sensor_look`.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn sensor_ended(slot: Slot, task: u64, at_ns: u64) -> u32 {
+pub extern "C" fn sensor_ended(slot: Slot, at_ns: u64) -> u32 {
     // SAFETY: read-only data that user space replaced before loading.
     let limits = unsafe { ptr::read_volatile(&raw const RESPAWNS) };
     if limits.runs == Limits::NEVER {
@@ -48,7 +48,8 @@ pub extern "C" fn sensor_ended(slot: Slot, task: u64, at_ns: u64) -> u32 {
     if began_ns == 0 || parent.start_ns == 0 {
         return 0;
     }
-    let code = Task(task).exit_code();
+    // SAFETY: has no preconditions.
+    let code = Task(unsafe { bpf_get_current_task() }).exit_code();
     let key = Loop { parent, strict };
     let known = LOOPS.get_ptr_mut(key);
     if known.is_none() && code == 0 {
@@ -100,6 +101,7 @@ fn report(slot: Slot, window: &Window, now: u64, limits: &Limits) {
     unsafe {
         (*sent).alarm = respawn::alarm(window, key, parent, live, now, cgroup, limits);
         (*sent).window = *window;
+        (*sent).image = (*this).image;
         ptr::copy_nonoverlapping(record, &raw mut (*sent).record, 1);
     }
     entry.submit(u64::from(BPF_RB_FORCE_WAKEUP));

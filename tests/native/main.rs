@@ -18,6 +18,8 @@ mod left_alone;
 #[cfg(test)]
 mod recursion;
 #[cfg(test)]
+mod respawn;
+#[cfg(test)]
 mod storm;
 #[cfg(test)]
 mod support;

@@ -4,6 +4,7 @@
 
 pub mod crowd;
 mod labelled;
+pub mod respawn;
 pub mod script;
 pub mod storm;
 

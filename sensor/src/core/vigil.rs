@@ -1,5 +1,5 @@
-//! What the desk looks after once a second: incidents whose culprit is gone, losses, and how well
-//! each part works.
+//! What the desk looks after once a second: incidents whose culprit is gone or whose loop has ended,
+//! losses, and how well each part works.
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 
@@ -14,6 +14,7 @@ use crate::{
 impl Desk {
     pub fn look_around(&mut self) {
         self.resolve_what_is_gone();
+        self.resolve_ended_loops();
         self.record_losses();
     }
 
