@@ -11,6 +11,7 @@
 
 pub mod brake;
 pub mod event;
+mod flag;
 pub mod gate;
 pub mod layout;
 pub mod lineage;

@@ -4,9 +4,8 @@
 //! self-similarity does: honest work repeats (executable, argv, cwd) along a chain 0 times,
 //! recursions 6 to 200 times.
 
-use core::hint::black_box;
-
 use crate::{
+    flag::is_zero,
     gate::{Level, Rule},
     lineage::{DEAD, GENERATIONS, Image, Node, REPORTED_FOR_S, SEARCHED_ANCESTORS, Slot},
 };
@@ -90,14 +89,6 @@ pub struct Found {
     pub exe: Slot,
     /// Not 0: an ancestor is suspect, so execs below it are recorded.
     pub suspects: u32,
-}
-
-/// 1 where `value` is 0, else 0; without a branch, and kept so: LLVM would turn the arithmetic back
-/// into one if it saw that two values are related.
-#[inline(always)]
-fn is_zero(value: u64) -> u64 {
-    let value = black_box(value);
-    ((value | value.wrapping_neg()) >> 63) ^ 1
 }
 
 /// Looks through up to 64 ancestors, from `parent` up, for those like `image`. The nearest with the

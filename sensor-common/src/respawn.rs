@@ -8,6 +8,7 @@
 use crate::{
     ProcessKey,
     event::{self, Alarm},
+    flag::{is_less, not_zero},
     gate::{Level, Rule},
 };
 
@@ -99,7 +100,6 @@ pub const fn status(code: u32) -> u32 {
 
 /// The signal that ended the run, or the command that a shell ran in it: shells exit with 128 more.
 /// 0: none.
-#[inline(always)]
 pub const fn signal(code: u32) -> u32 {
     let (own, status) = (code & 0x7f, status(code));
     if own != 0 {
@@ -141,38 +141,44 @@ pub struct Window {
 impl Window {
     /// Begins with this end.
     #[inline(always)]
-    pub const fn begin(end: &End, limits: &Limits) -> Self {
-        Self::new(end.at_ns, 0, end.code).with(end, limits)
+    pub fn begin(end: &End, limits: &Limits) -> Self {
+        Self { since_ns: end.at_ns, code: end.code, ..Self::EMPTY }.with(end, limits)
     }
 
-    const fn new(since_ns: u64, row: u32, code: u32) -> Self {
-        Self {
-            since_ns,
-            ran_ns: 0,
-            runs: 0,
-            failed: 0,
-            by_signal: 0,
-            dumped: 0,
-            otherwise: 0,
-            code,
-            row,
-            zero: 0,
-        }
-    }
+    const EMPTY: Self = Self {
+        since_ns: 0,
+        ran_ns: 0,
+        runs: 0,
+        failed: 0,
+        by_signal: 0,
+        dumped: 0,
+        otherwise: 0,
+        code: 0,
+        row: 0,
+        zero: 0,
+    };
 
+    /// With one end more. Without branches; counters wrap, which takes a million runs a second.
     #[inline(always)]
-    const fn with(self, end: &End, limits: &Limits) -> Self {
-        let mut window = self;
-        window.runs = window.runs.saturating_add(1);
-        if end.failed_at_once(limits) {
-            window.failed = window.failed.saturating_add(1);
-            window.by_signal = window.by_signal.saturating_add((signal(end.code) != 0) as u32);
-            window.dumped = window.dumped.saturating_add((end.code & CORE_DUMPED != 0) as u32);
-            window.otherwise = window.otherwise.saturating_add((end.code != window.code) as u32);
-            window.ran_ns = window.ran_ns.saturating_add(end.ran_ns);
-            window.code = end.code;
+    fn with(self, end: &End, limits: &Limits) -> Self {
+        let code = u64::from(end.code);
+        let life_ns = u64::from(limits.life_ms) * NS_PER_MS;
+        let failed = not_zero(code) & is_less(end.ran_ns, life_ns);
+        let (own, status) = (code & 0x7f, code >> 8 & 0xff);
+        let relayed = is_less(128, status) & is_less(status, 129 + u64::from(SIGNALS));
+        let by_signal = failed & (not_zero(own) | relayed);
+        let dumped = failed & not_zero(code & u64::from(CORE_DUMPED));
+        let differs = u64::from(self.code) ^ code;
+        Self {
+            ran_ns: self.ran_ns.wrapping_add(end.ran_ns.wrapping_mul(failed)),
+            runs: self.runs.wrapping_add(1),
+            failed: self.failed.wrapping_add(failed as u32),
+            by_signal: self.by_signal.wrapping_add(by_signal as u32),
+            dumped: self.dumped.wrapping_add(dumped as u32),
+            otherwise: self.otherwise.wrapping_add((failed & not_zero(differs)) as u32),
+            code: self.code ^ (differs.wrapping_mul(failed) as u32),
+            ..self
         }
-        window
     }
 
     const fn is_bad(&self, limits: &Limits) -> bool {
@@ -183,21 +189,25 @@ impl Window {
     /// Counts an end: the window after that, and the one before it where it was the last of enough
     /// bad ones in a row. A loop that goes on is told of with each window that ends.
     #[inline(always)]
-    pub const fn judge(self, end: &End, limits: &Limits) -> (Option<Self>, Self) {
+    pub fn judge(self, end: &End, limits: &Limits) -> (Option<Self>, Self) {
+        let mut crossed = None;
+        let mut window = self;
         // Another CPU may have begun it with a later clock.
         let age_ns = end.at_ns.saturating_sub(self.since_ns);
-        if age_ns < limits.window_ns() {
-            return (None, self.with(end, limits));
+        if age_ns >= limits.window_ns() {
+            let fresh = Self { code: self.code, ..Self::EMPTY };
+            window = if age_ns < 2 * limits.window_ns() && self.is_bad(limits) {
+                let row = self.row.wrapping_add(1);
+                if row >= limits.windows {
+                    crossed = Some(Self { row, ..self });
+                }
+                Self { since_ns: self.since_ns + limits.window_ns(), row, ..fresh }
+            } else {
+                // A window without any end lies between, or this one was not bad.
+                Self { since_ns: end.at_ns, ..fresh }
+            };
         }
-        let in_time = age_ns < 2 * limits.window_ns();
-        if !in_time || !self.is_bad(limits) {
-            return (None, Self::new(end.at_ns, 0, self.code).with(end, limits));
-        }
-        let row = self.row.saturating_add(1);
-        let since_ns = self.since_ns + limits.window_ns();
-        let next = Self::new(since_ns, row, self.code).with(end, limits);
-        let crossed = if row >= limits.windows { Some(Self { row, ..self }) } else { None };
-        (crossed, next)
+        (crossed, window.with(end, limits))
     }
 }
 
@@ -382,23 +392,45 @@ mod tests {
     }
 
     #[test]
-    fn counters_stop_at_their_end_and_clocks_may_run_back() {
+    fn counting_without_branches_agrees_with_its_words() {
+        for code in
+            (0..=0xffff).step_by(3).chain([0, 1 << 8, 128 << 8, 129 << 8, 192 << 8, 193 << 8])
+        {
+            for ran_ns in [0, 1999 * MS, 2000 * MS, 1 << 62] {
+                let end = End { at_ns: BORN, ran_ns, code };
+                let window = Window::begin(&end, &LIMITS);
+                let failed = end.failed_at_once(&LIMITS);
+                let counted = |it: bool| u32::from(failed && it);
+                assert_eq!((window.runs, window.failed, window.otherwise), (1, counted(true), 0));
+                assert_eq!(window.by_signal, counted(signal(code) != 0), "{code:#x}");
+                assert_eq!(window.dumped, counted(code & CORE_DUMPED != 0), "{code:#x}");
+                assert_eq!(window.ran_ns, if failed { ran_ns } else { 0 });
+                // Only a failure at once is remembered.
+                let other = Window { code: 7, ..window }.with(&end, &LIMITS);
+                assert_eq!(other.code, if failed { code } else { 7 });
+            }
+        }
+    }
+
+    #[test]
+    fn counters_wrap_and_clocks_may_run_back() {
         let full = Window {
             since_ns: BORN,
             ran_ns: u64::MAX,
             runs: u32::MAX,
             failed: u32::MAX,
-            by_signal: u32::MAX,
-            row: u32::MAX,
+            row: u32::MAX - 1,
             ..Window::default()
         };
         let end = End { at_ns: BORN - SECOND, ran_ns: 1, code: 11 };
         let (crossed, window) = full.judge(&end, &LIMITS);
         assert_eq!(crossed, None, "an earlier clock of another CPU");
-        assert_eq!((window.runs, window.failed, window.ran_ns), (u32::MAX, u32::MAX, u64::MAX));
-        let (crossed, next) = window.judge(&End { at_ns: BORN + 60 * SECOND, ..end }, &LIMITS);
+        assert_eq!((window.runs, window.failed, window.ran_ns), (0, 0, 0));
+        let (crossed, next) = full.judge(&End { at_ns: BORN + 60 * SECOND, ..end }, &LIMITS);
         assert_eq!(crossed.map(|it| it.row), Some(u32::MAX));
         assert_eq!((next.runs, next.row), (1, u32::MAX));
+        let late = End { at_ns: u64::MAX, ..end };
+        assert_eq!(next.judge(&late, &LIMITS).1.since_ns, u64::MAX);
     }
 
     #[test]

@@ -204,46 +204,49 @@ pub fn forked(parent: Task, child: ProcessKey) -> (Slot, Slot) {
 /// its node away. `at_ns`: as [`lifecycle::now`] says it.
 #[inline(always)]
 pub fn ended(tgid: u32, at_ns: u64) -> bool {
-    leave(tgid, OF_CURRENT, at_ns) != 0
+    let slot = take(tgid);
+    if slot != 0 {
+        // While its node is there.
+        respawn::sensor_ended(slot, at_ns);
+        leave(slot);
+    }
+    slot != 0
 }
 
 /// A process is gone, and nobody knows how it ended.
 #[inline(always)]
 fn exited(tgid: u32) {
-    leave(tgid, OF_ANOTHER, 0);
+    let slot = take(tgid);
+    if slot != 0 {
+        leave(slot);
+    }
 }
 
-const OF_CURRENT: u32 = 1;
-const OF_ANOTHER: u32 = 0;
-
-/// [`ended`] with numbers: a program's functions know nothing else.
+/// Takes a process out of the index, for good. Its slot, or 0 where there was none, or another was
+/// quicker.
 #[inline(never)]
-fn leave(tgid: u32, whose: u32, at_ns: u64) -> u32 {
+fn take(tgid: u32) -> Slot {
     let Some(slot) = slot_of(tgid) else {
         lose(Reason::UnknownExit);
         return 0;
     };
     // Two threads may both believe to be the last; one of them removes the entry.
-    if INDEX.remove(tgid).is_err() {
-        return 0;
-    }
+    if INDEX.remove(tgid).is_err() { 0 } else { slot }
+}
+
+/// Whoever was taken out is dead, and its node goes when nobody needs it.
+#[inline(never)]
+fn leave(slot: Slot) -> u32 {
     if let Some(gone) = node(slot) {
         // SAFETY: a value of the array; flags belong to this process, which is past its end.
-        let executed = unsafe {
-            (*gone).flags |= DEAD;
-            (*gone).flags & EXECUTED != 0
-        };
-        // While its node is there.
-        if executed && whose == OF_CURRENT {
-            respawn::sensor_ended(slot, at_ns);
-        }
+        unsafe { (*gone).flags |= DEAD };
     }
     count_exit(slot);
     release(slot);
     if let Ok(Some(left)) = UNFREED.pop() {
         free_upwards(left);
     }
-    1
+    0
 }
 
 /// Lets go of a node: the process itself at its exit, or a child whose node is freed.

@@ -1,6 +1,6 @@
 //! Respawn loops: a command that the same parent starts again and again, and that fails at once.
 //!
-//! Called from the exit program for each process that has executed something. Emits
+//! Called from the exit program for each process. Emits
 //! `event::Respawned` when the gate is crossed (R6); keeps `LOOPS`.
 
 use core::ptr;
@@ -31,7 +31,8 @@ static RESPAWNS: Limits = Limits::DEFAULT;
 /// A command that ends well and has not failed before costs a lookup: 1,200 of them end each second
 /// in a shell loop.
 ///
-/// Exported, which makes it a global function to the verifier: see `storm::sensor_look`.
+/// Exported, which makes it a global function to the verifier: see `storm::sensor_look`. Only the exit
+/// program may reach it: its stack is too large for the others.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn sensor_ended(slot: Slot, at_ns: u64) -> u32 {
@@ -44,7 +45,7 @@ pub extern "C" fn sensor_ended(slot: Slot, at_ns: u64) -> u32 {
     // SAFETY: a value of the array; the process is past its end and changes no more.
     let (parent, strict, began_ns) =
         unsafe { ((*this).parent, (*this).image.strict, (*this).image.generations[0]) };
-    // Who was there before us began at a time that nobody knows.
+    // Who was there before us began at a time that nobody knows; who only forked ran nothing.
     if began_ns == 0 || parent.start_ns == 0 {
         return 0;
     }
