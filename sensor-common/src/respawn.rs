@@ -376,7 +376,7 @@ mod tests {
     fn signals_dumps_and_changes_are_counted() {
         let mut looping = Command::default();
         // SIGSEGV with a core dump, then what a shell makes of it, then a plain failure.
-        let codes = [11 | CORE_DUMPED, exits(139), exits(3)];
+        let codes = [11 + CORE_DUMPED, exits(139), exits(3)];
         looping.ends(123, SECOND, |run| codes[(run % 3) as usize]);
         let told = looping.crossed[0].1;
         assert_eq!((told.failed, told.by_signal, told.dumped), (60, 40, 20));
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn codes() {
-        assert_eq!((signal(9), signal(11 | CORE_DUMPED), signal(exits(137))), (9, 11, 9));
+        assert_eq!((signal(9), signal(11 + CORE_DUMPED), signal(exits(137))), (9, 11, 9));
         let none = [exits(1), exits(127), exits(128), exits(193), exits(255), 0];
         assert_eq!(none.map(signal), [0; 6]);
         assert_eq!((status(exits(127)), status(9)), (127, 0));

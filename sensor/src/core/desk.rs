@@ -84,6 +84,8 @@ pub struct Desk {
     pub matters: HashMap<String, Matter>,
     /// Respawn loops by their incident.
     pub loops: HashMap<String, Looping>,
+    /// How long nobody has told of one that is over, ns.
+    pub quiet_ns: u64,
 }
 
 /// What an incident is about, and how far it has been looked at.

@@ -177,7 +177,6 @@ impl Daemon {
         let times = Times {
             freeze_ns: u64::from(config.respond.freeze_s) * 1_000_000_000,
             brake_extra_ns: u64::from(config.respond.brake_extra_s) * 1_000_000_000,
-            quiet_ns: quiet_ns(&config.detect.respawns()),
         };
         let responder = Arc::new(responder);
         let guardian = Arc::new(guardian);
@@ -244,6 +243,7 @@ impl Daemon {
             acting: HashSet::new(),
             matters: HashMap::new(),
             loops: HashMap::new(),
+            quiet_ns: quiet_ns(&config.detect.respawns()),
         };
         desk.begin(&opened, degradations, baseline_processes);
         desk.succeed(Legacy { opened, predecessor });

@@ -80,8 +80,6 @@ pub struct Times {
     pub freeze_ns: u64,
     /// How much longer the brake holds.
     pub brake_extra_ns: u64,
-    /// How long nobody has told of a respawn loop that is over.
-    pub quiet_ns: u64,
 }
 
 /// All that the thread needs, made before it starts.

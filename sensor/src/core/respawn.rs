@@ -130,14 +130,12 @@ impl Desk {
             let held = self.incidents.get(id).is_some_and(|it| it.state() == State::Contained);
             if held || self.acting.contains(id) {
                 looping.seen_ns = now_ns;
-            } else if now_ns.saturating_sub(looping.seen_ns) >= self.times.quiet_ns {
+            } else if now_ns.saturating_sub(looping.seen_ns) >= self.quiet_ns {
                 ended.push(id.clone());
             }
         }
-        let why = format!(
-            "the command has not failed like that for {} s",
-            self.times.quiet_ns / 1_000_000_000
-        );
+        let why =
+            format!("the command has not failed like that for {} s", self.quiet_ns / 1_000_000_000);
         for id in ended {
             self.resolve(&id, &why);
         }

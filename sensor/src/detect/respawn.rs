@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn crashes_are_grave() {
-        let code = 11 | CORE_DUMPED;
+        let code = 11 + CORE_DUMPED;
         let window = Window { runs: 20, failed: 20, by_signal: 1, code, ..Window::default() };
         let finding = finding(window);
         assert!(is_grave(&finding));
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn endings_in_words() {
         assert_eq!(ending(1 << 8), "exit code 1");
-        assert_eq!(ending(11 | CORE_DUMPED), "signal 11 (SIGSEGV)");
+        assert_eq!(ending(11 + CORE_DUMPED), "signal 11 (SIGSEGV)");
         assert_eq!(ending(50), "signal 50");
         assert_eq!(
             ending(137 << 8),

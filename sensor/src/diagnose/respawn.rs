@@ -276,7 +276,7 @@ mod tests {
 
     #[test]
     fn crashes_are_told_with_their_dumps() {
-        let window = Window { by_signal: 57, dumped: 57, ..window(11 | CORE_DUMPED) };
+        let window = Window { by_signal: 57, dumped: 57, ..window(11 + CORE_DUMPED) };
         let said = said_of(&link("supervise"), window, None);
         assert!(said.cause.contains("each with signal 11 (SIGSEGV). The program crashes"));
         assert!(said.cause.contains("57 of these runs left a core dump"), "{}", said.cause);
