@@ -160,6 +160,20 @@ fn a_person_may_end_a_respawn_loop() {
     crate::support::killed(&sensor, &cage, &incident);
 }
 
+#[test]
+fn a_respawn_loop_that_a_person_closes_is_not_told_of_again() {
+    needs!();
+    let (work, _go) = respawn::restarts("exit 3").unwrap();
+    let cage = Cage::new(Limits::tasks(50)).unwrap();
+    let (sensor, running) = starts(&cage, &work);
+    let incident = found(&sensor, &running);
+    sensor.output(&["resolve", id(&incident), "--yes"]).unwrap();
+    resolved(&sensor, &incident);
+    thread::sleep(GOES_ON);
+    assert_eq!(sensor.incidents().unwrap().len(), 1);
+    assert!(cage.running() > 0, "it goes on");
+}
+
 /// Runs it to its end: no incident, and the daemon is awake.
 fn left_alone(work: Result<Workload>) {
     let work = work.unwrap();

@@ -460,7 +460,9 @@ impl Desk {
         self.guardian.disarm(id);
         self.containments.forget(id);
         self.matters.remove(id);
-        self.loops.remove(id);
+        if let Some(looping) = self.loops.get_mut(id) {
+            looping.close();
+        }
         Some(self.announce(change))
     }
 }

@@ -32,19 +32,26 @@ pub struct Respawning {
     pub alarm: event::Alarm,
 }
 
-/// An unresolved respawn loop.
+/// A respawn loop that goes on, as far as is known.
 #[derive(Clone, Copy, Debug)]
 pub struct Looping {
     /// Who restarts what (strict signature); none: an earlier run knew.
     whose: Option<(ProcessKey, u64)>,
     /// When it was last told of, boot clock, ns.
     seen_ns: u64,
+    /// A person closed its incident: nobody is told again as long as it goes on.
+    closed: bool,
 }
 
 impl Looping {
     /// Of an earlier run.
     pub fn unseen(now_ns: u64) -> Self {
-        Self { whose: None, seen_ns: now_ns }
+        Self { whose: None, seen_ns: now_ns, closed: false }
+    }
+
+    /// Its incident is over.
+    pub fn close(&mut self) {
+        self.closed = true;
     }
 }
 
@@ -101,11 +108,11 @@ impl Desk {
             return;
         }
         let mut scene = self.scene(finding.culprit, finding.at_ns, &ancestry);
-        // The cause is the command, whoever restarts it.
-        scene.identity = [exec.exe.ino, exec.loose, restarted.command.cgroup];
+        // The cause is the command in its directory, whoever restarts it.
+        scene.identity = [exec.exe.ino, exec.strict, restarted.command.cgroup];
         let change = self.incidents.report(&finding, scene, incident::new_id());
         let (id, opened) = (change.incident.id.clone(), change.opened);
-        self.loops.insert(id.clone(), Looping { whose: Some(whose), seen_ns });
+        self.loops.insert(id.clone(), Looping { whose: Some(whose), seen_ns, closed: false });
         self.log.append(Draft {
             priority: proto::Priority::Incident,
             ..Draft::of(id.clone(), Body::Observation(observation(&alarm, restarted.window.code)))
@@ -137,7 +144,9 @@ impl Desk {
         let why =
             format!("the command has not failed like that for {} s", self.quiet_ns / 1_000_000_000);
         for id in ended {
-            self.resolve(&id, &why);
+            if self.loops.remove(&id).is_some_and(|looping| !looping.closed) {
+                self.resolve(&id, &why);
+            }
         }
     }
 }
