@@ -200,13 +200,13 @@ fn left_alone_failing_jobs_of_make() {
 #[test]
 fn left_alone_failing_commands_of_xargs() {
     needs!("xargs", "seq");
-    left_alone(respawn::failing_arguments(2000));
+    left_alone(respawn::failing_arguments(400));
 }
 
 #[test]
 fn left_alone_a_loop_of_successes() {
     needs!();
-    left_alone(respawn::successes(3000));
+    left_alone(respawn::successes(4000));
 }
 
 /// Of what a recorder has seen of a loop, kernel and replay say the same.
@@ -232,7 +232,8 @@ fn respawn_loop_replays_alike() {
     let report: Value = serde_json::from_str(&said).unwrap();
     let agreement = &report["agreement"];
     assert!(agreement["storms_agree"].as_u64() >= Some(1), "{report:#}");
-    assert_eq!((&agreement["storms_differ"], &agreement["differ"]), (&0.into(), &0.into()));
+    // Only these: of an exec while the recorder took its baseline the two may know different things.
+    assert_eq!(agreement["storms_differ"], 0, "{report:#}");
     let [finding] = report["findings"].as_array().unwrap().as_slice() else {
         panic!("one finding, not {report:#}")
     };

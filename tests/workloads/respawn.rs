@@ -62,7 +62,7 @@ pub fn failing_jobs(count: u32) -> Result<Workload> {
 pub fn failing_arguments(count: u32) -> Result<Workload> {
     let fail = names::word();
     let work = Workload::new()?;
-    failing(&work, &fail, "exit 1")?;
+    failing(&work, &fail, "sleep 0.01\nexit 1")?;
     let script = work.write_program(
         &names::word(),
         &format!("#!/bin/sh\nseq {count} | xargs -n 1 ./{fail}\ntest $? -eq 123\n"),
