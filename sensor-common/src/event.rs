@@ -3,6 +3,7 @@
 use crate::{
     ProcessKey,
     lineage::{ARGV_KEPT, ExecRecord, Image},
+    respawn::Window,
 };
 
 /// First word of every event.
@@ -13,6 +14,7 @@ pub const BRAKED: u32 = 3;
 pub const FORKED: u32 = 4;
 pub const EXECUTED: u32 = 5;
 pub const EXITED: u32 = 6;
+pub const RESPAWNED: u32 = 7;
 
 /// A gate was crossed. Wakes the reader at once.
 #[repr(C)]
@@ -23,26 +25,41 @@ pub struct Alarm {
     pub level: u16,
     /// `gate::Rule`
     pub rule: u16,
-    /// Who executed something, or was born.
+    /// Who executed something, was born, or ended.
     pub process: ProcessKey,
+    /// Of a respawn loop: the parent.
     pub top: ProcessKey,
     /// Boot clock of the crossing, ns.
     pub crossed_ns: u64,
     /// Of a recursion: time of the last three generations, ns; 0: fewer. Of a storm: time in which
-    /// the tree grew.
+    /// the tree grew. Of a respawn loop: the window's length.
     pub span_ns: u64,
     /// cgroup v2 id of the process.
     pub cgroup: u64,
     /// Of a recursion: living ancestors with the same signature, by the rule that crossed. Of a
-    /// storm: forks since the last exec on the way to the process.
+    /// storm: forks since the last exec on the way to the process. Of a respawn loop: runs that failed
+    /// at once.
     pub repetitions: u32,
     /// Living processes in the tree of `top`.
     pub live: u32,
-    /// Of a storm: how many more live than `span_ns` ago, and who was born and ended meanwhile.
+    /// Of a storm: how many more live than `span_ns` ago, and who was born and ended meanwhile. Of a
+    /// respawn loop: the runs that ended.
     pub grown: u32,
     pub forks: u32,
     pub exits: u32,
     pub zero: u32,
+}
+
+/// A command was restarted and failed at once, again and again. Wakes the reader at once; comes before
+/// the node of the process is gone, which is when nobody else can say what it ran.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Respawned {
+    /// Its tag is [`RESPAWNED`].
+    pub alarm: Alarm,
+    pub window: Window,
+    pub image: Image,
+    pub record: ExecRecord,
 }
 
 /// A program was executed in a suspect tree.
@@ -121,6 +138,7 @@ const _: () = assert!(size_of::<Forked>() == 48);
 const _: () = assert!(size_of::<Executed>() == 704);
 const _: () = assert!(size_of::<Exited>() == 32);
 const _: () = assert!(size_of::<Alarm>() == 88);
+const _: () = assert!(size_of::<Respawned>() == 768);
 const _: () = assert!(size_of::<Exec>() == 576);
 const _: () = assert!(size_of::<Braked>() == 32);
 
@@ -128,6 +146,8 @@ const _: () = assert!(size_of::<Braked>() == 32);
 mod pod {
     // SAFETY: plain integers without padding (the asserts above count every byte); any bit pattern is valid.
     unsafe impl aya::Pod for super::Alarm {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Respawned {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Exec {}
     // SAFETY: as above.

@@ -38,10 +38,12 @@ pub enum Rule {
     R2 = 3,
     /// Explosion: a tree grows and nothing in it ends.
     R3 = 4,
+    /// Respawn loop: a parent starts the same command again and again, and it fails at once.
+    R6 = 5,
 }
 
 impl Rule {
-    pub const ALL: [Self; 5] = [Self::R1, Self::R1b, Self::R1c, Self::R2, Self::R3];
+    pub const ALL: [Self; 6] = [Self::R1, Self::R1b, Self::R1c, Self::R2, Self::R3, Self::R6];
 
     /// The rule that an event names.
     pub fn of(number: u16) -> Option<Self> {
@@ -56,6 +58,7 @@ impl Rule {
             Self::R1c => "R1c",
             Self::R2 => "R2",
             Self::R3 => "R3",
+            Self::R6 => "R6",
         }
     }
 }
@@ -66,9 +69,9 @@ mod tests {
 
     #[test]
     fn numbers_are_what_events_and_traces_hold() {
-        assert_eq!(Rule::ALL.map(|rule| rule as u16), [0, 1, 2, 3, 4]);
+        assert_eq!(Rule::ALL.map(|rule| rule as u16), [0, 1, 2, 3, 4, 5]);
         assert_eq!(Rule::ALL.map(|rule| Rule::of(rule as u16)), Rule::ALL.map(Some));
         assert_eq!(Level::ALL.map(|level| Level::of(level as u16)), Level::ALL.map(Some));
-        assert_eq!((Rule::of(5), Level::of(4)), (None, None));
+        assert_eq!((Rule::of(6), Level::of(4)), (None, None));
     }
 }

@@ -11,12 +11,14 @@
 
 pub mod brake;
 pub mod event;
+mod flag;
 pub mod gate;
 pub mod layout;
 pub mod lineage;
 pub mod loss;
 pub mod process;
 pub mod recursion;
+pub mod respawn;
 pub mod signature;
 pub mod storm;
 

@@ -4,9 +4,8 @@
 //! self-similarity does: honest work repeats (executable, argv, cwd) along a chain 0 times,
 //! recursions 6 to 200 times.
 
-use core::hint::black_box;
-
 use crate::{
+    flag::is_zero,
     gate::{Level, Rule},
     lineage::{DEAD, GENERATIONS, Image, Node, REPORTED_FOR_S, SEARCHED_ANCESTORS, Slot},
 };
@@ -90,14 +89,6 @@ pub struct Found {
     pub exe: Slot,
     /// Not 0: an ancestor is suspect, so execs below it are recorded.
     pub suspects: u32,
-}
-
-/// 1 where `value` is 0, else 0; without a branch, and kept so: LLVM would turn the arithmetic back
-/// into one if it saw that two values are related.
-#[inline(always)]
-fn is_zero(value: u64) -> u64 {
-    let value = black_box(value);
-    ((value | value.wrapping_neg()) >> 63) ^ 1
 }
 
 /// Looks through up to 64 ancestors, from `parent` up, for those like `image`. The nearest with the
@@ -204,7 +195,7 @@ pub fn gate(image: &Image, top: &Node, now_ns: u64, limits: &Limits) -> Verdict 
         Rule::R1 => image.strict_repetitions,
         Rule::R1b => image.loose_repetitions,
         // The others are not asked here.
-        Rule::R1c | Rule::R2 | Rule::R3 => image.exe_repetitions,
+        Rule::R1c | Rule::R2 | Rule::R3 | Rule::R6 => image.exe_repetitions,
     };
     let told = level as u16 <= top.image.reported
         && seconds(now_ns).wrapping_sub(top.image.reported_s) < REPORTED_FOR_S;

@@ -1,8 +1,8 @@
 //! Lineage: who begat whom.
 //!
 //! Hooks: `tp_btf/sched_process_fork`, `tp_btf/sched_process_exit`, `iter/task` (baseline).
-//! Emits nothing itself; keeps `NODES`, `INDEX` and the counters of the nearest 32 ancestors, and has
-//! [`storm`] look at them.
+//! Emits nothing itself; keeps `NODES`, `INDEX` and the counters of the nearest 32 ancestors, has
+//! [`storm`] look at them, and tells [`respawn`] who ends.
 
 use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
@@ -26,7 +26,7 @@ use sensor_common::{
 use crate::{
     lifecycle,
     maps::{CLAIMS, EXECS, FREE, INDEX, KNOWN, UNFREED, lose, node, slot_of},
-    storm,
+    respawn, storm,
     task::Task,
 };
 
@@ -226,23 +226,43 @@ pub fn forked(child: ProcessKey) -> (Slot, Slot) {
     (parent_slot, slot)
 }
 
-/// A process is gone. Answers whether this is the one call that took its node away.
+/// The process of `current`, its last thread, ends. Answers whether this is the one call that took
+/// its node away. `at_ns`: as [`lifecycle::now`] says it.
 #[inline(always)]
-pub fn exited(tgid: u32) -> bool {
-    leave(tgid) != 0
+pub fn ended(tgid: u32, at_ns: u64) -> bool {
+    let slot = take(tgid);
+    if slot != 0 {
+        // While its node is there.
+        respawn::sensor_ended(slot, at_ns);
+        leave(slot);
+    }
+    slot != 0
 }
 
-/// [`exited`] as a number: a program's functions answer nothing else.
+/// A process is gone, and nobody knows how it ended.
+#[inline(always)]
+fn exited(tgid: u32) {
+    let slot = take(tgid);
+    if slot != 0 {
+        leave(slot);
+    }
+}
+
+/// Takes a process out of the index, for good. Its slot, or 0 where there was none, or another was
+/// quicker.
 #[inline(never)]
-fn leave(tgid: u32) -> u32 {
+fn take(tgid: u32) -> Slot {
     let Some(slot) = slot_of(tgid) else {
         lose(Reason::UnknownExit);
         return 0;
     };
     // Two threads may both believe to be the last; one of them removes the entry.
-    if INDEX.remove(tgid).is_err() {
-        return 0;
-    }
+    if INDEX.remove(tgid).is_err() { 0 } else { slot }
+}
+
+/// Whoever was taken out is dead, and its node goes when nobody needs it.
+#[inline(never)]
+fn leave(slot: Slot) -> u32 {
     if let Some(gone) = node(slot) {
         // SAFETY: a value of the array; flags belong to this process, which is past its end.
         unsafe { (*gone).flags |= DEAD };
@@ -252,7 +272,7 @@ fn leave(tgid: u32) -> u32 {
     if let Ok(Some(left)) = UNFREED.pop() {
         free_upwards(left);
     }
-    1
+    0
 }
 
 /// Lets go of a node: the process itself at its exit, or a child whose node is freed.

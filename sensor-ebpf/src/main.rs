@@ -10,6 +10,7 @@ mod lifecycle;
 mod lineage;
 mod maps;
 mod recursion;
+mod respawn;
 mod storm;
 mod task;
 
@@ -35,14 +36,13 @@ pub fn sensor_fork(ctx: BtfTracePointContext) -> i32 {
 
 /// Raw tracepoint arguments: (task, old pid, bprm). Runs in the task, as its new self.
 #[btf_tracepoint(function = "sched_process_exec")]
-pub fn sensor_exec(ctx: BtfTracePointContext) -> i32 {
-    let task = Task(ctx.arg::<u64>(0));
+pub fn sensor_exec(_ctx: BtfTracePointContext) -> i32 {
     let slot = match maps::slot_of(lineage::current_tgid()) {
         Some(slot) => slot,
         None => lineage::sensor_recover(),
     };
     if slot != 0 {
-        recursion::executed(task, slot);
+        recursion::sensor_executed(slot);
         brake::check(slot, 0);
     }
     0
@@ -62,8 +62,9 @@ pub fn sensor_exit(ctx: BtfTracePointContext) -> i32 {
         }
         // Before the node is gone.
         let key = lifecycle::key_of(slot.unwrap_or(0));
-        if lineage::exited(tgid) {
-            lifecycle::exited(key, task.exit_code());
+        let at_ns = lifecycle::now();
+        if lineage::ended(tgid, at_ns) {
+            lifecycle::exited(key, task.exit_code(), at_ns);
         }
     }
     0

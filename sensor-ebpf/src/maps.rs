@@ -10,6 +10,7 @@ use sensor_common::{
     lineage::{ExecRecord, Image, Known, Node, Slot},
     loss::Reason,
     recursion::{Found, Nodes},
+    respawn::{self, Loop, Window},
     signature::ARGV_WORDS,
 };
 
@@ -57,6 +58,10 @@ pub static EXECS: HashMap<Slot, ExecRecord> = HashMap::with_max_entries(TABLE, B
 /// What user space knows of the processes before us, by tgid; empty after the baseline.
 #[map]
 pub static KNOWN: HashMap<u32, Known> = HashMap::with_max_entries(TABLE, BPF_F_NO_PREALLOC);
+
+/// Commands that failed at once, by who starts them.
+#[map]
+pub static LOOPS: LruHashMap<Loop, Window> = LruHashMap::with_max_entries(respawn::LOOPS, 0);
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);

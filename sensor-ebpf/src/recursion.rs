@@ -7,7 +7,9 @@ use core::ptr;
 
 use aya_ebpf::{
     bindings::{BPF_ANY, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::generated::{bpf_get_current_cgroup_id, bpf_ktime_get_boot_ns, bpf_probe_read_user},
+    helpers::generated::{
+        bpf_get_current_cgroup_id, bpf_get_current_task, bpf_ktime_get_boot_ns, bpf_probe_read_user,
+    },
 };
 use sensor_common::{
     ProcessKey, event,
@@ -30,9 +32,20 @@ use crate::{
 #[unsafe(no_mangle)]
 static LIMITS: Limits = Limits::DEFAULT;
 
-/// A process executed a program.
+/// `current`, whose node is in `slot`, executed a program.
+///
+/// Exported, as `sensor_search`. So the program itself has next to no stack, and what else it calls may
+/// have more: a chain of calls has 512 bytes.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sensor_executed(slot: Slot) -> u32 {
+    // SAFETY: has no preconditions.
+    executed(Task(unsafe { bpf_get_current_task() }), slot);
+    0
+}
+
 #[inline(always)]
-pub fn executed(task: Task, slot: Slot) {
+fn executed(task: Task, slot: Slot) {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
     // SAFETY: a per-CPU value; tracing programs do not nest on one CPU.
     let scratch = unsafe { &mut *scratch };

@@ -89,6 +89,14 @@ pub struct Expect {
     pub facts: Vec<String>,
     /// Commands of one turn of the cycle, if they are always so many.
     pub steps: Option<usize>,
+    /// False: it has to be found and explained, and may never be contained.
+    #[serde(default = "contained")]
+    pub contained: bool,
+}
+
+/// Most runaways have to be.
+fn contained() -> bool {
+    true
 }
 
 /// Whom an incident has to blame.
@@ -177,6 +185,11 @@ impl Labelled {
         })
     }
 
+    /// Whether it is to be contained: a runaway is, unless it is only to be told of.
+    pub fn is_to_be_contained(&self) -> bool {
+        self.expect.as_ref().is_some_and(|expect| expect.contained)
+    }
+
     pub fn limits(&self) -> Limits {
         Limits { tasks: Some(self.bounds.tasks), memory_bytes: Some(self.bounds.memory_mib << 20) }
     }
@@ -259,11 +272,16 @@ mod tests {
     #[test]
     fn honest_and_malign_definitions_are_read() {
         let honest = Labelled::parse("sleeps", Path::new("/x"), HONEST).unwrap();
-        assert_eq!((honest.name.as_str(), honest.label), ("sleeps", Label::Honest));
+        assert_eq!((honest.name.as_str(), &honest.label), ("sleeps", &Label::Honest));
         let malign = HONEST.replace("\"honest\"", "\"recursion\"") + EXPECT;
         let malign = Labelled::parse("sleeps", Path::new("/x"), &malign).unwrap();
         assert_eq!(malign.label, Label::Malign("recursion".into()));
+        assert!(malign.is_to_be_contained() && !honest.is_to_be_contained());
         assert_eq!(malign.expect.unwrap().culprit, Culprit::Command);
+        let told = EXPECT.replace("facts", "contained = false, facts");
+        let told = HONEST.replace("\"honest\"", "\"crash_loop\"") + &told;
+        let told = Labelled::parse("sleeps", Path::new("/x"), &told).unwrap();
+        assert!(!told.is_to_be_contained());
     }
 
     #[test]

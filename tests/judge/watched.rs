@@ -22,8 +22,8 @@ use crate::{
 const LOOK: Duration = Duration::from_millis(20);
 
 /// Runs it in a cage of its own under this binary, which gets `more` as configuration beyond
-/// directories and scope. Malign: until an incident about it is contained and explained; honest: to
-/// its end. What could not be set up, or was not what it says, is unresolved.
+/// directories and scope. Malign: until an incident about it is contained and explained, or only
+/// explained where it is not to be contained; honest: to its end. What could not be set up, or was not what it says, is unresolved.
 pub fn watched(labelled: &Labelled, sensor: &Path, more: &str) -> Trial {
     let outcome = match once(labelled, sensor, more) {
         Ok(seen) => Outcome::Seen(seen),
@@ -138,8 +138,9 @@ impl Run<'_> {
             let judged = match self.labelled.label {
                 Label::Honest => end != End::No || self.running_after.is_some(),
                 Label::Malign(_) => {
-                    end != End::No && self.cage.count() == 0
-                        || self.running_after.is_some() && self.explained()?
+                    let enough =
+                        self.running_after.is_some() || !self.labelled.is_to_be_contained();
+                    end != End::No && self.cage.count() == 0 || enough && self.explained()?
                 }
             };
             let counted = self.contained.is_none() || self.running_after.is_some();
@@ -162,9 +163,10 @@ impl Run<'_> {
         }
     }
 
-    /// Whether an incident that is over or contained has its diagnosis.
+    /// Whether an incident that is over, or as far as it is to come, has its diagnosis.
     fn explained(&self) -> Result<bool> {
-        let done = |one: &Value| one["state"] != "open" && !one["diagnosis"].is_null();
+        let told = !self.labelled.is_to_be_contained();
+        let done = |one: &Value| (told || one["state"] != "open") && !one["diagnosis"].is_null();
         Ok(self.sensor.incidents()?.iter().any(done))
     }
 }

@@ -201,7 +201,10 @@ fn replays_alike(name: &str) {
             assert!(seen.ended_well, "{seen:?}");
             assert_eq!(trace.containments, 0, "{trace:?}");
         }
-        Label::Malign(_) => assert!(trace.containments > 0, "{trace:?}"),
+        Label::Malign(_) => {
+            assert!(trace.incidents > 0, "{trace:?}");
+            assert_eq!(trace.containments > 0, labelled.is_to_be_contained(), "{trace:?}");
+        }
     }
 }
 

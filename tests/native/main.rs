@@ -19,6 +19,8 @@ mod left_alone;
 mod pause;
 mod recursion;
 #[cfg(test)]
+mod respawn;
+#[cfg(test)]
 mod storm;
 #[cfg(test)]
 mod support;

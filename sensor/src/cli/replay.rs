@@ -109,7 +109,7 @@ fn page(report: &Report, view: &View) -> String {
             contained.unwrap_or(first).rule.into(),
             would,
             first.culprit.pid.to_string().into(),
-            text::command(&first.culprit.argv).into(),
+            command(first).into(),
         ]);
     }
     page.push_str(&table.render(0, style));
@@ -120,6 +120,15 @@ fn page(report: &Report, view: &View) -> String {
         text::count(report.containments as u64, "containment", "containments"),
     );
     page
+}
+
+/// The culprit's command, and what it restarts.
+fn command(found: &Found) -> String {
+    let command = text::command(&found.culprit.argv);
+    if found.restarts.is_empty() {
+        return command;
+    }
+    format!("{command} restarts {}", text::command(&found.restarts))
 }
 
 /// The first finding about each culprit, and the first that has it contained.
@@ -154,7 +163,7 @@ fn agreement(agreement: &Agreement, style: &Style) -> String {
     }
     let storms = match storms_agree + storms_differ {
         0 => String::new(),
-        all => format!(", and on {storms_agree} of {}", text::count(all, "storm", "storms")),
+        all => format!(", and on {storms_agree} of {}", text::count(all, "alarm", "alarms")),
     };
     if *differ == 0 && *storms_differ == 0 {
         return format!(

@@ -3,10 +3,13 @@
 use std::path::Path;
 
 use clap::Args;
+use sensor_common::gate::Rule;
 use sensor_proto::{
     json::{self, RecordLine, escape},
     v1::{Observation, Record, StreamRecordsRequest, observation::Fact, record::Body},
 };
+
+use crate::detect::respawn::ending;
 
 use super::{
     client, describe,
@@ -188,6 +191,16 @@ fn body(record: &Record) -> (String, Tone) {
 fn fact(observation: &Observation) -> String {
     match &observation.fact {
         None => "of a kind that this version does not know".into(),
+        Some(Fact::Alarm(alarm)) if alarm.rule == Rule::R6.name() => format!(
+            "{} {}: pid {} restarts what fails at once: {} of {} within {}, the last with {}",
+            text::safe(&alarm.rule),
+            text::safe(&alarm.level),
+            alarm.top.unwrap_or_default().pid,
+            alarm.repetitions,
+            text::count(u64::from(alarm.exits), "run", "runs"),
+            time::duration(alarm.span_ns),
+            ending(alarm.code),
+        ),
         Some(Fact::Alarm(alarm)) => format!(
             "{} {}: pid {} is repetition {} within {}, {} live below pid {}",
             text::safe(&alarm.rule),

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, ops::RangeInclusive, path::Path};
 
-use super::{Agent, Config};
+use super::{Agent, Config, Mode};
 
 /// A value that cannot be.
 #[derive(Debug, PartialEq, Eq)]
@@ -106,11 +106,28 @@ fn storms(config: &Config) -> Checked {
     range("detect.explosion.growth_per_cpu", explosion.growth_per_cpu, 0..=65_536)?;
     range("detect.explosion.span_ms", explosion.span_ms, SPAN_MS)?;
     // 0 would never cross, for which there is `enabled`.
-    range("detect.explosion.completed_percent", explosion.completed_percent, 1..=100)
+    range("detect.explosion.completed_percent", explosion.completed_percent, 1..=100)?;
+    respawns(config)
+}
+
+fn respawns(config: &Config) -> Checked {
+    let respawn = &config.detect.respawn;
+    // One failure is no loop.
+    range("detect.respawn.runs", respawn.runs, 2..=1_000_000)?;
+    range("detect.respawn.window_s", respawn.window_s, 1..=3_600)?;
+    range("detect.respawn.windows", respawn.windows, 1..=1_000)?;
+    range("detect.respawn.life_ms", respawn.life_ms, 1..=3_600_000)?;
+    // Below it the median of the runs could be anything, and most of them a success.
+    range("detect.respawn.failed_percent", respawn.failed_percent, 51..=100)
 }
 
 fn respond(config: &Config) -> Checked {
     let respond = &config.respond;
+    if let Mode::Approve | Mode::Auto = respond.rules.r6 {
+        let what = "a respawn loop is never stopped, by whomever it is approved: it has two processes at \
+                    most, so that nothing would be saved; \"observe\" or \"suggest\"";
+        return problem("respond.rules.R6", what.into());
+    }
     range("respond.freeze_s", respond.freeze_s, 1..=86_400)?;
     // 0 would let the brake go before what it holds is awake.
     range("respond.brake_extra_s", respond.brake_extra_s, 1..=86_400)?;

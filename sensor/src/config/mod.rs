@@ -14,7 +14,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sensor_common::{recursion::Limits, storm};
+use sensor_common::{recursion::Limits, respawn, storm};
 use serde::{Deserialize, Serialize};
 
 pub use self::error::ConfigError;
@@ -79,6 +79,7 @@ pub struct Detect {
     pub recursion_growth: RecursionGrowth,
     pub fork_bomb: ForkBomb,
     pub explosion: Explosion,
+    pub respawn: Respawn,
 }
 
 /// R1: same executable, argv and cwd among the living ancestors. The last two hold for R1b and
@@ -145,6 +146,22 @@ pub struct Explosion {
     pub completed_percent: u32,
 }
 
+/// R6: a command that the same parent starts again and again, and that fails at once.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Respawn {
+    pub enabled: bool,
+    /// Runs of the command that end within `window_s`.
+    pub runs: u32,
+    pub window_s: u32,
+    /// Such windows in a row.
+    pub windows: u32,
+    /// What fails before it has run so long, ms, has failed at once.
+    pub life_ms: u32,
+    /// Of a hundred runs so many fail at once.
+    pub failed_percent: u32,
+}
+
 /// What is done about a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -172,6 +189,9 @@ pub struct Rules {
     pub r2: Mode,
     #[serde(rename = "R3")]
     pub r3: Mode,
+    /// `Observe` or `Suggest`.
+    #[serde(rename = "R6")]
+    pub r6: Mode,
 }
 
 /// How far the sensor may go by itself.
@@ -344,6 +364,20 @@ impl Default for Explosion {
     }
 }
 
+impl Default for Respawn {
+    fn default() -> Self {
+        let limits = respawn::Limits::default();
+        Self {
+            enabled: true,
+            runs: limits.runs,
+            window_s: limits.window_ms / MS_PER_S,
+            windows: limits.windows,
+            life_ms: limits.life_ms,
+            failed_percent: limits.failed_percent,
+        }
+    }
+}
+
 impl Default for Respond {
     fn default() -> Self {
         Self {
@@ -358,7 +392,14 @@ impl Default for Respond {
 
 impl Default for Rules {
     fn default() -> Self {
-        Self { r1: Mode::Auto, r1b: Mode::Auto, r1c: Mode::Auto, r2: Mode::Auto, r3: Mode::Auto }
+        Self {
+            r1: Mode::Auto,
+            r1b: Mode::Auto,
+            r1c: Mode::Auto,
+            r2: Mode::Auto,
+            r3: Mode::Auto,
+            r6: Mode::Suggest,
+        }
     }
 }
 
@@ -400,6 +441,8 @@ impl Default for Command {
 
 const NS_PER_MS: u64 = 1_000_000;
 
+const MS_PER_S: u32 = 1000;
+
 /// A count that nothing reaches: chains and repetitions have 16 bits, and no kernel so many processes.
 const NEVER: u32 = u32::MAX;
 
@@ -437,6 +480,18 @@ impl Detect {
             completed_percent: explosion.completed_percent,
         }
     }
+
+    /// The same for the respawn gate.
+    pub fn respawns(&self) -> respawn::Limits {
+        let respawn = &self.respawn;
+        respawn::Limits {
+            runs: if respawn.enabled { respawn.runs } else { respawn::Limits::NEVER },
+            window_ms: respawn.window_s.saturating_mul(MS_PER_S),
+            windows: respawn.windows,
+            life_ms: respawn.life_ms,
+            failed_percent: respawn.failed_percent,
+        }
+    }
 }
 
 impl Rules {
@@ -448,6 +503,7 @@ impl Rules {
             "R1c" => self.r1c,
             "R2" => self.r2,
             "R3" => self.r3,
+            "R6" => self.r6,
             _ => Mode::Suggest,
         }
     }

@@ -67,6 +67,29 @@ fn storm_thresholds_that_cannot_be_are_refused() {
 }
 
 #[test]
+fn respawn_thresholds_are_those_of_the_gate_or_refused() {
+    assert_eq!(Detect::default().respawns(), respawn::Limits::default());
+    let off = parse("[detect.respawn]\nenabled = false").unwrap().detect.respawns();
+    assert_eq!(off.runs, respawn::Limits::NEVER);
+    assert_eq!(
+        message("[detect.respawn]\nfailed_percent = 50"),
+        "/c.toml:2: detect.respawn.failed_percent: 50 is not within 51 to 100",
+    );
+    assert_eq!(
+        message("[detect.respawn]\nwindow_s = 0"),
+        "/c.toml:2: detect.respawn.window_s: 0 is not within 1 to 3600",
+    );
+    for mode in ["auto", "approve"] {
+        let said = message(&format!("[respond.rules]\nR6 = \"{mode}\""));
+        assert!(
+            said.starts_with("/c.toml:2: respond.rules.R6: a respawn loop is never stopped"),
+            "{said}"
+        );
+    }
+    assert!(parse("[respond.rules]\nR6 = \"observe\"").is_ok());
+}
+
+#[test]
 fn a_rule_that_is_off_never_crosses() {
     let config =
         parse("[detect.recursion]\nenabled = false\n[detect.recursion_growth]\nenabled = false")
@@ -92,7 +115,7 @@ fn errors_name_file_line_and_key() {
     );
     assert_eq!(
         message("\n[respond.rules]\nR9 = \"auto\""),
-        "/c.toml:3: respond.rules.R9: unknown field `R9`, expected one of `R1`, `R1b`, `R1c`, `R2`, `R3`",
+        "/c.toml:3: respond.rules.R9: unknown field `R9`, expected one of `R1`, `R1b`, `R1c`, `R2`, `R3`, `R6`",
     );
     assert_eq!(
         message("[respond.rules]\nR1 = \"maybe\""),

@@ -20,12 +20,13 @@ use super::{
     investigations::{Investigations, Progress},
     reactor::{Notice, Times, observation},
     requests::Acted,
+    respawn::Looping,
     study::{self, Study, Subject},
 };
 use crate::{
     clock,
     detect::Finding,
-    evidence::gather::Gatherer,
+    evidence::gather::{Gatherer, Restarted},
     host::Host,
     incident::{self, Change, Incidents, Scene},
     kernel::{Lineage, Programs, split},
@@ -83,6 +84,10 @@ pub struct Desk {
     pub acting: HashSet<String>,
     /// What each unresolved incident is about.
     pub matters: HashMap<String, Matter>,
+    /// Respawn loops by their incident.
+    pub loops: HashMap<String, Looping>,
+    /// How long nobody has told of one that is over, ns.
+    pub quiet_ns: u64,
 }
 
 /// What an incident is about, and how far it has been looked at.
@@ -97,8 +102,16 @@ pub struct Matter {
 
 impl Matter {
     pub fn new(incident: &str, finding: Finding) -> Self {
-        let subject = Subject { incident: incident.to_owned(), finding, given: 0 };
+        let incident = incident.to_owned();
+        let subject = Subject { incident, finding, restarted: None, given: 0 };
         Self { subject, studying: false, again: false, studied: false }
+    }
+
+    /// The same of a respawn loop.
+    pub fn restarting(incident: &str, finding: Finding, restarted: Restarted) -> Self {
+        let mut matter = Self::new(incident, finding);
+        matter.subject.restarted = Some(restarted);
+        matter
     }
 }
 
@@ -110,11 +123,12 @@ impl Desk {
     pub fn notice(&mut self, notice: Notice) {
         match notice {
             Notice::Alarm(alarm) => {
-                self.log.append(Draft::bulk(Body::Observation(observation(&alarm))));
+                self.log.append(Draft::bulk(Body::Observation(observation(&alarm, 0))));
             }
             Notice::Found { finding, ancestry, incident, decision, alarm } => {
                 self.found(finding, &ancestry, incident, &decision, &alarm);
             }
+            Notice::Respawned(respawning) => self.respawned(*respawning),
             Notice::Judged { incident, finding, decision } => {
                 self.judged(&incident, finding, &decision);
             }
@@ -164,7 +178,7 @@ impl Desk {
         }
         self.log.append(Draft {
             priority: proto::Priority::Incident,
-            ..Draft::of(id.clone(), Body::Observation(observation(alarm)))
+            ..Draft::of(id.clone(), Body::Observation(observation(alarm, 0)))
         });
         let opened = change.opened;
         self.announce(change);
@@ -210,7 +224,7 @@ impl Desk {
     }
 
     /// An incident opens with the crossing, not when we come to write it down.
-    fn scene(&self, culprit: Option<ProcessKey>, at_ns: u64, ancestry: &[Node]) -> Scene {
+    pub fn scene(&self, culprit: Option<ProcessKey>, at_ns: u64, ancestry: &[Node]) -> Scene {
         let forest = Forest::new(ancestry.iter().cloned());
         let exec = culprit.and_then(|key| forest.get(key)).and_then(|node| node.exec.clone());
         let cgroup = culprit.and_then(|key| forest.get(key)).map_or(0, |node| node.cgroup);
@@ -299,7 +313,7 @@ impl Desk {
         });
     }
 
-    fn study(&mut self, incident: &str) {
+    pub fn study(&mut self, incident: &str) {
         let Some(matter) = self.matters.get_mut(incident) else { return };
         if matter.studying {
             matter.again = true;
@@ -449,6 +463,9 @@ impl Desk {
         self.guardian.disarm(id);
         self.containments.forget(id);
         self.matters.remove(id);
+        if let Some(looping) = self.loops.get_mut(id) {
+            looping.close();
+        }
         Some(self.announce(change))
     }
 }
@@ -461,7 +478,7 @@ fn headline(cause: &str) -> Option<String> {
     (!sentence.is_empty()).then(|| sentence.to_owned())
 }
 
-fn refusal(why: String) -> proto::Action {
+pub fn refusal(why: String) -> proto::Action {
     let now = clock::boot_ns();
     proto::Action {
         kind: ActionKind::Refuse.into(),

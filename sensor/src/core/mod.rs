@@ -10,6 +10,7 @@ mod desk;
 mod investigations;
 mod reactor;
 mod requests;
+mod respawn;
 mod storm;
 mod study;
 mod succession;
@@ -29,7 +30,7 @@ use std::{
     time::Duration,
 };
 
-use sensor_common::{brake::Tally, gate::Rule};
+use sensor_common::{brake::Tally, gate::Rule, respawn::Limits};
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
@@ -230,6 +231,7 @@ impl Daemon {
             policy: policy(config),
             limits: config.detect.limits(),
             storms: config.detect.storms(cpus()),
+            respawns: config.detect.respawns(),
             explosions,
             times,
             paused: Arc::clone(&paused),
@@ -282,6 +284,8 @@ impl Daemon {
             scope: config.scope.cgroup.clone(),
             acting: HashSet::new(),
             matters: HashMap::new(),
+            loops: HashMap::new(),
+            quiet_ns: quiet_ns(&config.detect.respawns()),
         };
         desk.begin(&opened, degradations, baseline_processes);
         desk.succeed(Legacy { opened, predecessor });
@@ -421,9 +425,16 @@ pub fn load_options(config: &Config) -> LoadOptions {
         ring_bytes: config.kernel.ring_bytes,
         limits: config.detect.limits(),
         storms: config.detect.storms(cpus()),
+        respawns: config.detect.respawns(),
         lifecycle: false,
         brake: config.kernel.brake,
     }
+}
+
+/// A loop that goes on is told of with each window, and after a window that was not bad enough when as
+/// many bad ones as it takes have come again.
+fn quiet_ns(limits: &Limits) -> u64 {
+    u64::from(limits.window_ms) * 1_000_000 * (u64::from(limits.windows) + 3)
 }
 
 /// What `sensor doctor` would load, too.

@@ -15,11 +15,14 @@ use sensor_common::{
     event::{Alarm, Braked, Exec},
     gate::{Level, Rule},
     recursion::Limits,
-    storm,
+    respawn, storm,
 };
 use tokio::sync::mpsc;
 
-use super::containments::{Containment, Containments, POLICY, Turn};
+use super::{
+    containments::{Containment, Containments, POLICY, Turn},
+    respawn::Respawning,
+};
 use crate::{
     cgroup::Hierarchies,
     clock,
@@ -52,6 +55,7 @@ pub enum Notice {
         decision: Decision,
         alarm: Alarm,
     },
+    Respawned(Box<Respawning>),
     /// What was decided about a finding that had to be watched first.
     Judged {
         incident: String,
@@ -88,6 +92,7 @@ pub struct Reactor {
     pub policy: Policy,
     pub limits: Limits,
     pub storms: storm::Limits,
+    pub respawns: respawn::Limits,
     /// Alarms of R3, for the thread that watches explosions.
     pub explosions: SyncSender<Alarm>,
     pub times: Times,
@@ -102,6 +107,7 @@ impl Reactor {
     pub fn handle(self: &Arc<Self>, event: Event) {
         match event {
             Event::Alarm(alarm) => self.alarm(alarm),
+            Event::Respawned(respawned) => self.respawned(&respawned),
             Event::Exec(exec) => {
                 if self.in_scope(exec.process.tgid) {
                     self.tell(Notice::Exec(exec));
@@ -252,7 +258,7 @@ impl Reactor {
         }
     }
 
-    fn in_scope(&self, tgid: u32) -> bool {
+    pub(super) fn in_scope(&self, tgid: u32) -> bool {
         self.responder.in_scope(Path::new("/"))
             || self.hierarchies.path_of(tgid).is_ok_and(|path| self.responder.in_scope(&path))
     }
@@ -264,8 +270,8 @@ impl Reactor {
     }
 }
 
-/// An alarm as it is recorded.
-pub fn observation(alarm: &Alarm) -> proto::Observation {
+/// An alarm as it is recorded. `code`: of a respawn loop how the newest failure ended, else 0.
+pub fn observation(alarm: &Alarm, code: u32) -> proto::Observation {
     let key = |key: ProcessKey| Some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns });
     let level = match Level::of(alarm.level) {
         Some(Level::Contain) => "contain",
@@ -285,6 +291,7 @@ pub fn observation(alarm: &Alarm) -> proto::Observation {
         grown: alarm.grown,
         forks: alarm.forks,
         exits: alarm.exits,
+        code,
     };
     proto::Observation { fact: Some(proto::observation::Fact::Alarm(alarm)) }
 }

@@ -5,8 +5,11 @@ use std::sync::Arc;
 
 use crate::{
     detect::Finding,
-    diagnose::{self, Case, storm},
-    evidence::{EvidenceLog, gather::Gatherer},
+    diagnose::{self, Case, respawn, storm},
+    evidence::{
+        EvidenceLog,
+        gather::{Gatherer, Restarted},
+    },
     kernel::{Detail, Lineage},
     lineage::{Forest, ProcessKey},
     proto,
@@ -28,6 +31,8 @@ pub struct Study {
 pub struct Subject {
     pub incident: String,
     pub finding: Finding,
+    /// Of a respawn loop: what is restarted, where this run has seen it.
+    pub restarted: Option<Restarted>,
     /// Evidence ids that were used before.
     pub given: u32,
 }
@@ -47,6 +52,9 @@ pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> 
             proto::Kind::ForkStorm => {
                 Some(explain_storm(subject, culprit, &forest, gatherer, seen, &mut log))
             }
+            proto::Kind::CrashLoop => subject.restarted.as_ref().map(|restarted| {
+                explain_respawn(subject, culprit, forest, restarted, gatherer, &mut log)
+            }),
             _ => None,
         };
     }
@@ -100,6 +108,33 @@ fn explain_storm(
     storm::diagnose(&mut storm::Case {
         finding: &subject.finding,
         crowd: &crowd,
+        cited: &cited,
+        files: &mut files,
+        redactor: gatherer.redactor(),
+    })
+}
+
+fn explain_respawn(
+    subject: &Subject,
+    culprit: ProcessKey,
+    forest: Forest,
+    restarted: &Restarted,
+    gatherer: &Gatherer,
+    log: &mut EvidenceLog,
+) -> proto::Diagnosis {
+    let program = gatherer.program(&forest, culprit);
+    // The command as it last ran stands below whoever restarts it, though it is gone.
+    let leaf = restarted.command.key;
+    let chain = gatherer.chain(&forest.with(restarted.command.clone()), culprit, Some(leaf));
+    let cited =
+        [log.add(gatherer.chain_evidence(&chain)), log.add(gatherer.ends_evidence(restarted))];
+    let command = chain.links.last().cloned().unwrap_or_default();
+    let mut files = gatherer.source_files(&chain, log);
+    respawn::diagnose(&mut respawn::Case {
+        finding: &subject.finding,
+        program: &program,
+        command: &command,
+        restarted,
         cited: &cited,
         files: &mut files,
         redactor: gatherer.redactor(),

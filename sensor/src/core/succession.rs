@@ -1,11 +1,11 @@
 //! What an earlier run left behind: unresolved incidents in the log, and perhaps a guardian that
 //! still watches over what is frozen.
 
-use super::{containments::Containment, desk::Desk};
+use super::{containments::Containment, desk::Desk, respawn::Looping};
 use crate::{
     clock,
     incident::Incidents,
-    proto::{InvestigationState, State},
+    proto::{Incident, InvestigationState, Kind, State},
     record::Opened,
     respond::{Held, Marks as _, guardian::Predecessor},
 };
@@ -68,7 +68,10 @@ impl Desk {
 
     /// An incident of an earlier run, as it stands now.
     fn take_up(&mut self, id: &str) {
-        if let Some(culprit) = self.incidents.culprit(id) {
+        let of_loop = |incident: &Incident| incident.kind() == Kind::CrashLoop;
+        if self.incidents.get(id).is_some_and(of_loop) {
+            self.loops.insert(id.to_owned(), Looping::unseen(clock::boot_ns()));
+        } else if let Some(culprit) = self.incidents.culprit(id) {
             self.containments.know(culprit, id);
         }
         let frozen = self.containments.of(id).is_some_and(|it| it.frozen);

@@ -1,5 +1,5 @@
-//! What the desk looks after once a second: incidents whose culprit is gone, losses, and how well
-//! each part works.
+//! What the desk looks after once a second: incidents whose culprit is gone or whose loop has ended,
+//! losses, and how well each part works.
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 
@@ -15,6 +15,7 @@ use crate::{
 impl Desk {
     pub fn look_around(&mut self) {
         self.resolve_what_is_gone();
+        self.resolve_ended_loops();
         self.record_losses();
         // What a person has ordered is in the book of containments only when it is done.
         if self.acting.is_empty() {

@@ -50,7 +50,7 @@ pub fn detect(crossing: &Crossing, limits: &Limits) -> Option<Finding> {
         (Rule::R1, false) => limits.open,
         (Rule::R1b, true) => limits.loose_contain,
         (Rule::R1b, false) => limits.loose_open,
-        (Rule::R1c | Rule::R2 | Rule::R3, _) => limits.growth_repetitions,
+        (Rule::R1c | Rule::R2 | Rule::R3 | Rule::R6, _) => limits.growth_repetitions,
     };
     let seconds = |ns: u64| ns as f64 / 1e9;
     let mut measures = vec![
@@ -91,7 +91,7 @@ fn culprit(ancestry: &[Node], rule: Rule) -> Option<ProcessKey> {
             let like = signature(leaf)?;
             Some(first_of(ancestry, period(ancestry, |node| signature(node) == Some(like)))?.key)
         }
-        Rule::R1c | Rule::R2 | Rule::R3 => {
+        Rule::R1c | Rule::R2 | Rule::R3 | Rule::R6 => {
             let grower = executable(leaf)?;
             let turn = period(ancestry, |node| executable(node) == Some(grower));
             let cycle: HashSet<FileId> = turn.iter().filter_map(executable).collect();

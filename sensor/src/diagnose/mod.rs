@@ -11,7 +11,9 @@ mod git_hook;
 mod lines;
 mod make;
 mod npm;
+pub mod respawn;
 mod script;
+mod site;
 pub mod storm;
 mod words;
 

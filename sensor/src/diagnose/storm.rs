@@ -1,10 +1,11 @@
 //! Storms: who forks, what the new processes run, how fast, and the line that does it.
 
-use std::{collections::HashMap, fmt::Write as _, path::PathBuf};
+use std::{collections::HashMap, fmt::Write as _};
 
 use super::{
-    Answer, Claim, FileState, Files, Link, command,
+    Claim, Files, Link, command,
     lines::{Line, calling, contains_word, lines},
+    site::Site,
     words::Words,
 };
 use crate::{
@@ -63,14 +64,6 @@ pub struct Case<'a> {
     pub redactor: &'a Redactor,
 }
 
-/// The line of a script that makes the processes, if it can be found.
-struct Site {
-    file: PathBuf,
-    number: usize,
-    text: Vec<u8>,
-    evidence: String,
-}
-
 /// What happens, why as far as the script tells, and what would have come.
 pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
     let words = Words { redactor: case.redactor };
@@ -111,10 +104,7 @@ pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
     }
     cause += &ahead(crowd, grown / within.max(0.001));
 
-    let place = site.as_ref().map_or_else(
-        || format!("what {who} runs"),
-        |site| format!("line {} of {}", site.number, words.path(&site.file)),
-    );
+    let place = site.as_ref().map_or_else(|| format!("what {who} runs"), |site| site.place(&words));
     let remedy = if bomb {
         format!(
             "Give {place} an end: a function or process that starts itself again has to stop at some depth."
@@ -180,19 +170,14 @@ fn ahead(crowd: &Crowd, pace: f64) -> String {
     )
 }
 
+/// The line that makes the processes, if it can be found.
 fn site(crowd: &Crowd, bomb: bool, files: &mut dyn Files) -> Option<Site> {
-    let script = command::script(&crowd.program.argv)?;
-    let file = command::resolve(&crowd.program.cwd, script.path)?;
-    let Answer { evidence, state: FileState::Present(content) } = files.read(&file) else {
-        return None;
-    };
-    let line = if bomb {
-        itself(&content)
-    } else {
-        let argv = crowd.commands.first().map(|(argv, _)| argv.clone()).unwrap_or_default();
-        calling(&content, &Link { argv, ..Link::default() }, &[])
-    }?;
-    Some(Site { number: line.number, text: line.text.to_vec(), file, evidence })
+    if bomb {
+        return Site::of(&crowd.program, files, itself);
+    }
+    let argv = crowd.commands.first().map(|(argv, _)| argv.clone()).unwrap_or_default();
+    let most = Link { argv, ..Link::default() };
+    Site::of(&crowd.program, files, |content| calling(content, &most, &[]))
 }
 
 /// The line in which a program forks itself: a call of fork, or of a shell function within its own
@@ -238,7 +223,10 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::*;
+    use super::{
+        super::{Answer, FileState},
+        *,
+    };
     use crate::{lineage::Exec, proto::Measure};
 
     /// One file, or none.

@@ -10,6 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sensor_common::respawn::Window;
+
 use super::{
     EvidenceLog, Redactor,
     files::{Projects, SourceFiles, homes},
@@ -19,6 +21,7 @@ use super::{
 };
 use crate::{
     cgroup::Hierarchies,
+    detect::respawn::ending,
     diagnose,
     lineage::{FileId, Forest, Node, ProcessKey},
     proto::{self, evidence::Content},
@@ -63,6 +66,15 @@ pub struct Chain {
     pub links: Vec<diagnose::Link>,
     /// Links below that were left out.
     pub omitted: usize,
+}
+
+/// A command that is restarted and fails at once, as it last ran, and how its runs ended.
+#[derive(Clone, Debug, Default)]
+pub struct Restarted {
+    pub command: Node,
+    pub window: Window,
+    /// Length of the window, ns.
+    pub span_ns: u64,
 }
 
 /// Looks at processes and host.
@@ -217,6 +229,25 @@ impl Gatherer {
             content: Some(Content::Chain(proto::Chain { links })),
             ..Default::default()
         }
+    }
+
+    /// How the runs of a restarted command ended, as the kernel side counted them.
+    pub fn ends_evidence(&self, restarted: &Restarted) -> proto::Evidence {
+        let Restarted { window, span_ns, .. } = restarted;
+        let text = format!(
+            "window_s {}\nruns {}\nfailed_at_once {}\nran_together_ms {:.1}\nlast_end {}\n\
+             otherwise_than_the_one_before {}\nby_signal {}\ncore_dumps {}\nbad_windows_in_a_row {}\n",
+            span_ns / 1_000_000_000,
+            window.runs,
+            window.failed,
+            window.ran_ns as f64 / 1e6,
+            ending(window.code),
+            window.otherwise,
+            window.by_signal,
+            window.dumped,
+            window.row,
+        );
+        plain("ends", "sched_process_exit", text.into_bytes())
     }
 
     /// The files that rules may look at to explain this chain. Answers go into `log`.

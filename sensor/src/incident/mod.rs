@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use prost_types::Timestamp;
 
 use crate::{
-    detect::Finding,
+    detect::{Finding, respawn},
     lineage::ProcessKey,
     proto::{self, Incident, Severity, State},
 };
@@ -119,6 +119,14 @@ impl Incidents {
     /// The incident that a finding is about: the same culprit, or one in the same line of descent.
     fn belonging(&self, finding: &Finding, scene: &Scene) -> Option<String> {
         let culprit = finding.culprit?;
+        if finding.kind == proto::Kind::CrashLoop {
+            // A supervisor restarts several commands: each is a cause of its own.
+            let fingerprint = fingerprint(finding.kind, scene.identity);
+            let same = |live: &&Live| {
+                live.culprit == Some(culprit) && live.incident.fingerprint == fingerprint
+            };
+            return self.live.values().find(same).map(|live| live.incident.id.clone());
+        }
         self.live
             .values()
             .find(|live| {
@@ -240,9 +248,13 @@ impl Default for Change {
     }
 }
 
-/// What may be contained is critical, and so is what has come back three times.
+/// What may be contained is critical, and so is what has come back three times; but a respawn loop,
+/// which costs two processes, is never.
 fn severity(finding: &Finding, before: u32) -> Severity {
-    if finding.kind == proto::Kind::Manual {
+    let kind = finding.kind;
+    if kind == proto::Kind::CrashLoop && respawn::is_grave(finding) {
+        Severity::Warning
+    } else if matches!(kind, proto::Kind::Manual | proto::Kind::CrashLoop) {
         Severity::Info
     } else if finding.contain || before >= 2 {
         Severity::Critical
@@ -265,6 +277,7 @@ fn summary(finding: &Finding, culprit: Option<&proto::Culprit>) -> String {
     match finding.kind {
         proto::Kind::Recursion => format!("{who} runs itself again and again"),
         proto::Kind::ForkStorm => format!("{who} starts processes without end"),
+        proto::Kind::CrashLoop => format!("{who} restarts a command that fails at once"),
         _ => format!("{who} was reported by hand"),
     }
 }
@@ -362,6 +375,30 @@ mod tests {
         assert_eq!(same.incident.kind(), proto::Kind::Recursion);
         let other = incidents.report(&storm, scene(2, &[]), "b".into());
         assert!(other.opened, "whoever reacted knew of none");
+    }
+
+    #[test]
+    fn respawn_loops_are_one_incident_for_each_command_and_never_critical() {
+        let restarting = Finding { kind: proto::Kind::CrashLoop, rule: "R6", ..finding(7, false) };
+        let of = |loose: u64, above: &[u32]| Scene { identity: [1, loose, 3], ..scene(0, above) };
+        let mut incidents = Incidents::default();
+        assert!(incidents.report(&restarting, of(1, &[]), "a".into()).opened);
+        assert!(incidents.report(&restarting, of(2, &[]), "b".into()).opened, "another command");
+        assert!(!incidents.report(&restarting, of(1, &[]), "c".into()).opened);
+        let below = Finding { culprit: Some(ProcessKey::new(9, 1)), ..restarting.clone() };
+        assert!(incidents.report(&below, of(1, &[7]), "d".into()).opened, "another supervisor");
+        let recursion = incidents.report(&finding(9, true), scene(1, &[7]), "e".into());
+        assert!(recursion.opened, "what runs away below a supervisor is another cause");
+        for round in 0..4 {
+            incidents.resolve("a", round, NOW, "quiet").unwrap();
+            let again = incidents.report(&restarting, of(1, &[]), "a".into());
+            assert_eq!(again.incident.severity(), Severity::Info);
+        }
+        let measures =
+            vec![proto::Measure { name: "by_signal".into(), value: 20.0, ..Default::default() }];
+        let crashing = Finding { measures, ..restarting };
+        let change = incidents.report(&crashing, of(1, &[]), "f".into());
+        assert_eq!((change.opened, change.incident.severity()), (false, Severity::Warning));
     }
 
     #[test]

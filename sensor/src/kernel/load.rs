@@ -17,7 +17,7 @@ use sensor_common::{
     lineage::{ExecRecord, Known, Slot},
     loss::Reason,
     recursion::Limits,
-    storm,
+    respawn, storm,
 };
 
 use super::{
@@ -39,6 +39,7 @@ pub struct LoadOptions {
     pub ring_bytes: u32,
     pub limits: Limits,
     pub storms: storm::Limits,
+    pub respawns: respawn::Limits,
     /// Every fork, exec and exit comes through the ring: for a recorder, never for a daemon.
     pub lifecycle: bool,
     /// No better gear of the brake than this one is tried.
@@ -112,6 +113,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         .override_global("OFFSETS", &offsets, true)
         .override_global("LIMITS", &options.limits, true)
         .override_global("STORMS", &options.storms, true)
+        .override_global("RESPAWNS", &options.respawns, true)
         .override_global("LIFECYCLE", &lifecycle, true)
         .override_global("CALLS", &calls::NUMBERS, true)
         .override_global("ARGUMENT", &calls::ARGUMENT, true)

@@ -12,12 +12,13 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use sensor_common::event::{self, Alarm, Braked, Exec, Executed, Exited, Forked};
+use sensor_common::event::{self, Alarm, Braked, Exec, Executed, Exited, Forked, Respawned};
 
 /// What the kernel side had to say.
 #[derive(Debug)]
 pub enum Event {
     Alarm(Alarm),
+    Respawned(Box<Respawned>),
     Exec(Box<Exec>),
     Braked(Braked),
     // The lifecycle, where it was asked for at load.
@@ -108,6 +109,7 @@ fn parse(bytes: &[u8]) -> Option<Event> {
     let tag = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?);
     match tag {
         event::ALARM => take(bytes).map(Event::Alarm),
+        event::RESPAWNED => take(bytes).map(|respawned| Event::Respawned(Box::new(respawned))),
         event::EXEC => take(bytes).map(|exec| Event::Exec(Box::new(exec))),
         event::BRAKED => take(bytes).map(Event::Braked),
         event::FORKED => take(bytes).map(Event::Forked),
@@ -147,11 +149,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_an_event_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..800), tag in 0u32..8) {
+        fn any_bytes_are_an_event_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..800), tag in 0u32..9) {
             let mut tagged = tag.to_ne_bytes().to_vec();
             tagged.extend(&bytes);
             let expected = match tag {
                 event::ALARM => tagged.len() >= size_of::<Alarm>(),
+                event::RESPAWNED => tagged.len() >= size_of::<Respawned>(),
                 event::EXEC => tagged.len() >= size_of::<Exec>(),
                 event::BRAKED => tagged.len() >= size_of::<Braked>(),
                 event::FORKED => tagged.len() >= size_of::<Forked>(),

@@ -66,6 +66,16 @@ impl Forest {
         forest
     }
 
+    /// With one more, which is nobody's parent.
+    #[must_use]
+    pub fn with(mut self, node: Node) -> Self {
+        if let Some(parent) = node.parent {
+            self.children.entry(parent).or_default().push(node.key);
+        }
+        self.nodes.insert(node.key, node);
+        self
+    }
+
     pub fn len(&self) -> usize {
         self.nodes.len()
     }

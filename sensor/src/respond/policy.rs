@@ -35,6 +35,10 @@ pub enum Decision {
     },
 }
 
+/// A respawn loop has two processes at most: stopping it saves nothing, and the service that is
+/// restarted may work the next time.
+const TOLD_ONLY: Rule = Rule::R6;
+
 /// A mode for each rule; rules without one are only suggested.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -45,7 +49,8 @@ impl Default for Policy {
     /// The rules of recursions and storms act by themselves: in the labelled runs no honest work
     /// reached their `contain` level, and both fill a host in seconds, sooner than a person can answer.
     fn default() -> Self {
-        Self { modes: Rule::ALL.map(|rule| (rule.name().to_owned(), Mode::Auto)).into() }
+        let mode = |rule: Rule| if rule == TOLD_ONLY { Mode::Suggest } else { Mode::Auto };
+        Self { modes: Rule::ALL.map(|rule| (rule.name().to_owned(), mode(rule))).into() }
     }
 }
 
@@ -66,6 +71,11 @@ impl Policy {
     pub fn decide(&self, rule: &str, strong: bool, paused: bool) -> Decision {
         match self.mode(rule) {
             Mode::Observe => Decision::Observe { why: format!("policy only observes {rule}") },
+            _ if rule == TOLD_ONLY.name() => Decision::Suggest {
+                why: format!(
+                    "{rule} is never stopped by itself: `sensor kill` ends what restarts it"
+                ),
+            },
             _ if !strong => {
                 Decision::Observe { why: format!("{rule} is not yet sure enough to act on") }
             }
@@ -130,7 +140,7 @@ mod tests {
         for rule in ["R1", "R1b", "R1c", "R2", "R3"] {
             assert!(matches!(policy.decide(rule, true, false), Decision::Contain { .. }));
         }
-        for rule in ["manual", "R4", ""] {
+        for rule in ["manual", "R4", "R6", ""] {
             assert!(matches!(policy.decide(rule, true, false), Decision::Suggest { .. }));
         }
     }
@@ -140,6 +150,19 @@ mod tests {
         let policy = Policy::default();
         assert!(matches!(policy.decide("R1", false, false), Decision::Observe { .. }));
         assert!(matches!(policy.decide("R1", true, true), Decision::Suggest { .. }));
+    }
+
+    #[test]
+    fn a_respawn_loop_is_told_of_and_never_contained() {
+        for mode in [Mode::Suggest, Mode::Approve, Mode::Auto] {
+            let policy = Policy::with([("R6".to_owned(), mode)]);
+            for strong in [false, true] {
+                let decision = policy.decide("R6", strong, false);
+                assert!(matches!(decision, Decision::Suggest { .. }), "{mode:?}: {decision:?}");
+            }
+        }
+        let silent = Policy::with([("R6".to_owned(), Mode::Observe)]);
+        assert!(matches!(silent.decide("R6", false, false), Decision::Observe { .. }));
     }
 
     #[test]

@@ -28,8 +28,9 @@ pub struct Agreement {
     /// Of those that agree: the kernel counted a fork or an exit that was just under way on another
     /// CPU, and its number was taken.
     pub in_flight: u64,
-    /// Alarms of storms, kernel's and replay's: the same rule and ancestor within a second. They count
-    /// what several CPUs change at once, so that no two are the same to the last process.
+    /// Alarms of storms and respawn loops, kernel's and replay's: the same rule and ancestor within a
+    /// second. They count what several CPUs change at once, so that no two are the same to the last
+    /// process.
     pub storms_agree: u64,
     pub storms_differ: u64,
     /// The first differences, in words.

@@ -213,6 +213,7 @@ mod tests {
             process: Some(ProcessKey { pid, start_ns: u64::from(pid) << 20 }),
             exit_ns: 9,
             code,
+            respawn: None,
         })
     }
 

@@ -13,7 +13,12 @@ pub use self::{
     replay::{Replay, Report},
 };
 
-use sensor_common::{ProcessKey, event::Alarm, recursion::Limits, storm};
+use sensor_common::{
+    ProcessKey,
+    event::{Alarm, Respawned},
+    recursion::Limits,
+    respawn, storm,
+};
 
 use crate::proto;
 
@@ -25,7 +30,11 @@ fn proto_key(key: ProcessKey) -> Option<proto::ProcessKey> {
     (key.tgid != 0).then_some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns })
 }
 
-fn proto_limits(limits: &Limits, storms: &storm::Limits) -> proto::GateLimits {
+fn proto_limits(
+    limits: &Limits,
+    storms: &storm::Limits,
+    respawns: &respawn::Limits,
+) -> proto::GateLimits {
     let &Limits {
         watch,
         contain,
@@ -41,6 +50,7 @@ fn proto_limits(limits: &Limits, storms: &storm::Limits) -> proto::GateLimits {
     } = limits;
     let &storm::Limits { chain, chain_growth, chain_ms, growth, growth_ms, completed_percent } =
         storms;
+    let &respawn::Limits { runs, window_ms, windows, life_ms, failed_percent } = respawns;
     proto::GateLimits {
         watch,
         contain,
@@ -58,6 +68,21 @@ fn proto_limits(limits: &Limits, storms: &storm::Limits) -> proto::GateLimits {
         growth,
         growth_ms,
         completed_percent,
+        respawn_runs: runs,
+        respawn_window_ms: window_ms,
+        respawn_windows: windows,
+        respawn_life_ms: life_ms,
+        respawn_failed_percent: failed_percent,
+    }
+}
+
+/// A respawn loop's alarm as it stands with the exit that crossed.
+fn respawn_verdict(respawned: &Respawned) -> proto::RespawnVerdict {
+    proto::RespawnVerdict {
+        parent: proto_key(respawned.alarm.top),
+        runs: respawned.window.runs,
+        failed: respawned.window.failed,
+        row: respawned.window.row,
     }
 }
 

@@ -18,7 +18,7 @@ use sensor_common::{
 
 use super::{
     file::{TraceError, Writer},
-    proto_key, proto_limits, storm_verdict,
+    proto_key, proto_limits, respawn_verdict, storm_verdict,
 };
 use crate::{
     cgroup::{self, CgroupError, Hierarchies},
@@ -27,8 +27,8 @@ use crate::{
     host::{Host, cpus},
     kernel::{Event, Gear, Kernel, LoadError, LoadOptions, Reader, split},
     proto::{
-        GateVerdict, Lost, StormVerdict, TraceEnd, TraceExec, TraceExit, TraceFile, TraceFork,
-        TraceGroup, TraceProcess, TraceSignatures, TraceStart, trace_entry::Entry,
+        GateVerdict, Lost, RespawnVerdict, StormVerdict, TraceEnd, TraceExec, TraceExit, TraceFile,
+        TraceFork, TraceGroup, TraceProcess, TraceSignatures, TraceStart, trace_entry::Entry,
     },
 };
 
@@ -39,8 +39,8 @@ pub const RING_BYTES: u32 = 16 << 20;
 /// Events between the ring's reader and the file. What does not fit waits in the ring.
 const QUEUE: usize = 4096;
 
-/// Forks with alarms that are waited for; there is one for each CPU at most.
-const STORMS: usize = 1024;
+/// Forks, and exits, with alarms that are waited for; there is one for each CPU at most.
+const WAITED_FOR: usize = 1024;
 
 /// How often the file is brought up to date, losses are counted and the caller is told.
 const EVERY: Duration = Duration::from_secs(1);
@@ -91,6 +91,7 @@ pub fn record(
         hierarchies,
         groups: HashSet::new(),
         storms: HashMap::new(),
+        respawns: HashMap::new(),
         lost: HashMap::new(),
         progress: Progress::default(),
     };
@@ -146,7 +147,7 @@ fn start(options: &LoadOptions, argv: bool) -> TraceStart {
         at: Some(clock::wall()),
         boot_ns: clock::boot_ns(),
         cpus: cpus(),
-        limits: Some(proto_limits(&options.limits, &options.storms)),
+        limits: Some(proto_limits(&options.limits, &options.storms, &options.respawns)),
         argv,
     }
 }
@@ -160,6 +161,8 @@ struct Recording {
     groups: HashSet<u64>,
     /// Alarms of storms whose fork has not come yet, by the child.
     storms: HashMap<ProcessKey, Vec<StormVerdict>>,
+    /// Alarms of respawn loops whose exit has not come yet, by the process.
+    respawns: HashMap<ProcessKey, RespawnVerdict>,
     /// Losses that are in the trace, by reason.
     lost: HashMap<&'static str, u64>,
     progress: Progress,
@@ -216,19 +219,29 @@ impl Recording {
             }
             Event::Exited(exit) => {
                 self.progress.exits += 1;
+                let respawn = self.respawns.remove(&exit.process);
                 self.write(Entry::Exit(TraceExit {
                     process: proto_key(exit.process),
                     exit_ns: exit.at_ns,
                     code: exit.code,
+                    respawn,
                 }))
             }
             // A storm's alarm comes just before its fork; with other CPUs' events in between.
             Event::Alarm(alarm) if is_storm(&alarm) => {
                 // A fork that was lost leaves its alarms behind.
-                if self.storms.len() >= STORMS {
+                if self.storms.len() >= WAITED_FOR {
                     self.storms.clear();
                 }
                 self.storms.entry(alarm.process).or_default().push(storm_verdict(&alarm));
+                Ok(())
+            }
+            // As with a fork.
+            Event::Respawned(respawned) => {
+                if self.respawns.len() >= WAITED_FOR {
+                    self.respawns.clear();
+                }
+                self.respawns.insert(respawned.alarm.process, respawn_verdict(&respawned));
                 Ok(())
             }
             // Another alarm is in its exec's verdict; nothing is braked where nobody marks.

@@ -15,7 +15,7 @@ use sensor_common::{
     gate::{Level, Rule},
     lineage::{Image, REPORTED_FOR_S},
     recursion::{Limits, span_ns},
-    storm as storm_gate,
+    respawn as respawn_gate, storm as storm_gate,
 };
 use sensor_proto::json;
 use serde::Serialize;
@@ -25,19 +25,19 @@ use super::{
     comparison::{Compared, Comparison, TOLD},
     file::{Reader, TraceError},
     key_of, proto_limits,
-    table::{Judged, Table},
+    table::{Judged, Respawned, Table},
 };
 use crate::{
     config::{Config, Mode},
     detect::{
         Finding,
         recursion::{self, Crossing},
-        storm,
+        respawn, storm,
     },
     lineage::{Exec, Node},
     proto::{
-        GateVerdict, Measure, TraceExec, TraceFile, TraceFork, TraceProcess, TraceSignatures,
-        TraceStart, trace_entry::Entry,
+        GateVerdict, Measure, TraceExec, TraceExit, TraceFile, TraceFork, TraceProcess,
+        TraceSignatures, TraceStart, trace_entry::Entry,
     },
 };
 
@@ -90,6 +90,9 @@ pub struct Found {
     #[serde(serialize_with = "json::string")]
     pub at_ns: u64,
     pub culprit: FoundCulprit,
+    /// Of a respawn loop: the command that the culprit restarts, redacted; else empty.
+    #[serde(serialize_with = "json::texts")]
+    pub restarts: Vec<Vec<u8>>,
     pub measures: Vec<Measure>,
 }
 
@@ -126,6 +129,7 @@ pub struct Replay<'a> {
     scope: Option<&'a Path>,
     limits: Limits,
     storms: storm_gate::Limits,
+    respawns: respawn_gate::Limits,
     /// How far two counts may be apart because of what is under way.
     under_way: u32,
     start_ns: u64,
@@ -137,13 +141,15 @@ pub struct Replay<'a> {
     live: u64,
     culprits: HashSet<ProcessKey>,
     contained: HashSet<ProcessKey>,
-    /// Storms by the kernel and by the replay.
-    said: Vec<Storm>,
-    judged: Vec<Storm>,
+    /// Alarms of storms and respawn loops by the kernel and by the replay.
+    said: Vec<Alarmed>,
+    judged: Vec<Alarmed>,
     /// Storms of the replay so far.
     alarms: usize,
     /// When a storm was last told of, by culprit and rule, ns.
     told: HashMap<(ProcessKey, u16), u64>,
+    /// Respawn loops that were told of: who restarts what.
+    loops: HashSet<(ProcessKey, Vec<Vec<u8>>)>,
     comparison: Comparison,
     report: Report,
 }
@@ -153,19 +159,20 @@ pub struct Replay<'a> {
 const APART_NS: u64 = 1_000_000_000;
 
 /// Alarms that are looked at: each takes a look at all processes, and a file may hold anything.
-const STORMS: usize = 1000;
+const ALARMS: usize = 1000;
 
 /// As the daemon has it.
 const TOLD_FOR_NS: u64 = (REPORTED_FOR_S as u64 - 1) * 1_000_000_000;
 
+/// An alarm that stands with a fork or an exit.
 #[derive(Clone, Debug)]
-struct Storm {
+struct Alarmed {
     rule: u32,
     top: Option<ProcessKey>,
     at_ns: u64,
 }
 
-impl Storm {
+impl Alarmed {
     fn is(&self, other: &Self) -> bool {
         (self.rule, self.top) == (other.rule, other.top)
             && self.at_ns.abs_diff(other.at_ns) <= APART_NS
@@ -176,6 +183,8 @@ impl<'a> Replay<'a> {
     pub fn new(start: &TraceStart, config: &'a Config, scope: Option<&'a Path>) -> Self {
         let limits = config.detect.limits();
         let storms = config.detect.storms(start.cpus.max(1));
+        let respawns = config.detect.respawns();
+        let in_force = proto_limits(&limits, &storms, &respawns);
         let report = Report {
             trace: Summary {
                 host: start.host.clone(),
@@ -186,7 +195,7 @@ impl<'a> Replay<'a> {
             },
             scope: scope.map(|path| path.display().to_string()),
             agreement: Agreement {
-                comparable: start.limits.as_ref() == Some(&proto_limits(&limits, &storms)),
+                comparable: start.limits.as_ref() == Some(&in_force),
                 ..Agreement::default()
             },
             ..Report::default()
@@ -196,6 +205,7 @@ impl<'a> Replay<'a> {
             scope,
             limits,
             storms,
+            respawns,
             under_way: start.cpus.max(1),
             start_ns: start.boot_ns,
             last_ns: start.boot_ns,
@@ -209,6 +219,7 @@ impl<'a> Replay<'a> {
             judged: Vec::new(),
             alarms: 0,
             told: HashMap::new(),
+            loops: HashSet::new(),
             comparison: Comparison::default(),
             report,
         }
@@ -226,17 +237,7 @@ impl<'a> Replay<'a> {
             Entry::Process(process) => self.process(&process),
             Entry::Fork(fork) => self.fork(&fork),
             Entry::Exec(exec) => self.exec(exec),
-            Entry::Exit(exit) => {
-                let Some(key) = key_of(exit.process.as_ref()) else { return };
-                self.passed(exit.exit_ns);
-                self.comparison.died(key, exit.exit_ns);
-                let Some(slot) = self.table.living(key) else { return };
-                if self.table.set_scoped(slot, false) {
-                    self.live -= 1;
-                    self.report.trace.exits += 1;
-                }
-                self.table.exit(key);
-            }
+            Entry::Exit(exit) => self.exit(&exit),
             Entry::Group(group) => {
                 self.groups.insert(group.id, OsString::from_vec(group.path).into());
             }
@@ -306,18 +307,54 @@ impl<'a> Replay<'a> {
         }
         self.report.trace.forks += 1;
         if self.report.agreement.comparable {
-            let storm = |rule, top| Storm { rule, top, at_ns: child.start_ns };
-            let said = fork.storms.iter().take(STORMS.saturating_sub(self.said.len()));
+            let storm = |rule, top| Alarmed { rule, top, at_ns: child.start_ns };
+            let said = fork.storms.iter().take(ALARMS.saturating_sub(self.said.len()));
             self.said.extend(said.map(|one| storm(one.rule, key_of(one.top.as_ref()))));
-            let judged = alarms.iter().take(STORMS.saturating_sub(self.judged.len()));
+            let judged = alarms.iter().take(ALARMS.saturating_sub(self.judged.len()));
             self.judged.extend(judged.map(|one| storm(one.rule.into(), Some(one.top))));
         }
         for alarm in alarms {
             self.alarms += 1;
-            if self.alarms <= STORMS {
+            if self.alarms <= ALARMS {
                 self.stormed(&alarm);
             }
         }
+    }
+
+    fn exit(&mut self, exit: &TraceExit) {
+        let Some(key) = key_of(exit.process.as_ref()) else { return };
+        self.passed(exit.exit_ns);
+        self.comparison.died(key, exit.exit_ns);
+        let Some(slot) = self.table.living(key) else { return };
+        let respawned = self.table.ended(slot, exit.exit_ns, exit.code, &self.respawns);
+        if self.table.set_scoped(slot, false) {
+            self.live -= 1;
+            self.report.trace.exits += 1;
+            if self.report.agreement.comparable {
+                let at_ns = exit.exit_ns;
+                let rule = Rule::R6 as u32;
+                let alarm = |top| Alarmed { rule, top, at_ns };
+                let said = exit.respawn.iter().map(|one| alarm(key_of(one.parent.as_ref())));
+                self.said.extend(said.take(ALARMS.saturating_sub(self.said.len())));
+                let judged = respawned.iter().map(|one| alarm(Some(one.alarm.top)));
+                self.judged.extend(judged.take(ALARMS.saturating_sub(self.judged.len())));
+            }
+            if let Some(respawned) = respawned {
+                self.respawned(respawned);
+            }
+        }
+        self.table.exit(key);
+    }
+
+    /// A loop that goes on is the same loop: the daemon, too, opens one incident about it.
+    fn respawned(&mut self, respawned: Respawned) {
+        let Respawned { alarm, window, command } = respawned;
+        if !self.loops.insert((alarm.top, command.clone())) {
+            return;
+        }
+        let finding = respawn::detect(&alarm, &window, &self.respawns);
+        let ancestry = self.table.living(alarm.top).map(|slot| self.table.ancestry(slot));
+        self.add(finding, alarm.top, &ancestry.unwrap_or_default(), command);
     }
 
     fn stormed(&mut self, alarm: &Alarm) {
@@ -331,10 +368,10 @@ impl<'a> Replay<'a> {
             return;
         }
         let ancestry: Vec<Node> = forest.ancestry(culprit).into_iter().cloned().collect();
-        self.add(finding, culprit, &ancestry);
+        self.add(finding, culprit, &ancestry, Vec::new());
     }
 
-    /// Storms of the kernel and of the replay that are the same: rule, top, and time but for a second.
+    /// Alarms of the kernel and of the replay that are the same: rule, top, and time but for a second.
     fn compare_storms(&mut self) {
         let mut ours = std::mem::take(&mut self.judged);
         let mut differences = Vec::new();
@@ -420,18 +457,24 @@ impl<'a> Replay<'a> {
         }
         let Some(finding) = recursion::detect(&crossing, &self.limits) else { return };
         let Some(culprit) = finding.culprit else { return };
-        self.add(finding, culprit, &crossing.ancestry);
+        self.add(finding, culprit, &crossing.ancestry, Vec::new());
     }
 
     /// A finding of the detectors, with the culprit's ancestry or that of one below it.
-    fn add(&mut self, finding: Finding, culprit: ProcessKey, ancestry: &[Node]) {
+    fn add(
+        &mut self,
+        finding: Finding,
+        culprit: ProcessKey,
+        ancestry: &[Node],
+        restarts: Vec<Vec<u8>>,
+    ) {
         let contain = finding.contain && self.config.respond.rules.mode(finding.rule) == Mode::Auto;
         self.culprits.insert(culprit);
         if contain {
             self.contained.insert(culprit);
         }
         let found = self.found(finding, culprit, contain, ancestry);
-        self.report.findings.push(found);
+        self.report.findings.push(Found { restarts, ..found });
     }
 
     fn found(
@@ -458,6 +501,7 @@ impl<'a> Replay<'a> {
                 argv: argv.unwrap_or_default(),
                 cgroup,
             },
+            restarts: Vec::new(),
             measures: finding.measures,
         }
     }

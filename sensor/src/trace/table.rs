@@ -10,6 +10,7 @@ use sensor_common::{
     event::Alarm,
     lineage::{ADOPTED, COUNTED_ANCESTORS, DEAD, EXECUTED, Image, Node, Slot},
     recursion::{Limits, Nodes, Verdict, gate, repeat, search, seconds},
+    respawn::{self, End, Loop, Window},
     storm,
 };
 
@@ -30,12 +31,23 @@ pub struct Table {
     free: Vec<Slot>,
     /// Slot of the living process with a tgid.
     index: HashMap<u32, Slot>,
+    /// Commands that failed at once, by who starts them.
+    loops: HashMap<Loop, Window>,
 }
 
 impl Nodes for Table {
     fn node(&self, slot: Slot) -> Option<&Node> {
         self.nodes.get(slot as usize).filter(|_| slot != 0)
     }
+}
+
+/// A respawn loop that an exit came to.
+#[derive(Clone, Debug)]
+pub struct Respawned {
+    pub alarm: Alarm,
+    pub window: Window,
+    /// What is restarted.
+    pub command: Vec<Vec<u8>>,
 }
 
 /// What an exec came to.
@@ -53,6 +65,7 @@ impl Table {
             beside: vec![Beside::default()],
             free: Vec::new(),
             index: HashMap::new(),
+            loops: HashMap::new(),
         }
     }
 
@@ -204,6 +217,48 @@ impl Table {
             let node = &mut self.nodes[slot as usize];
             node.windows = node.windows.map(|window| window.shifted(forks, exits));
             slot = node.parent_slot;
+        }
+    }
+
+    /// A process ends like this: what the gate says about those that its parent starts. As in
+    /// `sensor-ebpf/src/respawn.rs`; comes before [`Self::exit`].
+    pub fn ended(
+        &mut self,
+        slot: Slot,
+        at_ns: u64,
+        code: u32,
+        limits: &respawn::Limits,
+    ) -> Option<Respawned> {
+        let Node { key, parent, parent_slot, image, cgroup, flags, .. } = self.nodes[slot as usize];
+        let began_ns = image.generations[0];
+        if flags & EXECUTED == 0 || began_ns == 0 || parent.start_ns == 0 {
+            return None;
+        }
+        let end = End { at_ns, ran_ns: at_ns.saturating_sub(began_ns), code };
+        let whose = Loop { parent, strict: image.strict };
+        let Some(window) = self.loops.get_mut(&whose) else {
+            if end.failed_at_once(limits) {
+                self.forget_loops(at_ns, limits);
+                self.loops.insert(whose, Window::begin(&end, limits));
+            }
+            return None;
+        };
+        let (crossed, next) = window.judge(&end, limits);
+        *window = next;
+        let window = crossed?;
+        let live = self.node(parent_slot).map_or(0, Node::live);
+        let alarm = respawn::alarm(&window, key, parent, live, at_ns, cgroup, limits);
+        let exec = self.beside[slot as usize].exec.as_ref();
+        let command = exec.map(|exec| exec.argv.clone()).unwrap_or_default();
+        Some(Respawned { alarm, window, command })
+    }
+
+    /// The kernel forgets the least recently seen; here those whose window has long ended, which come
+    /// to nothing either way.
+    fn forget_loops(&mut self, now_ns: u64, limits: &respawn::Limits) {
+        if self.loops.len() >= respawn::LOOPS as usize {
+            let length_ns = u64::from(limits.window_ms) * 1_000_000;
+            self.loops.retain(|_, window| now_ns.saturating_sub(window.since_ns) < 2 * length_ns);
         }
     }
 

@@ -218,6 +218,16 @@ pub fn records() -> Vec<Record> {
         grown: 0,
         forks: 0,
         exits: 0,
+        code: 0,
+    };
+    let respawned = Alarm {
+        rule: "R6".into(),
+        level: "open".into(),
+        repetitions: 59,
+        span_ns: 60_000_000_000,
+        exits: 60,
+        code: 127 << 8,
+        ..alarm.clone()
     };
     let exec =
         Exec { process: key(7), parent: key(4121), exec_ns: 4, argv: argv(), argv_bytes: 10 };
@@ -232,6 +242,7 @@ pub fn records() -> Vec<Record> {
         }),
         fact(observation::Fact::Alarm(alarm)),
         fact(observation::Fact::Exec(exec)),
+        fact(observation::Fact::Alarm(respawned)),
         Body::Transition(Transition {
             from: State::Unspecified.into(),
             to: State::Open.into(),

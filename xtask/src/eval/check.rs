@@ -106,6 +106,13 @@ fn malign(workload: &Judged, seen: &Seen, add: &mut dyn FnMut(String)) {
             }
         }
     }
+    for it in seen.incidents.iter().filter(|it| !workload.contained && it.contained_after.is_some())
+    {
+        add(format!(
+            "contained, and only to be told of: {} by {}: {}",
+            it.kind, it.rule, it.summary
+        ));
+    }
     for extra in workload.extra(seen) {
         add(format!("an incident too many: {} by {}: {}", extra.kind, extra.rule, extra.summary));
     }
@@ -202,6 +209,22 @@ mod tests {
         assert_eq!(
             said,
             ["npm-missing-manifest, run 1: the diagnosis does not say package.json, qhx"]
+        );
+    }
+
+    #[test]
+    fn a_containment_of_what_is_only_to_be_told_of() {
+        let said = said(|it| {
+            it.workloads[0].contained = false;
+            for trial in [1, 2, 3] {
+                seen(it, 0, trial).incidents[0].contained_after = None;
+            }
+        });
+        assert_eq!(
+            said,
+            [
+                "npm-missing-manifest, run 1: contained, and only to be told of: recursion by R1: `npm run a` runs itself"
+            ]
         );
     }
 

@@ -12,6 +12,7 @@ pub fn evaluation() -> Evaluation {
         about: format!("{name} starts itself"),
         label: Label::Malign("recursion".into()),
         split,
+        contained: true,
         alone: Ok(alone()),
         trials: (0..4).map(|_| Outcome::Seen(seen(vec![incident(1.25)]))).collect(),
     };
@@ -20,6 +21,7 @@ pub fn evaluation() -> Evaluation {
         about: "somebody builds something".into(),
         label: Label::Honest,
         split: Split::Tune,
+        contained: false,
         alone: Ok(Alone {
             capped_after: None,
             ended_well: true,

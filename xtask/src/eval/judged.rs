@@ -19,6 +19,8 @@ pub struct Judged {
     pub about: String,
     pub label: Label,
     pub split: Split,
+    /// Whether it is to be contained; false as well for what is only to be told of.
+    pub contained: bool,
     /// Why it is unresolved, where it is.
     pub alone: Result<Alone, String>,
     pub trials: Vec<Outcome>,

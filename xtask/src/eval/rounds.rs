@@ -24,6 +24,7 @@ pub fn run(workloads: &[Labelled], runs: u32, sensor: &Path) -> Vec<Judged> {
                 about: workload.about.clone(),
                 label: workload.label.clone(),
                 split: workload.split,
+                contained: workload.is_to_be_contained(),
                 alone,
                 trials: Vec::new(),
             }

@@ -2,7 +2,10 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    proto::{Lost, ProcessKey as Key, StormVerdict, TraceEnd, TraceExit, TraceFork, TraceGroup},
+    proto::{
+        Lost, ProcessKey as Key, RespawnVerdict, StormVerdict, TraceEnd, TraceExit, TraceFork,
+        TraceGroup,
+    },
     trace::proto_limits,
 };
 
@@ -13,7 +16,11 @@ fn key(pid: u32) -> Key {
 }
 
 fn start(config: &Config) -> TraceStart {
-    let limits = Some(proto_limits(&config.detect.limits(), &config.detect.storms(2)));
+    let limits = Some(proto_limits(
+        &config.detect.limits(),
+        &config.detect.storms(2),
+        &config.detect.respawns(),
+    ));
     TraceStart { cpus: 2, limits, ..TraceStart::default() }
 }
 
@@ -201,7 +208,8 @@ fn anything() -> impl Strategy<Value = Entry> {
         (process(), any::<u64>()).prop_map(|(process, exit_ns)| Entry::Exit(TraceExit {
             process,
             exit_ns,
-            code: 0
+            code: 0,
+            respawn: None,
         })),
         (process(), process()).prop_map(|(process, parent)| {
             Entry::Process(TraceProcess { process, parent, ..TraceProcess::default() })
@@ -262,6 +270,48 @@ fn a_star_is_found_and_agrees_with_what_the_kernel_said() {
     assert_eq!((silent.storms_agree, silent.storms_differ), (0, 2));
     let small = report(star(200, true)).agreement;
     assert_eq!((small.storms_agree, small.storms_differ), (0, 0));
+}
+
+/// Pid 9 restarts a command each second, which ends like this after 5 ms. The kernel told of it when two
+/// minutes were over, or never.
+fn restarts(seconds: u64, code: u32, reported: bool) -> Vec<Entry> {
+    let shell = Key { pid: 9, start_ns: 100 * SECOND };
+    let mut entries = vec![
+        Entry::Fork(TraceFork { child: Some(shell), parent: Some(key(8)), ..TraceFork::default() }),
+        Entry::Exec(TraceExec { process: Some(shell), ..exec(9, 100 * SECOND, 7, 9) }),
+    ];
+    for second in 0..seconds {
+        let start_ns = (101 + second) * SECOND;
+        let child = Some(Key { pid: 10, start_ns });
+        let fork = TraceFork { child, parent: Some(shell), ..TraceFork::default() };
+        let ran = TraceExec { process: child, ..exec(10, start_ns + 1000, 77, 6) };
+        let respawn = (reported && second == 120)
+            .then(|| RespawnVerdict { parent: Some(shell), ..RespawnVerdict::default() });
+        let exit_ns = start_ns + 5_000_000;
+        let exit = TraceExit { process: child, exit_ns, code, respawn };
+        entries.extend([Entry::Fork(fork), Entry::Exec(ran), Entry::Exit(exit)]);
+    }
+    entries
+}
+
+#[test]
+fn a_respawn_loop_is_found_once_and_agrees_with_what_the_kernel_said() {
+    let config = Config::default();
+    let found = replayed(restarts(150, 127 << 8, true), &config, None);
+    assert_eq!(found.findings.len(), 1, "{found:?}");
+    let finding = &found.findings[0];
+    assert_eq!((finding.rule, finding.kind.as_str(), finding.contain), ("R6", "crash_loop", false));
+    assert_eq!((finding.culprit.pid, finding.restarts.as_slice()), (9, &[b"again".to_vec()][..]));
+    assert_eq!((found.incidents, found.containments), (1, 0));
+    let agreement = &found.agreement;
+    assert_eq!((agreement.storms_agree, agreement.storms_differ), (1, 0), "{agreement:?}");
+
+    let silent = replayed(restarts(150, 127 << 8, false), &config, None).agreement;
+    assert_eq!((silent.storms_agree, silent.storms_differ), (0, 1));
+    for (seconds, code) in [(110, 127 << 8), (150, 0)] {
+        let calm = replayed(restarts(seconds, code, false), &config, None);
+        assert!(calm.findings.is_empty(), "{calm:?}");
+    }
 }
 
 proptest! {
