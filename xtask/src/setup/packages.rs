@@ -68,6 +68,8 @@ fn requirements(need: Need) -> Vec<Requirement> {
             command("npm", "npm", "npm scripts are workloads"),
             command("python3", "python3", "pools and pre-forking servers are workloads"),
             command("script", "bsdutils", "shells in shells, as a person opens them"),
+            command("strace", "strace", "a program is paused under a tracer"),
+            command("busybox", "busybox-static", "its shell is paused, too"),
         ],
         Need::Vm => vec![
             command("qemu-system-x86_64", "qemu-system-x86", "runs other kernels"),
