@@ -24,6 +24,11 @@ pub enum TraceError {
     #[error("cannot {what} {file}: {source}", file = .file.display())]
     Io { what: &'static str, file: PathBuf, source: io::Error },
     #[error(
+        "{file} exists already, and a recording overwrites nothing: name another file, or remove it",
+        file = .0.display()
+    )]
+    Exists(PathBuf),
+    #[error(
         "{file} is no trace ({why}); `sensor record --lifecycle` writes one", file = .file.display()
     )]
     NoTrace { file: PathBuf, why: &'static str },
@@ -42,7 +47,10 @@ pub struct Writer<W: Write = BufWriter<File>> {
 impl Writer {
     /// Starts a trace in a new file that only its owner may read: arguments tell much about a host.
     pub fn create(file: &Path) -> Result<Self, TraceError> {
-        let failed = |source| TraceError::Io { what: "create", file: file.to_owned(), source };
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::AlreadyExists => TraceError::Exists(file.to_owned()),
+            _ => TraceError::Io { what: "create", file: file.to_owned(), source },
+        };
         let open = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -258,6 +266,15 @@ mod tests {
         let (read, complete) = read(&written(&[exit(7, 0)], false)).unwrap();
         assert!(!complete);
         assert_eq!(read[1..], [exit(7, 0)]);
+    }
+
+    #[test]
+    fn an_existing_file_is_left_as_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("day.trace");
+        std::fs::write(&file, "mine").unwrap();
+        assert!(matches!(Writer::create(&file), Err(TraceError::Exists(path)) if path == file));
+        assert_eq!(std::fs::read(&file).unwrap(), b"mine");
     }
 
     #[test]
