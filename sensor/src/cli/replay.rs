@@ -158,7 +158,7 @@ fn agreement(agreement: &Agreement, style: &Style) -> String {
     };
     if *differ == 0 && *storms_differ == 0 {
         return format!(
-            "  kernel and replay agree on {} ({in_flight} with a fork or exit under way){storms}\n",
+            "  kernel and replay agree on {} ({in_flight} with something under way on another CPU){storms}\n",
             text::count(*agree, "verdict", "verdicts"),
         );
     }
