@@ -184,8 +184,7 @@ fn another_culprit_or_another_fact_than_expected_is_wrong() {
     assert_eq!(incident.facts_missing, ["a moon of cheese"]);
 }
 
-/// A workload of the quick subset is what it says, and the kernel's gates and their replay agree
-/// about it.
+/// A workload of the suite is what it says, and the kernel's gates and their replay agree about it.
 fn replays_alike(name: &str) {
     let labelled = suite::find(name).unwrap();
     if let Some(reason) = labelled.missing() {
@@ -205,9 +204,9 @@ fn replays_alike(name: &str) {
     }
 }
 
-macro_rules! quick {
+macro_rules! agreement {
     ($($test:ident $name:literal),* $(,)?) => {
-        mod quick {
+        mod agreement {
             $(#[test]
             fn $test() {
                 super::replays_alike($name);
@@ -215,22 +214,31 @@ macro_rules! quick {
         }
 
         #[test]
-        fn the_quick_subset_is_listed() {
+        fn every_workload_is_listed() {
             let all = suite::load().unwrap();
-            let quick = all.iter().filter(|one| one.quick).map(|one| one.name.as_str());
-            assert!(quick.eq([$($name),*]), "a test for each of them, by name");
+            let names = all.iter().map(|one| one.name.as_str());
+            assert!(names.eq([$($name),*]), "a test for each of them, by name");
         }
     };
 }
 
-quick! {
+agreement! {
+    builds "builds",
+    git_hook "git-hook",
     growing_launcher "growing-launcher",
     make_itself "make-itself",
+    nested_shells "nested-shells",
+    new_directories "new-directories",
     node_forks_itself "node-forks-itself",
+    npm_linear "npm-linear",
     npm_missing_manifest "npm-missing-manifest",
+    npm_prepare_link "npm-prepare-link",
+    npm_two_missing "npm-two-missing",
+    npm_two_scripts "npm-two-scripts",
     package_installs "package-installs",
     pool_one_task_each "pool-one-task-each",
     pre_forking_server "pre-forking-server",
+    python_starts_itself "python-starts-itself",
     recursive_make "recursive-make",
     script_twice "script-twice",
     shell_loops "shell-loops",
