@@ -53,8 +53,10 @@ pub fn parallel(count: u32, at_once: u32, seconds: &str) -> Result<Workload> {
     script("#!/bin/sh", &body, &[])
 }
 
-/// A server that listens, starts its workers at once, and ends after a few seconds.
-pub fn server(workers: u32, seconds: u32) -> Result<Workload> {
+/// A server that listens, starts its workers at once or so many a second, and ends some seconds
+/// after the last.
+pub fn server(workers: u32, per_second: Option<u32>, seconds: u32) -> Result<Workload> {
+    let pause = per_second.map_or(0.0, |pace| 1.0 / f64::from(pace));
     interpreted(
         "python3",
         &format!(
@@ -68,7 +70,8 @@ pub fn server(workers: u32, seconds: u32) -> Result<Workload> {
                  if child == 0:\n        \
                      time.sleep(600)\n        \
                      os._exit(0)\n    \
-                 workers.append(child)\n\
+                 workers.append(child)\n    \
+                 time.sleep({pause})\n\
              time.sleep({seconds})\n\
              for worker in workers:\n    \
                  os.kill(worker, signal.SIGKILL)\n\

@@ -47,10 +47,14 @@ struct State {
 const FRESH_NS: u64 = (REPORTED_FOR_S as u64 - 1) * 1_000_000_000;
 
 impl State {
+    fn known(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Option<String> {
+        let mut line = std::iter::once(&culprit).chain(ancestors);
+        line.find_map(|key| self.incidents.get(key).cloned())
+    }
+
     /// Known from now on, so that the next crossing of the same tree belongs to it as well.
     fn incident_of(&mut self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> String {
-        let mut line = std::iter::once(&culprit).chain(ancestors);
-        if let Some(known) = line.find_map(|key| self.incidents.get(key).cloned()) {
+        if let Some(known) = self.known(culprit, ancestors) {
             return known;
         }
         let fresh = incident::new_id();
@@ -117,9 +121,11 @@ impl Containments {
         line.iter().filter_map(told).any(|told_ns| now_ns.saturating_sub(*told_ns) < FRESH_NS)
     }
 
-    /// Whether there is nothing left to decide about an incident.
-    pub fn is_settled(&self, incident: &str) -> bool {
-        self.state().is_settled(incident)
+    /// Whether there is nothing left to decide about a finding: the incident that it would belong to
+    /// is settled.
+    pub fn is_settled_above(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> bool {
+        let state = self.state();
+        state.known(culprit, ancestors).is_some_and(|incident| state.is_settled(&incident))
     }
 
     /// Claims a culprit for containment.
@@ -261,6 +267,8 @@ mod tests {
         // Another step of the same cycle crosses while the first is being contained.
         assert_eq!(book.claim(CULPRIT, &[]), Turn::Leave { incident: incident.clone() });
         book.settle(mark, Some(contained(&incident, mark, true)));
+        assert!(book.is_settled_above(CHILD, &[CULPRIT]));
+        assert!(!book.is_settled_above(CHILD, &[]), "a neighbour");
         assert_eq!(book.claim(CHILD, &[CULPRIT]), Turn::Leave { incident });
     }
 

@@ -307,15 +307,6 @@ mod tests {
     }
 
     #[test]
-    fn an_existing_file_is_left_as_it_is() {
-        let place = tempfile::tempdir().unwrap();
-        let file = place.path().join("day.trace");
-        std::fs::write(&file, "mine").unwrap();
-        assert!(matches!(Writer::create(&file), Err(TraceError::Exists(path)) if path == file));
-        assert_eq!(std::fs::read(&file).unwrap(), b"mine");
-    }
-
-    #[test]
     fn other_files_are_named() {
         for other in [&b""[..], b"{\"json\": 1}", &[0x28, 0xb5, 0x2f, 0xfd]] {
             let error = read(other).unwrap_err();
