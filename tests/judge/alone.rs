@@ -183,6 +183,7 @@ struct Replayed {
     agreement: Agreement,
     incidents: u64,
     containments: u64,
+    watched: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -200,12 +201,14 @@ struct Traced {
 struct Agreement {
     agree: u64,
     differ: u64,
+    storms_agree: u64,
+    storms_differ: u64,
     differences: Vec<String>,
 }
 
 impl Replayed {
     fn trace(self) -> Result<Trace> {
-        let Self { trace, agreement, incidents, containments } = self;
+        let Self { trace, agreement, incidents, containments, watched } = self;
         ensure!(
             trace.complete,
             "the trace is not complete: {} events were lost, and {} forks were not",
@@ -221,9 +224,12 @@ impl Replayed {
             lost: trace.lost,
             gates_agree: agreement.agree,
             gates_differ: agreement.differ,
+            storms_agree: agreement.storms_agree,
+            storms_differ: agreement.storms_differ,
             differences: agreement.differences,
             incidents,
             containments,
+            watched,
         })
     }
 }
