@@ -32,6 +32,9 @@ pub struct Containment {
 struct State {
     /// Unresolved incidents by their culprit.
     incidents: HashMap<ProcessKey, String>,
+    /// Those of them that are not open: their culprits are watched, and whatever else is found in
+    /// their trees meanwhile opens them.
+    reserved: HashSet<String>,
     held: BTreeMap<u32, Containment>,
     /// Incidents that are just being contained, by mark.
     busy: HashMap<u32, String>,
@@ -55,6 +58,7 @@ impl State {
     /// Known from now on, so that the next crossing of the same tree belongs to it as well.
     fn incident_of(&mut self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> String {
         if let Some(known) = self.known(culprit, ancestors) {
+            self.reserved.remove(&known);
             return known;
         }
         let fresh = incident::new_id();
@@ -104,6 +108,25 @@ impl Containments {
     /// ancestor, or a new one.
     pub fn incident_of(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> String {
         self.state().incident_of(culprit, ancestors)
+    }
+
+    /// The same for a culprit that is only watched: no incident yet.
+    pub fn reserve(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) {
+        let mut state = self.state();
+        if state.known(culprit, ancestors).is_none() {
+            let fresh = state.incident_of(culprit, ancestors);
+            state.reserved.insert(fresh);
+        }
+    }
+
+    /// Nothing came of watching this culprit: unless somebody found more, there is no incident.
+    pub fn release(&self, culprit: ProcessKey) {
+        let mut state = self.state();
+        if let Some(id) = state.incidents.get(&culprit).cloned()
+            && state.reserved.remove(&id)
+        {
+            state.incidents.remove(&culprit);
+        }
     }
 
     /// Whether nobody has told of a storm with this culprit yet, by this rule; from now on somebody
@@ -270,6 +293,26 @@ mod tests {
         assert!(book.is_settled_above(CHILD, &[CULPRIT]));
         assert!(!book.is_settled_above(CHILD, &[]), "a neighbour");
         assert_eq!(book.claim(CHILD, &[CULPRIT]), Turn::Leave { incident });
+    }
+
+    #[test]
+    fn what_is_found_in_a_watched_tree_is_its_incident() {
+        let book = Containments::default();
+        book.reserve(CULPRIT, &[]);
+        let Turn::Contain { incident, .. } = book.claim(CHILD, &[CULPRIT]) else {
+            panic!("refused")
+        };
+        book.release(CULPRIT);
+        assert_eq!(book.incident_of(CULPRIT, &[]), incident, "it is open");
+
+        let book = Containments::default();
+        book.reserve(CULPRIT, &[]);
+        book.release(CULPRIT);
+        let alone = book.incident_of(CHILD, &[]);
+        assert_ne!(book.incident_of(CULPRIT, &[]), alone);
+        book.reserve(CHILD, &[]);
+        book.release(CHILD);
+        assert_eq!(book.incident_of(CHILD, &[]), alone, "it was open before");
     }
 
     #[test]

@@ -134,6 +134,7 @@ impl Reactor {
         if self.containments.is_settled_above(storm.culprit, &storm.above) {
             return None;
         }
+        self.containments.reserve(storm.culprit, &storm.above);
         let age_ns = alarm.crossed_ns.saturating_sub(storm.culprit.start_ns);
         let spared = (age_ns >= YOUNG_NS).then(|| {
             let minutes = age_ns / 60_000_000_000;
@@ -280,7 +281,14 @@ fn watch(reactor: &Weak<Reactor>, alarms: &Receiver<Alarm>) {
             }
         }
         let began = Instant::now();
-        watched.retain_mut(|explosion| reactor.look(explosion));
+        watched.retain_mut(|explosion| {
+            let go_on = reactor.look(explosion);
+            if !go_on {
+                // What was decided is an incident by now.
+                reactor.containments.release(explosion.storm.culprit);
+            }
+            go_on
+        });
         pause = (began.elapsed() * REST).clamp(EVERY, LONGEST);
     }
 }
