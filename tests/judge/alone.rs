@@ -30,6 +30,9 @@ const RECORD_LIMIT: Duration = Duration::from_mins(1);
 /// A trace of a few thousand events needs milliseconds.
 const REPLAY_LIMIT: Duration = Duration::from_mins(1);
 
+/// The recorder's and the replay's configuration, which says nothing.
+const DEFAULTS: &str = "sensor.toml";
+
 /// What still lives when the command has ended is on its way out.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
@@ -106,6 +109,8 @@ struct Recorder {
     // Dropped in this order: the program, whatever it left, its files.
     child: Child,
     _group: Cage,
+    /// With the trace, what the recorder said, and an empty configuration: the defaults are judged,
+    /// not what this host has configured.
     place: tempfile::TempDir,
 }
 
@@ -115,10 +120,13 @@ impl Recorder {
         let place = tempfile::Builder::new().prefix("trace-").tempdir()?;
         let group = Cage::new(Limits::NONE)?;
         let log = File::create(place.path().join("stderr.log"))?;
+        File::create(place.path().join(DEFAULTS))?;
         let child = group
             .command(sensor)?
             .args(["record", "--lifecycle"])
             .arg(place.path().join("trace"))
+            .arg("--config")
+            .arg(place.path().join(DEFAULTS))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -145,6 +153,7 @@ impl Recorder {
         ensure!(status.success(), "sensor record ended with {status}: {}", self.said());
         let mut replay = Command::new(sensor);
         replay.arg("replay").arg(self.file()).args(["--json", "--cgroup", &cage.path()]);
+        replay.arg("--config").arg(self.place.path().join(DEFAULTS));
         let said = run(&mut replay, REPLAY_LIMIT)?.success().context("sensor replay")?;
         let replayed: Replayed = serde_json::from_str(&said)
             .with_context(|| format!("sensor replay --json printed {said:?}"))?;
@@ -174,6 +183,7 @@ struct Replayed {
     agreement: Agreement,
     incidents: u64,
     containments: u64,
+    watched: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -191,12 +201,14 @@ struct Traced {
 struct Agreement {
     agree: u64,
     differ: u64,
+    storms_agree: u64,
+    storms_differ: u64,
     differences: Vec<String>,
 }
 
 impl Replayed {
     fn trace(self) -> Result<Trace> {
-        let Self { trace, agreement, incidents, containments } = self;
+        let Self { trace, agreement, incidents, containments, watched } = self;
         ensure!(
             trace.complete,
             "the trace is not complete: {} events were lost, and {} forks were not",
@@ -212,9 +224,12 @@ impl Replayed {
             lost: trace.lost,
             gates_agree: agreement.agree,
             gates_differ: agreement.differ,
+            storms_agree: agreement.storms_agree,
+            storms_differ: agreement.storms_differ,
             differences: agreement.differences,
             incidents,
             containments,
+            watched,
         })
     }
 }

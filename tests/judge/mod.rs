@@ -71,11 +71,16 @@ pub struct Trace {
     /// Crossings by kernel and replay alike, and those by one of them alone.
     pub gates_agree: u64,
     pub gates_differ: u64,
-    /// The first of those, in words.
+    /// Alarms of storms by kernel and replay alike, and those by one of them alone.
+    pub storms_agree: u64,
+    pub storms_differ: u64,
+    /// The first of those that differ, in words.
     pub differences: Vec<String>,
     /// Different culprits that the replayed detectors name, and those of them worth a containment.
     pub incidents: u64,
     pub containments: u64,
+    /// Culprits that a daemon would watch before it says anything.
+    pub watched: u64,
 }
 
 /// One run under a sensor.

@@ -16,10 +16,7 @@ use nix::{
 use serde_json::Value;
 use tests::{
     Cage, Limits, Sensor, Workload, needs, process, skip, test_name,
-    workloads::{
-        forking::{self, Forking},
-        storm,
-    },
+    workloads::forking::{self, Forking},
 };
 
 use crate::support::{CATCH, Gear, gear_of, id, killed, stands_still};
@@ -297,20 +294,16 @@ fn kernels_a_shell_goes_on_in_each_gear() {
 #[test]
 fn kernels_a_bomb_meets_the_brake_in_each_gear() {
     needs!("bash");
-    let shapes: [(&str, fn() -> Result<Workload>); 3] = [
-        ("function bomb", storm::function_bomb),
-        ("star", storm::star),
-        ("distinct star", storm::distinct_star),
-    ];
+    let shapes = ["shell-bomb", "star-sleeps", "star-distinct"];
     let mut best = true;
     for gear in Gear::ALL {
-        for (shape, make) in &shapes[..if best { shapes.len() } else { 1 }] {
+        for shape in &shapes[..if best { shapes.len() } else { 1 }] {
             let cage = Cage::new(Limits::default()).unwrap();
             let sensor = gear.start(&cage).unwrap();
             if gear_of(&sensor) != gear {
                 continue;
             }
-            let work = make().unwrap();
+            let work = Workload::labelled(shape).unwrap();
             let _running = work.start(&cage).unwrap();
             let incident = sensor
                 .wait_for(CATCH, |one| one["kind"] == "fork_storm" && one["state"] == "contained")

@@ -135,11 +135,12 @@ impl Hierarchies {
         dir.strip_prefix(&mount.at).ok().map(|rest| join(&mount.root, rest))
     }
 
-    /// Directories of the groups that may limit how many tasks a process and its children are: its
-    /// own first, then those above, in v1 and in v2. An error of kind `NotFound`: no such process.
-    pub fn pids_groups(&self, pid: u32) -> io::Result<Vec<PathBuf>> {
+    /// Directories of the groups in which `controller` (`pids`, `memory`) may limit a process and its
+    /// children: its own first, then those above, in v1 and in v2. An error of kind `NotFound`: no
+    /// such process.
+    pub fn groups_of(&self, pid: u32, controller: &str) -> io::Result<Vec<PathBuf>> {
         let mut found = Vec::new();
-        let v1 = self.v1("pids").map(|mount| (Some("pids"), mount));
+        let v1 = self.v1(controller).map(|mount| (Some(controller), mount));
         for (controller, mount) in v1.into_iter().chain(self.unified.iter().map(|it| (None, it))) {
             let path = self.path_in(pid, controller)?;
             let Some(dir) = mount.dir(&path) else { continue };
@@ -330,7 +331,7 @@ short line - cgroup2
         assert_eq!(members(&dir, 2).unwrap(), None, "more than asked for");
         assert_eq!(id(&dir).unwrap(), fs::metadata(tree.join("a")).unwrap().ino());
         assert_eq!(
-            host.pids_groups(17).unwrap(),
+            host.groups_of(17, "pids").unwrap(),
             [tree.join("a/b"), tree.join("a"), tree.clone()],
             "up to the mount"
         );

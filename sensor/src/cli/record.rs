@@ -53,6 +53,10 @@ pub fn run(args: &RecordArgs) -> Result<(), CliError> {
     let options = LoadOptions { ring_bytes: recorder::RING_BYTES, ..core::load_options(&config) };
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
+        // The second one ends us at once, whatever the first one waits for: a disk that is slow, a
+        // verifier. In this order, or the first one would.
+        flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop))
+            .map_err(CliError::Runtime)?;
         flag::register(signal, Arc::clone(&stop)).map_err(CliError::Runtime)?;
     }
     let shown = io::stderr().is_terminal();

@@ -3,6 +3,7 @@
 use std::{fmt::Write as _, path::PathBuf};
 
 use clap::Args;
+use sensor_common::gate::Rule;
 
 use super::{
     error::CliError,
@@ -101,6 +102,7 @@ fn page(report: &Report, view: &View) -> String {
                 let later = time::duration(found.at_ns.saturating_sub(first.at_ns));
                 Cell::toned(format!("contain {later} later"), Tone::Bad)
             }
+            None if first.rule == WATCHED => Cell::toned("watch", Tone::Plain),
             None => Cell::toned("tell", Tone::Plain),
         };
         table.push([
@@ -119,6 +121,14 @@ fn page(report: &Report, view: &View) -> String {
         text::count(report.incidents as u64, "incident", "incidents"),
         text::count(report.containments as u64, "containment", "containments"),
     );
+    if report.watched > 0 {
+        let _ = writeln!(
+            page,
+            "{} would be watched: an incident if it goes on growing, contained if its limits are near \
+             and nothing in it listens; a trace knows neither sockets nor limits",
+            text::count(report.watched as u64, "explosion", "explosions"),
+        );
+    }
     page
 }
 
@@ -131,15 +141,18 @@ fn command(found: &Found) -> String {
     format!("{command} restarts {}", text::command(&found.restarts))
 }
 
+/// The rule whose findings a daemon watches before it says anything.
+const WATCHED: &str = Rule::R3.name();
+
 /// The first finding about each culprit, and the first that has it contained.
 fn by_culprit(findings: &[Found]) -> Vec<(&Found, Option<&Found>)> {
     let mut told: Vec<(&Found, Option<&Found>)> = Vec::new();
     for found in findings {
         let key = |found: &Found| (found.culprit.pid, found.culprit.start_ns);
         match told.iter_mut().find(|(first, _)| key(first) == key(found)) {
-            Some((_, contained)) if contained.is_none() && found.contain => {
-                *contained = Some(found);
-            }
+            Some((_, contained)) if found.contain => *contained = contained.or(Some(found)),
+            // Of what is only watched the next finding may say more.
+            Some((first, _)) if first.rule == WATCHED => *first = found,
             Some(_) => {}
             None => told.push((found, found.contain.then_some(found))),
         }
@@ -167,7 +180,7 @@ fn agreement(agreement: &Agreement, style: &Style) -> String {
     };
     if *differ == 0 && *storms_differ == 0 {
         return format!(
-            "  kernel and replay agree on {} ({in_flight} with a fork or exit under way){storms}\n",
+            "  kernel and replay agree on {} ({in_flight} with something under way on another CPU){storms}\n",
             text::count(*agree, "verdict", "verdicts"),
         );
     }

@@ -32,6 +32,9 @@ pub struct Containment {
 struct State {
     /// Unresolved incidents by their culprit.
     incidents: HashMap<ProcessKey, String>,
+    /// Those of them that are not open: their culprits are watched, and whatever else is found in
+    /// their trees meanwhile opens them.
+    reserved: HashSet<String>,
     held: BTreeMap<u32, Containment>,
     /// Incidents that are just being contained, by mark.
     busy: HashMap<u32, String>,
@@ -47,10 +50,15 @@ struct State {
 const FRESH_NS: u64 = (REPORTED_FOR_S as u64 - 1) * 1_000_000_000;
 
 impl State {
+    fn known(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Option<String> {
+        let mut line = std::iter::once(&culprit).chain(ancestors);
+        line.find_map(|key| self.incidents.get(key).cloned())
+    }
+
     /// Known from now on, so that the next crossing of the same tree belongs to it as well.
     fn incident_of(&mut self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> String {
-        let mut line = std::iter::once(&culprit).chain(ancestors);
-        if let Some(known) = line.find_map(|key| self.incidents.get(key).cloned()) {
+        if let Some(known) = self.known(culprit, ancestors) {
+            self.reserved.remove(&known);
             return known;
         }
         let fresh = incident::new_id();
@@ -102,6 +110,25 @@ impl Containments {
         self.state().incident_of(culprit, ancestors)
     }
 
+    /// The same for a culprit that is only watched: no incident yet.
+    pub fn reserve(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) {
+        let mut state = self.state();
+        if state.known(culprit, ancestors).is_none() {
+            let fresh = state.incident_of(culprit, ancestors);
+            state.reserved.insert(fresh);
+        }
+    }
+
+    /// Nothing came of watching this culprit: unless somebody found more, there is no incident.
+    pub fn release(&self, culprit: ProcessKey) {
+        let mut state = self.state();
+        if let Some(id) = state.incidents.get(&culprit).cloned()
+            && state.reserved.remove(&id)
+        {
+            state.incidents.remove(&culprit);
+        }
+    }
+
     /// Whether nobody has told of a storm with this culprit yet, by this rule; from now on somebody
     /// has.
     pub fn is_news(&self, culprit: ProcessKey, rule: Rule, now_ns: u64) -> bool {
@@ -117,9 +144,11 @@ impl Containments {
         line.iter().filter_map(told).any(|told_ns| now_ns.saturating_sub(*told_ns) < FRESH_NS)
     }
 
-    /// Whether there is nothing left to decide about an incident.
-    pub fn is_settled(&self, incident: &str) -> bool {
-        self.state().is_settled(incident)
+    /// Whether there is nothing left to decide about a finding: the incident that it would belong to
+    /// is settled.
+    pub fn is_settled_above(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> bool {
+        let state = self.state();
+        state.known(culprit, ancestors).is_some_and(|incident| state.is_settled(&incident))
     }
 
     /// Claims a culprit for containment.
@@ -269,7 +298,29 @@ mod tests {
         // Another step of the same cycle crosses while the first is being contained.
         assert_eq!(book.claim(CULPRIT, &[]), Turn::Leave { incident: incident.clone() });
         book.settle(mark, Some(contained(&incident, mark, true)));
+        assert!(book.is_settled_above(CHILD, &[CULPRIT]));
+        assert!(!book.is_settled_above(CHILD, &[]), "a neighbour");
         assert_eq!(book.claim(CHILD, &[CULPRIT]), Turn::Leave { incident });
+    }
+
+    #[test]
+    fn what_is_found_in_a_watched_tree_is_its_incident() {
+        let book = Containments::default();
+        book.reserve(CULPRIT, &[]);
+        let Turn::Contain { incident, .. } = book.claim(CHILD, &[CULPRIT]) else {
+            panic!("refused")
+        };
+        book.release(CULPRIT);
+        assert_eq!(book.incident_of(CULPRIT, &[]), incident, "it is open");
+
+        let book = Containments::default();
+        book.reserve(CULPRIT, &[]);
+        book.release(CULPRIT);
+        let alone = book.incident_of(CHILD, &[]);
+        assert_ne!(book.incident_of(CULPRIT, &[]), alone);
+        book.reserve(CHILD, &[]);
+        book.release(CHILD);
+        assert_eq!(book.incident_of(CHILD, &[]), alone, "it was open before");
     }
 
     #[test]

@@ -129,9 +129,6 @@ impl Desk {
                 self.found(finding, &ancestry, incident, &decision, &alarm);
             }
             Notice::Respawned(respawning) => self.respawned(*respawning),
-            Notice::Judged { incident, finding, decision } => {
-                self.judged(&incident, finding, &decision);
-            }
             Notice::Contained { incident, contained, thaw_ns, again } => {
                 self.contained(&incident, contained, thaw_ns, again);
             }
@@ -189,10 +186,12 @@ impl Desk {
         if stronger {
             matter.subject.finding = finding.clone();
         }
-        if finding.contain
-            && (opened || stronger)
-            && let Decision::Suggest { why } | Decision::Observe { why } = decision
-        {
+        let refused = match decision {
+            Decision::Suggest { why } => Some(why),
+            Decision::Observe { why } => Some(why).filter(|_| finding.contain),
+            Decision::Contain { .. } => None,
+        };
+        if let Some(why) = refused.filter(|why| !self.is_told(&id, why)) {
             self.act(&id, refusal(why.clone()));
         }
         // What is being contained is looked at once it stands.
@@ -206,24 +205,14 @@ impl Desk {
         }
     }
 
-    /// What was watched has been decided.
-    fn judged(&mut self, id: &str, finding: Finding, decision: &Decision) {
-        if let Decision::Suggest { why } | Decision::Observe { why } = decision {
-            self.act(id, refusal(why.clone()));
-        }
-        if let Some(matter) = self.matters.get_mut(id) {
-            matter.subject.finding = finding.clone();
-        }
-        let why = match decision {
-            Decision::Contain { .. } => "it went on, and is to be contained",
-            Decision::Suggest { .. } | Decision::Observe { .. } => "it is left alone",
-        };
-        if let Some(change) = self.incidents.judged(id, &finding, clock::wall(), why) {
-            self.announce(change);
-        }
+    /// Whether an incident has an action with this reason already: a finding that comes again is no
+    /// news.
+    fn is_told(&self, id: &str, why: &str) -> bool {
+        let actions = self.incidents.get(id).map(|incident| incident.actions.as_slice());
+        actions.unwrap_or_default().iter().any(|action| action.why == why)
     }
 
-    /// An incident opens with the crossing, not when we come to write it down.
+    /// An incident opens with its finding, not when we come to write it down.
     pub fn scene(&self, culprit: Option<ProcessKey>, at_ns: u64, ancestry: &[Node]) -> Scene {
         let forest = Forest::new(ancestry.iter().cloned());
         let exec = culprit.and_then(|key| forest.get(key)).and_then(|node| node.exec.clone());

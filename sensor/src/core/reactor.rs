@@ -56,12 +56,6 @@ pub enum Notice {
         alarm: Alarm,
     },
     Respawned(Box<Respawning>),
-    /// What was decided about a finding that had to be watched first.
-    Judged {
-        incident: String,
-        finding: Finding,
-        decision: Decision,
-    },
     /// What a containment came to.
     Contained {
         incident: String,
@@ -152,17 +146,19 @@ impl Reactor {
             .skip_while(|key| *key != culprit)
             .skip(1)
             .collect();
-        self.found(finding, crossing.ancestry, &above, alarm);
+        let why = format!("{} was crossed", finding.rule);
+        self.found(finding, crossing.ancestry, &above, alarm, &why);
     }
 
     /// Tells the desk about a finding, and contains its culprit where policy says so. `above`: the
-    /// culprit's ancestors, nearest first.
+    /// culprit's ancestors, nearest first; `why`: what is said of a containment.
     pub(super) fn found(
         self: &Arc<Self>,
         finding: Finding,
         ancestry: Vec<Node>,
         above: &[ProcessKey],
         alarm: Alarm,
+        why: &str,
     ) {
         let Some(culprit) = finding.culprit else { return };
         let paused = self.paused.load(Ordering::Relaxed);
@@ -177,17 +173,16 @@ impl Reactor {
             Turn::Contain { incident, mark } => (incident, Some(mark)),
             Turn::Leave { incident } => (incident, None),
         };
-        let why = format!("{} was crossed", finding.rule);
         let leaf = finding.leaf;
         self.tell(Notice::Found { finding, ancestry, incident: incident.clone(), decision, alarm });
         if let Some(mark) = mark {
             let freeze_ns = self.times.freeze_ns;
-            let target = self.target(incident, mark, culprit, leaf, freeze_ns, &why);
+            let target = self.target(incident, mark, culprit, leaf, freeze_ns, why);
             self.contain(target, freeze_ns, false);
         }
     }
 
-    pub(super) fn target(
+    fn target(
         &self,
         incident: String,
         mark: u32,
@@ -219,7 +214,7 @@ impl Reactor {
     }
 
     /// Brake and first sweep here, the rest on a thread of its own.
-    pub(super) fn contain(self: &Arc<Self>, target: Target, freeze_ns: u64, again: bool) {
+    fn contain(self: &Arc<Self>, target: Target, freeze_ns: u64, again: bool) {
         let release_ns = target.brake_until_ns;
         let thaw_ns = release_ns - self.times.brake_extra_ns;
         let (mark, leaf) = (target.mark, target.leaf);

@@ -2,7 +2,8 @@
 //!
 //! A function bomb (R2) is contained on the thread that reads the ring, as a recursion is. Whether an
 //! explosion (R3) is contained takes looks at /proc and some time, so it is watched on a thread of
-//! its own, which may block.
+//! its own, which may block. Its crossing is recorded at once; an incident is opened with the verdict,
+//! and none where the growth just ends: `xargs -P300` is nobody's trouble.
 
 use std::{
     io,
@@ -18,10 +19,7 @@ use std::{
 
 use sensor_common::{event::Alarm, gate::Rule};
 
-use super::{
-    containments::Turn,
-    reactor::{Notice, Reactor},
-};
+use super::reactor::{Notice, Reactor};
 use crate::{
     clock,
     detect::{Finding, storm},
@@ -69,10 +67,12 @@ struct Storm {
 /// An explosion that is being watched.
 struct Watched {
     storm: Storm,
-    incident: String,
+    alarm: Alarm,
     surge: Surge,
-    /// Nobody who listens was found among [`PROBED`] of its processes.
+    /// Its sockets were looked at, of [`PROBED`] of its processes.
     probed: bool,
+    /// Why it is not to be contained, whatever comes of its growth.
+    spared: Option<String>,
 }
 
 impl Reactor {
@@ -85,7 +85,7 @@ impl Reactor {
             return;
         }
         let Some(storm) = self.storm(rule, &alarm) else { return };
-        self.found(storm.finding, storm.ancestry, &storm.above, alarm);
+        self.found(storm.finding, storm.ancestry, &storm.above, alarm, "R2 was crossed");
     }
 
     /// What an alarm is about, if it is news and within the scope.
@@ -127,37 +127,27 @@ impl Reactor {
                 && within(culprit).unwrap_or_else(|| within(leaf) == Some(true)))
     }
 
-    /// Opens the incident of an explosion; what is to be watched further.
-    fn explodes(self: &Arc<Self>, alarm: Alarm) -> Option<Watched> {
+    /// Records that an explosion crossed; what is to be watched of it.
+    fn explodes(&self, alarm: Alarm) -> Option<Watched> {
         let storm = self.storm(Rule::R3, &alarm)?;
-        let incident = self.containments.incident_of(storm.culprit, &storm.above);
-        if self.containments.is_settled(&incident) {
-            self.tell(Notice::Alarm(alarm));
+        self.tell(Notice::Alarm(alarm));
+        if self.containments.is_settled_above(storm.culprit, &storm.above) {
             return None;
         }
-        self.tell(Notice::Found {
-            finding: storm.finding.clone(),
-            ancestry: storm.ancestry.clone(),
-            incident: incident.clone(),
-            decision: Decision::Observe { why: "it is watched whether it goes on".to_owned() },
-            alarm,
-        });
+        self.containments.reserve(storm.culprit, &storm.above);
         let age_ns = alarm.crossed_ns.saturating_sub(storm.culprit.start_ns);
-        let surge = Surge::new(alarm.crossed_ns, storm::per_second(&alarm));
-        let watched = Watched { storm, incident, surge, probed: false };
-        if age_ns >= YOUNG_NS {
+        let spared = (age_ns >= YOUNG_NS).then(|| {
             let minutes = age_ns / 60_000_000_000;
-            let why = format!("its tree is {minutes} minutes old, and no newcomer");
-            self.leave(&watched, &why);
-            return None;
-        }
-        Some(watched)
+            format!("its tree is {minutes} minutes old, and no newcomer")
+        });
+        let surge = Surge::new(alarm.crossed_ns, storm::per_second(&alarm));
+        Some(Watched { storm, alarm, surge, probed: false, spared })
     }
 
     /// Looks at an explosion once; false when it has been decided.
     fn look(self: &Arc<Self>, watched: &mut Watched) -> bool {
         // Another rule was quicker, or a person.
-        if self.containments.is_settled(&watched.incident) {
+        if self.containments.is_settled_above(watched.storm.culprit, &watched.storm.above) {
             return false;
         }
         let living = self.living(watched);
@@ -167,28 +157,36 @@ impl Reactor {
             // Parents come first, and the culprit before all: workers have the socket from them.
             let step = (living.len() / PROBED).max(1);
             let some: Vec<ProcessKey> = living.iter().step_by(step).copied().collect();
-            if let Err(why) = look_for_servers(&some) {
-                self.leave(watched, &why);
-                return false;
-            }
+            watched.spared = watched.spared.take().or_else(|| look_for_servers(&some).err());
             watched.probed = true;
         }
         let proc = Proc::default();
         let sample = Sample {
             // Takes its time, and says nothing yet when the watch begins.
-            memory: had_time.then(|| room::memory(&proc, &living)).flatten(),
+            memory: had_time.then(|| room::memory(&proc, &self.hierarchies, &living)).flatten(),
             tasks: room::tasks(proc.root(), &self.hierarchies, first.tgid),
             // Counted again: what stands above takes its time on a busy host.
             live: self.living(watched).len() as u32,
             at_ns: clock::boot_ns(),
         };
-        match watched.surge.judge(sample) {
-            Verdict::Wait => return true,
-            Verdict::Leave(why) => self.leave(watched, &why),
-            Verdict::ContainNow(why) => self.stop(watched, &why),
-            Verdict::Contain(why) => match look_for_servers(&self.living(watched)) {
-                Ok(()) => self.stop(watched, &why),
-                Err(why) => self.leave(watched, &why),
+        let live = sample.live;
+        match (watched.surge.judge(sample), watched.spared.take()) {
+            (Verdict::Wait, spared) => {
+                watched.spared = spared;
+                return true;
+            }
+            (Verdict::Stopped(why), _) => {
+                let culprit = watched.storm.culprit.tgid;
+                tracing::info!("the tree of process {culprit} exploded, and stopped: {why}");
+            }
+            (Verdict::Leave(why), _) => self.leave(watched, live, &why),
+            (Verdict::Contain(end) | Verdict::ContainNow(end), Some(spared)) => {
+                self.leave(watched, live, &format!("{spared}; {end}"));
+            }
+            (Verdict::ContainNow(why), None) => self.stop(watched, live, &why),
+            (Verdict::Contain(why), None) => match look_for_servers(&self.living(watched)) {
+                Ok(()) => self.stop(watched, live, &why),
+                Err(spared) => self.leave(watched, live, &format!("{spared}; {why}")),
             },
         }
         false
@@ -200,32 +198,25 @@ impl Reactor {
         tree.into_iter().filter(|(node, _)| node.alive).map(|(node, _)| node.key).collect()
     }
 
-    /// It is left alone; the incident says why.
-    fn leave(&self, watched: &Watched, why: &str) {
-        self.tell(Notice::Judged {
-            incident: watched.incident.clone(),
-            finding: watched.storm.finding.clone(),
-            decision: Decision::Observe { why: format!("R3 was crossed, but {why}") },
+    /// It goes on and is left alone; an incident says so, and why.
+    fn leave(&self, watched: &Watched, live: u32, why: &str) {
+        let Storm { finding, culprit, ancestry, above } = &watched.storm;
+        self.tell(Notice::Found {
+            finding: storm::watched(finding.clone(), clock::boot_ns(), live),
+            ancestry: ancestry.clone(),
+            incident: self.containments.incident_of(*culprit, above),
+            decision: Decision::Suggest { why: format!("R3 was crossed, but {why}") },
+            alarm: watched.alarm,
         });
     }
 
     /// It is to be contained, if policy has it so.
-    fn stop(self: &Arc<Self>, watched: &Watched, why: &str) {
-        let Storm { finding, culprit, above, .. } = &watched.storm;
-        let finding = Finding { contain: true, confidence: SURE, ..finding.clone() };
-        let leaf = finding.leaf;
-        let paused = self.paused.load(Ordering::Relaxed);
-        let decision = self.policy.decide(finding.rule, true, paused);
-        let contain = matches!(decision, Decision::Contain { .. });
-        self.tell(Notice::Judged { incident: watched.incident.clone(), finding, decision });
-        if contain
-            && let Turn::Contain { incident, mark } = self.containments.claim(*culprit, above)
-        {
-            let freeze_ns = self.times.freeze_ns;
-            let why = format!("R3 was crossed, and {why}");
-            let target = self.target(incident, mark, *culprit, leaf, freeze_ns, &why);
-            self.contain(target, freeze_ns, false);
-        }
+    fn stop(self: &Arc<Self>, watched: &Watched, live: u32, why: &str) {
+        let Storm { finding, ancestry, above, .. } = &watched.storm;
+        let finding = storm::watched(finding.clone(), clock::boot_ns(), live);
+        let finding = Finding { contain: true, confidence: SURE, ..finding };
+        let why = format!("R3 was crossed, and {why}");
+        self.found(finding, ancestry.clone(), above, watched.alarm, &why);
     }
 }
 
@@ -286,11 +277,18 @@ fn watch(reactor: &Weak<Reactor>, alarms: &Receiver<Alarm>) {
                 watched.push(explosion);
             } else {
                 let why = format!("{WATCHED} others are watched already");
-                reactor.leave(&explosion, &why);
+                reactor.leave(&explosion, explosion.alarm.live, &why);
             }
         }
         let began = Instant::now();
-        watched.retain_mut(|explosion| reactor.look(explosion));
+        watched.retain_mut(|explosion| {
+            let go_on = reactor.look(explosion);
+            if !go_on {
+                // What was decided is an incident by now.
+                reactor.containments.release(explosion.storm.culprit);
+            }
+            go_on
+        });
         pause = (began.elapsed() * REST).clamp(EVERY, LONGEST);
     }
 }

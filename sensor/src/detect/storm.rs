@@ -83,6 +83,24 @@ pub fn detect(rule: Rule, alarm: &Alarm, forest: &Forest, limits: &Limits) -> Op
     })
 }
 
+/// The finding about an explosion that was watched until `now_ns`, and then had `live` processes: when
+/// it crossed can still be read from it.
+pub fn watched(mut finding: Finding, now_ns: u64, live: u32) -> Finding {
+    let watched = now_ns.saturating_sub(finding.at_ns) as f64 / 1e9;
+    for measure in &mut finding.measures {
+        if measure.name == "processes" {
+            measure.value = live.into();
+        }
+    }
+    finding.measures.push(proto::Measure {
+        name: "watched".into(),
+        value: watched,
+        threshold: None,
+        unit: "s".into(),
+    });
+    Finding { at_ns: now_ns, ..finding }
+}
+
 /// How fast it grew when it crossed, processes a second.
 pub fn per_second(alarm: &Alarm) -> f64 {
     f64::from(alarm.grown) * 1e9 / alarm.span_ns.max(CLOCK_NS) as f64
@@ -267,6 +285,21 @@ mod tests {
                 [("growth", 256.0), ("within", 0.5), ("processes", 257.0), ("completed", 2.0)];
             assert_eq!(measures, wanted);
         }
+    }
+
+    #[test]
+    fn what_was_watched_is_found_when_that_is_over() {
+        let mut host = Host::default();
+        let [.., script] = script(&mut host);
+        for _ in 0..256 {
+            host.born(script, false, true);
+        }
+        let crossed = host.finding(Rule::R3, script);
+        let crossed_ns = crossed.at_ns;
+        let found = watched(crossed, crossed_ns + 3 * SECOND, 1000);
+        assert_eq!(found.at_ns, crossed_ns + 3 * SECOND);
+        let value = |name: &str| found.measures.iter().find(|one| one.name == name).unwrap().value;
+        assert_eq!((value("watched"), value("processes"), value("growth")), (3.0, 1000.0, 256.0));
     }
 
     #[test]

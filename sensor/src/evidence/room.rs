@@ -15,21 +15,26 @@ const SAMPLED: usize = 32;
 /// Files of one number.
 const NUMBER_LIMIT: usize = 64;
 
+/// memory.stat has some 60 lines.
+const STAT_LIMIT: usize = 16 << 10;
+
+/// How much memory a group may have and has, and what of that is a cache that goes when somebody
+/// needs it: the files of v2, and those of v1, which count the groups below with `total_` alone.
+const MEMORY_FILES: [[&str; 3]; 2] = [
+    ["memory.max", "memory.current", "inactive_file "],
+    ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "],
+];
+
 /// The limit of tasks that a process and its children would meet first: of the host, or of a group
 /// that it is in. `None` where nothing could be read.
 pub fn tasks(proc: &Path, hierarchies: &Hierarchies, pid: u32) -> Option<Tasks> {
     let host = host_tasks(proc);
     // A process that is just gone has no groups; the host's limit still holds.
-    let groups = hierarchies.pids_groups(pid).unwrap_or_default();
+    let groups = hierarchies.groups_of(pid, "pids").unwrap_or_default();
     let of_group = |dir: &std::path::PathBuf| {
         let most = number(&dir.join("pids.max"))?;
         let left = most.saturating_sub(number(&dir.join("pids.current"))?);
-        let name = dir.file_name().unwrap_or_default().to_string_lossy();
-        Some(Tasks {
-            limit: format!("pids.max of {}", sensor_proto::json::escape(name.as_bytes())),
-            most,
-            left,
-        })
+        Some(Tasks { limit: named("pids.max", dir), most, left })
     };
     groups.iter().filter_map(of_group).chain(host).min_by_key(|tasks| tasks.left)
 }
@@ -57,11 +62,18 @@ fn number(file: &Path) -> Option<u64> {
     std::str::from_utf8(&text).ok()?.trim().parse().ok()
 }
 
-/// Memory that is left, and what these processes have.
-pub fn memory(proc: &Proc, processes: &[ProcessKey]) -> Option<Memory> {
-    let text = fs::read_to_string(proc.root().join("meminfo")).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+/// A limit of a group in words. Its name is its owner's choice.
+fn named(file: &str, dir: &Path) -> String {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    format!("{file} of {}", sensor_proto::json::escape(name.as_bytes()))
+}
+
+/// Memory that is left to these processes, of the host's or of what a group that the first of them
+/// is in may have, and what they have.
+pub fn memory(proc: &Proc, hierarchies: &Hierarchies, processes: &[ProcessKey]) -> Option<Memory> {
+    let groups = processes.first().and_then(|key| hierarchies.groups_of(key.tgid, "memory").ok());
+    let of_groups = groups.iter().flatten().filter_map(|dir| group_memory(dir));
+    let (available, limit) = of_groups.chain(host_memory(proc.root())).min()?;
     let step = (processes.len() / SAMPLED).max(1);
     let seen: Vec<u64> = processes
         .iter()
@@ -70,7 +82,28 @@ pub fn memory(proc: &Proc, processes: &[ProcessKey]) -> Option<Memory> {
         .map(|opened| opened.status().anon)
         .collect();
     let average = seen.iter().sum::<u64>() / (seen.len() as u64).max(1);
-    Some(Memory { available: kib * 1024, taken: average * processes.len() as u64 })
+    Some(Memory { limit, available, taken: average * processes.len() as u64 })
+}
+
+/// Bytes, and whose they are.
+fn host_memory(proc: &Path) -> Option<(u64, String)> {
+    let text = fs::read_to_string(proc.join("meminfo")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some((kib * 1024, "the host's memory".to_owned()))
+}
+
+/// The same of a group; `None` where it has no limit. (v1 says so with a number beyond all memory.)
+fn group_memory(dir: &Path) -> Option<(u64, String)> {
+    MEMORY_FILES.iter().find_map(|[limit, usage, cache]| {
+        let most = number(&dir.join(limit))?;
+        let used = number(&dir.join(usage))?;
+        let stat = read_file(dir.join("memory.stat"), STAT_LIMIT).unwrap_or_default();
+        let stat = String::from_utf8_lossy(&stat);
+        let cached = stat.lines().find_map(|line| line.strip_prefix(cache)?.parse().ok());
+        let left = most.saturating_sub(used.saturating_sub(cached.unwrap_or(0)));
+        Some((left, named(limit, dir)))
+    })
 }
 
 #[cfg(test)]
@@ -105,5 +138,70 @@ mod tests {
         assert_eq!(tasks(&proc, &host, 18), all("threads-max", 1000, 655), "it is gone");
         fs::remove_file(proc.join("loadavg")).unwrap();
         assert_eq!(tasks(&proc, &host, 18), None);
+    }
+
+    /// A tree of files: paths and contents.
+    fn lay(root: &Path, files: &[(&str, &str)]) {
+        for (path, text) in files {
+            let path = root.join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+    }
+
+    /// Two processes of 1 MiB each in the group /a/b; a host with 8 GiB left.
+    fn crowd(root: &Path, mount: &str, membership: &str) -> Option<(u64, String)> {
+        let proc = root.join("proc");
+        lay(
+            &proc,
+            &[
+                ("self/mountinfo", &format!("39 31 0:36 / {}/mem rw - {mount}\n", root.display())),
+                ("meminfo", "MemFree: 5 kB\nMemAvailable:    8388608 kB\n"),
+                ("17/cgroup", membership),
+            ],
+        );
+        let hierarchies = Hierarchies::at(&proc).unwrap();
+        let found = memory(&Proc::at(&proc), &hierarchies, &[ProcessKey::new(17, 0)])?;
+        Some((found.available, found.limit))
+    }
+
+    #[test]
+    fn the_memory_that_is_gone_first() {
+        const HOST: u64 = 8 << 30;
+        let root = tempfile::tempdir().unwrap();
+        let seen = || crowd(root.path(), "cgroup2 none rw", "0::/a/b\n").unwrap();
+        assert_eq!(seen(), (HOST, "the host's memory".into()));
+        lay(
+            root.path(),
+            &[
+                ("mem/a/b/memory.max", "max\n"),
+                ("mem/a/b/memory.current", "1048576\n"),
+                ("mem/a/memory.max", "2147483648\n"),
+                ("mem/a/memory.current", "1610612736\n"),
+            ],
+        );
+        assert_eq!(seen(), (512 << 20, "memory.max of a".into()));
+        // A third of it can be had back.
+        lay(root.path(), &[("mem/a/memory.stat", "anon 1\ninactive_file 536870912\n")]);
+        assert_eq!(seen(), (1 << 30, "memory.max of a".into()));
+        lay(root.path(), &[("mem/a/memory.max", "17179869184\n")]);
+        assert_eq!(seen(), (HOST, "the host's memory".into()), "more than the host has");
+    }
+
+    #[test]
+    fn the_memory_of_v1_groups_counts_as_well() {
+        let root = tempfile::tempdir().unwrap();
+        let seen = || crowd(root.path(), "cgroup cgroup rw,memory", "8:memory:/a/b\n").unwrap();
+        lay(
+            root.path(),
+            &[
+                ("mem/a/b/memory.limit_in_bytes", "9223372036854771712\n"),
+                ("mem/a/b/memory.usage_in_bytes", "314572800\n"),
+                ("mem/a/memory.limit_in_bytes", "1073741824\n"),
+                ("mem/a/memory.usage_in_bytes", "629145600\n"),
+                ("mem/a/memory.stat", "inactive_file 0\ntotal_inactive_file 104857600\n"),
+            ],
+        );
+        assert_eq!(seen(), (524 << 20, "memory.limit_in_bytes of a".into()));
     }
 }

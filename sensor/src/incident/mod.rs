@@ -155,21 +155,6 @@ impl Incidents {
         .unwrap_or_default()
     }
 
-    /// More is known about what an incident was opened for.
-    pub fn judged(
-        &mut self,
-        id: &str,
-        finding: &Finding,
-        now: Timestamp,
-        why: &str,
-    ) -> Option<Change> {
-        self.change(id, now, |incident| {
-            incident.finding = Some(claim(finding));
-            incident.severity = incident.severity.max(severity(finding, 0) as i32);
-            why.to_owned()
-        })
-    }
-
     /// Changes an incident; the closure says why. `None` when there is no such incident.
     pub fn change(
         &mut self,
@@ -399,15 +384,6 @@ mod tests {
         let crashing = Finding { measures, ..restarting };
         let change = incidents.report(&crashing, of(1, &[]), "f".into());
         assert_eq!((change.opened, change.incident.severity()), (false, Severity::Warning));
-    }
-
-    #[test]
-    fn what_is_judged_later_has_not_come_again() {
-        let mut incidents = Incidents::default();
-        incidents.report(&finding(7, false), scene(0, &[]), "a".into());
-        let change = incidents.judged("a", &finding(7, true), NOW, "it went on").unwrap();
-        assert_eq!(change.incident.occurrences, 1);
-        assert_eq!(change.incident.severity(), Severity::Critical);
     }
 
     #[test]

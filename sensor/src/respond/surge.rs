@@ -16,8 +16,8 @@ pub const GOES_ON_NS: u64 = 3 * SECOND_NS;
 /// A pace that has fallen to such a part is none.
 const STOPPED: f64 = 10.0;
 
-/// What has neither stopped nor gone on by then is left alone; the kernel reports it again when it
-/// still grows.
+/// What has neither stopped nor gone on by then counts as stopped; the kernel reports it again when
+/// it still grows.
 const WATCHED_NS: u64 = 55 * SECOND_NS;
 
 /// Only what would use something up within this time is worth a freeze without asking.
@@ -60,9 +60,11 @@ pub struct Sample {
 }
 
 /// Bytes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// That is left on the host.
+    /// Of what, e.g. `memory.max of build.slice`: what is used up first.
+    pub limit: String,
+    /// That is left.
     pub available: u64,
     /// That the tree has, about: shared pages count for each who shares them.
     pub taken: u64,
@@ -76,8 +78,10 @@ pub enum Verdict {
     Contain(String),
     /// The same, and there is no time left for another look.
     ContainNow(String),
-    /// It is left alone, for this reason.
+    /// It goes on, and is left alone for this reason.
     Leave(String),
+    /// It has stopped growing, as what somebody asked for does: nobody needs to hear of it.
+    Stopped(String),
 }
 
 /// An explosion that is being watched.
@@ -122,22 +126,25 @@ impl Surge {
         {
             return Verdict::ContainNow(format!("it {}", uses_up(tasks, pace, *seconds)));
         }
-        if self.first_memory.is_none() && now.memory.is_some() {
+        let limit = |sample: &Sample| sample.memory.as_ref().map(|memory| memory.limit.clone());
+        // What is left of another limit says nothing about the fall of this one.
+        if now.memory.is_some() && self.first_memory.as_ref().and_then(limit) != limit(&now) {
             self.first_memory = Some(now.clone());
         }
         let memory = self.first_memory.as_ref().and_then(|first| memory(first, &now));
+        let of = now.memory.as_ref().map_or("all memory", |memory| &memory.limit);
         if let Some((seconds, fall)) = memory
             && goes_on
             && seconds <= LAST_MEMORY_S
         {
-            return Verdict::ContainNow(format!("it {}", takes_all(fall, seconds)));
+            return Verdict::ContainNow(format!("it {}", takes_all(of, fall, seconds)));
         }
         let Some(average) = average else { return Verdict::Wait };
         if average < self.pace / 2.0 {
             // A busy host slows a storm down, too: it may come back to its pace.
             let stopped = average < self.pace / STOPPED;
             return if stopped || watched_ns >= WATCHED_NS {
-                Verdict::Leave(format!(
+                Verdict::Stopped(format!(
                     "its growth slowed down from {:.0} to {:.0} processes a second",
                     self.pace,
                     average.max(0.0)
@@ -154,7 +161,7 @@ impl Surge {
         }
         if let Some((seconds, fall)) = memory.filter(|(seconds, _)| *seconds <= EXHAUSTED_WITHIN_S)
         {
-            let end = takes_all(fall, seconds);
+            let end = takes_all(of, fall, seconds);
             return Verdict::Contain(format!("it has gone on growing for 3 s and {end}"));
         }
         Verdict::Leave(match tasks {
@@ -176,9 +183,9 @@ fn uses_up(tasks: &Tasks, pace: f64, seconds: f64) -> String {
     )
 }
 
-fn takes_all(fall: f64, seconds: f64) -> String {
+fn takes_all(limit: &str, fall: f64, seconds: f64) -> String {
     let mib = fall / f64::from(1 << 20);
-    format!("would take all memory in {seconds:.0} s at {mib:.0} MiB a second")
+    format!("would use up {limit} in {seconds:.0} s at {mib:.0} MiB a second")
 }
 
 fn pace(before: &Sample, now: &Sample) -> f64 {
@@ -194,7 +201,7 @@ fn memory(first: &Sample, now: &Sample) -> Option<(f64, f64)> {
     if ns < MEMORY_MEASURED_NS {
         return None;
     }
-    let (before, now) = (first.memory?, now.memory?);
+    let (before, now) = (first.memory.as_ref()?, now.memory.as_ref()?);
     let fall = before.available.saturating_sub(now.available);
     let fall = fall.min(now.taken.saturating_sub(before.taken)) as f64 / (ns as f64 / 1e9);
     (fall > 0.0).then(|| (now.available as f64 / fall, fall))
@@ -254,7 +261,7 @@ mod tests {
         assert_eq!(ms, 3000);
         assert_eq!(
             verdict,
-            Verdict::Leave("its growth slowed down from 1000 to 15 processes a second".into())
+            Verdict::Stopped("its growth slowed down from 1000 to 15 processes a second".into())
         );
     }
 
@@ -282,7 +289,7 @@ mod tests {
         assert!(matches!(verdict, Verdict::Contain(_)), "{verdict:?}");
         let (ms, verdict) = watch(100.0, 10_000, |ms| 256 + (ms / 30) as u32);
         assert_eq!(ms, 55_000);
-        assert!(matches!(verdict, Verdict::Leave(_)), "{verdict:?}");
+        assert!(matches!(verdict, Verdict::Stopped(_)), "{verdict:?}");
     }
 
     #[test]
@@ -298,7 +305,11 @@ mod tests {
     fn memory_counts_once_its_fall_is_known() {
         let mut surge = Surge::new(CROSSED, 100.0);
         let at = |ms: u64, available: u64, taken: u64| Sample {
-            memory: Some(Memory { available: available << 30, taken: taken << 30 }),
+            memory: Some(Memory {
+                limit: "memory.max of a".into(),
+                available: available << 30,
+                taken: taken << 30,
+            }),
             tasks: None,
             ..sample(ms, 256 + ms as u32 / 10, 0)
         };
@@ -307,8 +318,13 @@ mod tests {
         assert_eq!(surge.judge(at(100, 12, 5)), Verdict::Wait, "too short to say");
         assert_eq!(surge.judge(at(700, 8, 1)), Verdict::Wait, "somebody else takes it");
         // 8 GiB in 0.8 s: the other 8 last as long.
-        let contain = "it would take all memory in 1 s at 10240 MiB a second";
+        let contain = "it would use up memory.max of a in 1 s at 10240 MiB a second";
         assert_eq!(surge.judge(at(800, 8, 9)), Verdict::ContainNow(contain.into()));
+        let host = Sample {
+            memory: at(900, 7, 10).memory.map(|it| Memory { limit: "the host's".into(), ..it }),
+            ..at(900, 7, 10)
+        };
+        assert_eq!(surge.judge(host), Verdict::Wait, "another limit, whose fall nobody knows");
     }
 
     #[test]

@@ -25,8 +25,8 @@ pub struct Agreement {
     pub comparable: bool,
     pub agree: u64,
     pub differ: u64,
-    /// Of those that agree: the kernel counted a fork or an exit that was just under way on another
-    /// CPU, and its number was taken.
+    /// Of those that agree: something was just under way on another CPU (a fork or an exit that the
+    /// kernel counted already, the same crossing, an ancestor's death), and its word was taken.
     pub in_flight: u64,
     /// Alarms of storms and respawn loops, kernel's and replay's: the same rule and ancestor within a
     /// second. They count what several CPUs change at once, so that no two are the same to the last

@@ -24,6 +24,11 @@ pub enum TraceError {
     #[error("cannot {what} {file}: {source}", file = .file.display())]
     Io { what: &'static str, file: PathBuf, source: io::Error },
     #[error(
+        "{file} exists already, and a recording overwrites nothing: name another file, or remove it",
+        file = .0.display()
+    )]
+    Exists(PathBuf),
+    #[error(
         "{file} is no trace ({why}); `sensor record --lifecycle` writes one", file = .file.display()
     )]
     NoTrace { file: PathBuf, why: &'static str },
@@ -31,6 +36,12 @@ pub enum TraceError {
         "{file} is damaged behind entry {entries}: {why}", file = .file.display()
     )]
     Damaged { file: PathBuf, entries: u64, why: String },
+    #[error(
+        "{file} has entries of a kind that sensor {ours} does not know: replay it with sensor {by}, \
+         which recorded it, or a newer one",
+        file = .file.display(), ours = env!("CARGO_PKG_VERSION")
+    )]
+    Newer { file: PathBuf, by: String },
 }
 
 /// Writes a trace.
@@ -42,7 +53,10 @@ pub struct Writer<W: Write = BufWriter<File>> {
 impl Writer {
     /// Starts a trace in a new file that only its owner may read: arguments tell much about a host.
     pub fn create(file: &Path) -> Result<Self, TraceError> {
-        let failed = |source| TraceError::Io { what: "create", file: file.to_owned(), source };
+        let failed = |source: io::Error| match source.kind() {
+            io::ErrorKind::AlreadyExists => TraceError::Exists(file.to_owned()),
+            _ => TraceError::Io { what: "create", file: file.to_owned(), source },
+        };
         let open = OpenOptions::new()
             .write(true)
             .create_new(true)
@@ -91,6 +105,8 @@ pub struct Reader<R: Read = File> {
     buffer: Vec<u8>,
     /// Entries that were read.
     entries: u64,
+    /// Version of the sensor that recorded it, as its first entry says.
+    by: String,
     state: State,
 }
 
@@ -120,6 +136,7 @@ impl<R: Read> Reader<R> {
             file: file.to_owned(),
             buffer: Vec::new(),
             entries: 0,
+            by: String::new(),
             state: State::Open,
         })
     }
@@ -132,8 +149,10 @@ impl<R: Read> Reader<R> {
         match self.read() {
             Ok(Some(entry)) => {
                 self.entries += 1;
-                if matches!(entry, Entry::End(_)) {
-                    self.state = State::Complete;
+                match &entry {
+                    Entry::Start(start) => self.by.clone_from(&start.version),
+                    Entry::End(_) => self.state = State::Complete,
+                    _ => {}
                 }
                 Ok(Some(entry))
             }
@@ -148,6 +167,13 @@ impl<R: Read> Reader<R> {
                 Ok(None)
             }
             Err(_) if self.entries == 0 => Err(self.no_trace("it does not begin like one")),
+            // Our own version writes no kind that it does not know: then it is damaged.
+            Err(error)
+                if error.kind() == io::ErrorKind::Unsupported
+                    && self.by != env!("CARGO_PKG_VERSION") =>
+            {
+                Err(TraceError::Newer { file: self.file.clone(), by: self.by.clone() })
+            }
             Err(error) => Err(TraceError::Damaged {
                 file: self.file.clone(),
                 entries: self.entries,
@@ -174,11 +200,10 @@ impl<R: Read> Reader<R> {
         self.buffer.resize(length as usize, 0);
         self.stream.read_exact(&mut self.buffer)?;
         let entry = TraceEntry::decode(self.buffer.as_slice()).map_err(io::Error::other)?;
-        // A newer sensor may know more kinds of entries than we do; it says so in the first one.
-        entry.entry.map_or_else(
-            || Err(io::Error::other("an entry of an unknown kind")),
-            |entry| Ok(Some(entry)),
-        )
+        // A newer sensor may write more kinds of entries than we know. To pass over them would be a
+        // replay of something else than what happened.
+        let unknown = || io::Error::new(io::ErrorKind::Unsupported, "an entry of an unknown kind");
+        entry.entry.ok_or_else(unknown).map(Some)
     }
 
     /// A varint: <https://protobuf.dev/programming-guides/encoding/#varints>. None at the end.
@@ -217,10 +242,14 @@ mod tests {
         })
     }
 
+    fn started(by: &str) -> Entry {
+        Entry::Start(TraceStart { version: by.into(), ..TraceStart::default() })
+    }
+
     fn written(entries: &[Entry], end: bool) -> Vec<u8> {
         let mut bytes = Vec::new();
         let mut writer = Writer::new(&mut bytes).unwrap();
-        writer.write(Entry::Start(TraceStart::default())).unwrap();
+        writer.write(started("1.2.3")).unwrap();
         for entry in entries {
             writer.write(entry.clone()).unwrap();
         }
@@ -259,6 +288,23 @@ mod tests {
         let (read, complete) = read(&written(&[exit(7, 0)], false)).unwrap();
         assert!(!complete);
         assert_eq!(read[1..], [exit(7, 0)]);
+    }
+
+    #[test]
+    fn an_unknown_kind_of_entry_is_a_newer_sensors() {
+        let recorded = |by: &str| {
+            let mut bytes = Vec::new();
+            let mut writer = Writer::new(&mut bytes).unwrap();
+            writer.write(started(by)).unwrap();
+            // Field 100, two bytes.
+            writer.stream.write_all(&[5, 0xa2, 0x06, 2, 7, 7]).unwrap();
+            writer.stream.finish().unwrap();
+            read(&bytes).unwrap_err()
+        };
+        let ours = env!("CARGO_PKG_VERSION");
+        let said = recorded("9.8.7").to_string();
+        assert!(said.contains("with sensor 9.8.7") && said.contains(ours), "{said}");
+        assert!(matches!(recorded(ours), TraceError::Damaged { entries: 1, .. }));
     }
 
     #[test]

@@ -30,6 +30,8 @@ fn proto_key(key: ProcessKey) -> Option<proto::ProcessKey> {
     (key.tgid != 0).then_some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns })
 }
 
+/// The thresholds as a trace has them. Taken apart by name: one that is new does not compile until it
+/// is here, so that a replay never compares verdicts of different thresholds.
 fn proto_limits(
     limits: &Limits,
     storms: &storm::Limits,

@@ -32,8 +32,9 @@ use crate::{
     },
 };
 
-/// Size of the ring, bytes. An exec takes 712: room for 23,000, half a minute of the fastest shell
-/// loop that was seen, or a slow disk.
+/// Size of the ring, bytes. A process that executes something takes 808: 56 for its fork, 712 for
+/// its exec, 40 for its exit. Room for 20,000 of them, 17 s of the fastest shell loop that was seen
+/// (1,214 a second): so long may a slow disk take.
 pub const RING_BYTES: u32 = 16 << 20;
 
 /// Events between the ring's reader and the file. What does not fit waits in the ring.
@@ -81,9 +82,10 @@ pub fn record(
     mut go_on: impl FnMut(&Progress) -> bool,
 ) -> Result<Progress, RecordError> {
     let hierarchies = Hierarchies::discover()?;
-    let writer = Writer::create(file)?;
     let start = start(options, argv);
     let kernel = Kernel::start(&LoadOptions { lifecycle: true, brake: Gear::Signals, ..*options })?;
+    // Only now: where the kernel side is refused, an empty file would be in the next attempt's way.
+    let writer = Writer::create(file)?;
     let started = Instant::now();
     let mut recording = Recording {
         writer,
@@ -100,6 +102,8 @@ pub fn record(
     for (_, node) in kernel.lineage.table().nodes().filter(|(_, node)| node.flags & ADOPTED != 0) {
         recording.existing(&node).map_err(RecordError::Write)?;
     }
+    // From here on the file can be replayed, however soon it ends.
+    recording.writer.flush().map_err(RecordError::Write)?;
 
     let (sender, events) = sync_channel(QUEUE);
     let forward = forward(sender);

@@ -49,8 +49,11 @@ pub struct Report {
     pub scope: Option<String>,
     pub agreement: Agreement,
     pub findings: Vec<Found>,
-    /// Different culprits among the findings.
+    /// Different culprits among the findings, but for those that would only be watched.
     pub incidents: usize,
+    /// Culprits of explosions (R3) alone. A daemon watches whether they go on, and looks at sockets and
+    /// limits, which a trace has not: each may be an incident, contained or not, or nothing at all.
+    pub watched: usize,
     /// Those of them that the configuration has contained.
     pub containments: usize,
 }
@@ -140,6 +143,7 @@ pub struct Replay<'a> {
     groups: HashMap<u64, PathBuf>,
     live: u64,
     culprits: HashSet<ProcessKey>,
+    exploding: HashSet<ProcessKey>,
     contained: HashSet<ProcessKey>,
     /// Alarms of storms and respawn loops by the kernel and by the replay.
     said: Vec<Alarmed>,
@@ -214,6 +218,7 @@ impl<'a> Replay<'a> {
             groups: HashMap::new(),
             live: 0,
             culprits: HashSet::new(),
+            exploding: HashSet::new(),
             contained: HashSet::new(),
             said: Vec::new(),
             judged: Vec::new(),
@@ -259,6 +264,7 @@ impl<'a> Replay<'a> {
         self.report.trace.complete = complete;
         self.report.trace.seconds = (self.last_ns - self.start_ns) as f64 / 1e9;
         self.report.incidents = self.culprits.len();
+        self.report.watched = self.exploding.difference(&self.culprits).count();
         self.report.containments = self.contained.len();
         self.report
     }
@@ -469,7 +475,11 @@ impl<'a> Replay<'a> {
         restarts: Vec<Vec<u8>>,
     ) {
         let contain = finding.contain && self.config.respond.rules.mode(finding.rule) == Mode::Auto;
-        self.culprits.insert(culprit);
+        if finding.rule == Rule::R3.name() {
+            self.exploding.insert(culprit);
+        } else {
+            self.culprits.insert(culprit);
+        }
         if contain {
             self.contained.insert(culprit);
         }

@@ -67,9 +67,12 @@ pub fn alone() -> Alone {
             lost: 0,
             gates_agree: 300,
             gates_differ: 0,
+            storms_agree: 0,
+            storms_differ: 0,
             differences: Vec::new(),
             incidents: 1,
             containments: 1,
+            watched: 0,
         },
     }
 }

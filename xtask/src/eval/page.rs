@@ -213,7 +213,7 @@ mod tests {
             "a processor, 2 cores, 24 GiB, Linux 6.18.0, load 0.25 before",
             "| commit | 0123456789ab |\n| date | 2026-11-21 |",
             "](evaluation.svg)",
-            "| npm-missing-manifest | recursion | tune | 4/4 | 4/4 | 4/4 | 1.25 | 20 | 140 | 1.30 | 0 | 9.00 | 380 | 900 | 378 |",
+            "| npm-missing-manifest | recursion | tune | 4/4 | 4/4 | 4/4 | 1.25 | 20 | 140 | 1.30 | 0 | 0 | 9.00 | 380 | 900 | 378 |",
             "| recall | 1 | share | 8 | 0.688 to 1 | ≥ 0.9 | unresolved |",
             "- recall: the truth lies between 0.688 and 1 share, which holds the target ≥ 0.9.",
             "| builds | honest | tune | somebody builds something |",

@@ -15,23 +15,26 @@ use crate::measure::{
 /// How to read the first table, below it.
 pub const LEGEND: &str = "\
 set: rules may be tuned on tune, not on held (held-out). found: of the runs, those with an incident
-of the label's kind (honest: with any); ?: some runs are unresolved. s: seconds from the start, the
+of the label's kind (honest: with any); ?: some runs are unresolved. blame, facts: of those, with
+the right culprit, and with a diagnosis that says all it should. s: seconds from the start, the
 median. live, MiB: processes and memory of the tree at that moment, left: processes that ran 1 s
-later, the most of all runs. pids.max alone: one run without the sensor, in a cgroup that limits its
-tasks, to the first fork that is refused.";
+later, cap: forks that the cgroup's limit refused, because it was met first; the most of all runs.
+pids.max alone: one run without the sensor, in a cgroup that limits its tasks, to the first fork
+that is refused.";
 
-const WORKLOADS: [Column; 15] = [
+const WORKLOADS: [Column; 16] = [
     Column::left("workload"),
     Column::left("label"),
     Column::left("set"),
     Column::right("found"),
-    Column::right("culprit"),
+    Column::right("blame"),
     Column::right("facts"),
     Column::right("s").of("incident"),
     Column::right("live"),
     Column::right("MiB"),
     Column::right("s").of("contained"),
     Column::right("left"),
+    Column::right("cap"),
     Column::right("s").of("pids.max alone"),
     Column::right("live"),
     Column::right("MiB"),
@@ -87,6 +90,8 @@ fn line(name: &str, label: &str, set: &str, group: &[&Judged]) -> Vec<Cell> {
         if malign { hits().collect() } else { seen().flat_map(|seen| &seen.incidents).collect() };
     let left = seen().filter_map(|seen| seen.running_after).max();
     let left_tone = if left.is_some_and(|it| it > 0) { Tone::Bad } else { Tone::Plain };
+    let refused = seen().map(|seen| seen.refused_forks).max();
+    let refused_tone = if refused.is_some_and(|it| it > 0) { Tone::Bad } else { Tone::Plain };
     let capped: Vec<&Alone> = group
         .iter()
         .filter_map(|it| it.alone.as_ref().ok())
@@ -104,6 +109,7 @@ fn line(name: &str, label: &str, set: &str, group: &[&Judged]) -> Vec<Cell> {
         count(shown.iter().map(|it| mib(it.bytes).round() as u64).max()),
         middle(&seconds(shown.iter().map(|it| it.contained_after))),
         Cell { tone: left_tone, ..count(left) },
+        Cell { tone: refused_tone, ..count(refused) },
         middle(&seconds(capped.iter().map(|it| it.capped_after))),
         count(capped.iter().map(|it| it.capped_processes).max()),
         count(capped.iter().map(|it| mib(it.capped_bytes).round() as u64).max()),
@@ -195,12 +201,12 @@ mod tests {
         let text = workloads(&evaluation.workloads).text(100, false);
         assert_eq!(
             text,
-            "                                                        incident      contained pids.max alone\n\
-             workload             label     set  found culprit facts    s live MiB    s left    s live MiB left\n\
-             npm-missing-manifest recursion tune   4/4     4/4   4/4 1.25   20 140 1.30    0 9.00  380 900  378\n\
-             script-twice         recursion held   4/4     4/4   4/4 1.25   20 140 1.30    0 9.00  380 900  378\n\
-             all malign                            8/8     8/8   8/8 1.25   20 140 1.30    0 9.00  380 900  378\n\
-             builds               honest    tune   0/4       –     –    –    –   –    –    –    –    –   –    –\n"
+            "                                                      incident      contained     pids.max alone\n\
+             workload             label     set  found blame facts    s live MiB    s left cap    s live MiB left\n\
+             npm-missing-manifest recursion tune   4/4   4/4   4/4 1.25   20 140 1.30    0   0 9.00  380 900  378\n\
+             script-twice         recursion held   4/4   4/4   4/4 1.25   20 140 1.30    0   0 9.00  380 900  378\n\
+             all malign                            8/8   8/8   8/8 1.25   20 140 1.30    0   0 9.00  380 900  378\n\
+             builds               honest    tune   0/4     –     –    –    –   –    –    –   0    –    –   –    –\n"
         );
         assert!(text.lines().all(|line| line.chars().count() <= 100));
         assert!(LEGEND.lines().all(|line| line.chars().count() <= 100));
@@ -211,7 +217,7 @@ mod tests {
         let mut evaluation = fixture::evaluation();
         evaluation.workloads[0].trials[2] = Outcome::Unresolved("no npm".into());
         let text = workloads(&evaluation.workloads).text(100, false);
-        assert!(text.contains("recursion tune  3/3?     3/3"), "{text}");
+        assert!(text.contains("recursion tune  3/3?   3/3"), "{text}");
         assert!(text.contains("all malign                           7/7?"), "{text}");
     }
 

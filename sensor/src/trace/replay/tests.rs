@@ -262,6 +262,7 @@ fn a_star_is_found_and_agrees_with_what_the_kernel_said() {
     assert_eq!(found.findings.len(), 1, "{found:?}");
     assert_eq!((found.findings[0].rule, found.findings[0].contain), ("R3", false));
     assert_eq!(found.findings[0].culprit.pid, 9);
+    assert_eq!((found.incidents, found.watched, found.containments), (0, 1, 0));
     // Its parent, which was there before, crosses eight forks later.
     let agreement = &found.agreement;
     assert_eq!((agreement.storms_agree, agreement.storms_differ), (1, 1), "{agreement:?}");
