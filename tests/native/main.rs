@@ -17,6 +17,7 @@ mod judge;
 mod left_alone;
 #[cfg(test)]
 mod pause;
+#[cfg(test)]
 mod recursion;
 #[cfg(test)]
 mod respawn;

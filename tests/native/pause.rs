@@ -188,31 +188,31 @@ fn ash_goes_on() {
 #[test]
 fn make_goes_on() {
     needs!("make");
-    transparent(|steps| forking::make(steps));
+    transparent(forking::make);
 }
 
 #[test]
 fn python_subprocesses_go_on() {
     needs!("python3");
-    transparent(|steps| forking::python_subprocess(steps));
+    transparent(forking::python_subprocess);
 }
 
 #[test]
 fn python_workers_go_on() {
     needs!("python3");
-    transparent(|steps| forking::python_multiprocessing(steps));
+    transparent(forking::python_multiprocessing);
 }
 
 #[test]
 fn node_goes_on() {
     needs!("node");
-    transparent(|steps| forking::node(steps));
+    transparent(forking::node);
 }
 
 #[test]
 fn go_goes_on() {
     needs!("go");
-    transparent(|steps| forking::go(steps));
+    transparent(forking::go);
 }
 
 const STEPS: &str = "SENSOR_TEST_STEPS";
@@ -245,13 +245,13 @@ fn threads_that_fork() {
 #[test]
 fn a_containers_first_process_goes_on() {
     needs!("unshare");
-    transparent(|steps| forking::container(steps));
+    transparent(forking::container);
 }
 
 #[test]
 fn a_traced_shell_goes_on() {
     needs!("strace");
-    transparent(|steps| forking::traced(steps));
+    transparent(forking::traced);
 }
 
 #[test]
@@ -289,8 +289,8 @@ fn kernels_a_shell_goes_on_in_each_gear() {
     }
 }
 
-/// A function bomb in each gear, and bombs of other shapes in the best: each is contained before its
-/// cap, and how many forks come past a brake that is on is counted.
+/// A function bomb in each gear, and bombs of other shapes in the best: how many forks come past a
+/// brake that is on is counted, and with a pause a function bomb never meets its cap.
 #[test]
 fn kernels_a_bomb_meets_the_brake_in_each_gear() {
     needs!("bash");
@@ -317,6 +317,9 @@ fn kernels_a_bomb_meets_the_brake_in_each_gear() {
             );
             if gear != Gear::Signals {
                 few_passed(&sensor, braked, &incident);
+            }
+            // An explosion is watched before it is contained, on a busy host until its cap.
+            if gear != Gear::Signals && incident["finding"]["rule"] == "R2" {
                 assert_eq!(cage.refused_forks().unwrap(), 0, "{gear:?}, {shape}");
             }
             killed(&sensor, &cage, &incident);

@@ -1,7 +1,7 @@
 //! Honest programs that fork all the time and print what they did: their output is the same whether
 //! somebody stops them in between or not. So many steps that they take some seconds.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, fmt::Write as _};
 
 use anyhow::Result;
 
@@ -34,7 +34,8 @@ pub fn make(steps: u32) -> Result<Forking> {
     let mut last = String::new();
     for step in 0..steps {
         for job in ["a", "b", "c"] {
-            rules.push_str(&format!("{job}{step}:{last}\n\t@echo $@ | cat\n"));
+            // Writing to a String cannot fail.
+            let _ = write!(rules, "{job}{step}:{last}\n\t@echo $@ | cat\n");
         }
         last = format!(" a{step} b{step} c{step}");
     }

@@ -81,6 +81,13 @@ pub(super) struct Loaded {
     pub program: OwnedFd,
 }
 
+/// What can be tried, best first, and what cannot, and why.
+#[derive(Default)]
+pub(super) struct Gears {
+    pub loaded: Vec<Loaded>,
+    pub refused: Vec<(Gear, String)>,
+}
+
 /// The brake as it works here.
 pub struct Brake {
     gear: Gear,
@@ -93,10 +100,9 @@ pub struct Brake {
 
 impl Brake {
     /// Tries what was loaded, best first, and keeps the first that works. Second: the links that hold
-    /// it, which the guardian keeps as well. `refused`: those that did not even load.
+    /// it, which the guardian keeps as well.
     pub(super) fn choose(
-        loaded: Vec<Loaded>,
-        mut refused: Vec<(Gear, String)>,
+        Gears { loaded, mut refused }: Gears,
         lineage: &Lineage,
         tallies: Mapping<Tally>,
     ) -> Result<(Self, Vec<OwnedFd>), LoadError> {

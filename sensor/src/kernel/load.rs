@@ -21,7 +21,7 @@ use sensor_common::{
 };
 
 use super::{
-    brake::{Brake, Gear, Loaded},
+    brake::{Brake, Gear, Gears, Loaded},
     btf::{Btf, BtfError},
     lineage::Lineage,
     table::{Mapping, Table, fdinfo},
@@ -96,9 +96,7 @@ pub struct Programs {
     /// Why there is no baseline, if so.
     pub no_baseline: Option<String>,
     visitor: Option<Arc<Visitor>>,
-    /// Gears of the brake that can be tried, best first, and those that cannot.
-    gears: Vec<Loaded>,
-    refused_gears: Vec<(Gear, String)>,
+    gears: Gears,
 }
 
 /// Loads and attaches everything; the baseline is still to be run.
@@ -145,18 +143,9 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         Ok(visitor) => (Some(Arc::new(visitor)), None),
         Err(error) => (None, Some(reason(&error))),
     };
-    let (gears, refused_gears) = load_gears(&mut ebpf, &btf, options.brake)?;
-    let programs = Programs {
-        ebpf,
-        links,
-        losses,
-        map_bytes,
-        early_exits: 0,
-        no_baseline,
-        visitor,
-        gears,
-        refused_gears,
-    };
+    let gears = load_gears(&mut ebpf, &btf, options.brake)?;
+    let programs =
+        Programs { ebpf, links, losses, map_bytes, early_exits: 0, no_baseline, visitor, gears };
     Ok((programs, lineage, ring))
 }
 
@@ -166,20 +155,16 @@ fn load_iterator(iterator: &mut Iter, btf: &aya::Btf) -> Result<Visitor, Program
 }
 
 /// Has the kernel verify what can pause a fork, from `best` on.
-fn load_gears(
-    ebpf: &mut Ebpf,
-    btf: &aya::Btf,
-    best: Gear,
-) -> Result<(Vec<Loaded>, Vec<(Gear, String)>), LoadError> {
-    let (mut loaded, mut refused) = (Vec::new(), Vec::new());
+fn load_gears(ebpf: &mut Ebpf, btf: &aya::Btf, best: Gear) -> Result<Gears, LoadError> {
+    let mut gears = Gears::default();
     for gear in Gear::PAUSES.into_iter().filter(|gear| *gear >= best) {
         let Some((name, hook)) = gear.program() else { continue };
         match load_gear(ebpf.program_mut(name).ok_or(LoadError::Absent(name))?, hook, btf) {
-            Ok(program) => loaded.push(Loaded { gear, program }),
-            Err(error) => refused.push((gear, reason(&error))),
+            Ok(program) => gears.loaded.push(Loaded { gear, program }),
+            Err(error) => gears.refused.push((gear, reason(&error))),
         }
     }
-    Ok((loaded, refused))
+    Ok(gears)
 }
 
 fn load_gear(program: &mut Program, hook: &str, btf: &aya::Btf) -> Result<OwnedFd, ProgramError> {
@@ -263,8 +248,7 @@ impl Programs {
             return Err(LoadError::Absent("TALLIES"));
         };
         let tallies = Mapping::new(data.fd().as_fd()).map_err(LoadError::Table)?;
-        let (gears, refused) = (mem::take(&mut self.gears), mem::take(&mut self.refused_gears));
-        let (brake, links) = Brake::choose(gears, refused, lineage, tallies)?;
+        let (brake, links) = Brake::choose(mem::take(&mut self.gears), lineage, tallies)?;
         self.links.extend(links);
         Ok(brake)
     }
