@@ -14,6 +14,7 @@ mod respawn;
 mod storm;
 mod study;
 mod succession;
+pub mod survival;
 mod vigil;
 
 use std::{
@@ -181,6 +182,14 @@ impl Daemon {
         let (log, opened) = Log::open(&config.state_dir, &host, options)?;
 
         let mut degradations = Vec::new();
+        if config.kernel.realtime
+            && let Err(error) = survival::lock_memory()
+        {
+            degradations.push(format!("memory may be paged out: {error}"));
+        }
+        if let Err(error) = survival::outlive() {
+            degradations.push(format!("the OOM killer may take the daemon as any other: {error}"));
+        }
         let kernel = Kernel::start(&load_options(config))?;
         let Kernel { programs, lineage, ring, brake, baseline_processes } = kernel;
         if let Some(why) = &programs.no_baseline {
@@ -234,11 +243,12 @@ impl Daemon {
             respawns: config.detect.respawns(),
             explosions,
             times,
+            realtime: config.kernel.realtime,
             paused: Arc::clone(&paused),
             notices: notice_sender,
             lost: Arc::clone(&overflow),
         });
-        storm::start(&reactor, alarms, config.kernel.realtime).map_err(CoreError::Threads)?;
+        storm::start(&reactor, alarms).map_err(CoreError::Threads)?;
         let told = |granted: io::Result<()>| {
             if let Err(error) = granted {
                 tracing::warn!(
