@@ -101,6 +101,10 @@ impl Marks for Reins {
         self.lineage.forest(Detail::Links)
     }
 
+    fn lives(&self, key: ProcessKey) -> bool {
+        self.lineage.is_alive(key)
+    }
+
     fn complete(&self) {
         if let Some(visitor) = &self.visitor
             && let Err(error) = visitor.visit()
