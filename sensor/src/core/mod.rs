@@ -14,6 +14,7 @@ mod respawn;
 mod storm;
 mod study;
 mod succession;
+pub mod survival;
 mod vigil;
 
 use std::{
@@ -100,6 +101,10 @@ impl Marks for Reins {
         self.lineage.forest(Detail::Links)
     }
 
+    fn lives(&self, key: ProcessKey) -> bool {
+        self.lineage.is_alive(key)
+    }
+
     fn complete(&self) {
         if let Some(visitor) = &self.visitor
             && let Err(error) = visitor.visit()
@@ -181,6 +186,14 @@ impl Daemon {
         let (log, opened) = Log::open(&config.state_dir, &host, options)?;
 
         let mut degradations = Vec::new();
+        if config.kernel.realtime
+            && let Err(error) = survival::lock_memory()
+        {
+            degradations.push(format!("memory may be paged out: {error}"));
+        }
+        if let Err(error) = survival::outlive() {
+            degradations.push(format!("the OOM killer may take the daemon as any other: {error}"));
+        }
         let kernel = Kernel::start(&load_options(config))?;
         let Kernel { programs, lineage, ring, brake, baseline_processes } = kernel;
         if let Some(why) = &programs.no_baseline {
@@ -234,11 +247,12 @@ impl Daemon {
             respawns: config.detect.respawns(),
             explosions,
             times,
+            realtime: config.kernel.realtime,
             paused: Arc::clone(&paused),
             notices: notice_sender,
             lost: Arc::clone(&overflow),
         });
-        storm::start(&reactor, alarms, config.kernel.realtime).map_err(CoreError::Threads)?;
+        storm::start(&reactor, alarms).map_err(CoreError::Threads)?;
         let told = |granted: io::Result<()>| {
             if let Err(error) = granted {
                 tracing::warn!(

@@ -30,7 +30,7 @@ use crate::{
         Finding,
         recursion::{self, Crossing},
     },
-    kernel::{Event, Lineage},
+    kernel::{Event, HELPER_PRIORITY, Lineage, become_realtime},
     lineage::{Node, ProcessKey},
     proto,
     respond::{
@@ -90,6 +90,8 @@ pub struct Reactor {
     /// Alarms of R3, for the thread that watches explosions.
     pub explosions: SyncSender<Alarm>,
     pub times: Times,
+    /// Threads that react are real-time where that is allowed.
+    pub realtime: bool,
     pub paused: Arc<AtomicBool>,
     pub notices: mpsc::Sender<Notice>,
     /// Notices that did not fit.
@@ -244,7 +246,13 @@ impl Reactor {
             Err(refusal) => finish(Contained { held: None, actions: vec![*refusal] }),
             Ok(started) => {
                 let responder = Arc::clone(&self.responder);
-                let sweep = move || finish(responder.settle(started, &mut armed));
+                let realtime = self.realtime;
+                let sweep = move || {
+                    // Among 300 tasks of a bomb an ordinary thread gets its turn every 25 ms. That it is
+                    // refused was told of the thread that reads the ring.
+                    let _ = realtime.then(|| become_realtime(HELPER_PRIORITY));
+                    finish(responder.settle(started, &mut armed));
+                };
                 // Without a thread the first sweep has to do; a host that has none left is at its end.
                 if let Err(error) = thread::Builder::new().name("sweep".into()).spawn(sweep) {
                     tracing::error!("cannot start the thread that sweeps: {error}");

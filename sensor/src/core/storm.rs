@@ -245,7 +245,8 @@ pub fn channel() -> (SyncSender<Alarm>, Receiver<Alarm>) {
 /// Real-time where allowed, because nothing less gets its turn: with a session for each process of the
 /// storm, and so a group of its own in the scheduler, a thread of the highest ordinary priority took
 /// 300 ms for 20 ms of work.
-pub fn start(reactor: &Arc<Reactor>, alarms: Receiver<Alarm>, realtime: bool) -> io::Result<()> {
+pub fn start(reactor: &Arc<Reactor>, alarms: Receiver<Alarm>) -> io::Result<()> {
+    let realtime = reactor.realtime;
     let reactor = Arc::downgrade(reactor);
     thread::Builder::new().name("storms".into()).spawn(move || {
         // That it is refused was told of the thread that reads the ring.

@@ -13,7 +13,7 @@ use rustix::{
 use serde::Serialize;
 
 use super::{Brake, Gear, Kernel, LoadError, LoadOptions, btf::Btf, reader};
-use crate::cgroup::Hierarchies;
+use crate::{cgroup::Hierarchies, core::survival};
 
 /// How well something works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -45,6 +45,8 @@ pub fn doctor(options: &LoadOptions) -> Vec<Capability> {
     found.extend(programs(options));
     found.extend([
         realtime(),
+        locked_memory(),
+        oom_score(),
         pidfds(),
         hierarchy(),
         group_kill(),
@@ -147,6 +149,30 @@ fn realtime() -> Capability {
         "reacting within 1 ms under a fork bomb",
         (Working::Degraded, "give the service LimitRTPRIO=40 and CAP_SYS_NICE"),
         result.map(|()| "SCHED_FIFO granted".into()).map_err(|error| error.to_string()),
+    )
+}
+
+fn locked_memory() -> Capability {
+    let result = survival::lock_memory();
+    if result.is_ok() {
+        // SAFETY: changes how the kernel keeps our pages, nothing that a program could notice.
+        unsafe { libc::munlockall() };
+    }
+    capability(
+        "locked memory",
+        "reacting while the host has no memory left",
+        (Working::Degraded, "give the service CAP_IPC_LOCK"),
+        result.map(|()| "granted".into()).map_err(|error| error.to_string()),
+    )
+}
+
+fn oom_score() -> Capability {
+    let result = survival::outlive().and_then(|()| survival::be_ordinary());
+    capability(
+        "OOM score",
+        "living on when the kernel looks for somebody to kill",
+        (Working::Degraded, "give the service OOMScoreAdjust=-900, or CAP_SYS_RESOURCE"),
+        result.map(|()| "granted".into()).map_err(|error| error.to_string()),
     )
 }
 

@@ -88,6 +88,11 @@ impl Lineage {
         line
     }
 
+    /// Whether exactly this process lives: the kernel side forgets it before its pid can be taken again.
+    pub fn is_alive(&self, key: ProcessKey) -> bool {
+        self.slot(key).is_ok()
+    }
+
     /// How many processes live, by what the kernel side knows.
     pub fn living_count(&self) -> u32 {
         self.table.nodes().filter(|(_, node)| node.flags & DEAD == 0).count() as u32

@@ -8,6 +8,8 @@ mod doctor;
 mod lineage;
 mod load;
 mod reader;
+#[cfg(test)]
+mod recycled;
 pub mod selftest;
 pub mod table;
 mod visit;

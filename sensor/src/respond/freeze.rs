@@ -61,13 +61,13 @@ impl Started {
             processes: self.sweep.reached.clone(),
         }
     }
-
-    fn stop_pending(&mut self) {
-        self.stopped += signal_all(self.sweep.pending.drain(..), Signal::STOP);
-    }
 }
 
 impl Responder {
+    fn stop_pending(&self, started: &mut Started) {
+        started.stopped += self.signal(started.sweep.pending.drain(..), Signal::STOP);
+    }
+
     /// The quick half, for the thread that reacts: marks every process of the tree and stops them
     /// once, or tells the freezer to. An error is the refusal, as an action.
     ///
@@ -123,7 +123,7 @@ impl Responder {
             matches!(told, Ok(()) | Err(CgroupError::TooSlow { .. }))
         });
         if started.cgroup.is_none() {
-            started.stop_pending();
+            self.stop_pending(&mut started);
         }
         Ok(started)
     }
@@ -140,7 +140,7 @@ impl Responder {
         loop {
             if self.mark_new(&mut started.sweep, &self.marks.forest()) > 0 {
                 self.keep_strays(&mut started);
-                started.stop_pending();
+                self.stop_pending(&mut started);
                 quiet = Instant::now();
                 pause = SHORTEST_PAUSE;
             } else if quiet.elapsed() >= enough {
@@ -150,7 +150,7 @@ impl Responder {
                     break;
                 }
                 self.keep_strays(&mut started);
-                started.stop_pending();
+                self.stop_pending(&mut started);
                 quiet = Instant::now();
             }
             if begin.elapsed() > LONGEST {
@@ -195,12 +195,12 @@ impl Responder {
         // Somebody may have moved in after we looked.
         if self.owns(&dir, &mut started.sweep) {
             self.keep_strays(started);
-            started.stop_pending();
+            self.stop_pending(started);
             return problem;
         }
         started.cgroup = None;
         started.sweep.pending.clone_from(&started.sweep.reached);
-        started.stop_pending();
+        self.stop_pending(started);
         thaw_group(&dir)
     }
 
@@ -219,7 +219,7 @@ impl Responder {
     pub fn thaw(&self, held: &Held, by: &str, why: &str) -> proto::Action {
         let doing = Doing::now(ActionKind::Thaw, by, why);
         let problem = held.cgroup.as_deref().and_then(thaw_group);
-        let woken = wake(self.living(held));
+        let woken = self.wake(self.living(held));
         let result = match &problem {
             None => format!("{} run again; the brake is still on", count(woken)),
             Some(problem) => format!("{} run again; {problem}", count(woken)),
@@ -239,12 +239,16 @@ impl Responder {
         stopped.extend(carriers.into_iter().filter(|key| !known.contains(key)));
         let braked = Some(braked(&self.marks.tally(held.mark)));
         let problem = held.cgroup.as_deref().and_then(thaw_group);
-        let woken = wake(stopped);
+        let woken = self.wake(stopped);
         let mut result = format!("{} may fork again, {woken} run", count(freed));
         if let Some(problem) = &problem {
             result = format!("{result}; {problem}");
         }
         proto::Action { braked, ..doing.done(problem.is_none(), woken, result) }
+    }
+
+    fn wake(&self, processes: Vec<ProcessKey>) -> u32 {
+        wake(processes, |key| self.marks.lives(key))
     }
 
     /// What lives of a containment now and may be touched, parents before children.
@@ -264,8 +268,8 @@ impl Responder {
 
 /// Lets processes run, listed parents before children, the other way around: a shell that runs while
 /// its job still stands takes that for Ctrl-Z, and takes its terminal back.
-pub(super) fn wake(processes: Vec<ProcessKey>) -> u32 {
-    signal_all(processes.into_iter().rev(), Signal::CONT)
+pub(super) fn wake(processes: Vec<ProcessKey>, lives: impl Fn(ProcessKey) -> bool) -> u32 {
+    signal_all(processes.into_iter().rev(), Signal::CONT, lives)
 }
 
 fn braked(tally: &Tally) -> proto::Braked {

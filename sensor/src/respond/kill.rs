@@ -7,10 +7,7 @@ use std::{
 
 use rustix::process::Signal;
 
-use super::{
-    Doing, Responder, Target, count,
-    process::{Stat, signal_all},
-};
+use super::{Doing, Responder, Target, count, process::Stat};
 use crate::{
     cgroup,
     proto::{self, ActionKind},
@@ -45,7 +42,7 @@ impl Responder {
         let end = Instant::now() + PATIENCE;
         let left = loop {
             let new = self.mark_new(&mut sweep, &self.marks.forest());
-            signal_all(sweep.reached.iter().copied(), Signal::KILL);
+            self.signal(sweep.reached.iter().copied(), Signal::KILL);
             let living = sweep.reached.iter().filter(|key| {
                 Stat::read(key.tgid).is_ok_and(|stat| stat.is(**key) && stat.lives())
             });

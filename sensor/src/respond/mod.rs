@@ -23,6 +23,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use rustix::process::Signal;
 use sensor_common::brake::Tally;
 use sensor_proto::internal::v1::Arm;
 
@@ -37,6 +38,7 @@ pub use self::freeze::Started;
 use self::{
     brake::Sweep,
     policy::Bucket,
+    process::signal_all,
     protect::{Additions, Protection, narrow},
 };
 
@@ -44,6 +46,8 @@ use self::{
 pub trait Marks: Send + Sync {
     /// All processes that the kernel side knows (about 1 µs a process).
     fn forest(&self) -> Forest;
+    /// Whether exactly this process lives. One that has exited does not, even while its pid is taken.
+    fn lives(&self, key: ProcessKey) -> bool;
     /// Enters those whose birth the kernel side has missed (about 0.5 µs a process).
     fn complete(&self);
     /// Takes hold of a tree by its root, which may be dead: from now on the kernel side pauses or stops
@@ -232,6 +236,11 @@ impl Responder {
                 None => View::Open(path),
             }
         })
+    }
+
+    /// Sends `signal` to each that still lives; how many it reached.
+    fn signal(&self, keys: impl IntoIterator<Item = ProcessKey>, signal: Signal) -> u32 {
+        signal_all(keys, signal, |key| self.marks.lives(key))
     }
 
     fn take_token(&self) -> bool {

@@ -97,9 +97,17 @@ impl Handle {
     }
 }
 
-/// Sends `signal` to each that still lives; how many it reached.
-pub fn signal_all(keys: impl IntoIterator<Item = ProcessKey>, signal: Signal) -> u32 {
-    let reached = |key: &ProcessKey| Handle::open(*key).and_then(|it| it.signal(signal)).is_ok();
+/// Sends `signal` to each that still lives; how many it reached. `/proc` tells a start to 10 ms, so that
+/// a pid that was taken again within that time looks the same: `lives` is asked while the pid is held,
+/// and knows the start to the ns.
+pub fn signal_all(
+    keys: impl IntoIterator<Item = ProcessKey>,
+    signal: Signal,
+    lives: impl Fn(ProcessKey) -> bool,
+) -> u32 {
+    let reached = |key: &ProcessKey| {
+        Handle::open(*key).is_ok_and(|handle| lives(*key) && handle.signal(signal).is_ok())
+    };
     keys.into_iter().filter(reached).count() as u32
 }
 

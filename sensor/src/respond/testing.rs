@@ -197,6 +197,10 @@ impl Marks for ProcMarks {
         Ok(())
     }
 
+    fn lives(&self, key: ProcessKey) -> bool {
+        Handle::open(key).is_ok()
+    }
+
     fn complete(&self) {}
 
     fn engage(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {

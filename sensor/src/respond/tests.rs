@@ -241,7 +241,7 @@ fn another_process_with_the_same_pid_is_never_hit() {
         processes: vec![earlier],
     };
     assert_eq!(responder.thaw(&held, "policy", "test").processes, 0);
-    assert_eq!(process::signal_all([earlier], rustix::process::Signal::KILL), 0);
+    assert_eq!(process::signal_all([earlier], rustix::process::Signal::KILL, |_| true), 0);
     assert_ne!(state(root.tgid), Some('Z'));
 }
 

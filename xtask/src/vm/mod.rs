@@ -4,6 +4,7 @@
 mod guest;
 mod initramfs;
 mod kernel;
+mod page;
 
 use std::{
     env, fs,
@@ -35,6 +36,7 @@ const MEMORY: &str = "2048";
 
 /// What the guest's init prints around the tests' own words, on the second serial line.
 const SKIPS: &str = "== skips";
+const DOCTOR: &str = "== doctor";
 const EXIT: &str = "== exit ";
 
 #[derive(clap::Args)]
@@ -45,6 +47,9 @@ pub struct Args {
     /// Run only tests whose names contain this
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
+    /// Also write docs/kernels.md: what each of these kernels can do
+    #[arg(long, conflicts_with = "shell")]
+    page: bool,
     /// No tests: a shell in the guest on this terminal (leave with `poweroff -f`)
     #[arg(long)]
     shell: bool,
@@ -56,19 +61,39 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return shell(&args.kernels[0]);
     }
     let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
+    let mut able = Vec::new();
     let suites: Vec<Suite> = args
         .kernels
         .iter()
         .map(|kernel| {
-            suite(kernel, args.filter.as_deref(), &skips)
-                .unwrap_or_else(|error| test::broken(&format!("vm {kernel}"), &error))
+            let run = guest(kernel, args.filter.as_deref(), &skips);
+            let run = run.map(|(suite, doctor)| {
+                able.extend(doctor);
+                suite
+            });
+            run.unwrap_or_else(|error| test::broken(&format!("vm {kernel}"), &error))
         })
         .collect();
+    if args.page {
+        let file = place::workspace().join("docs/kernels.md");
+        fs::write(&file, page::markdown(&able))
+            .with_context(|| format!("cannot write {}", file.display()))?;
+        eprintln!("wrote {}", file.display());
+    }
     Ok(test::report(&suites))
 }
 
 /// Boots `kernel`, runs the end-to-end tests in it, judges what they say.
 pub fn suite(kernel: &str, filter: Option<&str>, skips: &SkipList) -> Result<Suite> {
+    guest(kernel, filter, skips).map(|(suite, _)| suite)
+}
+
+/// The same, and what the sensor says that it can do there.
+fn guest(
+    kernel: &str,
+    filter: Option<&str>,
+    skips: &SkipList,
+) -> Result<(Suite, Option<page::Able>)> {
     let name = format!("vm {kernel}");
     let console = place::target().join(format!("vm/{kernel}.log"));
     let filter = filter.unwrap_or_default();
@@ -94,7 +119,8 @@ pub fn suite(kernel: &str, filter: Option<&str>, skips: &SkipList) -> Result<Sui
         println!("{}: the tests said:\n{said}\n{}\n", suite.name, output.stderr);
         println!("the end of the console, the whole is in {}:\n{}", console.display(), tail(&log));
     }
-    Ok(suite)
+    let able = said.doctor.and_then(|doctor| page::Able::parse(kernel, doctor));
+    Ok((suite, able))
 }
 
 fn shell(kernel: &str) -> Result<ExitCode> {
@@ -142,6 +168,7 @@ fn tests() -> Result<Vec<PathBuf>> {
 struct Said<'a> {
     tests: &'a str,
     skips: &'a str,
+    doctor: Option<&'a str>,
     exit: Option<&'a str>,
 }
 
@@ -151,8 +178,12 @@ impl<'a> Said<'a> {
             Some((rest, exit)) => (rest, Some(exit.trim())),
             None => (output, None),
         };
+        let (rest, doctor) = match rest.rsplit_once(DOCTOR) {
+            Some((rest, doctor)) => (rest, Some(doctor)),
+            None => (rest, None),
+        };
         let (tests, skips) = rest.rsplit_once(SKIPS).unwrap_or((rest, ""));
-        Self { tests, skips, exit }
+        Self { tests, skips, doctor, exit }
     }
 }
 
@@ -171,9 +202,11 @@ mod tests {
 
     #[test]
     fn tests_skips_and_exit_are_told_apart() {
-        let said = Said::parse("test a ... ok\n== skips\nSKIP a: no node\n== exit 0\n");
+        let said =
+            Said::parse("test a ... ok\n== skips\nSKIP a: no node\n== doctor\n[]\n== exit 0\n");
         assert_eq!(said.tests, "test a ... ok\n");
         assert_eq!(said.skips.trim(), "SKIP a: no node");
+        assert_eq!(said.doctor.map(str::trim), Some("[]"));
         assert_eq!(said.exit, Some("0"));
     }
 

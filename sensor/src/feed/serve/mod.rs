@@ -27,7 +27,7 @@ use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{core::Core, groups::GroupCache, records::Records, service::Service};
-use crate::{host::Host, proto, proto::sensor_server::SensorServer};
+use crate::{core::survival, host::Host, proto, proto::sensor_server::SensorServer};
 
 /// Largest request, bytes; the largest that makes sense is some 1 KiB.
 const REQUEST_MAX: usize = 64 << 10;
@@ -75,6 +75,8 @@ pub enum ServeError {
 /// Serves until core closes the link. Standard input is the link, standard output the listener.
 /// To be called before any thread is started: what is given up is given up by all.
 pub fn run(args: ServeArgs) -> Result<(), ServeError> {
+    // It holds nothing that cannot be started again, and must not stay when memory is short.
+    let _ = survival::be_ordinary();
     let link = UnixStream::from(inherited(io::stdin().as_fd())?);
     let listener = UnixListener::from(inherited(io::stdout().as_fd())?);
     link.peer_addr().map_err(ServeError::ByHand)?;

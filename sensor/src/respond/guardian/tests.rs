@@ -97,7 +97,7 @@ fn arm(incident: &str, mark: u32, keys: &[ProcessKey], thaw_ns: u64, release_ns:
 /// A stopped process of the cage.
 fn stopped(cage: &mut Cage) -> ProcessKey {
     let key = cage.run(None, "sleep 300");
-    assert_eq!(signal_all([key], rustix::process::Signal::STOP), 1);
+    assert_eq!(signal_all([key], rustix::process::Signal::STOP, |_| true), 1);
     wait(|| state(key.tgid) == Some('T'), "it has stopped");
     key
 }
@@ -156,7 +156,7 @@ fn thaws_in_time_and_reports() {
     assert_eq!(state(other.tgid), Some('T'), "disarmed");
 
     // What the brake has stopped since runs again once it has expired.
-    signal_all([listed], rustix::process::Signal::STOP);
+    signal_all([listed], rustix::process::Signal::STOP, |_| true);
     let report = events.recv_timeout(SOON).unwrap();
     assert_eq!(report, Event::Report(Report { released: true, ..thawed }));
     assert!(clock::boot_ns() >= now + 600 * MS);
@@ -178,7 +178,7 @@ fn outlives_a_killed_core_and_then_leaves() {
     // Neither a terminal nor a service manager can make it leave.
     let itself = crate::respond::process::key_of(guardian).unwrap();
     for signal in [rustix::process::Signal::TERM, rustix::process::Signal::INT] {
-        assert_eq!(signal_all([itself], signal), 1);
+        assert_eq!(signal_all([itself], signal, |_| true), 1);
     }
     wait(|| state(key.tgid) == Some('S'), "thawed");
     assert!(begin.elapsed() >= Duration::from_millis(1500));
@@ -232,7 +232,7 @@ fn a_guardian_that_dies_is_replaced_and_told_everything() {
     let now = clock::boot_ns();
     assert!(guardian.arm(arm("a", 1, &[key], now + 1000 * MS, now + 1000 * MS)));
     let itself = crate::respond::process::key_of(first).unwrap();
-    assert_eq!(signal_all([itself], rustix::process::Signal::KILL), 1);
+    assert_eq!(signal_all([itself], rustix::process::Signal::KILL, |_| true), 1);
 
     let Event::Died { why } = events.recv_timeout(SOON).unwrap() else { panic!("it has died") };
     assert!(why.contains("signal: 9"), "{why}");
