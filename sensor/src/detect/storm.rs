@@ -150,7 +150,9 @@ impl Growth {
     }
 
     /// Down to the lowest process whose tree carries the growth; but of those on the way that only
-    /// forked and are part of the growth the first, for further down there is only ever less of it.
+    /// forked and are part of the growth the first, for further down there is only ever less of it. A
+    /// program that was itself started just now is the storm as a whole: its first fork is only the
+    /// half of it that had its turn first. A shell that somebody works in is older.
     fn narrow(&self, forest: &Forest) -> ProcessKey {
         let storming = |key: &ProcessKey| {
             key.start_ns >= self.since_ns && forest.get(*key).is_some_and(only_forked)
@@ -162,6 +164,9 @@ impl Growth {
             at = child;
         }
         let program = way.iter().rposition(|key| !storming(key)).unwrap_or_default();
+        if way[program].start_ns + YOUNG_NS >= self.since_ns {
+            return way[program];
+        }
         way.get(program + 1).copied().unwrap_or(way[program])
     }
 
@@ -331,6 +336,18 @@ mod tests {
         assert_eq!(host.culprit(Rule::R2, shell), bomb);
         assert_eq!(host.culprit(Rule::R2, bomb), bomb, "up to the shell, and down again");
         assert_eq!(host.culprit(Rule::R2, last), bomb);
+    }
+
+    #[test]
+    fn of_a_program_that_was_just_started_the_first_half_is_not_all() {
+        let mut host = Host::default();
+        let [.., bash] = script(&mut host);
+        // Its sibling is not even born.
+        let first = host.born(bash, false, false);
+        for _ in 0..100 {
+            host.born(first, false, false);
+        }
+        assert_eq!(host.culprit(Rule::R2, first), bash);
     }
 
     #[test]
