@@ -47,6 +47,18 @@ macro_rules! needs {
     };
 }
 
+/// Returns from the test, with a note, where it would take minutes and nobody asked for it by name: in
+/// a guest of a complete run. `cargo xtask vm KERNEL --filter TEXT` asks.
+#[macro_export]
+macro_rules! takes_its_time {
+    () => {
+        if std::env::var_os("SENSOR_VM").is_some() && std::env::var_os("SENSOR_ASKED").is_none() {
+            $crate::skip::note($crate::test_name!(), "takes minutes in an emulated machine");
+            return;
+        }
+    };
+}
+
 /// The running test's name, as the test harness names its thread.
 #[macro_export]
 macro_rules! test_name {

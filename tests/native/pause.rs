@@ -15,7 +15,7 @@ use nix::{
 };
 use serde_json::Value;
 use tests::{
-    Cage, Limits, Sensor, Workload, needs, process, skip, test_name,
+    Cage, Limits, Sensor, Workload, needs, process, skip, takes_its_time, test_name,
     workloads::forking::{self, Forking},
 };
 
@@ -79,7 +79,10 @@ fn goes_on(gear: Gear, steps: u32, alone: &[String], make: impl Fn(u32) -> Resul
 /// None, and the test skips, where nothing pauses forks, and where it would take minutes.
 fn best_that_pauses() -> Option<Gear> {
     if emulated() {
-        skip::note(test_name!(), "an emulated machine is too slow for it; one shell goes on there");
+        skip::note(
+            test_name!(),
+            "takes minutes in an emulated machine; one shell goes on there in each gear",
+        );
         return None;
     }
     let cage = Cage::new(Limits::default()).unwrap();
@@ -280,6 +283,7 @@ fn a_timeout_fires_after_the_pause() {
 #[test]
 fn kernels_a_shell_goes_on_in_each_gear() {
     needs!("dash");
+    takes_its_time!();
     let (steps, alone) = alone(|steps| forking::shell(&["dash"], steps));
     for gear in Gear::PAUSES {
         let cage = Cage::new(Limits::default()).unwrap();

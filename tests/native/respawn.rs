@@ -15,7 +15,7 @@ use serde_json::Value;
 use tests::{
     Cage, Limits, Sensor, Workload, needs,
     run::run,
-    target,
+    takes_its_time, target,
     workloads::{Running, respawn},
 };
 
@@ -113,6 +113,7 @@ fn respawn_loop_with_an_exit_code() {
 #[test]
 fn respawn_loop_of_crashes_is_a_warning() {
     needs!();
+    takes_its_time!();
     // No core file of ours is left anywhere.
     let (work, _go) = respawn::restarts("ulimit -c 0\nkill -SEGV $$").unwrap();
     let cage = Cage::new(Limits::tasks(50)).unwrap();
@@ -132,6 +133,7 @@ fn respawn_loop_of_crashes_is_a_warning() {
 #[test]
 fn respawn_loop_of_a_script_that_waits() {
     needs!();
+    takes_its_time!();
     let work = respawn::waits(8).unwrap();
     let cage = Cage::new(Limits::tasks(50)).unwrap();
     let (sensor, mut running) = starts(&cage, &work);
@@ -148,6 +150,7 @@ fn respawn_loop_of_a_script_that_waits() {
 #[test]
 fn a_person_may_end_a_respawn_loop() {
     needs!();
+    takes_its_time!();
     let (work, _go) = respawn::restarts("exit 3").unwrap();
     let cage = Cage::new(Limits::tasks(50)).unwrap();
     let (sensor, running) = starts(&cage, &work);
@@ -163,6 +166,7 @@ fn a_person_may_end_a_respawn_loop() {
 #[test]
 fn a_respawn_loop_that_a_person_closes_is_not_told_of_again() {
     needs!();
+    takes_its_time!();
     let (work, _go) = respawn::restarts("exit 3").unwrap();
     let cage = Cage::new(Limits::tasks(50)).unwrap();
     let (sensor, running) = starts(&cage, &work);
@@ -194,18 +198,21 @@ fn left_alone(work: Result<Workload>) {
 #[test]
 fn left_alone_failing_jobs_of_make() {
     needs!("make");
+    takes_its_time!();
     left_alone(respawn::failing_jobs(100));
 }
 
 #[test]
 fn left_alone_failing_commands_of_xargs() {
     needs!("xargs", "seq");
+    takes_its_time!();
     left_alone(respawn::failing_arguments(400));
 }
 
 #[test]
 fn left_alone_a_loop_of_successes() {
     needs!();
+    takes_its_time!();
     left_alone(respawn::successes(4000));
 }
 
@@ -213,6 +220,7 @@ fn left_alone_a_loop_of_successes() {
 #[test]
 fn respawn_loop_replays_alike() {
     needs!();
+    takes_its_time!();
     let place = tempfile::tempdir().unwrap();
     let [config, trace] = ["sensor.toml", "trace"].map(|name| place.path().join(name));
     fs::write(&config, QUICK).unwrap();
