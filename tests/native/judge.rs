@@ -10,7 +10,7 @@ use tests::{
     },
     needs,
     run::until,
-    skip, target,
+    skip, takes_its_time, target,
 };
 
 /// Rules without an action or an incident: thresholds that nothing reaches.
@@ -186,6 +186,7 @@ fn another_culprit_or_another_fact_than_expected_is_wrong() {
 
 /// A workload of the suite is what it says, and the kernel's gates and their replay agree about it.
 fn replays_alike(name: &str) {
+    takes_its_time!();
     let labelled = suite::find(name).unwrap();
     if let Some(reason) = labelled.missing() {
         skip::note(tests::test_name!(), &reason);
