@@ -14,6 +14,7 @@ pub enum Field {
     TaskStartBoottime,
     TaskFlags,
     TaskExitCode,
+    TaskSelfExecId,
     TaskMm,
     TaskFs,
     TaskSignal,
@@ -37,7 +38,7 @@ pub enum Field {
 }
 
 /// Number of fields.
-pub const FIELDS: usize = 27;
+pub const FIELDS: usize = 28;
 
 impl Field {
     /// All of them in order, with the names under which BTF has them. Where a kernel renamed one,
@@ -51,6 +52,7 @@ impl Field {
         (Self::TaskStartBoottime, "task_struct", &["start_boottime", "real_start_time"]),
         (Self::TaskFlags, "task_struct", &["flags"]),
         (Self::TaskExitCode, "task_struct", &["exit_code"]),
+        (Self::TaskSelfExecId, "task_struct", &["self_exec_id"]),
         (Self::TaskMm, "task_struct", &["mm"]),
         (Self::TaskFs, "task_struct", &["fs"]),
         (Self::TaskSignal, "task_struct", &["signal"]),

@@ -67,6 +67,12 @@ pub const fn live(forks: u32, exits: u32) -> u32 {
     forks.wrapping_add(1).saturating_sub(exits)
 }
 
+/// A node's flags after an exec, which the kernel counts: the upper half says which one its image is of.
+#[inline(always)]
+pub const fn executed_flags(flags: u32, counted: u32) -> u32 {
+    flags & 0xffff | EXECUTED | counted << 16
+}
+
 /// What a process runs, and how often its living ancestors run the same. Zero until the first exec.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 #![feature(core_intrinsics)]
 
 mod brake;
+mod cast;
 mod lifecycle;
 mod lineage;
 mod maps;
@@ -19,16 +20,30 @@ use aya_ebpf::{
     programs::{BtfTracePointContext, FEntryContext, LsmContext},
 };
 use brake::Fork;
+use cast::Cast;
 use sensor_common::{ProcessKey, layout::Field};
 use task::Task;
 
 /// Raw tracepoint arguments: (parent, child). Runs in the parent, before the child does.
 #[btf_tracepoint(function = "sched_process_fork")]
 pub fn sensor_fork(ctx: BtfTracePointContext) -> i32 {
-    let child = Task(ctx.arg::<u64>(1));
+    fork(Task(ctx.arg(1)), cast::LEAD)
+}
+
+#[btf_tracepoint(function = "sched_process_fork")]
+pub fn sensor_fork_too(ctx: BtfTracePointContext) -> i32 {
+    fork(Task(ctx.arg(1)), cast::UNDERSTUDY)
+}
+
+#[inline(always)]
+fn fork(child: Task, cast: Cast) -> i32 {
     let (pid, tgid) = child.pid_tgid();
-    if pid == tgid {
-        let (slot, child) = lineage::forked(ProcessKey::new(tgid, child.start_ns()));
+    if pid != tgid {
+        return 0;
+    }
+    let key = ProcessKey::new(tgid, child.start_ns());
+    if cast::plays_fork(cast, key) {
+        let (slot, child) = lineage::forked(key);
         brake::check(slot, child);
     }
     0
@@ -36,13 +51,23 @@ pub fn sensor_fork(ctx: BtfTracePointContext) -> i32 {
 
 /// Raw tracepoint arguments: (task, old pid, bprm). Runs in the task, as its new self.
 #[btf_tracepoint(function = "sched_process_exec")]
-pub fn sensor_exec(_ctx: BtfTracePointContext) -> i32 {
+pub fn sensor_exec(ctx: BtfTracePointContext) -> i32 {
+    exec(Task(ctx.arg(0)), cast::LEAD)
+}
+
+#[btf_tracepoint(function = "sched_process_exec")]
+pub fn sensor_exec_too(ctx: BtfTracePointContext) -> i32 {
+    exec(Task(ctx.arg(0)), cast::UNDERSTUDY)
+}
+
+#[inline(always)]
+fn exec(task: Task, cast: Cast) -> i32 {
     let slot = match maps::slot_of(lineage::current_tgid()) {
         Some(slot) => slot,
         None => lineage::sensor_recover(),
     };
-    if slot != 0 {
-        recursion::sensor_executed(slot);
+    if slot != 0 && cast::plays_exec(cast, task, slot) {
+        recursion::sensor_executed(slot, cast);
         brake::check(slot, 0);
     }
     0
@@ -51,21 +76,34 @@ pub fn sensor_exec(_ctx: BtfTracePointContext) -> i32 {
 /// Raw tracepoint arguments: (task). Runs for every thread; the last one ends the process.
 #[btf_tracepoint(function = "sched_process_exit")]
 pub fn sensor_exit(ctx: BtfTracePointContext) -> i32 {
-    let task = Task(ctx.arg::<u64>(0));
-    if task.living_threads() == 0 {
-        let tgid = lineage::current_tgid();
-        let slot = maps::slot_of(tgid);
-        // Kernel threads have no node. Of two threads that end a process together, the other one has
-        // taken the node away.
-        if slot.is_none() && (task.is_kernel_thread() || task.unreleased_threads() > 1) {
-            return 0;
-        }
-        // Before the node is gone.
-        let key = lifecycle::key_of(slot.unwrap_or(0));
-        let at_ns = lifecycle::now();
-        if lineage::ended(tgid, at_ns) {
-            lifecycle::exited(key, task.exit_code(), at_ns);
-        }
+    exit(Task(ctx.arg(0)), cast::LEAD)
+}
+
+#[btf_tracepoint(function = "sched_process_exit")]
+pub fn sensor_exit_too(ctx: BtfTracePointContext) -> i32 {
+    exit(Task(ctx.arg(0)), cast::UNDERSTUDY)
+}
+
+#[inline(always)]
+fn exit(task: Task, cast: Cast) -> i32 {
+    if task.living_threads() != 0 {
+        return 0;
+    }
+    let tgid = lineage::current_tgid();
+    let slot = maps::slot_of(tgid);
+    // Kernel threads have no node. Of two threads that end a process together, the other one has
+    // taken the node away.
+    if slot.is_none() && (task.is_kernel_thread() || task.unreleased_threads() > 1) {
+        return 0;
+    }
+    if !cast::plays_exit(cast, slot) {
+        return 0;
+    }
+    // Before the node is gone.
+    let key = lifecycle::key_of(slot.unwrap_or(0));
+    let at_ns = lifecycle::now();
+    if lineage::ended(tgid, at_ns) {
+        lifecycle::exited(key, task.exit_code(), at_ns);
     }
     0
 }

@@ -1,5 +1,7 @@
 //! The tables that user space shares with the programs.
 
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
@@ -13,6 +15,8 @@ use sensor_common::{
     respawn::{self, Loop, Window},
     signature::ARGV_WORDS,
 };
+
+use crate::cast;
 
 /// Entries until user space sets the configured number at load.
 const TABLE: u32 = 32_768;
@@ -70,9 +74,13 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len() as u32, 0);
 
-/// Room to put an exec record together: more than the stack holds.
+/// Events that an understudy took over.
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+pub static STOOD_IN: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Room to put an exec record together, more than the stack holds: for the lead and for its understudy.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(cast::ALL, 0);
 
 #[repr(C)]
 pub struct Scratch {
@@ -87,9 +95,16 @@ pub struct Scratch {
 #[inline(always)]
 pub fn lose(reason: Reason) {
     if let Some(counter) = LOSSES.get_ptr_mut(reason as u32) {
-        // SAFETY: a per-CPU value; tracing programs do not nest on one CPU.
-        unsafe { *counter += 1 };
+        count(counter);
     }
+}
+
+/// Adds to a per-CPU counter. Another program of ours may come in between where the kernel interrupts
+/// them.
+#[inline(always)]
+pub fn count(counter: *mut u64) {
+    // SAFETY: all callers have it from a map.
+    unsafe { atomic_xadd::<u64, u64, { AtomicOrdering::Relaxed }>(counter, 1) };
 }
 
 /// The node in a slot.

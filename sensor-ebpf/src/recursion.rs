@@ -15,13 +15,14 @@ use sensor_common::{
     ProcessKey, event,
     gate::Level,
     layout::Field,
-    lineage::{ARGV_KEPT, ARGV_SIGNED, EXECUTED, ExecRecord, Image, Slot},
+    lineage::{ARGV_KEPT, ARGV_SIGNED, ExecRecord, Image, Slot, executed_flags},
     loss::Reason,
     recursion::{Limits, Verdict, gate, repeat, search, seconds, span_ns},
     signature::{self, ARGV_WORDS},
 };
 
 use crate::{
+    cast::Cast,
     lifecycle,
     lineage::NO_IMAGE,
     maps::{EVENTS, EXECS, SCRATCH, Scratch, Table, lose, node},
@@ -38,16 +39,16 @@ static LIMITS: Limits = Limits::DEFAULT;
 /// have more: a chain of calls has 512 bytes.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn sensor_executed(slot: Slot) -> u32 {
+pub extern "C" fn sensor_executed(slot: Slot, cast: Cast) -> u32 {
     // SAFETY: has no preconditions.
-    executed(Task(unsafe { bpf_get_current_task() }), slot);
+    executed(Task(unsafe { bpf_get_current_task() }), slot, cast);
     0
 }
 
 #[inline(always)]
-fn executed(task: Task, slot: Slot) {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else { return };
-    // SAFETY: a per-CPU value; tracing programs do not nest on one CPU.
+fn executed(task: Task, slot: Slot, cast: Cast) {
+    let Some(scratch) = SCRATCH.get_ptr_mut(cast) else { return };
+    // SAFETY: a per-CPU value; a tracing program does not run inside itself on one CPU.
     let scratch = unsafe { &mut *scratch };
     capture(task, scratch);
 
@@ -75,7 +76,7 @@ fn executed(task: Task, slot: Slot) {
         ..NO_IMAGE
     };
     scratch.image = image;
-    sensor_search(parent_slot);
+    sensor_search(parent_slot, cast);
     let found = scratch.found;
     let image = repeat(&Table, &found, image);
     // SAFETY: has no preconditions; `current` is the task.
@@ -84,7 +85,7 @@ fn executed(task: Task, slot: Slot) {
     unsafe {
         ptr::write(&raw mut (*this).image, image);
         (*this).cgroup = cgroup;
-        (*this).flags |= EXECUTED;
+        (*this).flags = executed_flags((*this).flags, task.execs());
     }
     let asked = ask(key, &image, cgroup, now);
     if lifecycle::recorded() {
@@ -104,9 +105,9 @@ fn executed(task: Task, slot: Slot) {
 /// instructions without.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn sensor_search(parent: Slot) -> u32 {
-    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
-        // SAFETY: a per-CPU value; tracing programs do not nest on one CPU.
+pub extern "C" fn sensor_search(parent: Slot, cast: Cast) -> u32 {
+    if let Some(scratch) = SCRATCH.get_ptr_mut(cast) {
+        // SAFETY: as above.
         let scratch = unsafe { &mut *scratch };
         scratch.found = search(&Table, parent, &scratch.image);
     }

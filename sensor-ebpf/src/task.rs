@@ -105,6 +105,13 @@ impl Task {
         read(read(self.0, Field::TaskSignal), Field::SignalLive)
     }
 
+    /// Execs so far, its ancestors' included.
+    #[inline(always)]
+    pub fn execs(self) -> u32 {
+        // The lower half of an u64 since 5.7; all we run on are little-endian.
+        read(self.0, Field::TaskSelfExecId)
+    }
+
     /// As wait(2) would report it.
     #[inline(always)]
     pub fn exit_code(self) -> u32 {

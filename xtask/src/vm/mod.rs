@@ -145,8 +145,10 @@ fn machine(kernel: &str, more: &str) -> Result<Command> {
     machine
         // Emulation: works where there is no KVM, and alike everywhere. One thread for all processors:
         // with several, one of them can go on executing the breakpoint that the kernel had put into
-        // its code while it patched a tracepoint in, and locks up (seen with 6.1 in do_exit).
-        .args(["-accel", "tcg,thread=single", "-cpu", "max", "-smp", "2", "-m", MEMORY])
+        // its code while it patched a tracepoint in, and locks up (seen with 6.1 in do_exit). Without
+        // cmpxchg16b, which kernels can do without: now and then QEMU 7.2 leaves wrong flags behind it
+        // (seen with 6.12 in kmalloc: a double fault).
+        .args(["-accel", "tcg,thread=single", "-cpu", "max,-cx16", "-smp", "2", "-m", MEMORY])
         .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
         .arg("-kernel")
         .arg(kernel.image)
