@@ -14,6 +14,7 @@ pub enum Field {
     TaskStartBoottime,
     TaskFlags,
     TaskExitCode,
+    TaskExitState,
     TaskSelfExecId,
     TaskMm,
     TaskFs,
@@ -38,7 +39,7 @@ pub enum Field {
 }
 
 /// Number of fields.
-pub const FIELDS: usize = 28;
+pub const FIELDS: usize = 29;
 
 impl Field {
     /// All of them in order, with the names under which BTF has them. Where a kernel renamed one,
@@ -52,6 +53,7 @@ impl Field {
         (Self::TaskStartBoottime, "task_struct", &["start_boottime", "real_start_time"]),
         (Self::TaskFlags, "task_struct", &["flags"]),
         (Self::TaskExitCode, "task_struct", &["exit_code"]),
+        (Self::TaskExitState, "task_struct", &["exit_state"]),
         (Self::TaskSelfExecId, "task_struct", &["self_exec_id"]),
         (Self::TaskMm, "task_struct", &["mm"]),
         (Self::TaskFs, "task_struct", &["fs"]),

@@ -17,6 +17,9 @@ pub const SEARCHED_ANCESTORS: u32 = 64;
 /// Dead nodes that one exit frees on its way up; what remains is freed by later exits.
 pub const FREED_AT_ONCE: u32 = 16;
 
+/// Processes whose missed exit one visit makes up for.
+pub const BURIED_AT_ONCE: u32 = 1024;
+
 /// Generations whose exec times a node remembers, its own included.
 pub const GENERATIONS: usize = 4;
 

@@ -27,3 +27,9 @@ pub struct FileId {
     pub dev: u32,
     pub zero: u32,
 }
+
+#[cfg(feature = "user")]
+// SAFETY: plain integers, 16 bytes without padding; any bit pattern is valid.
+unsafe impl aya::Pod for ProcessKey {}
+
+const _: () = assert!(size_of::<ProcessKey>() == 16);

@@ -18,14 +18,17 @@ use aya_ebpf::{
 };
 use sensor_common::{
     ProcessKey,
-    lineage::{ADOPTED, COUNTED_ANCESTORS, DEAD, EXECUTED, FREED_AT_ONCE, Image, Node, Slot},
+    lineage::{
+        ADOPTED, BURIED_AT_ONCE, COUNTED_ANCESTORS, DEAD, EXECUTED, FREED_AT_ONCE, Image, Node,
+        Slot,
+    },
     loss::Reason,
     storm::{Window, chain_below},
 };
 
 use crate::{
     lifecycle,
-    maps::{CLAIMS, EXECS, FREE, INDEX, KNOWN, UNFREED, lose, node, slot_of},
+    maps::{CLAIMS, EXECS, FREE, GONE, INDEX, KNOWN, UNFREED, lose, node, slot_of},
     respawn, storm,
     task::Task,
 };
@@ -333,16 +336,47 @@ fn free_upwards(slot: Slot) -> u32 {
     0
 }
 
-/// Enters a process that was there before us. Called for every task, twice: parents need not come
-/// before their children.
+/// Takes out who is gone though its exit was not seen, as user space has found it. Called once in a
+/// visit.
+///
+/// Exported as [`sensor_recover`] is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sensor_bury() -> u32 {
+    for _ in 0..BURIED_AT_ONCE {
+        let Ok(Some(gone)) = GONE.pop() else { return 0 };
+        sensor_bury_one(gone.tgid, gone.start_ns);
+    }
+    0
+}
+
+/// The same for one process, if it is the one that has its pid in the table.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sensor_bury_one(tgid: u32, start_ns: u64) -> u32 {
+    let entered = slot_of(tgid).and_then(node);
+    // SAFETY: a value of the array.
+    if entered.is_some_and(|node| unsafe { (*node).key.start_ns == start_ns }) {
+        exited(tgid);
+    }
+    0
+}
+
+/// Enters a process that was there before us, or whose birth was missed; takes out one whose exit was. Called for every task, at the
+/// start twice: parents need not come before their children.
 #[inline(always)]
 pub fn baseline(task: Task) {
     let tgid = task.tgid();
-    if task.pid() != tgid
-        || task.memory() == 0
-        || task.is_kernel_thread()
-        || task.living_threads() == 0
-    {
+    if task.pid() != tgid || task.is_kernel_thread() {
+        return;
+    }
+    if task.living_threads() == 0 {
+        if task.is_zombie() {
+            sensor_bury_one(tgid, task.start_ns());
+        }
+        return;
+    }
+    if task.memory() == 0 {
         return;
     }
     let slot = ensure(task.0);

@@ -159,7 +159,9 @@ pub struct IterTask {
 pub extern "C" fn sensor_baseline(ctx: *mut IterTask) -> i32 {
     // SAFETY: the kernel hands over this structure.
     let task = unsafe { (*ctx).task };
-    if task != 0 {
+    if task == 0 {
+        lineage::sensor_bury();
+    } else {
         lineage::baseline(Task(task));
     }
     0

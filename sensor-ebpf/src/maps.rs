@@ -8,8 +8,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LruHashMap, PerCpuArray, Queue, RingBuf, Stack},
 };
 use sensor_common::{
+    ProcessKey,
     brake::{Mark, TALLIES as NUMBERS, Tally},
-    lineage::{ExecRecord, Image, Known, Node, Slot},
+    lineage::{self, ExecRecord, Image, Known, Node, Slot},
     loss::Reason,
     recursion::{Found, Nodes},
     respawn::{self, Loop, Window},
@@ -49,6 +50,11 @@ pub static FREE: Stack<Slot> = Stack::with_max_entries(TABLE, 0);
 /// Dead ancestors that an exit left over for the next one.
 #[map]
 pub static UNFREED: Queue<Slot> = Queue::with_max_entries(4096, 0);
+
+/// Processes that are gone though their exit was not seen, for the next visit to bury; user space
+/// fills it.
+#[map]
+pub static GONE: Queue<ProcessKey> = Queue::with_max_entries(lineage::BURIED_AT_ONCE, 0);
 
 /// Who may free a node when two processes let go of it at once: the first to insert its start
 /// time. Old entries fall out by themselves.

@@ -112,6 +112,12 @@ impl Task {
         read(self.0, Field::TaskSelfExecId)
     }
 
+    /// Whether its end was told to its parent: past the exit program, only to be waited for.
+    #[inline(always)]
+    pub fn is_zombie(self) -> bool {
+        read::<u32>(self.0, Field::TaskExitState) != 0
+    }
+
     /// As wait(2) would report it.
     #[inline(always)]
     pub fn exit_code(self) -> u32 {

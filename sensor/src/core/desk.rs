@@ -75,6 +75,8 @@ pub struct Desk {
     pub done: mpsc::UnboundedSender<Done>,
     /// Losses that were already recorded, by reason.
     pub losses: HashMap<&'static str, u64>,
+    /// At the last look the kernel had skipped something.
+    pub missed: bool,
     /// State of the feed.
     pub feed: tokio::sync::watch::Receiver<proto::PartStatus>,
     pub started_at: prost_types::Timestamp,

@@ -107,7 +107,7 @@ impl Marks for Reins {
 
     fn complete(&self) {
         if let Some(visitor) = &self.visitor
-            && let Err(error) = visitor.visit()
+            && let Err(error) = visitor.complete(&self.lineage)
         {
             tracing::warn!("the lineage cannot be completed: {error}");
         }
@@ -293,6 +293,7 @@ impl Daemon {
             overflow,
             done: done_sender,
             losses: HashMap::new(),
+            missed: false,
             feed: link.state(),
             started_at,
             scope: config.scope.cgroup.clone(),

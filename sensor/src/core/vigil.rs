@@ -79,10 +79,12 @@ impl Desk {
                 ));
             }
         }
-        // Births may be among what was skipped: whoever lives now is entered.
-        if missed {
+        // Births and exits may be among what was skipped: whoever lives now is entered, and who is gone
+        // is taken out. Once more at the next look, for those who were just on their way out.
+        if missed || self.missed {
             self.reins.complete();
         }
+        self.missed = missed;
     }
 
     /// How well each part works.

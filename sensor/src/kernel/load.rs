@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap as BpfHashMap, Map, MapData, PerCpuArray, RingBuf, Stack},
+    maps::{HashMap as BpfHashMap, Map, MapData, PerCpuArray, Queue, RingBuf, Stack},
     programs::{BtfTracePoint, Iter, Program, ProgramError},
 };
 use aya_obj::generated::{bpf_attr, bpf_cmd};
@@ -287,6 +287,13 @@ impl Programs {
         Ok(brake)
     }
 
+    /// Detaches what was attached at this place, as if the kernel skipped it.
+    #[cfg(test)]
+    pub(super) fn detach(&mut self, tracepoint: &str) {
+        let attached = TRACEPOINTS.iter().position(|(_, attached)| *attached == tracepoint);
+        drop(self.links.remove(attached.unwrap()));
+    }
+
     /// Descriptors that keep the programs attached while anybody holds them.
     pub fn links(&self) -> &[OwnedFd] {
         &self.links
@@ -346,7 +353,8 @@ fn lineage(ebpf: &mut Ebpf) -> Result<Lineage, LoadError> {
     let index: BpfHashMap<MapData, u32, Slot> = typed(ebpf, "INDEX", BpfHashMap::try_from)?;
     let execs: BpfHashMap<MapData, Slot, ExecRecord> = typed(ebpf, "EXECS", BpfHashMap::try_from)?;
     let known: BpfHashMap<MapData, u32, Known> = typed(ebpf, "KNOWN", BpfHashMap::try_from)?;
-    Ok(Lineage::new(table, index, execs, known))
+    let gone = typed(ebpf, "GONE", Queue::try_from)?;
+    Ok(Lineage::new(table, index, execs, known, gone))
 }
 
 fn fill_free_slots(ebpf: &mut Ebpf, entries: u32) -> Result<(), LoadError> {

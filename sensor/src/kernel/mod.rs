@@ -5,8 +5,12 @@ mod baseline;
 pub mod brake;
 mod btf;
 mod doctor;
+#[cfg(test)]
+mod idle;
 mod lineage;
 mod load;
+#[cfg(test)]
+mod missed;
 mod reader;
 #[cfg(test)]
 mod recycled;

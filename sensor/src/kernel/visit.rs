@@ -1,5 +1,5 @@
-//! Calls the baseline program for every task: who is not known is entered, and linked to its parent.
-//! About 0.5 µs a task.
+//! Calls the baseline program for every task: who is not known is entered, and linked to its parent;
+//! whose exit was missed is taken out. About 0.5 µs a task.
 
 use std::{
     fs::File,
@@ -9,6 +9,8 @@ use std::{
 };
 
 use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+
+use super::lineage::Lineage;
 
 /// The loaded `iter/task` program. aya's own way to run one needs the whole object for itself.
 pub struct Visitor {
@@ -22,7 +24,13 @@ impl Visitor {
         Self { program, turn: Mutex::new(()) }
     }
 
-    pub fn visit(&self) -> io::Result<()> {
+    /// Makes the table what the kernel's own list of tasks says.
+    pub fn complete(&self, lineage: &Lineage) -> io::Result<()> {
+        lineage.mourn();
+        self.visit()
+    }
+
+    pub(super) fn visit(&self) -> io::Result<()> {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         // SAFETY: a union of integers and pointers: all zero is valid, and what the commands ask for.
         let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };

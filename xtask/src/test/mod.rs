@@ -31,7 +31,11 @@ const CRATES: [&str; 10] =
     ["-p", "sensor-common", "-p", "sensor-proto", "-p", "sensor", "-p", "tests", "-p", "xtask"];
 /// A unit test program takes seconds.
 const UNIT_LIMIT: Duration = Duration::from_mins(10);
-/// All native tests, one after another.
+/// End-to-end tests that mostly wait, each for a tree of its own, and take no times: they run beside
+/// each other, so many at once.
+const PATIENT: [&str; 3] = ["pause::", "respawn::", "judge::agreement::"];
+const PATIENT_AT_ONCE: &str = "--test-threads=3";
+/// All native tests.
 const NATIVE_LIMIT: Duration = Duration::from_mins(25);
 /// A cold clippy compiles all dependencies.
 const LINT_LIMIT: Duration = Duration::from_mins(25);
@@ -155,28 +159,33 @@ fn unit_suite(program: &Executable, skips: &SkipList) -> Result<Suite> {
     };
     let mut command = Command::new(&program.path);
     command.current_dir(&program.crate_dir).env("CARGO_MANIFEST_DIR", &program.crate_dir);
-    suite(name, &mut command, UNIT_LIMIT, &Place::Unit, skips)
+    suite(name, &mut [command], UNIT_LIMIT, &Place::Unit, skips)
 }
 
 fn documentation(skips: &SkipList) -> Result<Suite> {
     let mut command = cargo::command("test");
     command.args(["--doc", "-p", "sensor-common", "-p", "sensor", "-p", "sensor-proto"]);
-    suite("documentation".into(), &mut command, UNIT_LIMIT, &Place::Unit, skips)
+    suite("documentation".into(), &mut [command], UNIT_LIMIT, &Place::Unit, skips)
 }
 
 fn native_suite(program: &Executable, sensor: &Path, skips: &SkipList) -> Result<Suite> {
     let name = program.target.clone();
-    let mut command = Command::new(&program.path);
-    command
-        .current_dir(&program.crate_dir)
-        .env("CARGO_MANIFEST_DIR", &program.crate_dir)
-        .env("SENSOR_BIN", sensor);
+    let command = || {
+        let mut command = Command::new(&program.path);
+        command
+            .current_dir(&program.crate_dir)
+            .env("CARGO_MANIFEST_DIR", &program.crate_dir)
+            .env("SENSOR_BIN", sensor);
+        command
+    };
     if !place::is_root() {
-        return unprivileged(name, &mut command, skips);
+        return unprivileged(name, &mut command(), skips);
     }
+    let (mut patient, mut others) = (command(), command());
+    patient.args(PATIENT).arg(PATIENT_AT_ONCE);
     // One at a time: each runs a daemon on the one kernel that they share.
-    command.arg("--test-threads=1");
-    suite(name, &mut command, NATIVE_LIMIT, &Place::Native, skips)
+    others.args(PATIENT.iter().flat_map(|prefix| ["--skip", prefix])).arg("--test-threads=1");
+    suite(name, &mut [patient, others], NATIVE_LIMIT, &Place::Native, skips)
 }
 
 /// Without root no end-to-end test can run: each is a skip, so that the counts tell.
@@ -195,10 +204,10 @@ fn unprivileged(name: String, command: &mut Command, skips: &SkipList) -> Result
     Ok(Suite { name, cases, took: output.took })
 }
 
-/// Runs a test program and judges what it says.
+/// Runs a test program, in as many parts as there are commands, and judges what it says.
 fn suite(
     name: String,
-    command: &mut Command,
+    parts: &mut [Command],
     limit: Duration,
     place: &Place,
     skips: &SkipList,
@@ -210,29 +219,39 @@ fn suite(
     {
         return Err(error).with_context(|| format!("cannot remove {}", skipped.display()));
     }
-    let output = step::run(&name, command.env("SENSOR_SKIP_FILE", &skipped), limit)?;
-    fs::write(&log, format!("{}\n{}", output.stdout, output.stderr))
-        .with_context(|| format!("cannot write {}", log.display()))?;
+    let started = Instant::now();
+    let (mut outputs, mut said) = (Vec::new(), String::new());
+    for part in parts {
+        let left = limit.saturating_sub(started.elapsed());
+        let output = step::run(&name, part.env("SENSOR_SKIP_FILE", &skipped), left)?;
+        said.extend([&output.stdout, "\n", &output.stderr, "\n"]);
+        outputs.push(output);
+    }
+    fs::write(&log, &said).with_context(|| format!("cannot write {}", log.display()))?;
     let skip_lines = fs::read_to_string(&skipped).unwrap_or_default();
-    let mut cases = judged(&output.stdout, &skip_lines, place, skips);
-    if output.timed_out {
+    let stdouts = outputs.iter().map(|output| output.stdout.as_str());
+    let mut cases = judged(stdouts, &skip_lines, place, skips);
+    if outputs.iter().any(|output| output.timed_out) {
         cases.push(Case::failed(format!("(stopped after {})", step::seconds(limit))));
     }
-    let suite = Suite { name, cases, took: output.took };
+    let suite = Suite { name, cases, took: started.elapsed() };
     if suite.counts().failed > 0 {
-        println!(
-            "{}: what it said, all of it in {}:\n{}",
-            suite.name,
-            log.display(),
-            output.tail()
-        );
+        println!("{}: what it said, all of it in {}:", suite.name, log.display());
+        for output in outputs.iter().filter(|output| !output.success()) {
+            println!("{}", output.tail());
+        }
     }
     Ok(suite)
 }
 
-/// The cases of a test program that printed `output` and left `skip_lines`.
-pub fn judged(output: &str, skip_lines: &str, place: &Place, skips: &SkipList) -> Vec<Case> {
-    let mut cases = results::parse(output);
+/// The cases of a test program whose parts printed `outputs` and left `skip_lines`.
+pub fn judged<'a>(
+    outputs: impl IntoIterator<Item = &'a str>,
+    skip_lines: &str,
+    place: &Place,
+    skips: &SkipList,
+) -> Vec<Case> {
+    let mut cases: Vec<Case> = outputs.into_iter().flat_map(results::parse).collect();
     results::apply_skips(&mut cases, skip_lines);
     skips.judge(&mut cases, place);
     cases

@@ -106,7 +106,7 @@ fn guest(
     fs::write(console.with_extension("tests.log"), &output.stdout)?;
 
     let said = Said::parse(&output.stdout);
-    let mut cases = test::judged(said.tests, said.skips, &Place::Vm(kernel.to_owned()), skips);
+    let mut cases = test::judged([said.tests], said.skips, &Place::Vm(kernel.to_owned()), skips);
     if output.timed_out {
         cases.push(Case::failed(format!("(stopped after {})", step::seconds(LIMIT))));
     } else if said.exit.is_none() {
