@@ -38,6 +38,8 @@ struct State {
     held: BTreeMap<u32, Containment>,
     /// Incidents that are just being contained, by mark.
     busy: HashMap<u32, String>,
+    /// Incidents whose tree may not fork while it is judged, with the mark.
+    holds: HashMap<String, u32>,
     /// Incidents whose culprit a person let run: no automatic action any more.
     let_run: HashSet<String>,
     last_mark: u32,
@@ -73,16 +75,15 @@ impl State {
             || self.let_run.contains(incident)
     }
 
-    /// A containment that was thawed is taken up under its old mark: its processes carry it.
+    /// A containment that was thawed, or a tree that is held, is taken up under its old mark: its
+    /// processes carry it.
     fn mark_for(&mut self, incident: &str) -> u32 {
-        let known = self.held.iter().find(|(_, it)| it.held.incident == incident);
-        known.map_or_else(
-            || {
-                self.last_mark += 1;
-                self.last_mark
-            },
-            |(mark, _)| *mark,
-        )
+        let contained = self.held.iter().find(|(_, it)| it.held.incident == incident);
+        let held = || self.holds.get(incident).copied();
+        contained.map(|(mark, _)| *mark).or_else(held).unwrap_or_else(|| {
+            self.last_mark += 1;
+            self.last_mark
+        })
     }
 }
 
@@ -151,6 +152,26 @@ impl Containments {
         state.known(culprit, ancestors).is_some_and(|incident| state.is_settled(&incident))
     }
 
+    /// Claims a culprit that is watched for a hold: its incident and the mark. `None`: it is held or
+    /// was contained, and its brake is on.
+    pub fn hold(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Option<(String, u32)> {
+        let mut state = self.state();
+        let incident = state.known(culprit, ancestors)?;
+        if state.holds.contains_key(&incident)
+            || state.held.values().any(|it| it.held.incident == incident)
+        {
+            return None;
+        }
+        let mark = state.mark_for(&incident);
+        state.holds.insert(incident.clone(), mark);
+        Some((incident, mark))
+    }
+
+    /// The hold is over: whatever came of it is in the book.
+    pub fn end_hold(&self, incident: &str) {
+        self.state().holds.remove(incident);
+    }
+
     /// Claims a culprit for containment.
     pub fn claim(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Turn {
         let mut state = self.state();
@@ -191,7 +212,7 @@ impl Containments {
     /// Does something while nothing is contained, nor begins to be.
     pub fn if_none(&self, act: impl FnOnce()) {
         let state = self.state();
-        if state.held.is_empty() && state.busy.is_empty() {
+        if state.held.is_empty() && state.busy.is_empty() && state.holds.is_empty() {
             act();
         }
     }

@@ -18,7 +18,7 @@ use super::{
     Reins,
     containments::{Containments, POLICY},
     investigations::{Investigations, Progress},
-    reactor::{Notice, Times, observation},
+    reactor::{Found, Notice, Times, observation},
     requests::Acted,
     respawn::Looping,
     study::{self, Study, Subject},
@@ -127,9 +127,8 @@ impl Desk {
             Notice::Alarm(alarm) => {
                 self.log.append(Draft::bulk(Body::Observation(observation(&alarm, 0))));
             }
-            Notice::Found { finding, ancestry, incident, decision, alarm } => {
-                self.found(finding, &ancestry, incident, &decision, &alarm);
-            }
+            Notice::Found(found) => self.found(*found),
+            Notice::Acted { incident, action } => self.act(&incident, action),
             Notice::Respawned(respawning) => self.respawned(*respawning),
             Notice::Contained { incident, contained, thaw_ns, again } => {
                 self.contained(&incident, contained, thaw_ns, again);
@@ -161,15 +160,9 @@ impl Desk {
         announced
     }
 
-    fn found(
-        &mut self,
-        finding: Finding,
-        ancestry: &[Node],
-        incident: String,
-        decision: &Decision,
-        alarm: &event::Alarm,
-    ) {
-        let scene = self.scene(finding.culprit, finding.at_ns, ancestry);
+    fn found(&mut self, found: Found) {
+        let Found { finding, ancestry, incident, decision, alarm, actions } = found;
+        let scene = self.scene(finding.culprit, finding.at_ns, &ancestry);
         let change = self.incidents.report(&finding, scene, incident);
         let id = change.incident.id.clone();
         if let Some(culprit) = finding.culprit {
@@ -177,7 +170,7 @@ impl Desk {
         }
         self.log.append(Draft {
             priority: proto::Priority::Incident,
-            ..Draft::of(id.clone(), Body::Observation(observation(alarm, 0)))
+            ..Draft::of(id.clone(), Body::Observation(observation(&alarm, 0)))
         });
         let opened = change.opened;
         self.announce(change);
@@ -188,7 +181,10 @@ impl Desk {
         if stronger {
             matter.subject.finding = finding.clone();
         }
-        let refused = match decision {
+        for action in actions {
+            self.act(&id, action);
+        }
+        let refused = match &decision {
             Decision::Suggest { why } => Some(why),
             Decision::Observe { why } => Some(why).filter(|_| finding.contain),
             Decision::Contain { .. } => None,

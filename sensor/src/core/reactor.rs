@@ -47,13 +47,11 @@ pub const MESSAGES: usize = 4096;
 #[derive(Debug)]
 pub enum Notice {
     Alarm(Alarm),
-    /// A finding, with the chain that it rests on, crossing first.
-    Found {
-        finding: Finding,
-        ancestry: Vec<Node>,
+    Found(Box<Found>),
+    /// Something was done about an incident.
+    Acted {
         incident: String,
-        decision: Decision,
-        alarm: Alarm,
+        action: proto::Action,
     },
     Respawned(Box<Respawning>),
     /// What a containment came to.
@@ -65,6 +63,19 @@ pub enum Notice {
     },
     Exec(Box<Exec>),
     Braked(Braked),
+}
+
+/// A finding, and what was decided about it.
+#[derive(Debug)]
+pub struct Found {
+    pub finding: Finding,
+    /// The chain that it rests on, crossing first.
+    pub ancestry: Vec<Node>,
+    pub incident: String,
+    pub decision: Decision,
+    pub alarm: Alarm,
+    /// What was done until it was decided.
+    pub actions: Vec<proto::Action>,
 }
 
 /// Times of the response, ns.
@@ -149,11 +160,12 @@ impl Reactor {
             .skip(1)
             .collect();
         let why = format!("{} was crossed", finding.rule);
-        self.found(finding, crossing.ancestry, &above, alarm, &why);
+        self.found(finding, crossing.ancestry, &above, alarm, &why, Vec::new());
     }
 
     /// Tells the desk about a finding, and contains its culprit where policy says so. `above`: the
-    /// culprit's ancestors, nearest first; `why`: what is said of a containment.
+    /// culprit's ancestors, nearest first; `why`: what is said of a containment; `actions`: what was
+    /// done to it until now.
     pub(super) fn found(
         self: &Arc<Self>,
         finding: Finding,
@@ -161,6 +173,7 @@ impl Reactor {
         above: &[ProcessKey],
         alarm: Alarm,
         why: &str,
+        actions: Vec<proto::Action>,
     ) {
         let Some(culprit) = finding.culprit else { return };
         let paused = self.paused.load(Ordering::Relaxed);
@@ -176,7 +189,9 @@ impl Reactor {
             Turn::Leave { incident } => (incident, None),
         };
         let leaf = finding.leaf;
-        self.tell(Notice::Found { finding, ancestry, incident: incident.clone(), decision, alarm });
+        let told = incident.clone();
+        let found = Found { finding, ancestry, incident: told, decision, alarm, actions };
+        self.tell(Notice::Found(Box::new(found)));
         if let Some(mark) = mark {
             let freeze_ns = self.times.freeze_ns;
             let target = self.target(incident, mark, culprit, leaf, freeze_ns, why);

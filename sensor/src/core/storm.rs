@@ -19,14 +19,19 @@ use std::{
 
 use sensor_common::{event::Alarm, gate::Rule};
 
-use super::reactor::{Notice, Reactor};
+use super::{
+    containments::POLICY,
+    reactor::{Found, Notice, Reactor},
+};
 use crate::{
     clock,
     detect::{Finding, storm},
     evidence::{proc::Proc, room, sockets},
     kernel::{Detail, HELPER_PRIORITY, become_realtime},
     lineage::{Node, ProcessKey},
+    proto,
     respond::{
+        Held, Target,
         policy::Decision,
         surge::{Sample, Surge, Verdict, YOUNG_NS},
     },
@@ -47,10 +52,13 @@ const EVERY: Duration = Duration::from_millis(20);
 const REST: u32 = 3;
 const LONGEST: Duration = Duration::from_millis(100);
 
-/// Processes whose sockets are looked at before anything else: 0.05 ms each on an idle host and ten
-/// times that in a storm, of which all would take longer than there may be left. All of them are
-/// looked at where there is time.
+/// Processes whose sockets are looked at where there is no time for all of them: 0.05 ms each on an idle
+/// host, and ten times that in a storm.
 const PROBED: usize = 32;
+
+/// A tree that is held while it is judged goes on after this by itself: to look at all of it takes a
+/// tenth.
+const LONGEST_HOLD_NS: u64 = 2_000_000_000;
 
 const INIT: u32 = 1;
 
@@ -69,7 +77,7 @@ struct Watched {
     storm: Storm,
     alarm: Alarm,
     surge: Surge,
-    /// Its sockets were looked at, of [`PROBED`] of its processes.
+    /// It was looked at before, and the sockets of [`PROBED`] of its processes.
     probed: bool,
     /// Why it is not to be contained, whatever comes of its growth.
     spared: Option<String>,
@@ -85,7 +93,8 @@ impl Reactor {
             return;
         }
         let Some(storm) = self.storm(rule, &alarm) else { return };
-        self.found(storm.finding, storm.ancestry, &storm.above, alarm, "R2 was crossed");
+        let Storm { finding, ancestry, above, .. } = storm;
+        self.found(finding, ancestry, &above, alarm, "R2 was crossed", Vec::new());
     }
 
     /// What an alarm is about, if it is news and within the scope.
@@ -152,44 +161,106 @@ impl Reactor {
         }
         let living = self.living(watched);
         let Some(first) = living.first() else { return false };
-        let had_time = watched.probed;
-        if !watched.probed {
-            // Parents come first, and the culprit before all: workers have the socket from them.
-            let step = (living.len() / PROBED).max(1);
-            let some: Vec<ProcessKey> = living.iter().step_by(step).copied().collect();
-            watched.spared = watched.spared.take().or_else(|| look_for_servers(&some).err());
-            watched.probed = true;
-        }
         let proc = Proc::default();
         let sample = Sample {
             // Takes its time, and says nothing yet when the watch begins.
-            memory: had_time.then(|| room::memory(&proc, &self.hierarchies, &living)).flatten(),
+            memory: watched
+                .probed
+                .then(|| room::memory(&proc, &self.hierarchies, &living))
+                .flatten(),
             tasks: room::tasks(proc.root(), &self.hierarchies, first.tgid),
             // Counted again: what stands above takes its time on a busy host.
             live: self.living(watched).len() as u32,
             at_ns: clock::boot_ns(),
         };
         let live = sample.live;
-        match (watched.surge.judge(sample), watched.spared.take()) {
-            (Verdict::Wait, spared) => {
-                watched.spared = spared;
-                return true;
-            }
+        let verdict = watched.surge.judge(sample);
+        if !watched.probed && verdict == Verdict::Wait {
+            watched.spared =
+                watched.spared.take().or_else(|| look_for_servers(&some(&living)).err());
+        }
+        watched.probed = true;
+        match (verdict, &watched.spared) {
+            (Verdict::Wait, _) => return true,
             (Verdict::Stopped(why), _) => {
                 let culprit = watched.storm.culprit.tgid;
                 tracing::info!("the tree of process {culprit} exploded, and stopped: {why}");
             }
-            (Verdict::Leave(why), _) => self.leave(watched, live, &why),
+            (Verdict::Leave(why), _) => self.leave(watched, live, &why, Vec::new()),
             (Verdict::Contain(end) | Verdict::ContainNow(end), Some(spared)) => {
-                self.leave(watched, live, &format!("{spared}; {end}"));
+                self.leave(watched, live, &format!("{spared}; {end}"), Vec::new());
             }
-            (Verdict::ContainNow(why), None) => self.stop(watched, live, &why),
-            (Verdict::Contain(why), None) => match look_for_servers(&self.living(watched)) {
-                Ok(()) => self.stop(watched, live, &why),
-                Err(spared) => self.leave(watched, live, &format!("{spared}; {why}")),
-            },
+            (Verdict::ContainNow(why), None) => self.decide_at_once(watched, live, &why),
+            (Verdict::Contain(why), None) => {
+                let spared = look_for_servers(&self.living(watched));
+                self.decide(watched, live, &why, spared, Vec::new());
+            }
         }
         false
+    }
+
+    /// The limit is near, and to look at every process takes longer than there may be left. So the tree
+    /// is kept from forking meanwhile, which nobody in it notices; where that cannot be, a few of its
+    /// processes have to do.
+    fn decide_at_once(self: &Arc<Self>, watched: &Watched, live: u32, why: &str) {
+        let hold = self.hold(watched, why);
+        let living = self.living(watched);
+        let Some((held, mut brake)) = hold else {
+            let spared = look_for_servers(&some(&living));
+            return self.decide(watched, live, why, spared, Vec::new());
+        };
+        let spared = look_for_servers(&living);
+        brake.braked = Some(self.responder.braked(held.mark));
+        self.decide(watched, live, why, spared, vec![brake]);
+        self.containments.end_hold(&held.incident);
+        let Storm { culprit, above, .. } = &watched.storm;
+        if !self.containments.is_settled_above(*culprit, above) {
+            let action = self.responder.release(&held, POLICY, "it is not contained");
+            self.guardian.disarm(&held.incident);
+            self.tell(Notice::Acted { incident: held.incident, action });
+        }
+    }
+
+    fn decide(
+        self: &Arc<Self>,
+        watched: &Watched,
+        live: u32,
+        why: &str,
+        spared: Result<(), String>,
+        actions: Vec<proto::Action>,
+    ) {
+        match spared {
+            Ok(()) => self.stop(watched, live, why, actions),
+            Err(spared) => self.leave(watched, live, &format!("{spared}; {why}"), actions),
+        }
+    }
+
+    /// Keeps a tree from forking while it is judged, where policy would have it contained.
+    fn hold(&self, watched: &Watched, why: &str) -> Option<(Held, proto::Action)> {
+        let paused = self.paused.load(Ordering::Relaxed);
+        let Decision::Contain { .. } = self.policy.decide(Rule::R3.name(), true, paused) else {
+            return None;
+        };
+        let Storm { culprit, above, finding, .. } = &watched.storm;
+        let (incident, mark) = self.containments.hold(*culprit, above)?;
+        let target = Target {
+            incident: incident.clone(),
+            mark,
+            root: *culprit,
+            leaf: finding.leaf,
+            brake_until_ns: clock::boot_ns() + LONGEST_HOLD_NS,
+            by: POLICY.into(),
+            why: format!("R3 was crossed, and {why}: it is held while it is judged"),
+        };
+        let forest = self.lineage.forest(Detail::Execs);
+        let held = self.responder.hold(&target, &forest, &mut |held| {
+            self.guardian.arm(held.arm(target.brake_until_ns, target.brake_until_ns));
+        });
+        if held.is_none() {
+            self.guardian.disarm(&incident);
+            self.containments.end_hold(&incident);
+        }
+        held
     }
 
     fn living(&self, watched: &Watched) -> Vec<ProcessKey> {
@@ -199,25 +270,43 @@ impl Reactor {
     }
 
     /// It goes on and is left alone; an incident says so, and why.
-    fn leave(&self, watched: &Watched, live: u32, why: &str) {
+    fn leave(&self, watched: &Watched, live: u32, why: &str, actions: Vec<proto::Action>) {
         let Storm { finding, culprit, ancestry, above } = &watched.storm;
-        self.tell(Notice::Found {
-            finding: storm::watched(finding.clone(), clock::boot_ns(), live),
+        self.tell(Notice::Found(Box::new(Found {
+            finding: storm::watched(finding.clone(), judged_ns(&actions), live),
             ancestry: ancestry.clone(),
             incident: self.containments.incident_of(*culprit, above),
             decision: Decision::Suggest { why: format!("R3 was crossed, but {why}") },
             alarm: watched.alarm,
-        });
+            actions,
+        })));
     }
 
     /// It is to be contained, if policy has it so.
-    fn stop(self: &Arc<Self>, watched: &Watched, live: u32, why: &str) {
+    fn stop(
+        self: &Arc<Self>,
+        watched: &Watched,
+        live: u32,
+        why: &str,
+        actions: Vec<proto::Action>,
+    ) {
         let Storm { finding, ancestry, above, .. } = &watched.storm;
-        let finding = storm::watched(finding.clone(), clock::boot_ns(), live);
+        let finding = storm::watched(finding.clone(), judged_ns(&actions), live);
         let finding = Finding { contain: true, confidence: SURE, ..finding };
         let why = format!("R3 was crossed, and {why}");
-        self.found(finding, ancestry.clone(), above, watched.alarm, &why);
+        self.found(finding, ancestry.clone(), above, watched.alarm, &why, actions);
     }
+}
+
+/// When an explosion was judged, boot clock: before anything was done about it.
+fn judged_ns(actions: &[proto::Action]) -> u64 {
+    actions.first().map_or_else(clock::boot_ns, |first| first.started_ns)
+}
+
+/// A few processes of a tree, parents first, and the culprit before all: workers have a socket from
+/// them.
+fn some(living: &[ProcessKey]) -> Vec<ProcessKey> {
+    living.iter().step_by((living.len() / PROBED).max(1)).copied().collect()
 }
 
 /// An error is why the tree of these is to be left alone.
@@ -278,7 +367,7 @@ fn watch(reactor: &Weak<Reactor>, alarms: &Receiver<Alarm>) {
                 watched.push(explosion);
             } else {
                 let why = format!("{WATCHED} others are watched already");
-                reactor.leave(&explosion, explosion.alarm.live, &why);
+                reactor.leave(&explosion, explosion.alarm.live, &why, Vec::new());
             }
         }
         let began = Instant::now();

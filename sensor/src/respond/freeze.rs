@@ -272,7 +272,7 @@ pub(super) fn wake(processes: Vec<ProcessKey>, lives: impl Fn(ProcessKey) -> boo
     signal_all(processes.into_iter().rev(), Signal::CONT, lives)
 }
 
-fn braked(tally: &Tally) -> proto::Braked {
+pub(super) fn braked(tally: &Tally) -> proto::Braked {
     proto::Braked {
         paused: tally.of(Deed::Paused),
         passed: tally.of(Deed::Passed),

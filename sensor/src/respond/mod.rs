@@ -6,6 +6,7 @@
 mod brake;
 mod freeze;
 pub mod guardian;
+mod hold;
 mod kill;
 pub mod policy;
 pub mod process;

@@ -232,13 +232,9 @@ impl Protection {
         if subject.kernel_thread {
             return Some(Reason::KernelThread);
         }
-        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        // To the tick: /proc and the kernel side tell a start with different precision.
-        let tick = |key: ProcessKey| (key.tgid, key.start_ns / 10_000_000);
-        if let Some((_, what)) = own.iter().find(|(key, _)| tick(*key) == tick(subject.key)) {
-            return Some(Reason::Ours(what.clone()));
+        if let Some(what) = self.own(subject.key) {
+            return Some(Reason::Ours(what));
         }
-        drop(own);
         if let Some(file) = &subject.executable
             && file.trusted
         {
@@ -252,6 +248,18 @@ impl Protection {
                 part.as_os_str().to_str().filter(|part| self.units.contains(*part))
             })?;
         Some(Reason::Unit(unit.to_owned()))
+    }
+
+    /// Whether it is one of ours, or above us.
+    pub fn is_own(&self, key: ProcessKey) -> bool {
+        self.own(key).is_some()
+    }
+
+    fn own(&self, key: ProcessKey) -> Option<String> {
+        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        // To the tick: /proc and the kernel side tell a start with different precision.
+        let tick = |key: ProcessKey| (key.tgid, key.start_ns / 10_000_000);
+        own.iter().find(|(one, _)| tick(*one) == tick(key)).map(|(_, what)| what.clone())
     }
 
     /// A program that was installed or updated since we looked: its path says what it may be, the

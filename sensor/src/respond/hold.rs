@@ -1,0 +1,66 @@
+//! A hold: a tree may not fork for the moment in which it is judged. Nobody in it notices, and it ends
+//! by itself.
+
+use std::collections::HashMap;
+
+use super::{Doing, Held, Responder, Target, View, count, freeze, targets};
+use crate::{
+    lineage::{FileId, Forest, Node, ProcessKey},
+    proto::{self, ActionKind},
+};
+
+impl Responder {
+    /// Holds the target's tree, if nothing in it is protected or out of the scope; what was done.
+    ///
+    /// `forest` knows what everybody executed. To look at every process takes as long as a storm may
+    /// have left, so one is looked at of those who run the same program in the same group, by what the
+    /// kernel saw when they forked or executed it. `armed` is called before anything is held.
+    pub fn hold(
+        &self,
+        target: &Target,
+        forest: &Forest,
+        armed: &mut dyn FnMut(&Held),
+    ) -> Option<(Held, proto::Action)> {
+        if !self.may_hold(target.root, forest) {
+            return None;
+        }
+        let held = Held {
+            incident: target.incident.clone(),
+            mark: target.mark,
+            root: target.root,
+            cgroup: None,
+            processes: targets(forest, target.root, target.mark),
+        };
+        armed(&held);
+        let holding = Doing::now(ActionKind::Brake, &target.by, &target.why);
+        self.marks.engage(target.root, target.mark, target.brake_until_ns).ok()?;
+        let processes = held.processes.len() as u32;
+        let result = format!("{} may not fork for the moment", count(processes));
+        Some((held, holding.done(true, processes, result)))
+    }
+
+    /// What was done under a mark.
+    pub fn braked(&self, mark: u32) -> proto::Braked {
+        freeze::braked(&self.marks.tally(mark))
+    }
+
+    fn may_hold(&self, root: ProcessKey, forest: &Forest) -> bool {
+        let mut views = HashMap::new();
+        let mut open: HashMap<(FileId, u64), bool> = HashMap::new();
+        forest.tree(root).into_iter().filter(|(node, _)| node.alive).all(|(node, _)| {
+            let mut look = || matches!(self.view(node.key, &mut views), View::Open(_));
+            !self.protection.is_own(node.key)
+                && match program(forest, node) {
+                    Some(program) => *open.entry((program, node.cgroup)).or_insert_with(look),
+                    None => look(),
+                }
+        })
+    }
+}
+
+/// What a process runs: what it executed, or the nearest ancestor did. `None` where nobody saw that.
+fn program(forest: &Forest, node: &Node) -> Option<FileId> {
+    let line = forest.ancestry(node.key);
+    let known = line.into_iter().find(|node| node.exec.is_some() || node.adopted)?;
+    known.exec.as_ref().map(|exec| exec.exe)
+}
