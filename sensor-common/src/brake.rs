@@ -21,6 +21,9 @@ pub struct Mark {
 /// it.
 pub const EXEMPT: u32 = 1 << 0;
 
+/// What the brake would do is counted, and not done: a dry run.
+pub const DRY: u32 = 1 << 1;
+
 /// What the brake did to a process.
 #[repr(usize)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,7 @@ use aya_ebpf::{
 };
 use sensor_common::{
     ProcessKey,
-    brake::{Deed, Mark, TOLD_EVERY_NS, holds, spares, tally_index},
+    brake::{DRY, Deed, Mark, TOLD_EVERY_NS, holds, spares, tally_index},
     event,
     lineage::{COUNTED_ANCESTORS, Slot},
     loss::Reason,
@@ -93,6 +93,10 @@ fn pause(now: u64) -> u32 {
     };
     let Some((mark, key)) = held(slot, now) else { return Fork::Free as u32 };
     inherit(&mark, slot);
+    if mark.flags & DRY != 0 {
+        count(&mark, key, now, Deed::Paused);
+        return Fork::Free as u32;
+    }
     // SAFETY: has no preconditions; refused for kernel threads and pid 1.
     let sent = unsafe { bpf_send_signal(SIGSTOP) } == 0;
     count(&mark, key, now, if sent { Deed::Paused } else { Deed::Refused });
@@ -136,7 +140,7 @@ fn stop(slot: Slot, child: Slot, now: u64) -> u32 {
     inherit(&mark, child);
     inherit(&mark, slot);
     // SAFETY: as above.
-    if unsafe { bpf_send_signal(SIGSTOP) } != 0 {
+    if mark.flags & DRY == 0 && unsafe { bpf_send_signal(SIGSTOP) } != 0 {
         lose(Reason::SignalRefused);
     }
     count(&mark, key, now, if child == 0 { Deed::Executed } else { Deed::Passed });

@@ -209,3 +209,36 @@ fn a_contained_tree_that_a_person_thaws_is_let_run() {
     assert_eq!(cage.refused_forks().unwrap(), 0);
     killed(&sensor, &cage, &incident);
 }
+
+/// The smallest bomb that is contained has 64 processes; nobody stops this one but its limit.
+#[test]
+fn a_dry_run_counts_and_stops_nothing() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "[respond]\ndry_run = true").unwrap();
+    let (_work, running) = plant(&cage);
+    let stopped = |pid: u32| process::state(pid) == Some('T');
+    let said = |one: &Value, kind: &str| {
+        let actions = one["actions"].as_array().unwrap();
+        actions.iter().find(|action| action["kind"] == kind).cloned()
+    };
+    let incident = sensor
+        .wait_for(CATCH, |one| {
+            let stood = cage.pids().into_iter().find(|pid| stopped(*pid));
+            assert_eq!(stood, None, "somebody was stopped");
+            one["culprit"]["pid"] == running.pid() && said(one, "brake").is_some()
+        })
+        .unwrap();
+    assert_eq!(incident["state"], "open", "{incident:#}");
+    let refused = said(&incident, "refuse").unwrap();
+    assert!(refused["why"].as_str().unwrap().contains("dry run"), "{incident:#}");
+    let brake = said(&incident, "brake").unwrap();
+    assert_eq!(brake["ok"], false, "{incident:#}");
+    assert!(brake["processes"].as_u64().unwrap() >= 12, "{incident:#}");
+    // Twenty levels a second, of two forks each, for 10 s.
+    let forks =
+        brake["braked"]["paused"].as_u64().unwrap() + brake["braked"]["passed"].as_u64().unwrap();
+    assert!(forks >= 20, "{incident:#}");
+    let before = cage.count();
+    comes("that it goes on", EFFECT, || cage.count() > before);
+}

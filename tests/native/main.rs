@@ -14,9 +14,15 @@ mod investigation;
 #[cfg(test)]
 mod judge;
 #[cfg(test)]
+mod killed;
+#[cfg(test)]
 mod left_alone;
 #[cfg(test)]
 mod pause;
+#[cfg(test)]
+mod privileges;
+#[cfg(test)]
+mod protected;
 #[cfg(test)]
 mod recursion;
 #[cfg(test)]
@@ -25,6 +31,8 @@ mod respawn;
 mod storm;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod survival;
 #[cfg(test)]
 mod watching;
 #[cfg(test)]

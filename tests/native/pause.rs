@@ -19,7 +19,7 @@ use tests::{
     workloads::forking::{self, Forking},
 };
 
-use crate::support::{CATCH, Gear, gear_of, id, stands_still};
+use crate::support::{CATCH, Gear, emulated, gear_of, id, stands_still};
 
 /// How long each pause is, seconds; more than this is for a patient person.
 const PAUSE_S: &str = "SENSOR_PAUSE_S";
@@ -31,10 +31,6 @@ const RUNS: Duration = Duration::from_millis(400);
 /// while a person's order is under way, which takes 1 s in an emulated machine.
 fn long_enough() -> Duration {
     Duration::from_millis(if emulated() { 12_000 } else { 2500 })
-}
-
-fn emulated() -> bool {
-    env::var_os("SENSOR_VM").is_some()
 }
 
 /// A whole run, pauses included, emulated.

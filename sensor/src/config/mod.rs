@@ -171,6 +171,8 @@ pub struct Respond {
     /// How long the brake outlasts the freeze, s.
     pub brake_extra_s: u32,
     pub max_containments_per_minute: u32,
+    /// Nothing is stopped by itself; what would be is counted.
+    pub dry_run: bool,
     pub rules: Rules,
     pub protect: Protect,
 }
@@ -384,6 +386,7 @@ impl Default for Respond {
             freeze_s: 600,
             brake_extra_s: 60,
             max_containments_per_minute: 10,
+            dry_run: false,
             rules: Rules::default(),
             protect: Protect::default(),
         }

@@ -33,7 +33,7 @@ use crate::{
     lineage::{Forest, Node, ProcessKey},
     proto::{self, ActionKind, Incident, State, observation::Fact, record::Body},
     record::{Draft, Log, Receipt},
-    respond::{Contained, Responder, guardian::Guardian, policy::Decision},
+    respond::{Contained, Rehearsal, Responder, guardian::Guardian, policy::Decision},
 };
 
 /// Work that was done beside the desk.
@@ -73,6 +73,8 @@ pub struct Desk {
     /// Notices that the reactor could not hand over.
     pub overflow: Arc<AtomicU64>,
     pub done: mpsc::UnboundedSender<Done>,
+    /// Dry runs that are going on.
+    pub rehearsals: Vec<Rehearsal>,
     /// Losses that were already recorded, by reason.
     pub losses: HashMap<&'static str, u64>,
     /// At the last look the kernel had skipped something.
@@ -128,6 +130,7 @@ impl Desk {
                 self.log.append(Draft::bulk(Body::Observation(observation(&alarm, 0))));
             }
             Notice::Found(found) => self.found(*found),
+            Notice::Rehearsing(rehearsal) => self.rehearsals.push(*rehearsal),
             Notice::Acted { incident, action } => self.act(&incident, action),
             Notice::Respawned(respawning) => self.respawned(*respawning),
             Notice::Contained { incident, contained, thaw_ns, again } => {
@@ -185,7 +188,7 @@ impl Desk {
             self.act(&id, action);
         }
         let refused = match &decision {
-            Decision::Suggest { why } => Some(why),
+            Decision::Rehearse { why } | Decision::Suggest { why } => Some(why),
             Decision::Observe { why } => Some(why).filter(|_| finding.contain),
             Decision::Contain { .. } => None,
         };

@@ -8,6 +8,7 @@
 mod containments;
 mod desk;
 mod investigations;
+mod privileges;
 mod reactor;
 mod requests;
 mod respawn;
@@ -118,6 +119,11 @@ impl Marks for Reins {
         self.lineage.mark_root(root, number, until_ns).and(engaged)
     }
 
+    fn rehearse(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+        let engaged = self.brake.engage(number);
+        self.lineage.mark_dry(root, number, until_ns).and(engaged)
+    }
+
     fn mark(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
         self.lineage.mark(key, number, until_ns)
     }
@@ -143,6 +149,10 @@ impl Marks for Reins {
 pub fn run(config: &Config) -> Result<(), CoreError> {
     if !rustix::process::geteuid().is_root() {
         return Err(CoreError::NotRoot);
+    }
+    // Before there are threads.
+    if let Err(error) = privileges::keep_what_is_needed() {
+        tracing::warn!("all of root's capabilities are kept: {error}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -252,18 +262,6 @@ impl Daemon {
             notices: notice_sender,
             lost: Arc::clone(&overflow),
         });
-        storm::start(&reactor, alarms).map_err(CoreError::Threads)?;
-        let told = |granted: io::Result<()>| {
-            if let Err(error) = granted {
-                tracing::warn!(
-                    "no real-time scheduling ({error}): under a fork bomb reactions are slower"
-                );
-            }
-        };
-        let reader =
-            Reader::start(ring, config.kernel.realtime, told, move |event| reactor.handle(event))
-                .map_err(CoreError::Threads)?;
-
         let (link, questions) = Link::start(LinkOptions {
             socket: config.socket(),
             state_dir: config.state_dir.clone(),
@@ -292,6 +290,7 @@ impl Daemon {
             paused,
             overflow,
             done: done_sender,
+            rehearsals: Vec::new(),
             losses: HashMap::new(),
             missed: false,
             feed: link.state(),
@@ -304,6 +303,18 @@ impl Daemon {
         };
         desk.begin(&opened, degradations, baseline_processes);
         desk.succeed(Legacy { opened, predecessor });
+        // From here on there are reactions: what an earlier run knew is in the book.
+        storm::start(&reactor, alarms).map_err(CoreError::Threads)?;
+        let told = |granted: io::Result<()>| {
+            if let Err(error) = granted {
+                tracing::warn!(
+                    "no real-time scheduling ({error}): under a fork bomb reactions are slower"
+                );
+            }
+        };
+        let reader =
+            Reader::start(ring, config.kernel.realtime, told, move |event| reactor.handle(event))
+                .map_err(CoreError::Threads)?;
         Ok(Self { desk, link, reader, notices, questions, done, guardian_events })
     }
 
@@ -469,6 +480,7 @@ fn policy(config: &Config) -> Policy {
         };
         (rule.to_owned(), mode)
     }))
+    .dry(config.respond.dry_run)
 }
 
 fn gatherer(config: &Config) -> gather::Gatherer {

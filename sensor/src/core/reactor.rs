@@ -34,7 +34,7 @@ use crate::{
     lineage::{Node, ProcessKey},
     proto,
     respond::{
-        Contained, Held, Responder, Target,
+        Contained, Held, Rehearsal, Responder, Target,
         guardian::Guardian,
         policy::{Decision, Policy},
     },
@@ -42,6 +42,9 @@ use crate::{
 
 /// Messages that wait for the desk. A bomb's execs may overflow it, and are counted then.
 pub const MESSAGES: usize = 4096;
+
+/// A dry run counts for so long: the storms that were measured fill a host in that time.
+pub const REHEARSED_NS: u64 = 10_000_000_000;
 
 /// What the desk learns.
 #[derive(Debug)]
@@ -53,6 +56,8 @@ pub enum Notice {
         incident: String,
         action: proto::Action,
     },
+    /// A dry run has begun.
+    Rehearsing(Box<Rehearsal>),
     Respawned(Box<Respawning>),
     /// What a containment came to.
     Contained {
@@ -180,7 +185,7 @@ impl Reactor {
         let decision = self.policy.decide(finding.rule, finding.contain, paused);
         let turn = match &decision {
             Decision::Contain { .. } => self.containments.claim(culprit, above),
-            Decision::Suggest { .. } | Decision::Observe { .. } => {
+            Decision::Rehearse { .. } | Decision::Suggest { .. } | Decision::Observe { .. } => {
                 Turn::Leave { incident: self.containments.incident_of(culprit, above) }
             }
         };
@@ -190,12 +195,29 @@ impl Reactor {
         };
         let leaf = finding.leaf;
         let told = incident.clone();
+        let rehearsed = matches!(decision, Decision::Rehearse { .. });
         let found = Found { finding, ancestry, incident: told, decision, alarm, actions };
         self.tell(Notice::Found(Box::new(found)));
+        if rehearsed && let Some((incident, mark)) = self.containments.hold(culprit, above) {
+            let target = self.target(incident, mark, culprit, leaf, REHEARSED_NS, why);
+            self.rehearse(target);
+        }
         if let Some(mark) = mark {
             let freeze_ns = self.times.freeze_ns;
             let target = self.target(incident, mark, culprit, leaf, freeze_ns, why);
             self.contain(target, freeze_ns, false);
+        }
+    }
+
+    /// Counts what containing the target would do, for a while.
+    fn rehearse(&self, target: Target) {
+        let incident = target.incident.clone();
+        match self.responder.rehearse(target) {
+            Ok(rehearsal) => self.tell(Notice::Rehearsing(Box::new(rehearsal))),
+            Err(action) => {
+                self.containments.end_hold(&incident);
+                self.tell(Notice::Acted { incident, action: *action });
+            }
         }
     }
 

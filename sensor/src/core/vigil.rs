@@ -3,23 +3,41 @@
 
 use std::{collections::HashSet, sync::atomic::Ordering};
 
-use super::desk::Desk;
+use super::{desk::Desk, reactor::REHEARSED_NS};
 use crate::{
+    clock,
     kernel::{Detail, SKIPPED},
     lineage::{Forest, ProcessKey},
     proto::{self, State, record::Body},
     record::Draft,
-    respond::Marks as _,
+    respond::{Marks as _, Rehearsal},
 };
 
 impl Desk {
     pub fn look_around(&mut self) {
+        self.end_rehearsals();
         self.resolve_what_is_gone();
         self.resolve_ended_loops();
         self.record_losses();
         // What a person has ordered is in the book of containments only when it is done.
         if self.acting.is_empty() {
             self.containments.if_none(|| self.reins.disengage());
+        }
+    }
+
+    /// Dry runs whose time is over, or whose tree is gone.
+    fn end_rehearsals(&mut self) {
+        let now = clock::boot_ns();
+        let (over, going_on) = std::mem::take(&mut self.rehearsals).into_iter().partition(|one| {
+            now.saturating_sub(one.started_ns) >= REHEARSED_NS || self.is_gone(&one.target.incident)
+        });
+        self.rehearsals = going_on;
+        for rehearsal in over {
+            let rehearsal: Rehearsal = rehearsal;
+            let action = self.responder.rehearsed(&rehearsal);
+            self.act(&rehearsal.target.incident, action);
+            self.change(&rehearsal.target.incident, |_| "a dry run is over".to_owned());
+            self.containments.end_hold(&rehearsal.target.incident);
         }
     }
 

@@ -12,7 +12,7 @@ use rustix::{
 };
 use sensor_common::{
     ProcessKey,
-    brake::{EXEMPT, Mark, spares},
+    brake::{DRY, EXEMPT, Mark, spares},
     lineage::{ADOPTED, DEAD, EXECUTED, ExecRecord, Known, Node as KernelNode, Slot},
 };
 
@@ -146,21 +146,33 @@ impl Lineage {
 
     /// Puts the brake's mark on a living process; its children inherit it.
     pub fn mark(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
-        self.mark_at(self.slot(key)?, key, number, until_ns)
+        self.mark_at(self.slot(key)?, key, number, until_ns, 0)
     }
 
     /// The same for the root of a tree, which may be dead: it holds at once for all below, 32 levels
     /// deep.
     pub fn mark_root(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
-        self.mark_at(self.remembered(key)?, key, number, until_ns)
+        self.mark_at(self.remembered(key)?, key, number, until_ns, 0)
     }
 
-    fn mark_at(&self, slot: Slot, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+    /// The same for a dry run: the kernel side counts what it would do.
+    pub fn mark_dry(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+        self.mark_at(self.remembered(key)?, key, number, until_ns, DRY)
+    }
+
+    fn mark_at(
+        &self,
+        slot: Slot,
+        key: ProcessKey,
+        number: u32,
+        until_ns: u64,
+        flags: u32,
+    ) -> io::Result<()> {
         let now = clock::boot_ns();
         if self.table.mark_of(slot, key).is_some_and(|mark| spares(&mark, key.start_ns, now)) {
             return Err(io::Error::from(io::ErrorKind::PermissionDenied));
         }
-        self.table.set_mark(slot, Mark { start_ns: key.start_ns, until_ns, number, flags: 0 });
+        self.table.set_mark(slot, Mark { start_ns: key.start_ns, until_ns, number, flags });
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use std::{
 use super::{Marks, Responder, Target, View, process::Stat, targets};
 use crate::{
     cgroup,
-    lineage::{Forest, ProcessKey},
+    lineage::{Forest, Node, ProcessKey},
 };
 
 /// Members of a group that are looked at; the largest trees that were seen had some 6,000.
@@ -24,6 +24,8 @@ pub(super) struct Sweep {
     /// How each process was seen, so that it is looked at once.
     views: HashMap<ProcessKey, View>,
     done: HashSet<ProcessKey>,
+    /// Protected processes: who is below them works for them, and is left alone as well.
+    shields: HashSet<ProcessKey>,
     /// Marked, in the order in which they were found: parents before children in each pass.
     pub reached: Vec<ProcessKey>,
     /// Marked and not stopped yet.
@@ -40,22 +42,44 @@ impl Sweep {
             until_ns: target.brake_until_ns,
             views,
             done: HashSet::new(),
+            shields: HashSet::new(),
             reached: Vec::new(),
             pending: Vec::new(),
             spared: 0,
         }
     }
+
+    /// Whether somebody protected is above it, within what is contained.
+    fn is_shielded(&self, forest: &Forest, key: ProcessKey) -> bool {
+        let within = |node: &&&Node| node.key != self.root;
+        !self.shields.is_empty()
+            && forest
+                .ancestry(key)
+                .iter()
+                .skip(1)
+                .take_while(within)
+                .any(|node| self.shields.contains(&node.key))
+    }
+
+    pub fn views(&self) -> impl Iterator<Item = &View> {
+        self.views.values()
+    }
 }
 
 impl Responder {
-    /// Takes hold of the whole tree at once. What is known to be spared is exempt before that.
-    pub(super) fn engage(&self, sweep: &Sweep) {
+    /// Exempts whoever is known to be spared.
+    pub(super) fn spare_known(&self, sweep: &Sweep) {
         for (key, view) in &sweep.views {
             if !matches!(view, View::Open(_)) {
                 // An error: it is gone.
                 let _ = self.marks.spare(*key, sweep.mark, sweep.until_ns);
             }
         }
+    }
+
+    /// Takes hold of the whole tree at once. What is known to be spared is exempt before that.
+    pub(super) fn engage(&self, sweep: &Sweep) {
+        self.spare_known(sweep);
         if matches!(sweep.views.get(&sweep.root), Some(View::Open(_)) | None)
             && let Err(error) = self.marks.engage(sweep.root, sweep.mark, sweep.until_ns)
         {
@@ -70,7 +94,15 @@ impl Responder {
             if !sweep.done.insert(key) {
                 continue;
             }
-            if !matches!(self.view(key, &mut sweep.views), View::Open(_)) {
+            if sweep.is_shielded(forest, key) {
+                sweep.spared += 1;
+                continue;
+            }
+            let view = self.view(key, &mut sweep.views);
+            if !matches!(view, View::Open(_)) {
+                if matches!(view, View::Protected(_)) {
+                    sweep.shields.insert(key);
+                }
                 sweep.spared += 1;
                 let _ = self.marks.spare(key, sweep.mark, sweep.until_ns);
             // An error: it is gone meanwhile, and there is nothing to stop.
@@ -80,6 +112,34 @@ impl Responder {
             }
         }
         (sweep.reached.len() - before) as u32
+    }
+
+    /// Lets go of whoever became protected after it was looked at, by executing such a program, and of
+    /// those below it; who they are.
+    pub(super) fn relent(&self, sweep: &mut Sweep) -> Vec<ProcessKey> {
+        let mut now = HashMap::new();
+        let became = |key: &ProcessKey| matches!(self.view(*key, &mut now), View::Protected(_));
+        let became: Vec<ProcessKey> = sweep.reached.iter().copied().filter(became).collect();
+        if became.is_empty() {
+            return became;
+        }
+        sweep.shields.extend(&became);
+        sweep.views.extend(now);
+        let forest = self.marks.forest();
+        let (kept, free): (Vec<_>, Vec<_>) = std::mem::take(&mut sweep.reached)
+            .into_iter()
+            .partition(|key| !sweep.shields.contains(key) && !sweep.is_shielded(&forest, *key));
+        sweep.reached = kept;
+        sweep.pending.retain(|key| !free.contains(key));
+        sweep.spared += free.len() as u32;
+        for key in &free {
+            // An error: it is gone. Below an exempt process nobody is held by those above it.
+            let _ = self.marks.unmark(*key);
+            if sweep.shields.contains(key) {
+                let _ = self.marks.spare(*key, sweep.mark, sweep.until_ns);
+            }
+        }
+        free
     }
 
     /// Directory of the lowest cgroup that holds all that was reached, if it holds nothing else.

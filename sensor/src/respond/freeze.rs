@@ -160,10 +160,13 @@ impl Responder {
             thread::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+        self.let_protected_go(&mut started);
         let held = started.held();
         armed(&held);
 
-        let standing = self.living(&held).len() as u32;
+        let reached: HashSet<ProcessKey> = held.processes.iter().copied().collect();
+        let standing =
+            self.living(&held).into_iter().filter(|key| reached.contains(key)).count() as u32;
         let mut result = match &held.cgroup {
             Some(dir) => format!("{} frozen with cgroup {}", count(standing), dir.display()),
             None => format!("{} stopped by signal, {standing} stand", count(started.stopped)),
@@ -202,6 +205,20 @@ impl Responder {
         started.sweep.pending.clone_from(&started.sweep.reached);
         self.stop_pending(started);
         thaw_group(&dir)
+    }
+
+    /// Who executed a protected program while the tree was being stopped runs again.
+    fn let_protected_go(&self, started: &mut Started) {
+        let free = self.relent(&mut started.sweep);
+        if free.is_empty() {
+            return;
+        }
+        if let Some(dir) = started.cgroup.take() {
+            started.sweep.pending.clone_from(&started.sweep.reached);
+            self.stop_pending(started);
+            thaw_group(&dir);
+        }
+        self.wake(free);
     }
 
     /// Of what is yet to be stopped, keeps what the freezer does not hold.

@@ -11,6 +11,7 @@ mod kill;
 pub mod policy;
 pub mod process;
 pub mod protect;
+mod rehearse;
 pub mod surge;
 #[cfg(test)]
 mod testing;
@@ -35,13 +36,13 @@ use crate::{
     proto::{self, ActionKind},
 };
 
-pub use self::freeze::Started;
 use self::{
     brake::Sweep,
     policy::Bucket,
     process::signal_all,
     protect::{Additions, Protection, narrow},
 };
+pub use self::{freeze::Started, rehearse::Rehearsal};
 
 /// The kernel side as the response needs it: who lives, and the brake's marks.
 pub trait Marks: Send + Sync {
@@ -55,6 +56,8 @@ pub trait Marks: Send + Sync {
     /// whoever forks below it, 32 levels deep, and counts that by `number`, from zero. Ignored from
     /// `until_ns` on (boot clock). An error: the processes have to be marked one by one.
     fn engage(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()>;
+    /// The same for a dry run: what would be done is counted, and nothing is done.
+    fn rehearse(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()>;
     /// Marks one process; the kernel side pauses or stops it at its next fork or exec, and its
     /// children inherit the mark. Ignored from `until_ns` on (boot clock). `NotFound`: it is gone.
     fn mark(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()>;

@@ -27,6 +27,10 @@ pub enum Decision {
     Contain {
         why: String,
     },
+    /// What containing it would do is counted, and not done.
+    Rehearse {
+        why: String,
+    },
     Suggest {
         why: String,
     },
@@ -43,6 +47,7 @@ const TOLD_ONLY: Rule = Rule::R6;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Policy {
     modes: BTreeMap<String, Mode>,
+    dry_run: bool,
 }
 
 impl Default for Policy {
@@ -50,7 +55,8 @@ impl Default for Policy {
     /// reached their `contain` level, and both fill a host in seconds, sooner than a person can answer.
     fn default() -> Self {
         let mode = |rule: Rule| if rule == TOLD_ONLY { Mode::Suggest } else { Mode::Auto };
-        Self { modes: Rule::ALL.map(|rule| (rule.name().to_owned(), mode(rule))).into() }
+        let modes = Rule::ALL.map(|rule| (rule.name().to_owned(), mode(rule))).into();
+        Self { modes, dry_run: false }
     }
 }
 
@@ -60,6 +66,12 @@ impl Policy {
         let mut policy = Self::default();
         policy.modes.extend(modes);
         policy
+    }
+
+    /// The same policy, but nothing is done by itself; what would be is counted.
+    #[must_use]
+    pub fn dry(self, dry_run: bool) -> Self {
+        Self { dry_run, ..self }
     }
 
     pub fn mode(&self, rule: &str) -> Mode {
@@ -86,6 +98,9 @@ impl Policy {
             Mode::Auto if paused => Decision::Suggest {
                 why: "automatic action is paused: `sensor resume` switches it on".to_owned(),
             },
+            Mode::Auto if self.dry_run => {
+                Decision::Rehearse { why: format!("a dry run: policy would act at once on {rule}") }
+            }
             Mode::Auto => Decision::Contain { why: format!("policy acts at once on {rule}") },
         }
     }
@@ -150,6 +165,15 @@ mod tests {
         let policy = Policy::default();
         assert!(matches!(policy.decide("R1", false, false), Decision::Observe { .. }));
         assert!(matches!(policy.decide("R1", true, true), Decision::Suggest { .. }));
+    }
+
+    #[test]
+    fn a_dry_run_contains_nothing() {
+        let dry = Policy::default().dry(true);
+        assert!(matches!(dry.decide("R1", true, false), Decision::Rehearse { .. }));
+        assert!(matches!(dry.decide("R1", true, true), Decision::Suggest { .. }));
+        assert!(matches!(dry.decide("R1", false, false), Decision::Observe { .. }));
+        assert!(matches!(dry.decide("R6", true, false), Decision::Suggest { .. }));
     }
 
     #[test]

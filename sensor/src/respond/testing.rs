@@ -207,6 +207,10 @@ impl Marks for ProcMarks {
         self.mark(root, number, until_ns)
     }
 
+    fn rehearse(&self, _root: ProcessKey, _number: u32, _until_ns: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     // Nobody inherits from an ancestor here but at birth.
     fn spare(&self, _key: ProcessKey, _number: u32, _until_ns: u64) -> io::Result<()> {
         Ok(())

@@ -57,14 +57,14 @@ fn cpu(sensor: &Sensor, time: Duration) -> Result<Vec<f64>> {
 }
 
 /// Bytes, all processes of the daemon together.
-struct Memory {
+pub(super) struct Memory {
     /// Anonymous, or locked where that is more: locked memory holds most of the anonymous.
     held: f64,
     maps: f64,
 }
 
 impl Memory {
-    fn read(sensor: &Sensor) -> Result<Self> {
+    pub fn read(sensor: &Sensor) -> Result<Self> {
         let processes = sensor.processes();
         if processes.is_empty() {
             bail!("the daemon has no processes");
@@ -79,7 +79,7 @@ impl Memory {
         Ok(Self { held: held as f64, maps: maps as f64 })
     }
 
-    fn all(&self) -> f64 {
+    pub fn all(&self) -> f64 {
         self.held + self.maps
     }
 }

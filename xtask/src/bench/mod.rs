@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the rows of the budget table that can be measured here, each with its
 //! interval and its verdict. It prints what is, also where that misses the budget.
 
+mod brake;
 mod idle;
 mod latency;
 mod overhead;
@@ -30,7 +31,7 @@ pub struct Args {
     /// Idle cost at 10,000 processes as well
     #[arg(long)]
     full: bool,
-    /// Only the groups whose name contains this: overhead, latency, recursion, idle
+    /// Only the groups whose name contains this: overhead, latency, recursion, brake, idle
     #[arg(long)]
     only: Option<String>,
 }
@@ -48,6 +49,12 @@ pub struct Effort {
     pub containments: u32,
     /// Recursive npm projects.
     pub projects: u32,
+    /// Fork bombs that are contained, in each of the brake's gears.
+    pub bombs: u32,
+    /// Forks in a row of a parent whose forks are refused.
+    pub attempts: u32,
+    /// Forks beside the daemon, in the hope that they leave nothing behind.
+    pub forks: u64,
     /// Time to look at an idle daemon.
     pub idle: Duration,
     /// Sizes of the crowd beside an idle daemon.
@@ -64,6 +71,9 @@ impl Effort {
                 crossings: 60,
                 containments: 5,
                 projects: 2,
+                bombs: 3,
+                attempts: 50,
+                forks: 200_000,
                 idle: Duration::from_secs(10),
                 crowds,
             }
@@ -75,6 +85,9 @@ impl Effort {
                 crossings: 400,
                 containments: 20,
                 projects: 10,
+                bombs: 10,
+                attempts: 200,
+                forks: 2_000_000,
                 idle: Duration::from_mins(1),
                 crowds,
             }
@@ -84,10 +97,11 @@ impl Effort {
 
 type Group = fn(&Path, Effort, &mut dyn FnMut(Row)) -> Result<()>;
 
-const GROUPS: [(&str, Group); 4] = [
+const GROUPS: [(&str, Group); 5] = [
     ("overhead", overhead::measure),
     ("latency", latency::measure),
     ("recursion", recursion::measure),
+    ("brake", brake::measure),
     ("idle", idle::measure),
 ];
 

@@ -114,7 +114,7 @@ fn blocks(program: &Path) -> Result<[f64; LOOPS.len()]> {
 }
 
 /// Operations, and the ns that they took together.
-fn block(program: &Path, what: &str) -> Result<(u64, u64)> {
+pub(super) fn block(program: &Path, what: &str) -> Result<(u64, u64)> {
     let mut command = Command::new(program);
     command.args([what, &BLOCK.as_millis().to_string()]);
     let said = run(&mut command, BLOCK + Duration::from_secs(20))?.success()?;
@@ -129,7 +129,7 @@ fn percent(with: f64, without: f64) -> f64 {
     100.0 * (with / without - 1.0)
 }
 
-fn compile() -> Result<PathBuf> {
+pub(super) fn compile() -> Result<PathBuf> {
     let directory = target::kept("bench")?;
     let (source, program) = (directory.join("spawn.c"), directory.join("spawn"));
     fs::write(&source, include_str!("spawn.c"))?;

@@ -33,7 +33,7 @@ const CRATES: [&str; 10] =
 const UNIT_LIMIT: Duration = Duration::from_mins(10);
 /// End-to-end tests that mostly wait, each for a tree of its own, and take no times: they run beside
 /// each other, so many at once.
-const PATIENT: [&str; 3] = ["pause::", "respawn::", "judge::agreement::"];
+const PATIENT: [&str; 4] = ["pause::", "respawn::", "killed::", "protected::"];
 const PATIENT_AT_ONCE: &str = "--test-threads=3";
 /// All native tests.
 const NATIVE_LIMIT: Duration = Duration::from_mins(25);
