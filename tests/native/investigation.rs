@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use tests::{Cage, Limits, Sensor, daemon::open_to_all, names, needs};
+use tests::{Cage, Limits, Sensor, daemon::open_to_all, names, needs, takes_its_time};
 
 use crate::support::{CATCH, contained, id, killed, plant};
 
@@ -83,6 +83,7 @@ fn a_program_of_ones_own_is_fed_and_heard() {
 #[test]
 fn a_program_that_hangs_is_ended() {
     needs!();
+    takes_its_time!();
     let more = "[investigate]\nagent = \"command\"\n\n\
                 [investigate.command]\nprogram = [\"/bin/sleep\", \"1000\"]\ndeadline_s = 2\n";
     let (incident, _) = investigated(more, "command");

@@ -82,6 +82,7 @@ fn nothing_is_left(before: &BTreeSet<String>) {
 #[test]
 fn work_that_does_nothing_is_no_workload() {
     needs!();
+    takes_its_time!();
     let sensor = target::sensor().unwrap();
     for head in [NOTHING, NOTHING_MALIGN] {
         let place = tempfile::tempdir().unwrap();
@@ -99,6 +100,7 @@ fn work_that_does_nothing_is_no_workload() {
 #[test]
 fn honest_work_that_fails_or_stays_is_unresolved() {
     needs!();
+    takes_its_time!();
     let sensor = target::sensor().unwrap();
     for (command, reason) in [("['false']", "it ended with"), ("['sleep', '60']", "did not end")] {
         let place = tempfile::tempdir().unwrap();
@@ -142,6 +144,7 @@ fn a_set_up_that_fails_leaves_nothing() {
 #[test]
 fn a_recursion_is_caught_blamed_and_explained() {
     needs!();
+    takes_its_time!();
     let sensor = target::sensor().unwrap();
     let before = traces();
     let labelled = suite::find("script-twice").unwrap();
@@ -160,6 +163,7 @@ fn a_recursion_is_caught_blamed_and_explained() {
 #[test]
 fn a_recursion_that_no_rule_looks_for_is_missed() {
     needs!();
+    takes_its_time!();
     let sensor = target::sensor().unwrap();
     let mut labelled = suite::find("script-twice").unwrap();
     // An emulated machine makes 90 in this time.
@@ -172,6 +176,7 @@ fn a_recursion_that_no_rule_looks_for_is_missed() {
 #[test]
 fn another_culprit_or_another_fact_than_expected_is_wrong() {
     needs!();
+    takes_its_time!();
     let sensor = target::sensor().unwrap();
     let mut labelled = suite::find("script-twice").unwrap();
     let expect = labelled.expect.as_mut().unwrap();

@@ -4,7 +4,9 @@
 use std::{io::Write as _, process::Stdio, thread, time::Duration};
 
 use anyhow::Result;
-use tests::{Cage, Limits, Sensor, Workload, names, needs, run::wait, workloads::script};
+use tests::{
+    Cage, Limits, Sensor, Workload, names, needs, run::wait, takes_its_time, workloads::script,
+};
 
 use crate::support::{catches_a_planted_recursion, comes};
 
@@ -36,6 +38,7 @@ fn left_alone(work: Result<Workload>) {
 #[test]
 fn a_shell_in_a_shell_six_deep() {
     needs!("bash");
+    takes_its_time!();
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = Sensor::start(&cage, "").unwrap();
     let work = script::shell().unwrap();
@@ -73,6 +76,7 @@ fn a_recursive_make_seven_deep() {
 #[test]
 fn loops_of_short_commands() {
     needs!();
+    takes_its_time!();
     left_alone(Workload::labelled("shell-loops"));
 }
 

@@ -5,11 +5,9 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use serde_json::Value;
-use tests::{Cage, Limits, Sensor, Workload, needs, skip, test_name, workloads::storm};
+use tests::{Cage, Limits, Sensor, Workload, needs, takes_its_time, workloads::storm};
 
-use crate::support::{
-    CATCH, catches_a_planted_recursion, emulated, evidence, id, killed, stands_still,
-};
+use crate::support::{CATCH, catches_a_planted_recursion, evidence, id, killed, stands_still};
 
 /// A limit that a storm reaches in a second. An explosion is known by 256 processes.
 const ROOM: u32 = 400;
@@ -125,10 +123,7 @@ fn storm_star_of_distinct_commands() {
 #[test]
 fn storm_orphans() {
     needs!("setsid");
-    if emulated() {
-        skip::note(test_name!(), "an emulated machine starts fewer than 51 of them a second");
-        return;
-    }
+    takes_its_time!();
     caught("star-orphans", ROOM, &["R3"]);
 }
 

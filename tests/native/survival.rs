@@ -23,9 +23,9 @@ const TIMER: Duration = Duration::from_millis(10);
 /// Nobody who types would notice.
 const LATE: Duration = Duration::from_millis(200);
 
-/// Without the sensor it goes on for so long, or until there are so many: an emulated machine of 1 GiB
-/// has to outlive this test.
-const UNWATCHED: Duration = Duration::from_secs(3);
+/// Without the sensor it goes on for so long, or until there are so many: the machine has to outlive this
+/// test.
+const UNWATCHED: Duration = Duration::from_secs(10);
 const MOST: usize = 2000;
 
 /// An ordinary thread that wants its turn a hundred times a second.
@@ -85,7 +85,6 @@ fn kernels_a_bomb_that_nothing_bounds() {
     let (late, most) = (timer.latest(), census.peak());
     eprintln!("with the sensor: a timer {late:?} late at most, {most} processes at most");
     assert_eq!(incident["culprit"]["pid"], running.pid(), "{incident:#}");
-    assert!(late <= LATE, "a timer was {late:?} late");
     stands_still(&cage);
     // The rest of the machine is as it was.
     let before = length(&file);
@@ -104,8 +103,12 @@ fn kernels_a_bomb_that_nothing_bounds() {
     let alive = cage.count();
     // Without cgroup.kill a bomb makes new ones faster than it is killed, unless it stands.
     fs::write(cage.directory().join("cgroup.freeze"), "1").unwrap();
-    let late = timer.latest();
-    eprintln!("without it: a timer {late:?} late at most, {} processes at most", census.peak());
+    let unwatched = timer.latest();
+    eprintln!(
+        "without it: a timer {unwatched:?} late at most, {} processes at most",
+        census.peak()
+    );
     assert!(alive > 2 * most, "{alive} processes: this bomb would have ended by itself");
     cage.clear().unwrap();
+    assert!(late <= LATE, "a timer was {late:?} late");
 }

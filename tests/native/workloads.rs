@@ -6,6 +6,7 @@ use std::{fs, time::Duration};
 use tests::{
     Cage, Limits, Workload, needs,
     run::until,
+    takes_its_time,
     workloads::{crowd, script},
 };
 
@@ -117,6 +118,7 @@ fn recursive_make_ends() {
 #[test]
 fn shell_loops_end() {
     needs!();
+    takes_its_time!();
     ends_well(Workload::labelled("shell-loops"));
 }
 

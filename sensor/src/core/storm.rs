@@ -252,7 +252,7 @@ impl Reactor {
             by: POLICY.into(),
             why: format!("R3 was crossed, and {why}: it is held while it is judged"),
         };
-        let forest = self.lineage.forest(Detail::Execs);
+        let forest = self.lineage.forest(Detail::Links);
         let held = self.responder.hold(&target, &forest, &mut |held| {
             self.guardian.arm(held.arm(target.brake_until_ns, target.brake_until_ns));
         });

@@ -232,6 +232,7 @@ impl Lineage {
             parent: (node.parent.start_ns != 0).then_some(node.parent),
             alive: node.flags & DEAD == 0,
             adopted: node.flags & ADOPTED != 0,
+            program: if exec.is_some() { node.image.exe } else { 0 },
             exec,
             live: node.live(),
             forks: node.forks,

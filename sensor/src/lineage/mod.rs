@@ -34,6 +34,8 @@ pub struct Node {
     pub adopted: bool,
     /// `None`: forked and never executed anything, or nothing is known.
     pub exec: Option<Exec>,
+    /// Hash of the executable that it executed; 0: none, or nothing is known.
+    pub program: u64,
     /// Living processes of its tree as the kernel counts (itself included, 32 levels deep).
     pub live: u32,
     /// Forks in its tree since the sensor knows it.
@@ -74,6 +76,15 @@ impl Forest {
         }
         self.nodes.insert(node.key, node);
         self
+    }
+
+    /// Hash of the executable that a process runs: what it executed, or the nearest ancestor did.
+    /// `None` where nobody saw that.
+    pub fn program(&self, key: ProcessKey) -> Option<u64> {
+        let line = self.ancestry(key);
+        // What was there before the sensor may have executed anything.
+        let known = line.into_iter().find(|node| node.program != 0 || node.adopted)?;
+        (known.program != 0).then_some(known.program)
     }
 
     pub fn len(&self) -> usize {
@@ -138,5 +149,34 @@ impl Forest {
             level += 1;
         }
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_runs_what_the_nearest_above_it_executed() {
+        let key = |tgid| ProcessKey::new(tgid, u64::from(tgid));
+        let node = |tgid, parent: Option<u32>, program, adopted| Node {
+            key: key(tgid),
+            parent: parent.map(key),
+            program,
+            adopted,
+            ..Node::default()
+        };
+        let forest = Forest::new([
+            node(1, None, 0, true),
+            node(2, Some(1), 7, false),
+            node(3, Some(2), 0, false),
+            node(4, Some(3), 9, false),
+            node(5, Some(1), 0, false),
+            // A snapshot that is torn.
+            node(6, Some(7), 0, false),
+            node(7, Some(6), 0, false),
+        ]);
+        let programs = [1, 2, 3, 4, 5, 6, 8].map(|tgid| forest.program(key(tgid)));
+        assert_eq!(programs, [None, Some(7), Some(7), Some(9), None, None, None]);
     }
 }

@@ -3,11 +3,11 @@
 //! side keeps from forking whoever has it, and hands it on to children.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashSet,
     path::{Path, PathBuf},
 };
 
-use super::{Marks, Responder, Target, View, process::Stat, targets};
+use super::{Marks, Responder, Target, View, Views, process::Stat, targets};
 use crate::{
     cgroup,
     lineage::{Forest, Node, ProcessKey},
@@ -22,7 +22,7 @@ pub(super) struct Sweep {
     pub mark: u32,
     until_ns: u64,
     /// How each process was seen, so that it is looked at once.
-    views: HashMap<ProcessKey, View>,
+    views: Views,
     done: HashSet<ProcessKey>,
     /// Protected processes: who is below them works for them, and is left alone as well.
     shields: HashSet<ProcessKey>,
@@ -35,7 +35,7 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    pub fn new(target: &Target, root: ProcessKey, views: HashMap<ProcessKey, View>) -> Self {
+    pub fn new(target: &Target, root: ProcessKey, views: Views) -> Self {
         Self {
             root,
             mark: target.mark,
@@ -62,14 +62,14 @@ impl Sweep {
     }
 
     pub fn views(&self) -> impl Iterator<Item = &View> {
-        self.views.values()
+        self.views.of.values()
     }
 }
 
 impl Responder {
     /// Exempts whoever is known to be spared.
     pub(super) fn spare_known(&self, sweep: &Sweep) {
-        for (key, view) in &sweep.views {
+        for (key, view) in &sweep.views.of {
             if !matches!(view, View::Open(_)) {
                 // An error: it is gone.
                 let _ = self.marks.spare(*key, sweep.mark, sweep.until_ns);
@@ -80,7 +80,7 @@ impl Responder {
     /// Takes hold of the whole tree at once. What is known to be spared is exempt before that.
     pub(super) fn engage(&self, sweep: &Sweep) {
         self.spare_known(sweep);
-        if matches!(sweep.views.get(&sweep.root), Some(View::Open(_)) | None)
+        if matches!(sweep.views.of.get(&sweep.root), Some(View::Open(_)) | None)
             && let Err(error) = self.marks.engage(sweep.root, sweep.mark, sweep.until_ns)
         {
             tracing::warn!("the brake takes hold process by process: {error}");
@@ -98,7 +98,7 @@ impl Responder {
                 sweep.spared += 1;
                 continue;
             }
-            let view = self.view(key, &mut sweep.views);
+            let view = self.view(forest, key, &mut sweep.views);
             if !matches!(view, View::Open(_)) {
                 if matches!(view, View::Protected(_)) {
                     sweep.shields.insert(key);
@@ -117,15 +117,16 @@ impl Responder {
     /// Lets go of whoever became protected after it was looked at, by executing such a program, and of
     /// those below it; who they are.
     pub(super) fn relent(&self, sweep: &mut Sweep) -> Vec<ProcessKey> {
-        let mut now = HashMap::new();
-        let became = |key: &ProcessKey| matches!(self.view(*key, &mut now), View::Protected(_));
+        let forest = self.marks.forest();
+        let mut now = Views::default();
+        let became =
+            |key: &ProcessKey| matches!(self.view(&forest, *key, &mut now), View::Protected(_));
         let became: Vec<ProcessKey> = sweep.reached.iter().copied().filter(became).collect();
         if became.is_empty() {
             return became;
         }
         sweep.shields.extend(&became);
-        sweep.views.extend(now);
-        let forest = self.marks.forest();
+        sweep.views = now;
         let (kept, free): (Vec<_>, Vec<_>) = std::mem::take(&mut sweep.reached)
             .into_iter()
             .partition(|key| !sweep.shields.contains(key) && !sweep.is_shielded(&forest, *key));
@@ -144,7 +145,7 @@ impl Responder {
 
     /// Directory of the lowest cgroup that holds all that was reached, if it holds nothing else.
     pub(super) fn owned(&self, sweep: &mut Sweep) -> Option<PathBuf> {
-        let paths = sweep.reached.iter().map(|key| match sweep.views.get(key) {
+        let paths = sweep.reached.iter().map(|key| match sweep.views.of.get(key) {
             Some(View::Open(Some(path))) => path.as_path(),
             // Not known: no group can be proven to hold it.
             _ => Path::new("/"),

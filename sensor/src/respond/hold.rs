@@ -3,16 +3,16 @@
 
 use std::collections::HashMap;
 
-use super::{Doing, Held, Responder, Target, View, count, freeze, targets};
+use super::{Doing, Held, Responder, Target, View, Views, count, freeze, targets};
 use crate::{
-    lineage::{FileId, Forest, Node, ProcessKey},
+    lineage::{Forest, ProcessKey},
     proto::{self, ActionKind},
 };
 
 impl Responder {
     /// Holds the target's tree, if nothing in it is protected or out of the scope; what was done.
     ///
-    /// `forest` knows what everybody executed. To look at every process takes as long as a storm may
+    /// To look at every process takes as long as a storm may
     /// have left, so one is looked at of those who run the same program in the same group, by what the
     /// kernel saw when they forked or executed it. `armed` is called before anything is held.
     pub fn hold(
@@ -45,22 +45,15 @@ impl Responder {
     }
 
     fn may_hold(&self, root: ProcessKey, forest: &Forest) -> bool {
-        let mut views = HashMap::new();
-        let mut open: HashMap<(FileId, u64), bool> = HashMap::new();
+        let mut views = Views::default();
+        let mut open: HashMap<(u64, u64), bool> = HashMap::new();
         forest.tree(root).into_iter().filter(|(node, _)| node.alive).all(|(node, _)| {
-            let mut look = || matches!(self.view(node.key, &mut views), View::Open(_));
-            !self.protection.is_own(node.key)
-                && match program(forest, node) {
+            let mut look = || matches!(self.view(forest, node.key, &mut views), View::Open(_));
+            self.protection.of_place(node.key, None).is_none()
+                && match forest.program(node.key) {
                     Some(program) => *open.entry((program, node.cgroup)).or_insert_with(look),
                     None => look(),
                 }
         })
     }
-}
-
-/// What a process runs: what it executed, or the nearest ancestor did. `None` where nobody saw that.
-fn program(forest: &Forest, node: &Node) -> Option<FileId> {
-    let line = forest.ancestry(node.key);
-    let known = line.into_iter().find(|node| node.exec.is_some() || node.adopted)?;
-    known.exec.as_ref().map(|exec| exec.exe)
 }

@@ -214,28 +214,36 @@ impl Responder {
         if !tree.iter().any(|(node, _)| node.alive) {
             return Err("no process of its tree lives any more".to_owned());
         }
-        let mut views = HashMap::new();
+        let mut views = Views::default();
         let narrowed = narrow(forest, target.root, target.leaf, |node| {
-            match self.view(node.key, &mut views) {
+            match self.view(forest, node.key, &mut views) {
                 View::Protected(reason) => Some(reason.clone()),
                 View::Outside | View::Open(_) => None,
             }
         })?;
-        if views.values().all(|view| matches!(view, View::Outside)) {
+        if views.of.values().all(|view| matches!(view, View::Outside)) {
             return Err("none of its processes is within scope.cgroup".to_owned());
         }
         Ok((Sweep::new(target, narrowed.root, views), narrowed.because))
     }
 
     /// What may be done to one process; looked up once per process and containment.
-    fn view<'v>(&self, key: ProcessKey, seen: &'v mut HashMap<ProcessKey, View>) -> &'v View {
-        seen.entry(key).or_insert_with(|| {
+    fn view<'v>(&self, forest: &Forest, key: ProcessKey, seen: &'v mut Views) -> &'v View {
+        seen.of.entry(key).or_insert_with(|| {
             let path = self.hierarchies.path_of(key.tgid).ok();
             // Without a readable group nothing proves that it is within the scope.
             if !self.scope.is_empty() && !path.as_ref().is_some_and(|path| self.in_scope(path)) {
                 return View::Outside;
             }
-            match self.protection.of(key, path.as_deref()) {
+            let cgroup = path.as_deref();
+            let reason = match forest.program(key) {
+                Some(program) => self.protection.of_place(key, cgroup).or_else(|| {
+                    let look = || self.protection.of(key, cgroup);
+                    seen.programs.entry(program).or_insert_with(look).clone()
+                }),
+                None => self.protection.of(key, cgroup),
+            };
+            match reason {
                 Some(reason) => View::Protected(reason),
                 None => View::Open(path),
             }
@@ -260,6 +268,15 @@ pub struct Contained {
     pub held: Option<Held>,
     /// Brake and freeze, or the refusal.
     pub actions: Vec<proto::Action>,
+}
+
+/// Who was looked at in a containment.
+#[derive(Debug, Default)]
+struct Views {
+    of: HashMap<ProcessKey, View>,
+    /// Whether a program is protected, by its hash: of those who run the same one is looked at, for a look
+    /// into /proc takes a ms in a storm. Who executes another meanwhile is looked at again in the end.
+    programs: HashMap<u64, Option<protect::Reason>>,
 }
 
 /// How the response sees a process.

@@ -224,6 +224,11 @@ impl Protection {
         reason.or_else(|| self.of_updated(key.tgid))
     }
 
+    /// What does not depend on its program: whose it is, and where it stands.
+    pub fn of_place(&self, key: ProcessKey, cgroup: Option<&Path>) -> Option<Reason> {
+        self.judge(&Subject { key, kernel_thread: false, executable: None, cgroup })
+    }
+
     /// The rule itself.
     pub fn judge(&self, subject: &Subject<'_>) -> Option<Reason> {
         if subject.key.tgid == 1 {
@@ -248,11 +253,6 @@ impl Protection {
                 part.as_os_str().to_str().filter(|part| self.units.contains(*part))
             })?;
         Some(Reason::Unit(unit.to_owned()))
-    }
-
-    /// Whether it is one of ours, or above us.
-    pub fn is_own(&self, key: ProcessKey) -> bool {
-        self.own(key).is_some()
     }
 
     fn own(&self, key: ProcessKey) -> Option<String> {

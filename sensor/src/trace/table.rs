@@ -359,6 +359,7 @@ impl Table {
             adopted: node.flags & ADOPTED != 0,
             // What ran before the trace has executed something, whatever it was.
             exec: exec.or_else(|| (node.flags & EXECUTED != 0).then(Exec::default)),
+            program: node.image.exe,
             live: node.live(),
             forks: node.forks,
             cgroup: node.cgroup,

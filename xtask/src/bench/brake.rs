@@ -75,11 +75,11 @@ fn refusals(binary: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Result
         paused.push(brake / 1e3);
         ratio.push(brake / limit);
     }
-    let name = |what: &str| format!("fork of a parent with {PARENT_MIB} MiB: CPU time, {what}");
-    print(Row::new(&name("it happens"), bootstrap(&happen, median), "µs", None));
-    print(Row::new(&name("pids.max refuses it"), bootstrap(&refused, median), "µs", None));
-    print(Row::new(&name("the brake pauses it"), bootstrap(&paused, median), "µs", None));
-    let name = "a fork that the brake pauses against one that pids.max refuses";
+    let name = |what: &str| format!("CPU time of a fork of {PARENT_MIB} MiB that {what}");
+    print(Row::new(&name("happens"), bootstrap(&happen, median), "µs", None));
+    print(Row::new(&name("pids.max refuses"), bootstrap(&refused, median), "µs", None));
+    print(Row::new(&name("the brake pauses"), bootstrap(&paused, median), "µs", None));
+    let name = "the brake's pause against pids.max's refusal";
     print(Row::new(name, bootstrap(&ratio, median), "times", None));
     Ok(())
 }
@@ -163,7 +163,8 @@ fn held(binary: &Path, program: &Path, attempts: u32) -> Result<f64> {
     let cage = Cage::new(Limits::default())?;
     let sensor = Sensor::start_binary(binary, &cage, "")?;
     // With a neighbour the tree does not have its cgroup to itself, and is stopped by signals.
-    let _neighbour = script::ticker()?.0.start(&cage)?;
+    let (neighbour, _) = script::ticker()?;
+    let _neighbour = neighbour.start(&cage)?;
     let mut parent = Parent::start(program, &cage, attempts)?;
     let pid = parent.child.id().to_string();
     let incident = sensor.json(&["trigger", "--pid", &pid, "--why", "a bench asks", "--json"])?;
@@ -213,7 +214,7 @@ fn past_the_mark(
     let seen = Interval { value: most, low, high: most, samples: passed.len() };
     let name = format!("shell bomb, {gear}: forks past the mark, most");
     print(Row::new(&name, seen, "forks", None));
-    let name = format!("shell bomb, {gear}: forks that a cap of 400 refused, all runs");
+    let name = format!("shell bomb, {gear}: refused by a cap of 400");
     print(Row::counted(&name, refused as f64, "forks", Some(0.0)));
     Ok(())
 }

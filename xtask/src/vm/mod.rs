@@ -32,7 +32,7 @@ pub const DEFAULT: [&str; 1] = ["6.1"];
 /// A guest under emulation is several times slower than its host. It boots in 4 s.
 const LIMIT: Duration = Duration::from_mins(25);
 /// MiB: the archive twice while it is unpacked, a daemon, and workloads.
-const MEMORY: &str = "2048";
+const MEMORY: &str = "1024";
 
 /// What the guest's init prints around the tests' own words, on the second serial line.
 const SKIPS: &str = "== skips";
