@@ -30,7 +30,7 @@ const RUNS: Duration = Duration::from_millis(400);
 /// A program that takes longer than this by itself is still there for the third pause: it runs on
 /// while a person's order is under way, which takes 1 s in an emulated machine.
 fn long_enough() -> Duration {
-    Duration::from_millis(if emulated() { 12_000 } else { 2500 })
+    Duration::from_millis(if emulated() { 12_000 } else { 6000 })
 }
 
 /// A whole run, pauses included, emulated.

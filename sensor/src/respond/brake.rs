@@ -26,6 +26,8 @@ pub(super) struct Sweep {
     done: HashSet<ProcessKey>,
     /// Protected processes: who is below them works for them, and is left alone as well.
     shields: HashSet<ProcessKey>,
+    /// Who is left alone but had inherited the mark: the kernel side may have stopped them.
+    pub to_wake: Vec<ProcessKey>,
     /// Marked, in the order in which they were found: parents before children in each pass.
     pub reached: Vec<ProcessKey>,
     /// Marked and not stopped yet.
@@ -43,6 +45,7 @@ impl Sweep {
             views,
             done: HashSet::new(),
             shields: HashSet::new(),
+            to_wake: Vec::new(),
             reached: Vec::new(),
             pending: Vec::new(),
             spared: 0,
@@ -94,7 +97,11 @@ impl Responder {
             if !sweep.done.insert(key) {
                 continue;
             }
+            let carries = forest.get(key).is_some_and(|node| node.mark == sweep.mark);
             if sweep.is_shielded(forest, key) {
+                if carries && self.marks.unmark(key).is_ok() {
+                    sweep.to_wake.push(key);
+                }
                 sweep.spared += 1;
                 continue;
             }
@@ -102,6 +109,9 @@ impl Responder {
             if !matches!(view, View::Open(_)) {
                 if matches!(view, View::Protected(_)) {
                     sweep.shields.insert(key);
+                }
+                if carries {
+                    sweep.to_wake.push(key);
                 }
                 sweep.spared += 1;
                 let _ = self.marks.spare(key, sweep.mark, sweep.until_ns);
@@ -115,7 +125,7 @@ impl Responder {
     }
 
     /// Lets go of whoever became protected after it was looked at, by executing such a program, and of
-    /// those below it; who they are.
+    /// those below it; who is to be woken.
     pub(super) fn relent(&self, sweep: &mut Sweep) -> Vec<ProcessKey> {
         let forest = self.marks.forest();
         let mut now = Views::default();
@@ -123,7 +133,7 @@ impl Responder {
             |key: &ProcessKey| matches!(self.view(&forest, *key, &mut now), View::Protected(_));
         let became: Vec<ProcessKey> = sweep.reached.iter().copied().filter(became).collect();
         if became.is_empty() {
-            return became;
+            return std::mem::take(&mut sweep.to_wake);
         }
         sweep.shields.extend(&became);
         sweep.views = now;
@@ -140,7 +150,7 @@ impl Responder {
                 let _ = self.marks.spare(*key, sweep.mark, sweep.until_ns);
             }
         }
-        free
+        free.into_iter().chain(std::mem::take(&mut sweep.to_wake)).collect()
     }
 
     /// Directory of the lowest cgroup that holds all that was reached, if it holds nothing else.

@@ -209,11 +209,11 @@ impl Responder {
 
     /// Who executed a protected program while the tree was being stopped runs again.
     fn let_protected_go(&self, started: &mut Started) {
+        let held = started.sweep.reached.len();
         let free = self.relent(&mut started.sweep);
-        if free.is_empty() {
-            return;
-        }
-        if let Some(dir) = started.cgroup.take() {
+        if started.sweep.reached.len() < held
+            && let Some(dir) = started.cgroup.take()
+        {
             started.sweep.pending.clone_from(&started.sweep.reached);
             self.stop_pending(started);
             thaw_group(&dir);
@@ -264,7 +264,7 @@ impl Responder {
         proto::Action { braked, ..doing.done(problem.is_none(), woken, result) }
     }
 
-    fn wake(&self, processes: Vec<ProcessKey>) -> u32 {
+    pub(super) fn wake(&self, processes: Vec<ProcessKey>) -> u32 {
         wake(processes, |key| self.marks.lives(key))
     }
 

@@ -52,6 +52,7 @@ impl Responder {
             }
             thread::sleep(ROUND);
         };
+        self.wake(std::mem::take(&mut sweep.to_wake));
         let killed = sweep.reached.len() as u32 - left;
         let mut result = format!("{} killed {how}", count(killed));
         if left > 0 {
