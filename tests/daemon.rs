@@ -156,6 +156,14 @@ impl Sensor {
         self.json(&["status", "--json"])
     }
 
+    /// How well a part of it works.
+    pub fn part(&self, name: &str) -> Result<Value> {
+        let status = self.status()?;
+        let mut parts = status["parts"].as_array().context("a status without parts")?.iter();
+        let part = parts.find(|one| one["part"] == name);
+        part.cloned().with_context(|| format!("no part {name} in {status}"))
+    }
+
     /// All incidents, newest first.
     pub fn incidents(&self) -> Result<Vec<Value>> {
         match self.json(&["incidents", "--json"])? {

@@ -1,10 +1,10 @@
 //! Leads and understudies: each tracepoint has a second program, which does what the first one missed.
 //!
 //! Since 7.0 a task may be interrupted in the middle of a tracing program, and until it goes on the
-//! kernel skips that program on that CPU: in a fork storm every few hundredth birth, exec or exit. It
-//! is attached after the lead, finds out from the table whether the lead was there, and mostly it was.
-//! Both miss the same event only where two tasks stand interrupted on one CPU, one in each. Older kernels get no
-//! understudies: there is nothing to be missed.
+//! kernel skips that program on that CPU. The understudy is attached after the lead, and finds out
+//! from the table whether the lead was there; mostly it was. Both miss the same event only where two
+//! tasks stand interrupted on one CPU, one in each. Older kernels get no understudies: there is nothing
+//! to be missed.
 
 use sensor_common::{
     ProcessKey,

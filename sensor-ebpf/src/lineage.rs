@@ -362,8 +362,8 @@ pub extern "C" fn sensor_bury_one(tgid: u32, start_ns: u64) -> u32 {
     0
 }
 
-/// Enters a process that was there before us, or whose birth was missed; takes out one whose exit was. Called for every task, at the
-/// start twice: parents need not come before their children.
+/// Enters a process that was there before us, or whose birth was missed; takes out one whose exit was.
+/// Called for every task, at the start twice: parents need not come before their children.
 #[inline(always)]
 pub fn baseline(task: Task) {
     let tgid = task.tgid();

@@ -1,6 +1,6 @@
 //! What the command line does to processes.
 
-use std::{fs, path::PathBuf, thread, time::Duration};
+use std::{path::PathBuf, thread, time::Duration};
 
 use serde_json::Value;
 use tests::{
@@ -10,8 +10,8 @@ use tests::{
 };
 
 use crate::support::{
-    CATCH, EFFECT, catches_a_planted_recursion, comes, contained, id, killed, plant, resolved,
-    stands_still,
+    CATCH, EFFECT, catches_a_planted_recursion, comes, contained, id, killed, length, plant,
+    resolved, stands_still,
 };
 
 /// A small tree that shows that it runs: one of it writes ten times a second.
@@ -31,7 +31,7 @@ impl Ticker {
     }
 
     fn ticks(&self) -> u64 {
-        fs::metadata(&self.file).map_or(0, |file| file.len())
+        length(&self.file)
     }
 
     fn runs(&self) -> bool {
@@ -210,7 +210,7 @@ fn a_contained_tree_that_a_person_thaws_is_let_run() {
     killed(&sensor, &cage, &incident);
 }
 
-/// The smallest bomb that is contained has 64 processes; nobody stops this one but its limit.
+/// Nobody stops this recursion but its limit.
 #[test]
 fn a_dry_run_counts_and_stops_nothing() {
     needs!();

@@ -133,11 +133,7 @@ fn outlived(victim: Victim, state: State) {
             // It is contained all the same, and watched over by another guardian.
             (Victim::Guardian, State::Growing | State::Stopping | State::Contained) => {
                 contained(&scene.sensor, scene.running.pid());
-                let guards = || {
-                    let parts = scene.sensor.status().unwrap()["parts"].clone();
-                    let mut parts = parts.as_array().unwrap().iter();
-                    parts.any(|one| one["part"] == "guardian" && one["ok"] == true)
-                };
+                let guards = || scene.sensor.part("guardian").unwrap()["ok"] == true;
                 comes("another guardian", EFFECT, guards);
                 scene.sensor.kill_core().unwrap();
             }

@@ -22,7 +22,7 @@ use tests::{
     workloads::planted::{Places, Planted, recursion},
 };
 
-use crate::support::{CATCH, EFFECT, STILL, id};
+use crate::support::{CATCH, EFFECT, STILL, id, length};
 
 /// Deterministic, so that a failure can be had again.
 struct Dice(u64);
@@ -97,10 +97,6 @@ fn stopped_meanwhile(cage: &Cage, planted: &Planted, act: impl FnOnce()) -> Vec<
     });
     let stopped = stopped.into_inner().unwrap().into_iter();
     stopped.filter(|(_, (first, last))| *last - *first > SWEEP).map(|(pid, _)| pid).collect()
-}
-
-fn length(file: &Path) -> u64 {
-    fs::metadata(file).map_or(0, |file| file.len())
 }
 
 /// Those of the protected processes that have begun; a recursion may stand before it starts another.

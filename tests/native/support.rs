@@ -1,6 +1,6 @@
 //! What several tests ask of a daemon.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
 use serde_json::Value;
 use tests::{
@@ -19,7 +19,7 @@ pub const EFFECT: Duration = Duration::from_secs(10);
 /// Long enough that the slowest recursion would have made a dozen processes.
 pub const STILL: Duration = Duration::from_secs(1);
 
-/// Whether this machine is an emulated one, some thirty times slower than real ones.
+/// Whether this machine is an emulated one, many times slower than a real one.
 pub fn emulated() -> bool {
     std::env::var_os("SENSOR_VM").is_some()
 }
@@ -91,6 +91,11 @@ pub fn comes(what: &str, limit: Duration, so: impl FnMut() -> bool) {
     assert!(until(limit, so), "not within {limit:?}: {what}");
 }
 
+/// Bytes in a file that somebody makes longer; 0: it is not there yet.
+pub fn length(file: &Path) -> u64 {
+    fs::metadata(file).map_or(0, |file| file.len())
+}
+
 /// The brake's gears, best first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gear {
@@ -122,7 +127,6 @@ impl Gear {
 
 /// The gear that a daemon found to work.
 pub fn gear_of(sensor: &Sensor) -> Gear {
-    let parts = sensor.status().unwrap()["parts"].clone();
-    let brake = parts.as_array().unwrap().iter().find(|one| one["part"] == "brake").unwrap();
+    let brake = sensor.part("brake").unwrap();
     Gear::ALL.into_iter().find(|gear| brake["detail"] == gear.words().1).unwrap()
 }

@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -16,7 +15,7 @@ use tests::{
     Cage, Limits, Sensor, Workload, needs, run::until, skip, test_name, workloads::script,
 };
 
-use crate::support::{CATCH, EFFECT, emulated, evidence, killed, stands_still};
+use crate::support::{CATCH, EFFECT, emulated, evidence, killed, length, stands_still};
 
 const TIMER: Duration = Duration::from_millis(10);
 
@@ -56,10 +55,6 @@ impl Timer {
         self.thread.take().unwrap().join().unwrap();
         Duration::from_micros(self.latest_us.load(Ordering::Relaxed))
     }
-}
-
-fn length(file: &Path) -> u64 {
-    fs::metadata(file).map_or(0, |file| file.len())
 }
 
 #[test]

@@ -40,7 +40,7 @@ pub struct Planted {
     pub bystander: String,
 }
 
-/// Levels a second: a dozen takes half a second.
+/// Before the next level, s: a dozen takes half a second.
 const PAUSE: &str = "0.03";
 
 pub fn recursion(places: &Places) -> Result<Planted> {
@@ -52,23 +52,23 @@ pub fn recursion(places: &Places) -> Result<Planted> {
     let mut ticks = Vec::new();
     let mut tick = || {
         let file = work.path().join(names::word());
-        let line = format!("{} {} {} &\n", guard.display(), ticker.display(), file.display());
+        let line = format!("{} {} {} &", guard.display(), ticker.display(), file.display());
         ticks.push(file);
         line
     };
     let cases: Vec<String> =
-        places.below.iter().map(|level| format!("{level}) {};;\n", tick())).collect();
+        places.below.iter().map(|level| format!("{level}) {} ;;\n", tick())).collect();
     let level = names::word().to_uppercase();
     let recursion = work.write_program(
         &names::word(),
         &format!(
             "#!/bin/sh\n{level}=$(({level} + 1))\nexport {level}\ncase ${level} in\n{}esac\n\
              sleep {PAUSE}\n\"$0\" \"$@\"\nexit $?\n",
-            cases.concat().replace("&\n;;", "& ;;")
+            cases.concat()
         ),
     )?;
     let bystander = format!("3{}", 600 + std::process::id() % 100);
-    let neighbours: String = (0..places.beside).map(|_| tick()).collect();
+    let neighbours: String = (0..places.beside).map(|_| tick() + "\n").collect();
     let bystanders = format!("sleep {bystander} &\n").repeat(places.bystanders);
     let start = |program: &Path| format!("#!/bin/sh\n{}\nexit $?\n", program.display());
     let mut top = work.write_program(

@@ -38,7 +38,7 @@ struct State {
     held: BTreeMap<u32, Containment>,
     /// Incidents that are just being contained, by mark.
     busy: HashMap<u32, String>,
-    /// Incidents whose tree may not fork while it is judged, with the mark.
+    /// Incidents whose tree is held while it is judged, or tried in a dry run, with the mark.
     holds: HashMap<String, u32>,
     /// Incidents whose culprit a person let run: no automatic action any more.
     let_run: HashSet<String>,
@@ -152,12 +152,13 @@ impl Containments {
         state.known(culprit, ancestors).is_some_and(|incident| state.is_settled(&incident))
     }
 
-    /// Claims a culprit that is watched for a hold: its incident and the mark. `None`: it is held or
-    /// was contained, and its brake is on.
+    /// Claims a culprit for a hold or a dry run: its incident and the mark. `None`: it is held, contained
+    /// or just being contained, or a person let it run.
     pub fn hold(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Option<(String, u32)> {
         let mut state = self.state();
         let incident = state.known(culprit, ancestors)?;
         if state.holds.contains_key(&incident)
+            || state.is_settled(&incident)
             || state.held.values().any(|it| it.held.incident == incident)
         {
             return None;

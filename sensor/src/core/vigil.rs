@@ -28,16 +28,21 @@ impl Desk {
     /// Dry runs whose time is over, or whose tree is gone.
     fn end_rehearsals(&mut self) {
         let now = clock::boot_ns();
-        let (over, going_on) = std::mem::take(&mut self.rehearsals).into_iter().partition(|one| {
+        let rehearsals = std::mem::take(&mut self.rehearsals);
+        let is_over = |one: &Rehearsal| {
             now.saturating_sub(one.started_ns) >= REHEARSED_NS || self.is_gone(&one.target.incident)
-        });
+        };
+        let (over, going_on): (Vec<_>, Vec<_>) = rehearsals.into_iter().partition(is_over);
         self.rehearsals = going_on;
         for rehearsal in over {
-            let rehearsal: Rehearsal = rehearsal;
-            let action = self.responder.rehearsed(&rehearsal);
-            self.act(&rehearsal.target.incident, action);
-            self.change(&rehearsal.target.incident, |_| "a dry run is over".to_owned());
-            self.containments.end_hold(&rehearsal.target.incident);
+            let incident = &rehearsal.target.incident;
+            // A person has it contained in earnest, under the same mark: that stays.
+            if self.containments.of(incident).is_none() && !self.acting.contains(incident) {
+                let action = self.responder.rehearsed(&rehearsal);
+                self.act(incident, action);
+                self.change(incident, |_| "a dry run is over".to_owned());
+            }
+            self.containments.end_hold(incident);
         }
     }
 

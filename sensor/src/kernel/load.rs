@@ -177,7 +177,7 @@ fn interrupts() -> bool {
     let uname = rustix::system::uname();
     let major = uname.release().to_bytes().split(|byte| *byte == b'.').next();
     let major = major.and_then(|digits| str::from_utf8(digits).ok()?.parse::<u32>().ok());
-    // Who does not say so: an understudy that is not needed costs 1 % of a fork.
+    // Where it cannot be told: an understudy that is not needed only costs its look.
     major.is_none_or(|major| major >= INTERRUPTS)
 }
 

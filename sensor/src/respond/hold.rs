@@ -33,7 +33,12 @@ impl Responder {
         };
         armed(&held);
         let holding = Doing::now(ActionKind::Brake, &target.by, &target.why);
-        self.marks.engage(target.root, target.mark, target.brake_until_ns).ok()?;
+        if let Err(error) = self.marks.engage(target.root, target.mark, target.brake_until_ns) {
+            tracing::warn!("nothing is held: {error}");
+            // The mark may hold by itself, and may have stopped somebody.
+            self.release(&held, &target.by, "the brake did not take hold");
+            return None;
+        }
         let processes = held.processes.len() as u32;
         let result = format!("{} may not fork for the moment", count(processes));
         Some((held, holding.done(true, processes, result)))

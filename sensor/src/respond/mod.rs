@@ -50,7 +50,8 @@ pub trait Marks: Send + Sync {
     fn forest(&self) -> Forest;
     /// Whether exactly this process lives. One that has exited does not, even while its pid is taken.
     fn lives(&self, key: ProcessKey) -> bool;
-    /// Enters those whose birth the kernel side has missed, and takes out whose exit (about 1 µs a process).
+    /// Enters those whose birth the kernel side has missed, and takes out those whose exit it has
+    /// (about 1 µs a process).
     fn complete(&self);
     /// Takes hold of a tree by its root, which may be dead: from now on the kernel side pauses or stops
     /// whoever forks below it, 32 levels deep, and counts that by `number`, from zero. Ignored from

@@ -4,8 +4,8 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Read as _, Write as _},
-    path::{Path, PathBuf},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    path::Path,
+    process::{Child, ChildStdin, ChildStdout, Stdio},
     time::Duration,
 };
 
@@ -17,14 +17,13 @@ use nix::{
 use serde_json::Value;
 use tests::{
     Cage, Limits, Sensor, Workload, process,
-    run::{run, until},
-    target,
+    run::until,
     watch::number,
     workloads::{crowd, script},
 };
 
 use super::{
-    Effort,
+    Effort, compile,
     idle::Memory,
     overhead,
     row::Row,
@@ -61,7 +60,7 @@ pub fn measure(sensor: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Res
 
 /// A fork that the brake keeps back, against one that `pids.max` refuses, and against one that happens.
 fn refusals(binary: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Result<()> {
-    let program = compile()?;
+    let program = compile("refused", include_str!("refused.c"))?;
     let attempts = effort.attempts;
     let (mut happen, mut refused, mut paused, mut ratio) = (vec![], vec![], vec![], vec![]);
     for _ in 0..effort.pairs {
@@ -180,12 +179,6 @@ fn held(binary: &Path, program: &Path, attempts: u32) -> Result<f64> {
     Ok((parent.spent()? - before) as f64 / f64::from(attempts))
 }
 
-fn part(sensor: &Sensor, name: &str) -> Result<Value> {
-    let parts = sensor.status()?["parts"].clone();
-    let mut parts = parts.as_array().context("a status without parts")?.iter();
-    parts.find(|one| one["part"] == name).cloned().context("no such part")
-}
-
 /// Forks of a shell bomb that had a child although the mark was set.
 fn past_the_mark(
     binary: &Path,
@@ -199,7 +192,7 @@ fn past_the_mark(
         let cage = Cage::new(Limits::default())?;
         let config = format!("[kernel]\nbrake = \"{gear}\"");
         let sensor = Sensor::start_binary(binary, &cage, &config)?;
-        if part(&sensor, "brake")?["detail"] != detail {
+        if sensor.part("brake")?["detail"] != detail {
             eprintln!("xtask: no row for the brake's gear {gear}: this kernel has it not");
             return Ok(());
         }
@@ -265,7 +258,7 @@ fn until_all_stand(
 
 /// Memory and losses after many forks beside the daemon.
 fn many_forks(binary: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Result<()> {
-    let program = overhead::compile()?;
+    let program = compile("spawn", overhead::SPAWN)?;
     let cage = Cage::new(Limits::tasks(100))?;
     let sensor = Sensor::start_binary(binary, &cage, "")?;
     let block = |forks: &mut u64| -> Result<()> {
@@ -289,14 +282,4 @@ fn many_forks(binary: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Resu
     let lost = losses.iter().map(|one| number(&one["count"])).sum::<Result<u64>>()?;
     print(Row::counted("of those forks, losses", lost as f64, "events", Some(0.0)));
     Ok(())
-}
-
-fn compile() -> Result<PathBuf> {
-    let directory = target::kept("bench")?;
-    let (source, program) = (directory.join("refused.c"), directory.join("refused"));
-    fs::write(&source, include_str!("refused.c"))?;
-    let mut compiler = Command::new("cc");
-    compiler.args(["-O2", "-static", "-o"]).arg(&program).arg(&source);
-    run(&mut compiler, Duration::from_mins(1))?.success().context("cannot compile refused.c")?;
-    Ok(program)
 }

@@ -8,10 +8,15 @@ mod overhead;
 mod programs;
 mod recursion;
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
-use anyhow::{Result, bail};
-use tests::skip;
+use anyhow::{Context as _, Result, bail};
+use tests::{run, skip, target};
 
 use crate::{
     cargo,
@@ -139,4 +144,16 @@ pub fn run(args: &Args) -> Result<()> {
         eprintln!("{missed} budgets are missed");
     }
     Ok(())
+}
+
+/// A C program, from its source.
+fn compile(name: &str, source: &str) -> Result<PathBuf> {
+    let program = target::kept("bench")?.join(name);
+    let file = program.with_extension("c");
+    fs::write(&file, source).with_context(|| format!("cannot write {}", file.display()))?;
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O2", "-static", "-o"]).arg(&program).arg(&file);
+    let compiled = run::run(&mut compiler, Duration::from_mins(1))?.success();
+    compiled.with_context(|| format!("cannot compile {name}.c"))?;
+    Ok(program)
 }

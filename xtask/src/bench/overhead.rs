@@ -5,21 +5,23 @@
 //! pairs, the kernel's own count of the programs' time stands beside it.
 
 use std::{
-    fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
-use tests::{Cage, Limits, Sensor, run::run, target};
+use anyhow::Result;
+use tests::{Cage, Limits, Sensor, run::run};
 
 use super::{
-    Effort,
+    Effort, compile,
     programs::{Accounting, spent},
     row::Row,
     stats::{Interval, bootstrap, median},
 };
+
+/// The program of the loops.
+pub(super) const SPAWN: &str = include_str!("spawn.c");
 
 /// One block: long enough for 1,000 forks, short enough that drift does not fit between two.
 const BLOCK: Duration = Duration::from_millis(300);
@@ -38,7 +40,7 @@ const LOOPS: [(&str, &str, f64); 3] = [
 ];
 
 pub fn measure(sensor: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Result<()> {
-    let program = compile()?;
+    let program = compile("spawn", SPAWN)?;
     let cage = Cage::new(Limits::tasks(100))?;
     let mut ratios = [const { Vec::new() }; LOOPS.len()];
     let mut noise = [const { Vec::new() }; LOOPS.len()];
@@ -127,14 +129,4 @@ pub(super) fn block(program: &Path, what: &str) -> Result<(u64, u64)> {
 
 fn percent(with: f64, without: f64) -> f64 {
     100.0 * (with / without - 1.0)
-}
-
-pub(super) fn compile() -> Result<PathBuf> {
-    let directory = target::kept("bench")?;
-    let (source, program) = (directory.join("spawn.c"), directory.join("spawn"));
-    fs::write(&source, include_str!("spawn.c"))?;
-    let mut compiler = Command::new("cc");
-    compiler.args(["-O2", "-static", "-o"]).arg(&program).arg(&source);
-    run(&mut compiler, Duration::from_mins(1))?.success().context("cannot compile spawn.c")?;
-    Ok(program)
 }
