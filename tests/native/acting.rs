@@ -10,8 +10,8 @@ use tests::{
 };
 
 use crate::support::{
-    CATCH, EFFECT, catches_a_planted_recursion, comes, contained, id, killed, length, plant,
-    resolved, stands_still,
+    CATCH, EFFECT, STILL, catches_a_planted_recursion, comes, contained, id, killed, length, plant,
+    resolved, stands_still, wake_all,
 };
 
 /// A small tree that shows that it runs: one of it writes ten times a second.
@@ -241,4 +241,30 @@ fn a_dry_run_counts_and_stops_nothing() {
     assert!(forks >= 20, "{incident:#}");
     let before = cage.count();
     comes("that it goes on", EFFECT, || cage.count() > before);
+}
+
+/// What is tried is over after 10 s; what a person has stopped meanwhile is not.
+#[test]
+fn a_dry_run_ends_no_containment() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "[respond]\ndry_run = true").unwrap();
+    let (_work, running) = plant(&cage);
+    let tried = |one: &Value| {
+        let mut actions = one["actions"].as_array().unwrap().iter();
+        one["culprit"]["pid"] == running.pid() && actions.any(|action| action["kind"] == "refuse")
+    };
+    let incident = sensor.wait_for(CATCH, tried).unwrap();
+    // With a neighbour the tree does not have its cgroup to itself, and is stopped by signals.
+    let mut neighbour = cage.command("sleep").unwrap().arg("600").spawn().unwrap();
+    sensor.output(&["freeze", id(&incident), "--yes"]).unwrap();
+    thread::sleep(Duration::from_secs(12));
+    let held = cage.count();
+    // The brake is still on: whoever is woken stands at its next fork.
+    wake_all(&cage, neighbour.id());
+    thread::sleep(STILL);
+    assert_eq!(cage.count(), held, "it grows again: {:#}", sensor.show(id(&incident)).unwrap());
+    neighbour.kill().unwrap();
+    neighbour.wait().unwrap();
+    killed(&sensor, &cage, &incident);
 }

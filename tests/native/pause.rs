@@ -9,17 +9,13 @@ use std::{
 };
 
 use anyhow::Result;
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
 use serde_json::Value;
 use tests::{
     Cage, Limits, Sensor, Workload, needs, process, skip, takes_its_time, test_name,
     workloads::forking::{self, Forking},
 };
 
-use crate::support::{CATCH, Gear, emulated, gear_of, id, stands_still};
+use crate::support::{CATCH, Gear, emulated, gear_of, id, stands_still, wake_all};
 
 /// How long each pause is, seconds; more than this is for a patient person.
 const PAUSE_S: &str = "SENSOR_PAUSE_S";
@@ -157,13 +153,6 @@ fn few_passed(sensor: &Sensor, braked: &Value, incident: &Value) {
         passed <= processes + skipped,
         "{passed} forks of {processes} processes came past the brake: {incident:#}"
     );
-}
-
-fn wake_all(cage: &Cage, but: u32) {
-    for pid in cage.pids().into_iter().filter(|pid| *pid != but) {
-        // Gone meanwhile, or one of the cage itself.
-        let _ = kill(Pid::from_raw(pid as i32), Signal::SIGCONT);
-    }
 }
 
 #[test]

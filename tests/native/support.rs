@@ -2,6 +2,10 @@
 
 use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::Value;
 use tests::{
     Cage, Sensor,
@@ -129,4 +133,12 @@ impl Gear {
 pub fn gear_of(sensor: &Sensor) -> Gear {
     let brake = sensor.part("brake").unwrap();
     Gear::ALL.into_iter().find(|gear| brake["detail"] == gear.words().1).unwrap()
+}
+
+/// Wakes everybody in the cage but one, as a stranger might.
+pub fn wake_all(cage: &Cage, but: u32) {
+    for pid in cage.pids().into_iter().filter(|pid| *pid != but) {
+        // Gone meanwhile, or one of the cage itself.
+        let _ = kill(Pid::from_raw(pid as i32), Signal::SIGCONT);
+    }
 }
