@@ -263,7 +263,8 @@ fn a_dry_run_ends_no_containment() {
     // The brake is still on: whoever is woken stands at its next fork.
     wake_all(&cage, neighbour.id());
     thread::sleep(STILL);
-    assert_eq!(cage.count(), held, "it grows again: {:#}", sensor.show(id(&incident)).unwrap());
+    // A `sleep` that was woken may have ended.
+    assert!(cage.count() <= held, "it grows again: {:#}", sensor.show(id(&incident)).unwrap());
     neighbour.kill().unwrap();
     neighbour.wait().unwrap();
     killed(&sensor, &cage, &incident);
