@@ -6,15 +6,20 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 3] =
-    ["sensor/v1/sensor.proto", "sensor/v1/trace.proto", "sensor/internal/v1/link.proto"];
+const FILES: [&str; 4] = [
+    "sensor/v1/sensor.proto",
+    "sensor/v1/trace.proto",
+    "sensor/v1/export.proto",
+    "sensor/internal/v1/link.proto",
+];
 
 /// Enum fields: message.field → module path of the serializer that knows its words.
-const ENUMS: [(&str, &str); 10] = [
+const ENUMS: [(&str, &str); 11] = [
     ("Record.priority", "priority"),
     ("Incident.kind", "kind"),
     ("Incident.severity", "severity"),
     ("Incident.state", "state"),
+    ("Group.by", "group_by"),
     ("Transition.from", "state"),
     ("Transition.to", "state"),
     ("Action.kind", "action_kind"),
@@ -24,7 +29,7 @@ const ENUMS: [(&str, &str); 10] = [
 ];
 
 /// 64-bit integers that JSON carries as strings, because readers hold numbers in doubles.
-const STRINGS: [&str; 13] = [
+const STRINGS: [&str; 14] = [
     "Record.seq",
     "Record.boot_ns",
     "Alarm.span_ns",
@@ -38,6 +43,7 @@ const STRINGS: [&str; 13] = [
     "Culprit.start_ns",
     "Cost.wall_ns",
     "GetStatusResponse.last_seq",
+    "VitalsSample.boot_ns",
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.
@@ -59,7 +65,7 @@ const BYTES: [&str; 11] = [
 const BYTE_LISTS: [&str; 6] =
     ["Exec.argv", "Process.argv", "Process.open_files", "Link.argv", "Culprit.argv", "Step.argv"];
 
-const TIMES: [&str; 8] = [
+const TIMES: [&str; 9] = [
     "Record.at",
     "Evidence.at",
     "Incident.opened_at",
@@ -68,6 +74,7 @@ const TIMES: [&str; 8] = [
     "Action.at",
     "Investigation.started_at",
     "Investigation.ended_at",
+    "VitalsSample.at",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -95,9 +102,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (path, attribute) in fields {
         builder = builder.field_attribute(path, attribute);
     }
-    // Requests and traces are never printed as they are, and their timestamps have no serde.
+    // Requests, traces and exports are never printed as they are, and their timestamps have no serde.
     builder = builder.field_attribute(".sensor.v1.ListIncidentsRequest.since", "#[serde(skip)]");
     builder = builder.field_attribute(".sensor.v1.TraceStart.at", "#[serde(skip)]");
+    builder = builder.field_attribute(".sensor.v1.ExportStart.at", "#[serde(skip)]");
     builder.compile_fds(descriptors)?;
 
     // A oneof stands flat in its message. prost applies a field attribute of a oneof to the

@@ -43,6 +43,7 @@ pub struct Sensor {
     core: Child,
     group: Cage,
     base: TempDir,
+    state: PathBuf,
     binary: PathBuf,
 }
 
@@ -55,20 +56,31 @@ impl Sensor {
 
     /// The same with this binary.
     pub fn start_binary(binary: &Path, cage: &Cage, more: &str) -> Result<Self> {
+        Self::start_with(binary, cage, None, more)
+    }
+
+    /// The same with its log on another disk.
+    pub fn start_on(state: &Path, cage: &Cage, more: &str) -> Result<Self> {
+        Self::start_with(&target::sensor()?, cage, Some(state), more)
+    }
+
+    fn start_with(binary: &Path, cage: &Cage, state: Option<&Path>, more: &str) -> Result<Self> {
         let binary = binary.to_path_buf();
         let base = tempfile::Builder::new().prefix("sensor-test-").tempdir()?;
         // The socket decides who may talk to it, not the path to it.
         open_to_all(base.path())?;
+        let state = state.map_or_else(|| base.path().join("state"), Path::to_path_buf);
         let config = format!(
-            "state_dir = \"{base}/state\"\nruntime_dir = \"{base}/run\"\n\n\
+            "state_dir = \"{state}\"\nruntime_dir = \"{base}/run\"\n\n\
              [scope]\ncgroup = [\"{scope}\"]\n\n{more}\n",
+            state = state.display(),
             base = base.path().display(),
             scope = cage.path(),
         );
         fs::write(base.path().join("sensor.toml"), config)?;
         let group = Cage::new(Limits::NONE)?;
         let core = launch(&group, &binary, base.path())?;
-        let mut sensor = Self { core, group, base, binary };
+        let mut sensor = Self { core, group, base, state, binary };
         sensor.wait_until_ready()?;
         Ok(sensor)
     }
@@ -117,7 +129,7 @@ impl Sensor {
     }
 
     pub fn state_directory(&self) -> PathBuf {
-        self.base.path().join("state")
+        self.state.clone()
     }
 
     pub fn socket(&self) -> PathBuf {

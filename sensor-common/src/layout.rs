@@ -11,6 +11,8 @@ pub enum Field {
     TaskTgid,
     TaskGroupLeader,
     TaskRealParent,
+    TaskChildren,
+    TaskSibling,
     TaskStartBoottime,
     TaskFlags,
     TaskExitCode,
@@ -39,7 +41,7 @@ pub enum Field {
 }
 
 /// Number of fields.
-pub const FIELDS: usize = 29;
+pub const FIELDS: usize = 31;
 
 impl Field {
     /// All of them in order, with the names under which BTF has them. Where a kernel renamed one,
@@ -49,6 +51,8 @@ impl Field {
         (Self::TaskTgid, "task_struct", &["tgid"]),
         (Self::TaskGroupLeader, "task_struct", &["group_leader"]),
         (Self::TaskRealParent, "task_struct", &["real_parent"]),
+        (Self::TaskChildren, "task_struct", &["children"]),
+        (Self::TaskSibling, "task_struct", &["sibling"]),
         // real_start_time until 5.5.
         (Self::TaskStartBoottime, "task_struct", &["start_boottime", "real_start_time"]),
         (Self::TaskFlags, "task_struct", &["flags"]),

@@ -1,10 +1,10 @@
 //! Leads and understudies: each tracepoint has a second program, which does what the first one missed.
 //!
 //! Since 7.0 a task may be interrupted in the middle of a tracing program, and until it goes on the
-//! kernel skips that program on that CPU. The understudy is attached after the lead, and finds out
-//! from the table whether the lead was there; mostly it was. Both miss the same event only where two
-//! tasks stand interrupted on one CPU, one in each. Older kernels get no understudies: there is nothing
-//! to be missed.
+//! kernel skips that program on that CPU. The understudy is a classic program, which perf runs after
+//! the lead and with preemption off: nobody can stand interrupted in it. From the table it finds out
+//! whether the lead was there; mostly it was. Older kernels get no understudies: there is nothing to
+//! be missed.
 
 use sensor_common::{
     ProcessKey,
@@ -12,7 +12,7 @@ use sensor_common::{
 };
 
 use crate::{
-    maps::{STOOD_IN, count, node, slot_of},
+    maps::{FREE, STOOD_IN, count, node, slot_of},
     task::Task,
 };
 
@@ -36,12 +36,20 @@ fn plays(cast: Cast, missed: impl FnOnce() -> bool) -> bool {
     missed
 }
 
-/// For a fork that made `child`.
+/// For a fork that made `child`. It may be an older child of a process that made a thread, and dead by
+/// now. In a full table there is nothing to stand in for: the lead has counted the loss.
 #[inline(always)]
-pub fn plays_fork(cast: Cast, child: ProcessKey) -> bool {
-    let entered = || node(slot_of(child.tgid)?);
+pub fn plays_fork(cast: Cast, task: Task, child: ProcessKey) -> bool {
+    plays(cast, || {
+        !is_entered(child) && task.living_threads() != 0 && matches!(FREE.peek(), Ok(Some(_)))
+    })
+}
+
+#[inline(always)]
+fn is_entered(key: ProcessKey) -> bool {
+    let entered = slot_of(key.tgid).and_then(node);
     // SAFETY: a value of the array.
-    plays(cast, || entered().is_none_or(|node| unsafe { (*node).key.start_ns != child.start_ns }))
+    entered.is_some_and(|node| unsafe { (*node).key.start_ns == key.start_ns })
 }
 
 /// For an exec of `task`, whose node is in `slot`.

@@ -16,8 +16,9 @@ mod storm;
 mod task;
 
 use aya_ebpf::{
-    macros::{btf_tracepoint, fentry, lsm},
-    programs::{BtfTracePointContext, FEntryContext, LsmContext},
+    helpers::generated::bpf_get_current_task,
+    macros::{btf_tracepoint, fentry, lsm, tracepoint},
+    programs::{BtfTracePointContext, FEntryContext, LsmContext, TracePointContext},
 };
 use brake::Fork;
 use cast::Cast;
@@ -30,19 +31,23 @@ pub fn sensor_fork(ctx: BtfTracePointContext) -> i32 {
     fork(Task(ctx.arg(1)), cast::LEAD)
 }
 
-#[btf_tracepoint(function = "sched_process_fork")]
-pub fn sensor_fork_too(ctx: BtfTracePointContext) -> i32 {
-    fork(Task(ctx.arg(1)), cast::UNDERSTUDY)
+/// Classic tracepoints hand over numbers and names, and no tasks. The child is its parent's youngest.
+#[tracepoint(category = "sched", name = "sched_process_fork")]
+pub fn sensor_fork_too(_: TracePointContext) -> u32 {
+    if let Some(child) = current().youngest_child() {
+        fork(child, cast::UNDERSTUDY);
+    }
+    0
 }
 
 #[inline(always)]
-fn fork(child: Task, cast: Cast) -> i32 {
-    let (pid, tgid) = child.pid_tgid();
+fn fork(task: Task, cast: Cast) -> i32 {
+    let (pid, tgid) = task.pid_tgid();
     if pid != tgid {
         return 0;
     }
-    let key = ProcessKey::new(tgid, child.start_ns());
-    if cast::plays_fork(cast, key) {
+    let key = ProcessKey::new(tgid, task.start_ns());
+    if cast::plays_fork(cast, task, key) {
         let (slot, child) = lineage::forked(key);
         brake::check(slot, child);
     }
@@ -55,9 +60,10 @@ pub fn sensor_exec(ctx: BtfTracePointContext) -> i32 {
     exec(Task(ctx.arg(0)), cast::LEAD)
 }
 
-#[btf_tracepoint(function = "sched_process_exec")]
-pub fn sensor_exec_too(ctx: BtfTracePointContext) -> i32 {
-    exec(Task(ctx.arg(0)), cast::UNDERSTUDY)
+#[tracepoint(category = "sched", name = "sched_process_exec")]
+pub fn sensor_exec_too(_: TracePointContext) -> u32 {
+    exec(current(), cast::UNDERSTUDY);
+    0
 }
 
 #[inline(always)]
@@ -79,9 +85,10 @@ pub fn sensor_exit(ctx: BtfTracePointContext) -> i32 {
     exit(Task(ctx.arg(0)), cast::LEAD)
 }
 
-#[btf_tracepoint(function = "sched_process_exit")]
-pub fn sensor_exit_too(ctx: BtfTracePointContext) -> i32 {
-    exit(Task(ctx.arg(0)), cast::UNDERSTUDY)
+#[tracepoint(category = "sched", name = "sched_process_exit")]
+pub fn sensor_exit_too(_: TracePointContext) -> u32 {
+    exit(current(), cast::UNDERSTUDY);
+    0
 }
 
 #[inline(always)]
@@ -106,6 +113,12 @@ fn exit(task: Task, cast: Cast) -> i32 {
         lifecycle::exited(key, task.exit_code(), at_ns);
     }
     0
+}
+
+#[inline(always)]
+fn current() -> Task {
+    // SAFETY: has no preconditions.
+    Task(unsafe { bpf_get_current_task() })
 }
 
 /// The brake's best gear. LSM hook arguments: (child, clone flags). Runs in the parent, before any of

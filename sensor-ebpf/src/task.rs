@@ -88,6 +88,16 @@ impl Task {
         Self(read(self.0, Field::TaskRealParent))
     }
 
+    /// The process that this thread made last, of those that are still its children.
+    #[inline(always)]
+    pub fn youngest_child(self) -> Option<Self> {
+        /// The second word of `struct list_head`: of a list's head, its last element.
+        const PREV: u64 = 8;
+        let head = self.0.wrapping_add(offset(Field::TaskChildren));
+        let last: Address = read_at(head.wrapping_add(PREV));
+        (last != head && last != 0).then(|| Self(last.wrapping_sub(offset(Field::TaskSibling))))
+    }
+
     /// Identity of the thread group.
     #[inline(always)]
     pub fn key(self) -> ProcessKey {

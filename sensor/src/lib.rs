@@ -4,7 +4,7 @@
 //! [`incident`] makes incidents of findings, [`record`] keeps everything, [`feed`] serves it.
 //! [`respond`], [`evidence`], [`diagnose`] and [`investigate`] hang off an incident. [`core`] holds
 //! the pipeline together and is the only place where all of them meet. [`trace`] feeds the detectors
-//! from a file instead of a kernel.
+//! from a file instead of a kernel, [`vitals`] is the flight recorder.
 
 pub mod cgroup;
 pub mod cli;
@@ -20,9 +20,11 @@ pub mod incident;
 pub mod investigate;
 pub mod kernel;
 pub mod lineage;
+mod packed;
 pub mod record;
 pub mod respond;
 pub mod trace;
+pub mod vitals;
 
 /// The schema of everything that is recorded.
 pub use sensor_proto::v1 as proto;

@@ -2,7 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
-use tests::{Cage, Limits, Sensor, daemon::open_to_all, names, needs, takes_its_time};
+use tests::{
+    Cage, Limits, Sensor, daemon::open_to_all, names, needs, takes_its_time, workloads::script,
+};
 
 use crate::support::{CATCH, contained, id, killed, plant};
 
@@ -91,4 +93,47 @@ fn a_program_that_hangs_is_ended() {
     let run = runs.iter().find(|run| run["agent"] == "command").unwrap();
     assert_eq!(run["state"], "timed_out", "{run:#}");
     assert_ne!(run["error"].as_str().unwrap(), "");
+}
+
+#[test]
+fn a_person_asks_for_one_more() {
+    needs!();
+    let place = tempfile::tempdir().unwrap();
+    open_to_all(place.path()).unwrap();
+    let (program, finding) = (place.path().join(names::word()), names::word());
+    let script = format!("#!/bin/sh\ncat >/dev/null\necho '{{\"findings\": \"{finding}\"}}'\n");
+    std::fs::write(&program, script).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let more = format!(
+        "[investigate]\nagent = \"none\"\n[investigate.command]\nprogram = [{program:?}]\n"
+    );
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, &more).unwrap();
+    let (work, _) = script::ticker().unwrap();
+    let running = work.start(&cage).unwrap();
+    let pid = running.pid().to_string();
+    let incident =
+        sensor.json(&["trigger", "--pid", &pid, "--why", "a test asks", "--json"]).unwrap();
+    let refused = sensor.call(&["investigate", id(&incident)]).unwrap();
+    assert_eq!(refused.status.code(), Some(1), "nobody does so by itself");
+    let why = refused.stderr;
+    assert!(why.contains("set investigate.agent"), "{why}");
+
+    for agent in ["builtin", "command"] {
+        let said = sensor.output(&["investigate", id(&incident), "--agent", agent]).unwrap();
+        assert!(said.contains(&format!("by {agent} has begun")), "{said}");
+    }
+    let shown = sensor
+        .wait_for(CATCH, |one| {
+            let runs = one["investigations"].as_array().unwrap();
+            runs.len() == 2 && runs.iter().all(|run| run["state"] == "done")
+        })
+        .unwrap();
+    let runs = shown["investigations"].as_array().unwrap();
+    let [first, second] = &runs[..] else { unreachable!() };
+    assert_ne!(first["id"], second["id"]);
+    assert!(
+        runs.iter().any(|run| run["findings"].as_str().unwrap().contains(&finding)),
+        "{runs:#?}"
+    );
 }

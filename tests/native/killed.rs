@@ -96,6 +96,9 @@ impl Scene {
     }
 }
 
+/// What is stopped by itself is stopped within this.
+const EFFECT_AT_MOST: Duration = Duration::from_secs(1);
+
 /// No sequence number twice, and each incident's states one after the other.
 fn log_is_consistent(sensor: &Sensor) {
     let last = number(&sensor.status().unwrap()["last_seq"]).unwrap();
@@ -156,7 +159,10 @@ fn outlived(victim: Victim, state: State) {
 
         scene.sensor.restart().unwrap();
         // Whoever a person let run is not stopped again by itself; all others are.
-        if state != State::Thawing {
+        if state == State::Thawing {
+            thread::sleep(EFFECT_AT_MOST);
+            assert!(!scene.stands(), "a person had let it run");
+        } else {
             contained(&scene.sensor, scene.running.pid());
         }
         log_is_consistent(&scene.sensor);

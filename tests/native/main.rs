@@ -4,9 +4,15 @@
 #[cfg(test)]
 mod acting;
 #[cfg(test)]
+mod black_box;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod crowds;
+#[cfg(test)]
+mod full_disk;
+#[cfg(test)]
+mod group;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
@@ -25,6 +31,8 @@ mod privileges;
 mod protected;
 #[cfg(test)]
 mod recursion;
+#[cfg(test)]
+mod remote;
 #[cfg(test)]
 mod respawn;
 #[cfg(test)]

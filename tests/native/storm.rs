@@ -7,7 +7,9 @@ use anyhow::Result;
 use serde_json::Value;
 use tests::{Cage, Limits, Sensor, Workload, needs, takes_its_time, workloads::storm};
 
-use crate::support::{CATCH, catches_a_planted_recursion, evidence, id, killed, stands_still};
+use crate::support::{
+    CATCH, catches_a_planted_recursion, evidence, explosions, id, killed, stands_still,
+};
 
 /// A limit that a storm reaches in a second. An explosion is known by 256 processes.
 const ROOM: u32 = 400;
@@ -22,7 +24,7 @@ const SETTLE: Duration = Duration::from_secs(4);
 fn caught(name: &str, tasks: u32, rules: &[&str]) -> Value {
     let work = Workload::labelled(name).unwrap();
     let cage = Cage::new(Limits::tasks(tasks)).unwrap();
-    let sensor = Sensor::start(&cage, "").unwrap();
+    let sensor = Sensor::start(&cage, explosions()).unwrap();
     let running = work.start(&cage).unwrap();
     let incident = sensor
         .wait_for(CATCH, |one| {
@@ -123,7 +125,6 @@ fn storm_star_of_distinct_commands() {
 #[test]
 fn storm_orphans() {
     needs!("setsid");
-    takes_its_time!();
     caught("star-orphans", ROOM, &["R3"]);
 }
 
@@ -148,6 +149,7 @@ fn left_alone_300_at_once() {
 #[test]
 fn left_alone_a_server_with_300_workers() {
     needs!("python3");
+    takes_its_time!();
     left_alone(storm::server(300, None, 5));
 }
 
@@ -155,6 +157,7 @@ fn left_alone_a_server_with_300_workers() {
 #[test]
 fn told_of_a_server_that_goes_on() {
     needs!("python3");
+    takes_its_time!();
     let work = storm::server(900, Some(150), 2).unwrap();
     let cage = Cage::new(Limits::tasks(WIDE)).unwrap();
     let sensor = Sensor::start(&cage, "").unwrap();

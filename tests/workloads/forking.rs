@@ -130,7 +130,7 @@ pub fn job(steps: u32) -> Result<(Forking, Vec<String>)> {
 }
 
 /// The loop without end, under `timeout`.
-pub fn timeout(seconds: u32) -> Result<Forking> {
+pub fn timeout(seconds: u64) -> Result<Forking> {
     let work = Workload::new()?;
     let script = work.write(&names::word(), "while :; do\n    (:) || echo failed\ndone\n")?;
     let argv = ["timeout".into(), seconds.to_string().into(), "sh".into(), script.into_os_string()];

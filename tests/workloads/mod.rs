@@ -5,6 +5,7 @@
 pub mod crowd;
 pub mod forking;
 mod labelled;
+pub mod managed;
 pub mod planted;
 pub mod respawn;
 pub mod script;

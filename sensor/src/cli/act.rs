@@ -1,9 +1,6 @@
 //! `sensor freeze|thaw|kill|resolve ID` and `sensor pause|resume`: a person decides.
 
-use std::{
-    io::{self, IsTerminal as _, Write as _},
-    path::Path,
-};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use clap::Args;
 use sensor_proto::{
@@ -49,7 +46,7 @@ pub struct SwitchArgs {
     why: String,
 }
 
-pub async fn run(socket: &Path, verb: Verb, args: ActArgs) -> Result<(), CliError> {
+pub async fn run(daemon: &client::Address, verb: Verb, args: ActArgs) -> Result<(), CliError> {
     let name = json::verb::word(verb.into());
     let asks = matches!(verb, Verb::Freeze | Verb::Kill) && !args.yes;
     if asks && !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
@@ -57,7 +54,7 @@ pub async fn run(socket: &Path, verb: Verb, args: ActArgs) -> Result<(), CliErro
             "{name} asks before it acts, and there is no terminal to ask on: say --yes"
         )));
     }
-    let mut client = client::connect(socket).await?;
+    let mut client = client::connect(daemon).await?;
     let incident = client::incident(&mut client, &args.id).await?;
     if asks && !agreed(&question(&name, &incident))? {
         return Err(CliError::Declined);
@@ -70,8 +67,12 @@ pub async fn run(socket: &Path, verb: Verb, args: ActArgs) -> Result<(), CliErro
     if action.ok { out::print(&format!("{line}\n")) } else { Err(CliError::Refused(line)) }
 }
 
-pub async fn switch(socket: &Path, paused: bool, args: SwitchArgs) -> Result<(), CliError> {
-    let mut client = client::connect(socket).await?;
+pub async fn switch(
+    daemon: &client::Address,
+    paused: bool,
+    args: SwitchArgs,
+) -> Result<(), CliError> {
+    let mut client = client::connect(daemon).await?;
     let request = SetPausedRequest { paused, why: args.why };
     let paused = client.set_paused(request).await?.into_inner().paused;
     out::print(if paused {
@@ -82,8 +83,9 @@ pub async fn switch(socket: &Path, paused: bool, args: SwitchArgs) -> Result<(),
 }
 
 fn question(verb: &str, incident: &Incident) -> String {
+    let whose = if incident.group.is_some() { "all of their trees," } else { "its tree of" };
     let tree = incident.tree.as_ref().map_or(String::new(), |tree| {
-        format!(" and its tree of {}", text::count(tree.processes, "process", "processes"))
+        format!(" and {whose} {}", text::count(tree.processes, "process", "processes"))
     });
     format!("{verb} {}{tree}? [y/N] ", describe::subject(incident))
 }

@@ -4,7 +4,7 @@ use sensor_proto::v1::{GetIncidentRequest, Incident, sensor_client::SensorClient
 use tonic::transport::Channel;
 
 use super::error::CliError;
-pub use crate::feed::client::connect;
+pub use crate::feed::client::{Address, connect};
 
 /// The incident whose id begins so.
 pub async fn incident(client: &mut SensorClient<Channel>, id: &str) -> Result<Incident, CliError> {

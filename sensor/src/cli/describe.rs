@@ -6,7 +6,10 @@ use super::{
     style::{Style, Tone},
     text,
 };
-use crate::proto::{Culprit, Incident, Kind, Severity, State};
+use crate::{
+    incident,
+    proto::{Culprit, Group, Incident, Kind, Severity, State},
+};
 
 /// A culprit's command line, or its name where that is not known.
 pub fn culprit_command(culprit: &Culprit) -> String {
@@ -19,10 +22,16 @@ pub fn culprit_command(culprit: &Culprit) -> String {
 
 /// What an incident is about, in a few words.
 pub fn subject(incident: &Incident) -> String {
-    match &incident.culprit {
-        Some(culprit) => format!("{} (pid {})", culprit_command(culprit), culprit.pid),
-        None => "the host".to_owned(),
+    match (&incident.group, &incident.culprit) {
+        (Some(group), _) => group_name(group),
+        (None, Some(culprit)) => format!("{} (pid {})", culprit_command(culprit), culprit.pid),
+        (None, None) => "the host".to_owned(),
     }
+}
+
+/// A group as the summary names it.
+pub fn group_name(group: &Group) -> String {
+    text::safe(&incident::describe_group(group))
 }
 
 pub fn kind(incident: &Incident) -> String {

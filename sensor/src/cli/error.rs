@@ -1,6 +1,6 @@
 //! Why a verb failed: one line that says what and what to do, and the exit code for it.
 
-use std::{error::Error, io};
+use std::{error::Error, io, path::PathBuf};
 
 use super::text;
 use crate::{config::ConfigError, feed::client::ConnectError};
@@ -29,6 +29,14 @@ pub enum CliError {
     Config(#[from] ConfigError),
     #[error("cannot write the configuration as TOML: {0}")]
     Toml(#[from] toml::ser::Error),
+    #[error("{path} exists already: it is not overwritten; move it away for a new one", path = .0.display())]
+    Exists(PathBuf),
+    #[error("cannot write {path}: {source}", path = .path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("cannot read {path}: {source}", path = .path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("cannot make the certificate: {0}")]
+    Certificate(#[from] rcgen::Error),
     #[error("cannot start: {0}")]
     Runtime(io::Error),
     /// A part of the daemon ended with an error.

@@ -1,6 +1,10 @@
 //! `sensor evidence`: what was gathered about an incident, section by section.
 
-use std::{collections::HashMap, fmt::Write as _, path::Path};
+use std::{
+    collections::HashMap,
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use sensor_proto::{
@@ -15,14 +19,16 @@ use super::{
     client,
     error::CliError,
     out::{self, View},
+    show,
     style::{Style, Tone},
-    text, time, watch,
+    text, time, vitals, watch,
 };
 
 const EXAMPLES: &str = "\
 Examples:
   sensor evidence 4k2m
   sensor evidence 4k2m --follow                   goes on with what is still gathered
+  sensor evidence --file 4k2m.incident            of an exported incident
   sensor evidence 4k2m --json | jq '.[] | select(.name == \"meminfo\").text'";
 
 /// Levels that are drawn by indentation; deeper ones carry their number.
@@ -32,7 +38,11 @@ const DRAWN_LEVELS: u32 = 16;
 #[command(after_help = EXAMPLES)]
 pub struct EvidenceArgs {
     /// The incident's id, or enough of its beginning to be unique.
-    id: String,
+    #[arg(required_unless_present = "file")]
+    id: Option<String>,
+    /// An exported incident instead of one of this host's; needs no daemon.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["id", "follow"])]
+    file: Option<PathBuf>,
     /// A JSON array (docs/schema/evidence.json describes its elements); with --follow one object a
     /// line.
     #[arg(long)]
@@ -42,9 +52,12 @@ pub struct EvidenceArgs {
     follow: bool,
 }
 
-pub async fn run(socket: &Path, args: &EvidenceArgs) -> Result<(), CliError> {
-    let mut client = client::connect(socket).await?;
-    let incident = client::incident(&mut client, &args.id).await?;
+pub async fn run(daemon: &client::Address, args: &EvidenceArgs) -> Result<(), CliError> {
+    if let Some(file) = &args.file {
+        return of_file(file, args.json);
+    }
+    let mut client = client::connect(daemon).await?;
+    let incident = client::incident(&mut client, args.id.as_deref().unwrap_or_default()).await?;
     let request = StreamRecordsRequest {
         incident: incident.id,
         kinds: vec!["evidence".to_owned()],
@@ -53,7 +66,7 @@ pub async fn run(socket: &Path, args: &EvidenceArgs) -> Result<(), CliError> {
     };
     let view = View::current();
     if args.follow {
-        return watch::follow(socket, request, |record| match item_of(record) {
+        return watch::follow(daemon, request, |record| match item_of(record) {
             Some(item) if args.json => out::json_line(item),
             Some(item) => out::print(&section(item, &view)),
             None => Ok(()),
@@ -74,6 +87,22 @@ pub async fn run(socket: &Path, args: &EvidenceArgs) -> Result<(), CliError> {
     if args.json { out::json(&items) } else { Ok(()) }
 }
 
+/// A file may hold more than fits into memory: each item goes out as it is read.
+fn of_file(file: &Path, json: bool) -> Result<(), CliError> {
+    let view = View::current();
+    let mut before = "[\n";
+    show::from_file(file, |record| match item_of(record) {
+        Some(item) if json => {
+            out::print(before)?;
+            before = ",\n";
+            out::print(&serde_json::to_string_pretty(item)?)
+        }
+        Some(item) => out::print(&section(item, &view)),
+        None => Ok(()),
+    })?;
+    if json { out::print(if before == "[\n" { "[]\n" } else { "\n]\n" }) } else { Ok(()) }
+}
+
 fn item_of(record: &Record) -> Option<&Evidence> {
     match &record.body {
         Some(Body::Evidence(item)) => Some(item),
@@ -92,6 +121,9 @@ pub fn brief(item: &Evidence) -> String {
         Some(Content::Text(bytes)) => text::bytes(bytes.len() as u64),
         Some(Content::File(file)) => {
             format!("{} {}", escape(&file.path), json::file_state::word(file.state))
+        }
+        Some(Content::Vitals(record)) => {
+            text::count(record.samples.len() as u64, "sample", "samples")
         }
         None => "of a kind that this version does not know".into(),
     };
@@ -125,6 +157,7 @@ fn section(item: &Evidence, view: &View) -> String {
         Some(Content::Chain(found)) => chain(&mut page, found, style),
         Some(Content::Text(bytes)) => lines(&mut page, bytes),
         Some(Content::File(found)) => file(&mut page, found),
+        Some(Content::Vitals(found)) => vitals::render(&mut page, found, style),
         None => page.push_str("  of a kind that this version does not know\n"),
     }
     page.push('\n');

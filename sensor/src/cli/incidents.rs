@@ -1,6 +1,6 @@
 //! `sensor incidents`: all incidents, newest first.
 
-use std::{fmt::Write as _, path::Path};
+use std::fmt::Write as _;
 
 use clap::Args;
 use jiff::tz::TimeZone;
@@ -45,7 +45,7 @@ pub struct IncidentsArgs {
     since: Option<String>,
 }
 
-pub async fn run(socket: &Path, args: IncidentsArgs) -> Result<(), CliError> {
+pub async fn run(daemon: &client::Address, args: IncidentsArgs) -> Result<(), CliError> {
     let since = args
         .since
         .map(|text| time::since(&text, clock::wall(), &TimeZone::system()))
@@ -56,7 +56,7 @@ pub async fn run(socket: &Path, args: IncidentsArgs) -> Result<(), CliError> {
         state: args.state.unwrap_or_default().into(),
         since,
     };
-    let mut client = client::connect(socket).await?;
+    let mut client = client::connect(daemon).await?;
     let answer = client.list_incidents(request).await?.into_inner();
     if args.json {
         return out::json(&answer.incidents);
@@ -70,10 +70,13 @@ fn list(answer: &ListIncidentsResponse, view: &View) -> String {
     }
     let mut table = Table::new(["ID", "OPENED", "KIND", "SEVERITY", "STATE", "CULPRIT", "SUMMARY"]);
     for incident in &answer.incidents {
-        let culprit = incident.culprit.as_ref().map_or_else(
-            || "the host".to_owned(),
-            |culprit| format!("{} {}", culprit.pid, describe::culprit_command(culprit)),
-        );
+        let culprit = match (&incident.group, &incident.culprit) {
+            (Some(group), _) => describe::group_name(group),
+            (None, Some(culprit)) => {
+                format!("{} {}", culprit.pid, describe::culprit_command(culprit))
+            }
+            (None, None) => "the host".to_owned(),
+        };
         table.push([
             text::safe(&incident.id).into(),
             time::ago(incident.opened_at, view.now).into(),

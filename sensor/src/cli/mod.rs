@@ -5,6 +5,7 @@
 //! wrong usage.
 
 mod act;
+mod certs;
 mod client;
 mod config;
 mod daemon;
@@ -12,7 +13,9 @@ mod describe;
 mod doctor;
 mod error;
 mod evidence;
+mod export;
 mod incidents;
+mod investigate;
 mod out;
 mod record;
 mod replay;
@@ -23,6 +26,7 @@ mod table;
 mod text;
 mod time;
 mod trigger;
+mod vitals;
 mod watch;
 
 use std::{
@@ -55,7 +59,7 @@ Exit: 0 done; 1 failed, one line on standard error says what and what to do; 2 w
 #[derive(Debug, Parser)]
 #[command(name = "sensor", version, after_help = EXAMPLES, arg_required_else_help = true)]
 struct Cli {
-    /// Socket of the daemon.
+    /// Socket of the daemon, or https://HOST:PORT of one on another host.
     #[arg(
         long,
         global = true,
@@ -64,6 +68,9 @@ struct Cli {
         value_name = "PATH"
     )]
     socket: PathBuf,
+    /// Folder with the certificates for a daemon on another host: ca.pem, client.pem, client.key.
+    #[arg(long, global = true, env = "SENSOR_TLS", value_name = "DIR")]
+    tls: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -84,6 +91,8 @@ enum Verb {
     Watch(watch::WatchArgs),
     /// What was gathered about an incident.
     Evidence(evidence::EvidenceArgs),
+    /// Everything about an incident in one file, to be read anywhere.
+    Export(export::ExportArgs),
     /// Stop the culprit's tree where it stands; it can go on later.
     Freeze(act::ActArgs),
     /// Let what is frozen run again.
@@ -92,6 +101,8 @@ enum Verb {
     Kill(act::ActArgs),
     /// Close an incident; what is frozen runs again.
     Resolve(act::ActArgs),
+    /// Have somebody look into an incident, again or for the first time.
+    Investigate(investigate::InvestigateArgs),
     /// Open an incident by hand.
     Trigger(trigger::TriggerArgs),
     /// Switch all automatic action off; survives restarts.
@@ -102,6 +113,8 @@ enum Verb {
     Record(record::RecordArgs),
     /// Put a trace through the gates and the detectors again.
     Replay(replay::ReplayArgs),
+    /// Make certificates for clients on other hosts.
+    Certs(certs::CertsArgs),
     /// Check and show configurations.
     Config(config::ConfigArgs),
     /// Answers clients. Started by `run`.
@@ -139,24 +152,27 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Result<(), CliError> {
     use crate::proto::Verb as Act;
 
-    let socket = cli.socket;
+    let daemon = client::Address::parse(cli.socket, cli.tls)?;
     match cli.verb {
         Verb::Run(args) => daemon::run(&args),
         Verb::Doctor(args) => doctor::run(&args),
-        Verb::Status(args) => client_of(status::run(&socket, &args)),
-        Verb::Incidents(args) => client_of(incidents::run(&socket, args)),
-        Verb::Show(args) => client_of(show::run(&socket, &args)),
-        Verb::Watch(args) => client_of(watch::run(&socket, &args)),
-        Verb::Evidence(args) => client_of(evidence::run(&socket, &args)),
-        Verb::Freeze(args) => client_of(act::run(&socket, Act::Freeze, args)),
-        Verb::Thaw(args) => client_of(act::run(&socket, Act::Thaw, args)),
-        Verb::Kill(args) => client_of(act::run(&socket, Act::Kill, args)),
-        Verb::Resolve(args) => client_of(act::run(&socket, Act::Resolve, args)),
-        Verb::Trigger(args) => client_of(trigger::run(&socket, args)),
-        Verb::Pause(args) => client_of(act::switch(&socket, true, args)),
-        Verb::Resume(args) => client_of(act::switch(&socket, false, args)),
+        Verb::Status(args) => client_of(status::run(&daemon, &args)),
+        Verb::Incidents(args) => client_of(incidents::run(&daemon, args)),
+        Verb::Show(args) => client_of(show::run(&daemon, &args)),
+        Verb::Watch(args) => client_of(watch::run(&daemon, &args)),
+        Verb::Evidence(args) => client_of(evidence::run(&daemon, &args)),
+        Verb::Export(args) => client_of(export::run(&daemon, &args)),
+        Verb::Freeze(args) => client_of(act::run(&daemon, Act::Freeze, args)),
+        Verb::Thaw(args) => client_of(act::run(&daemon, Act::Thaw, args)),
+        Verb::Kill(args) => client_of(act::run(&daemon, Act::Kill, args)),
+        Verb::Resolve(args) => client_of(act::run(&daemon, Act::Resolve, args)),
+        Verb::Investigate(args) => client_of(investigate::run(&daemon, args)),
+        Verb::Trigger(args) => client_of(trigger::run(&daemon, args)),
+        Verb::Pause(args) => client_of(act::switch(&daemon, true, args)),
+        Verb::Resume(args) => client_of(act::switch(&daemon, false, args)),
         Verb::Record(args) => record::run(&args),
         Verb::Replay(args) => replay::run(&args),
+        Verb::Certs(args) => certs::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Serve(args) => daemon::serve(args),
         Verb::Guardian(args) => daemon::guardian(&args),

@@ -1,13 +1,18 @@
 //! `sensor show`: the story of an incident, for an engineer at three in the morning: what happens,
 //! what was done, why it happens, what to change, what to do now; the numbers last.
 
-use std::{fmt::Write as _, path::Path};
+use std::{
+    fmt::Write as _,
+    io::{self, Write as _},
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use sensor_proto::{
-    json::{self, escape},
+    json::{self, RecordLine, escape},
     v1::{
-        Action, Braked, Culprit, Cycle, Diagnosis, Finding, Incident, Investigation, State, Step,
+        Action, Braked, Culprit, Cycle, Diagnosis, ExportStart, Finding, Group, GroupBy, Incident,
+        Investigation, Record, State, Step,
     },
 };
 
@@ -18,13 +23,19 @@ use super::{
     out::{self, View},
     style::{Style, Tone},
     table::{Cell, Table},
-    text, time,
+    text, time, watch,
 };
+use crate::record::Export;
 
 const EXAMPLES: &str = "\
 Examples (4k2m begins the incident's id):
   sensor show 4k2m
-  sensor show 4k2m --json | jq .diagnosis";
+  sensor show 4k2m --json | jq .diagnosis
+  sensor show --file 4k2m.incident            what `sensor export` wrote, on any machine
+  sensor show --file 4k2m.incident --records  all its records, a line each";
+
+/// Trees of a group that are named; `--json` has all.
+const MEMBERS_SHOWN: usize = 10;
 
 /// Actions further than this before the opening are of another boot's clock.
 const SAME_STORY_NS: u64 = 60_000_000_000;
@@ -33,27 +44,81 @@ const SAME_STORY_NS: u64 = 60_000_000_000;
 #[command(after_help = EXAMPLES)]
 pub struct ShowArgs {
     /// The incident's id, or enough of its beginning to be unique.
-    id: String,
-    /// A JSON object (docs/schema/incident.json).
+    #[arg(required_unless_present = "file")]
+    id: Option<String>,
+    /// An exported incident instead of one of this host's; needs no daemon.
+    #[arg(long, value_name = "FILE", conflicts_with = "id")]
+    file: Option<PathBuf>,
+    /// The records of the file, as `sensor watch` shows them.
+    #[arg(long, requires = "file", conflicts_with = "id")]
+    records: bool,
+    /// A JSON object (docs/schema/incident.json); with --records one a line (docs/schema/record.json).
     #[arg(long)]
     json: bool,
 }
 
-pub async fn run(socket: &Path, args: &ShowArgs) -> Result<(), CliError> {
-    let mut client = client::connect(socket).await?;
-    let incident = client::incident(&mut client, &args.id).await?;
+/// Where an incident comes from.
+#[derive(Clone, Copy, Debug)]
+enum Source<'a> {
+    /// The daemon of this host, just now.
+    Daemon,
+    File {
+        name: &'a Path,
+        start: &'a ExportStart,
+    },
+}
+
+pub async fn run(daemon: &client::Address, args: &ShowArgs) -> Result<(), CliError> {
+    if let Some(file) = &args.file {
+        return show_file(file, args);
+    }
+    let mut client = client::connect(daemon).await?;
+    let incident = client::incident(&mut client, args.id.as_deref().unwrap_or_default()).await?;
     if args.json {
         return out::json(&incident);
     }
-    out::print(&story(&incident, &View::current()))
+    out::print(&story(&incident, &View::current(), Source::Daemon))
 }
 
-fn story(incident: &Incident, view: &View) -> String {
+fn show_file(name: &Path, args: &ShowArgs) -> Result<(), CliError> {
+    let view = View::current();
+    let export = from_file(name, |record| match (args.records, args.json) {
+        (false, _) => Ok(()),
+        (true, true) => out::json_line(&RecordLine::from(record)),
+        (true, false) => out::print(&format!("{}\n", watch::line(record, &view))),
+    })?;
+    if args.records {
+        return Ok(());
+    }
+    if args.json {
+        return out::json(&export.incident);
+    }
+    out::print(&story(&export.incident, &view, Source::File { name, start: &export.start }))
+}
+
+/// Reads an exported incident, hands on each of its records, and warns of what cannot be read.
+pub fn from_file(
+    file: &Path,
+    mut each: impl FnMut(&Record) -> Result<(), CliError>,
+) -> Result<Export, CliError> {
+    let mut export = Export::open(file).map_err(CliError::part)?;
+    for record in export.by_ref() {
+        each(&record)?;
+    }
+    if let Some(damage) = &export.damage {
+        let warning = format!("{} is {damage}; what can be read is shown", file.display());
+        // Nobody is left to tell when this fails.
+        let _ = writeln!(io::stderr(), "sensor: {}", text::safe(&warning));
+    }
+    Ok(export)
+}
+
+fn story(incident: &Incident, view: &View, source: Source<'_>) -> String {
     let style = &view.style;
     let mut page = String::new();
-    headline(&mut page, incident, view);
+    headline(&mut page, incident, view, source);
     if let Some(culprit) = &incident.culprit {
-        culprit_of(&mut page, culprit, style);
+        culprit_of(&mut page, culprit, incident.group.as_ref(), style);
     }
     if let Some(diagnosis) = &incident.diagnosis {
         cause(&mut page, diagnosis, style);
@@ -67,7 +132,10 @@ fn story(incident: &Incident, view: &View) -> String {
     for investigation in &incident.investigations {
         findings(&mut page, investigation, style);
     }
-    next(&mut page, incident, style);
+    match source {
+        Source::Daemon => next(&mut page, incident, style),
+        Source::File { name, .. } => next_of_file(&mut page, name, style),
+    }
     page
 }
 
@@ -78,7 +146,7 @@ fn title(page: &mut String, name: &str, aside: &str, style: &Style) {
     let _ = writeln!(page, "\n{name}{aside}");
 }
 
-fn headline(page: &mut String, incident: &Incident, view: &View) {
+fn headline(page: &mut String, incident: &Incident, view: &View, source: Source<'_>) {
     let style = &view.style;
     let state = json::state::word(incident.state);
     let _ = writeln!(
@@ -100,16 +168,24 @@ fn headline(page: &mut String, incident: &Incident, view: &View) {
     if incident.occurrences > 1 {
         let _ = writeln!(page, "seen {} times", incident.occurrences);
     }
-    match incident.state() {
-        State::Contained => {
+    if let Source::File { start, .. } = source {
+        let when = time::moment(start.at, &view.zone);
+        let _ = writeln!(
+            page,
+            "as it was when sensor {} exported it, {when}",
+            text::safe(&start.version)
+        );
+    }
+    match (incident.state(), source) {
+        (State::Contained, Source::Daemon) => {
             let _ = writeln!(page, "{}", style.paint(Tone::Warning, &standstill(incident, view)));
         }
-        State::Resolved => {
+        (State::Resolved, _) => {
             let when = time::moment(incident.resolved_at, &view.zone);
             let _ =
                 writeln!(page, "resolved {when} ({})", time::ago(incident.resolved_at, view.now));
         }
-        State::Open | State::Unspecified => {}
+        _ => {}
     }
 }
 
@@ -129,16 +205,22 @@ fn standstill(incident: &Incident, view: &View) -> String {
             };
             let when = time::moment(Some(due), &view.zone);
             let left = time::duration(left);
-            format!(
-                "the culprit's tree stands still; it is thawed at {when} (in {left}) unless you decide before"
-            )
+            let stand = if incident.group.is_some() {
+                "the culprit's trees stand still; they are"
+            } else {
+                "the culprit's tree stands still; it is"
+            };
+            format!("{stand} thawed at {when} (in {left}) unless you decide before")
         }
         None => "the culprit's tree is due to be thawed now".to_owned(),
     }
 }
 
-fn culprit_of(page: &mut String, culprit: &Culprit, style: &Style) {
+fn culprit_of(page: &mut String, culprit: &Culprit, group: Option<&Group>, style: &Style) {
     title(page, "Culprit", "", style);
+    if let Some(group) = group {
+        group_of(page, group, style);
+    }
     let command = describe::culprit_command(culprit);
     let mut facts = Table::headless();
     facts.push([culprit.pid.to_string().into(), Cell::toned(command, Tone::Strong)]);
@@ -154,6 +236,35 @@ fn culprit_of(page: &mut String, culprit: &Culprit, style: &Style) {
     fact("cgroup", text::safe(&culprit.cgroup));
     fact("uid", culprit.uid.to_string());
     page.push_str(&facts.render(4, style));
+}
+
+/// A group, before the eldest of its trees, which stands for it.
+fn group_of(page: &mut String, group: &Group, style: &Style) {
+    let mut facts = Table::headless();
+    facts.push([Cell::toned(describe::group_name(group), Tone::Strong)]);
+    page.push_str(&facts.render(2, style));
+    let mut facts = Table::headless();
+    let mut fact = |name: &str, value: String| {
+        facts.push([Cell::toned(name, Tone::Faint), value.into()]);
+    };
+    match group.by() {
+        GroupBy::Executable => fact("run", text::safe(&group.what)),
+        GroupBy::Session => fact("session", text::safe(&group.what)),
+        GroupBy::User | GroupBy::Unspecified => {}
+    }
+    fact("processes", group.processes.to_string());
+    fact("memory", text::bytes(group.anon_bytes));
+    if let Some(ancestor) = &group.ancestor {
+        fact("below", format!("{}, which is not stopped", ancestor.pid));
+    }
+    let members = group.members.iter().take(MEMBERS_SHOWN).map(|key| key.pid.to_string());
+    let mut members: Vec<String> = members.collect();
+    if group.members.len() > MEMBERS_SHOWN {
+        members.push(format!("and {} more", group.members.len() - MEMBERS_SHOWN));
+    }
+    fact("trees", members.join(" "));
+    page.push_str(&facts.render(4, style));
+    let _ = writeln!(page, "  {}", style.paint(Tone::Faint, "the eldest of them:"));
 }
 
 fn cause(page: &mut String, diagnosis: &Diagnosis, style: &Style) {
@@ -331,21 +442,39 @@ fn next(page: &mut String, incident: &Incident, style: &Style) {
     };
     verb("evidence", "what was gathered: the tree, the chain, files, the kernel's log");
     let acts = incident.culprit.is_some();
+    let (freeze, kill) = if incident.group.is_some() {
+        ("stop all of their trees where they stand; they can go on later", "end all of their trees")
+    } else {
+        ("stop the tree where it stands; it can go on later", "end the tree")
+    };
     match incident.state() {
         State::Contained => {
-            verb("kill", "end the tree");
+            verb("kill", kill);
             verb("thaw", "let it run again, brake off; nothing automatic stops it any more");
             verb("resolve", "close the incident and let everything run");
         }
         State::Open | State::Unspecified => {
             if acts {
-                verb("freeze", "stop the tree where it stands; it can go on later");
-                verb("kill", "end the tree");
+                verb("freeze", freeze);
+                verb("kill", kill);
             }
             verb("resolve", "close the incident");
         }
         State::Resolved => {}
     }
+    page.push_str(&table.render(2, style));
+}
+
+/// What else the file tells.
+fn next_of_file(page: &mut String, name: &Path, style: &Style) {
+    title(page, "What else is in the file", "", style);
+    let name = text::command(&[name.as_os_str().as_encoded_bytes().to_vec()]);
+    let mut table = Table::headless();
+    let mut verb = |verb: String, what: &str| {
+        table.push([verb.into(), Cell::toned(what, Tone::Faint)]);
+    };
+    verb(format!("sensor evidence --file {name}"), "what was gathered: the tree, the chain, files");
+    verb(format!("sensor show --file {name} --records"), "all that was recorded, in order");
     page.push_str(&table.render(2, style));
 }
 

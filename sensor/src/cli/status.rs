@@ -1,7 +1,5 @@
 //! `sensor status`: how the daemon is.
 
-use std::path::Path;
-
 use clap::Args;
 use sensor_proto::v1::{GetStatusRequest, GetStatusResponse};
 
@@ -27,8 +25,8 @@ pub struct StatusArgs {
     json: bool,
 }
 
-pub async fn run(socket: &Path, args: &StatusArgs) -> Result<(), CliError> {
-    let mut client = client::connect(socket).await?;
+pub async fn run(daemon: &client::Address, args: &StatusArgs) -> Result<(), CliError> {
+    let mut client = client::connect(daemon).await?;
     let status = client.get_status(GetStatusRequest {}).await?.into_inner();
     if args.json {
         return out::json(&status);

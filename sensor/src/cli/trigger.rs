@@ -1,7 +1,5 @@
 //! `sensor trigger`: somebody saw something that no detector did.
 
-use std::path::Path;
-
 use clap::Args;
 use sensor_proto::v1::TriggerRequest;
 
@@ -26,8 +24,8 @@ pub struct TriggerArgs {
     json: bool,
 }
 
-pub async fn run(socket: &Path, args: TriggerArgs) -> Result<(), CliError> {
-    let mut client = client::connect(socket).await?;
+pub async fn run(daemon: &client::Address, args: TriggerArgs) -> Result<(), CliError> {
+    let mut client = client::connect(daemon).await?;
     let request = TriggerRequest { pid: args.pid.unwrap_or(0), why: args.why };
     let incident = client
         .trigger(request)

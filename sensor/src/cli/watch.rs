@@ -1,7 +1,5 @@
 //! `sensor watch`: records as they come, one a line.
 
-use std::path::Path;
-
 use clap::Args;
 use sensor_common::gate::Rule;
 use sensor_proto::{
@@ -38,7 +36,7 @@ pub struct WatchArgs {
     from: Option<u64>,
 }
 
-pub async fn run(socket: &Path, args: &WatchArgs) -> Result<(), CliError> {
+pub async fn run(daemon: &client::Address, args: &WatchArgs) -> Result<(), CliError> {
     let request = StreamRecordsRequest {
         from_seq: args.from.unwrap_or(0),
         from_end: args.from.is_none(),
@@ -46,7 +44,7 @@ pub async fn run(socket: &Path, args: &WatchArgs) -> Result<(), CliError> {
         ..Default::default()
     };
     let view = View::current();
-    follow(socket, request, |record| {
+    follow(daemon, request, |record| {
         if args.json {
             out::json_line(&RecordLine::from(record))
         } else {
@@ -58,12 +56,12 @@ pub async fn run(socket: &Path, args: &WatchArgs) -> Result<(), CliError> {
 
 /// Hands on each record; ends with an error that says where to go on.
 pub async fn follow(
-    socket: &Path,
+    daemon: &client::Address,
     request: StreamRecordsRequest,
     mut each: impl FnMut(&Record) -> Result<(), CliError>,
 ) -> Result<(), CliError> {
     let mut next = request.from_seq;
-    let mut client = client::connect(socket).await?;
+    let mut client = client::connect(daemon).await?;
     let mut stream = client.stream_records(request).await?.into_inner();
     loop {
         match stream.message().await {
@@ -87,7 +85,8 @@ pub async fn follow(
     }
 }
 
-fn line(record: &Record, view: &View) -> String {
+/// A record as one line.
+pub fn line(record: &Record, view: &View) -> String {
     let style = &view.style;
     let (text, tone) = body(record);
     let head = format!("{} {:>7}", time::of_day(record.at, &view.zone), record.seq);

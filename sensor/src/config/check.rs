@@ -1,6 +1,6 @@
 //! Values that no type can refuse: ranges, and keys that must fit each other.
 
-use std::{fmt::Display, ops::RangeInclusive, path::Path};
+use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::Path};
 
 use super::{Agent, Config, Mode};
 
@@ -39,8 +39,22 @@ pub(super) fn check(config: &Config) -> Checked {
     range("evidence.max_processes", config.evidence.max_processes, 1..=16_384)?;
     // Less would not hold one large incident.
     range("record.max_bytes", config.record.max_bytes, 16 * MIB..=1024 * 1024 * MIB)?;
-    name("feed.user", &config.feed.user)?;
+    feed(config)?;
     investigate(config)
+}
+
+fn feed(config: &Config) -> Checked {
+    name("feed.user", &config.feed.user)?;
+    let tcp = &config.feed.tcp;
+    if !tcp.listen.is_empty() && tcp.listen.parse::<SocketAddr>().is_err() {
+        let what = format!("{:?} is no IP address with a port, as in \"0.0.0.0:7443\"", tcp.listen);
+        return problem("feed.tcp.listen", what);
+    }
+    absolute("feed.tcp.certificate", &tcp.certificate)?;
+    absolute("feed.tcp.key", &tcp.key)?;
+    absolute("feed.tcp.client_ca", &tcp.client_ca)?;
+    few("feed.tcp.readers", tcp.readers.len())?;
+    few("feed.tcp.operators", tcp.operators.len())
 }
 
 fn kernel(config: &Config) -> Checked {

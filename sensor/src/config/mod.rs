@@ -242,6 +242,23 @@ pub struct Record {
 pub struct Feed {
     /// Whom the process runs as; `nobody` when there is no such user.
     pub user: String,
+    pub tcp: Tcp,
+}
+
+/// Clients on other hosts, over mutual TLS only.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tcp {
+    /// IP address and port; empty: nobody from elsewhere.
+    pub listen: String,
+    /// PEM files.
+    pub certificate: PathBuf,
+    pub key: PathBuf,
+    pub client_ca: PathBuf,
+    /// Names in clients' certificates that may read.
+    pub readers: Vec<String>,
+    /// … and those that may act as well.
+    pub operators: Vec<String>,
 }
 
 /// Who looks into an incident.
@@ -420,7 +437,21 @@ impl Default for Record {
 
 impl Default for Feed {
     fn default() -> Self {
-        Self { user: "sensor".into() }
+        Self { user: "sensor".into(), tcp: Tcp::default() }
+    }
+}
+
+impl Default for Tcp {
+    fn default() -> Self {
+        let file = |name: &str| Path::new("/etc/sensor/tls").join(name);
+        Self {
+            listen: String::new(),
+            certificate: file("server.pem"),
+            key: file("server.key"),
+            client_ca: file("ca.pem"),
+            readers: Vec::new(),
+            operators: Vec::new(),
+        }
     }
 }
 

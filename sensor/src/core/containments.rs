@@ -52,20 +52,28 @@ struct State {
 const FRESH_NS: u64 = (REPORTED_FOR_S as u64 - 1) * 1_000_000_000;
 
 impl State {
-    fn known(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Option<String> {
-        let mut line = std::iter::once(&culprit).chain(ancestors);
+    fn known(&self, roots: &[ProcessKey], ancestors: &[ProcessKey]) -> Option<String> {
+        let mut line = roots.iter().chain(ancestors);
         line.find_map(|key| self.incidents.get(key).cloned())
     }
 
     /// Known from now on, so that the next crossing of the same tree belongs to it as well.
-    fn incident_of(&mut self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> String {
-        if let Some(known) = self.known(culprit, ancestors) {
+    fn incident_of(&mut self, roots: &[ProcessKey], ancestors: &[ProcessKey]) -> String {
+        if let Some(known) = self.known(roots, ancestors) {
             self.reserved.remove(&known);
+            // Each member of a group; one culprit alone may be below that of its incident.
+            if roots.len() > 1 {
+                self.know(roots, &known);
+            }
             return known;
         }
         let fresh = incident::new_id();
-        self.incidents.insert(culprit, fresh.clone());
+        self.know(roots, &fresh);
         fresh
+    }
+
+    fn know(&mut self, roots: &[ProcessKey], incident: &str) {
+        self.incidents.extend(roots.iter().map(|root| (*root, incident.to_owned())));
     }
 
     /// It is held, or being held, or a person let it run.
@@ -99,43 +107,56 @@ pub enum Turn {
     Leave { incident: String },
 }
 
+/// How far the containment of a group is.
+#[derive(Debug)]
+pub enum Standing {
+    /// It is just being contained.
+    Busy,
+    Contained(Containment),
+    /// It was refused, thawed or ended.
+    Over,
+}
+
 impl Containments {
     fn state(&self) -> MutexGuard<'_, State> {
         // Each change is a single call on one map: a panic in between leaves them usable.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The incident that a finding about `culprit` belongs to: a known one of its own or of an
-    /// ancestor, or a new one.
-    pub fn incident_of(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> String {
-        self.state().incident_of(culprit, ancestors)
+    /// The incident that a finding about a culprit (or the members of a group) belongs to: a known one of
+    /// its own or of an ancestor, or a new one.
+    pub fn incident_of(&self, roots: &[ProcessKey], ancestors: &[ProcessKey]) -> String {
+        self.state().incident_of(roots, ancestors)
     }
 
-    /// The same for a culprit that is only watched: no incident yet.
-    pub fn reserve(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) {
+    /// The same for a culprit that is only watched: no incident yet. `None`: it belongs to a known one.
+    pub fn reserve(&self, roots: &[ProcessKey], ancestors: &[ProcessKey]) -> Option<String> {
         let mut state = self.state();
-        if state.known(culprit, ancestors).is_none() {
-            let fresh = state.incident_of(culprit, ancestors);
-            state.reserved.insert(fresh);
+        if state.known(roots, ancestors).is_some() {
+            return None;
+        }
+        let fresh = state.incident_of(roots, ancestors);
+        state.reserved.insert(fresh.clone());
+        Some(fresh)
+    }
+
+    /// Nothing came of watching a culprit: unless somebody found more, there is no incident.
+    pub fn release(&self, incident: &str) {
+        let mut state = self.state();
+        if state.reserved.remove(incident) {
+            state.incidents.retain(|_, known| known != incident);
         }
     }
 
-    /// Nothing came of watching this culprit: unless somebody found more, there is no incident.
-    pub fn release(&self, culprit: ProcessKey) {
-        let mut state = self.state();
-        if let Some(id) = state.incidents.get(&culprit).cloned()
-            && state.reserved.remove(&id)
-        {
-            state.incidents.remove(&culprit);
-        }
-    }
-
-    /// Whether nobody has told of a storm with this culprit yet, by this rule; from now on somebody
-    /// has.
-    pub fn is_news(&self, culprit: ProcessKey, rule: Rule, now_ns: u64) -> bool {
+    /// Whether nobody has told of a storm with this culprit (or one of a group) yet, by this rule; from
+    /// now on somebody has.
+    pub fn is_news(&self, roots: &[ProcessKey], rule: Rule, now_ns: u64) -> bool {
         let mut state = self.state();
         state.storms.retain(|_, told_ns| now_ns.saturating_sub(*told_ns) < FRESH_NS);
-        state.storms.insert((culprit, rule as u16), now_ns).is_none()
+        let mut told =
+            |root: &&ProcessKey| state.storms.insert((**root, rule as u16), now_ns).is_some();
+        // All of them are asked: each is told of from now on.
+        roots.iter().filter(&mut told).count() == 0
     }
 
     /// Whether a storm of one of these was told of lately, by this rule.
@@ -147,16 +168,16 @@ impl Containments {
 
     /// Whether there is nothing left to decide about a finding: the incident that it would belong to
     /// is settled.
-    pub fn is_settled_above(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> bool {
+    pub fn is_settled_above(&self, roots: &[ProcessKey], ancestors: &[ProcessKey]) -> bool {
         let state = self.state();
-        state.known(culprit, ancestors).is_some_and(|incident| state.is_settled(&incident))
+        state.known(roots, ancestors).is_some_and(|incident| state.is_settled(&incident))
     }
 
     /// Claims a culprit for a hold or a dry run: its incident and the mark. `None`: it is held, contained
     /// or just being contained, or a person let it run.
-    pub fn hold(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Option<(String, u32)> {
+    pub fn hold(&self, roots: &[ProcessKey], ancestors: &[ProcessKey]) -> Option<(String, u32)> {
         let mut state = self.state();
-        let incident = state.known(culprit, ancestors)?;
+        let incident = state.known(roots, ancestors)?;
         if state.holds.contains_key(&incident)
             || state.is_settled(&incident)
             || state.held.values().any(|it| it.held.incident == incident)
@@ -174,9 +195,9 @@ impl Containments {
     }
 
     /// Claims a culprit for containment.
-    pub fn claim(&self, culprit: ProcessKey, ancestors: &[ProcessKey]) -> Turn {
+    pub fn claim(&self, roots: &[ProcessKey], ancestors: &[ProcessKey]) -> Turn {
         let mut state = self.state();
-        let incident = state.incident_of(culprit, ancestors);
+        let incident = state.incident_of(roots, ancestors);
         if state.is_settled(&incident) {
             return Turn::Leave { incident };
         }
@@ -194,6 +215,38 @@ impl Containments {
         }
         state.busy.insert(mark, known.held.incident.clone());
         Some(Containment { freeze_ns: known.freeze_ns.saturating_mul(2), ..known })
+    }
+
+    /// Claims the standing containment of a group, for trees that have joined it. `None`: nothing of the
+    /// incident stands, or somebody acts on it just now.
+    pub fn claim_more(&self, incident: &str) -> Option<Containment> {
+        let mut state = self.state();
+        let standing = |it: &&Containment| it.held.incident == incident && it.frozen;
+        let known = state.held.values().find(standing)?.clone();
+        if state.let_run.contains(incident) || state.busy.contains_key(&known.held.mark) {
+            return None;
+        }
+        state.busy.insert(known.held.mark, incident.to_owned());
+        Some(known)
+    }
+
+    /// How an incident stands that one of these belongs to.
+    pub fn standing(&self, roots: &[ProcessKey]) -> Standing {
+        let state = self.state();
+        let Some(incident) = state.known(roots, &[]) else { return Standing::Over };
+        if state.busy.values().any(|busy| *busy == incident) {
+            return Standing::Busy;
+        }
+        let mut held = state.held.values();
+        match held.find(|it| it.held.incident == incident && it.frozen) {
+            Some(it) if !state.let_run.contains(&incident) => Standing::Contained(it.clone()),
+            _ => Standing::Over,
+        }
+    }
+
+    /// Whether a person let it run.
+    pub fn is_let_run(&self, incident: &str) -> bool {
+        self.state().let_run.contains(incident)
     }
 
     /// The mark of an incident's containment, or a new one.
@@ -251,9 +304,9 @@ impl Containments {
         self.state().held.values().cloned().collect()
     }
 
-    /// An incident and its culprit are known.
-    pub fn know(&self, culprit: ProcessKey, incident: &str) {
-        self.state().incidents.insert(culprit, incident.to_owned());
+    /// An incident and its culprit, or the members of a group, are known.
+    pub fn know(&self, roots: &[ProcessKey], incident: &str) {
+        self.state().know(roots, incident);
     }
 
     /// No automatic action about this incident any more.
@@ -276,7 +329,7 @@ impl Containment {
         Target {
             incident: self.held.incident.clone(),
             mark: self.held.mark,
-            root: self.held.root,
+            roots: self.held.roots.clone(),
             leaf: self.leaf,
             brake_until_ns: self.release_ns,
             by: POLICY.into(),
@@ -287,6 +340,8 @@ impl Containment {
 
 /// Who acts when nobody asked.
 pub const POLICY: &str = "policy";
+/// The same of the guardian, whose timer was over.
+pub const GUARDIAN: &str = "guardian";
 
 #[cfg(test)]
 mod tests {
@@ -300,7 +355,7 @@ mod tests {
             held: Held {
                 incident: incident.into(),
                 mark,
-                root: CULPRIT,
+                roots: vec![CULPRIT],
                 cgroup: None,
                 processes: vec![CULPRIT],
             },
@@ -315,48 +370,84 @@ mod tests {
     #[test]
     fn one_tree_is_claimed_once() {
         let book = Containments::default();
-        let Turn::Contain { incident, mark } = book.claim(CULPRIT, &[]) else { panic!("refused") };
+        let Turn::Contain { incident, mark } = book.claim(&[CULPRIT], &[]) else {
+            panic!("refused")
+        };
         assert_eq!(mark, 1);
         // Another step of the same cycle crosses while the first is being contained.
-        assert_eq!(book.claim(CULPRIT, &[]), Turn::Leave { incident: incident.clone() });
+        assert_eq!(book.claim(&[CULPRIT], &[]), Turn::Leave { incident: incident.clone() });
         book.settle(mark, Some(contained(&incident, mark, true)));
-        assert!(book.is_settled_above(CHILD, &[CULPRIT]));
-        assert!(!book.is_settled_above(CHILD, &[]), "a neighbour");
-        assert_eq!(book.claim(CHILD, &[CULPRIT]), Turn::Leave { incident });
+        assert!(book.is_settled_above(&[CHILD], &[CULPRIT]));
+        assert!(!book.is_settled_above(&[CHILD], &[]), "a neighbour");
+        assert_eq!(book.claim(&[CHILD], &[CULPRIT]), Turn::Leave { incident });
     }
 
     #[test]
     fn what_is_found_in_a_watched_tree_is_its_incident() {
         let book = Containments::default();
-        book.reserve(CULPRIT, &[]);
-        let Turn::Contain { incident, .. } = book.claim(CHILD, &[CULPRIT]) else {
+        let watched = book.reserve(&[CULPRIT], &[]).unwrap();
+        let Turn::Contain { incident, .. } = book.claim(&[CHILD], &[CULPRIT]) else {
             panic!("refused")
         };
-        book.release(CULPRIT);
-        assert_eq!(book.incident_of(CULPRIT, &[]), incident, "it is open");
+        book.release(&watched);
+        assert_eq!(book.incident_of(&[CULPRIT], &[]), incident, "it is open");
 
         let book = Containments::default();
-        book.reserve(CULPRIT, &[]);
-        book.release(CULPRIT);
-        let alone = book.incident_of(CHILD, &[]);
-        assert_ne!(book.incident_of(CULPRIT, &[]), alone);
-        book.reserve(CHILD, &[]);
-        book.release(CHILD);
-        assert_eq!(book.incident_of(CHILD, &[]), alone, "it was open before");
+        let watched = book.reserve(&[CULPRIT], &[]).unwrap();
+        book.release(&watched);
+        let alone = book.incident_of(&[CHILD], &[]);
+        assert_ne!(book.incident_of(&[CULPRIT], &[]), alone);
+        let watched = book.reserve(&[CHILD], &[]);
+        assert_eq!(watched, None);
+        assert_eq!(book.incident_of(&[CHILD], &[]), alone, "it was open before");
+    }
+
+    #[test]
+    fn a_group_is_known_by_each_of_its_members() {
+        let other = ProcessKey::new(9, 90);
+        let book = Containments::default();
+        let watched = book.reserve(&[CULPRIT, CHILD], &[]).unwrap();
+        assert!(book.is_news(&[CULPRIT, CHILD], Rule::R3, 1));
+        assert!(!book.is_news(&[CHILD, other], Rule::R3, 2), "one of them was told of");
+        book.release(&watched);
+        assert!(matches!(book.standing(&[CULPRIT]), Standing::Over), "forgotten with all of them");
+
+        let Turn::Contain { incident, mark } = book.claim(&[CULPRIT, CHILD], &[]) else {
+            panic!("refused")
+        };
+        assert!(matches!(book.standing(&[CHILD]), Standing::Busy));
+        assert!(book.claim_more(&incident).is_none(), "not yet");
+        book.settle(mark, Some(contained(&incident, mark, true)));
+        assert_eq!(book.claim(&[CHILD], &[]), Turn::Leave { incident: incident.clone() });
+        assert!(matches!(book.standing(&[CHILD]), Standing::Contained(_)));
+        let more = book.claim_more(&incident).unwrap();
+        assert_eq!((more.held.mark, more.freeze_ns), (mark, 10), "as long as the others");
+        assert!(book.claim_more(&incident).is_none(), "somebody is at it");
+        book.settle(mark, Some(more));
+        // Who joins is a member as well.
+        assert_eq!(book.incident_of(&[CHILD, other], &[]), incident);
+        assert_eq!(book.incident_of(&[other], &[]), incident);
+        book.let_run(&incident);
+        assert!(book.claim_more(&incident).is_none());
+        assert!(matches!(book.standing(&[other]), Standing::Over));
     }
 
     #[test]
     fn what_was_refused_may_be_tried_again() {
         let book = Containments::default();
-        let Turn::Contain { incident, mark } = book.claim(CULPRIT, &[]) else { panic!("refused") };
+        let Turn::Contain { incident, mark } = book.claim(&[CULPRIT], &[]) else {
+            panic!("refused")
+        };
         book.settle(mark, None);
-        assert_eq!(book.claim(CULPRIT, &[]), Turn::Contain { incident, mark: mark + 1 });
+        assert_eq!(book.claim(&[CULPRIT], &[]), Turn::Contain { incident, mark: mark + 1 });
     }
 
     #[test]
     fn regrowth_is_frozen_for_twice_as_long_under_the_same_mark() {
         let book = Containments::default();
-        let Turn::Contain { incident, mark } = book.claim(CULPRIT, &[]) else { panic!("refused") };
+        let Turn::Contain { incident, mark } = book.claim(&[CULPRIT], &[]) else {
+            panic!("refused")
+        };
         book.settle(mark, Some(contained(&incident, mark, true)));
         assert!(book.claim_again(mark).is_none(), "it stands");
         book.thawed(&incident);
@@ -369,24 +460,26 @@ mod tests {
     fn a_storm_is_news_once_a_minute() {
         let book = Containments::default();
         let second = 1_000_000_000;
-        assert!(book.is_news(CULPRIT, Rule::R3, second));
-        assert!(book.is_news(CULPRIT, Rule::R2, second), "another rule");
-        assert!(!book.is_news(CULPRIT, Rule::R3, 2 * second), "another ancestor crossed");
+        assert!(book.is_news(&[CULPRIT], Rule::R3, second));
+        assert!(book.is_news(&[CULPRIT], Rule::R2, second), "another rule");
+        assert!(!book.is_news(&[CULPRIT], Rule::R3, 2 * second), "another ancestor crossed");
         assert!(book.is_told(&[CHILD, CULPRIT], Rule::R3, 2 * second), "a step of it");
         assert!(!book.is_told(&[CHILD], Rule::R3, 2 * second));
-        assert!(book.is_news(CHILD, Rule::R3, 3 * second), "another culprit");
-        assert!(book.is_news(CULPRIT, Rule::R3, 62 * second));
+        assert!(book.is_news(&[CHILD], Rule::R3, 3 * second), "another culprit");
+        assert!(book.is_news(&[CULPRIT], Rule::R3, 62 * second));
     }
 
     #[test]
     fn a_person_who_lets_it_run_is_obeyed() {
         let book = Containments::default();
-        let Turn::Contain { incident, mark } = book.claim(CULPRIT, &[]) else { panic!("refused") };
+        let Turn::Contain { incident, mark } = book.claim(&[CULPRIT], &[]) else {
+            panic!("refused")
+        };
         book.settle(mark, Some(contained(&incident, mark, true)));
         book.let_run(&incident);
         book.take(&incident);
-        assert_eq!(book.claim(CULPRIT, &[]), Turn::Leave { incident: incident.clone() });
+        assert_eq!(book.claim(&[CULPRIT], &[]), Turn::Leave { incident: incident.clone() });
         book.forget(&incident);
-        assert!(matches!(book.claim(CULPRIT, &[]), Turn::Contain { .. }));
+        assert!(matches!(book.claim(&[CULPRIT], &[]), Turn::Contain { .. }));
     }
 }

@@ -13,27 +13,36 @@ use std::{
 use sensor_common::{event, lineage::ARGV_KEPT};
 use sensor_proto::internal::v1::Report;
 use tokio::sync::mpsc;
+use tonic::Code;
 
 use super::{
     Reins,
-    containments::{Containments, POLICY},
+    containments::{Containments, GUARDIAN, POLICY},
     investigations::{Investigations, Progress},
-    reactor::{Found, Notice, Times, observation},
-    requests::Acted,
+    reactor::{Containing, Found, Notice, Times, observation},
+    requests::{self, Acted},
     respawn::Looping,
     study::{self, Study, Subject},
 };
 use crate::{
     clock,
-    detect::Finding,
+    detect::{
+        Finding,
+        group::{By, Group},
+    },
     evidence::gather::{Gatherer, Restarted},
+    feed::link::Reply,
     host::Host,
     incident::{self, Change, Incidents, Scene},
+    investigate::Driver,
     kernel::{Lineage, Programs, split},
     lineage::{Forest, Node, ProcessKey},
-    proto::{self, ActionKind, Incident, State, observation::Fact, record::Body},
+    proto::{
+        self, ActionKind, Incident, State, evidence::Content, observation::Fact, record::Body,
+    },
     record::{Draft, Log, Receipt},
     respond::{Contained, Rehearsal, Responder, guardian::Guardian, policy::Decision},
+    vitals::Recorder,
 };
 
 /// Work that was done beside the desk.
@@ -58,6 +67,8 @@ pub struct Announced {
 /// Everything that the desk works with.
 pub struct Desk {
     pub log: Log,
+    /// None where it could not be started.
+    pub recorder: Option<Recorder>,
     pub host: Host,
     pub lineage: Arc<Lineage>,
     pub programs: Programs,
@@ -102,13 +113,15 @@ pub struct Matter {
     /// Once more when that is done: much has changed.
     again: bool,
     studied: bool,
+    /// Investigations that people wait for.
+    asked: Vec<(Driver, Reply)>,
 }
 
 impl Matter {
     pub fn new(incident: &str, finding: Finding) -> Self {
         let incident = incident.to_owned();
         let subject = Subject { incident, finding, restarted: None, given: 0 };
-        Self { subject, studying: false, again: false, studied: false }
+        Self { subject, studying: false, again: false, studied: false, asked: Vec::new() }
     }
 
     /// The same of a respawn loop.
@@ -133,8 +146,8 @@ impl Desk {
             Notice::Rehearsing(rehearsal) => self.rehearsals.push(*rehearsal),
             Notice::Acted { incident, action } => self.act(&incident, action),
             Notice::Respawned(respawning) => self.respawned(*respawning),
-            Notice::Contained { incident, contained, thaw_ns, again } => {
-                self.contained(&incident, contained, thaw_ns, again);
+            Notice::Contained { incident, contained, thaw_ns, turn } => {
+                self.contained(&incident, contained, thaw_ns, turn);
             }
             Notice::Exec(exec) => self.executed(&exec),
             Notice::Braked(braked) => {
@@ -154,9 +167,7 @@ impl Desk {
         let mut change = self.incidents.report(&finding, scene, incident::new_id());
         change.why = why;
         let id = change.incident.id.clone();
-        if let Some(culprit) = finding.culprit {
-            self.containments.know(culprit, &id);
-        }
+        self.containments.know(&finding.roots(), &id);
         self.matters.insert(id.clone(), Matter::new(&id, finding));
         let announced = self.announce(change);
         self.study(&id);
@@ -165,12 +176,13 @@ impl Desk {
 
     fn found(&mut self, found: Found) {
         let Found { finding, ancestry, incident, decision, alarm, actions } = found;
-        let scene = self.scene(finding.culprit, finding.at_ns, &ancestry);
+        let mut scene = self.scene(finding.culprit, finding.at_ns, &ancestry);
+        if let Some(group) = &finding.group {
+            scene.identity = identity_of(group, scene.identity);
+        }
         let change = self.incidents.report(&finding, scene, incident);
         let id = change.incident.id.clone();
-        if let Some(culprit) = finding.culprit {
-            self.containments.know(culprit, &id);
-        }
+        self.containments.know(&finding.roots(), &id);
         self.log.append(Draft {
             priority: proto::Priority::Incident,
             ..Draft::of(id.clone(), Body::Observation(observation(&alarm, 0)))
@@ -230,26 +242,39 @@ impl Desk {
         }
     }
 
-    pub fn contained(&mut self, incident: &str, contained: Contained, thaw_ns: u64, again: bool) {
+    pub fn contained(
+        &mut self,
+        incident: &str,
+        contained: Contained,
+        thaw_ns: u64,
+        turn: Containing,
+    ) {
         let standing = contained.actions.last().map_or(0, |freeze| freeze.processes);
         for action in contained.actions {
             self.act(incident, action);
         }
-        if contained.held.is_some() {
-            let why = if again {
-                "its tree grew after the thaw and stands again, for twice as long"
-            } else {
-                "its tree stands and cannot fork"
+        if let Some(held) = contained.held {
+            let why = match turn {
+                Containing::Again => {
+                    "its tree grew after the thaw and stands again, for twice as long"
+                }
+                Containing::Joined => "more of its trees were started, and stand as well",
+                Containing::First if held.roots.len() > 1 => "its trees stand and cannot fork",
+                Containing::First => "its tree stands and cannot fork",
             };
             self.change(incident, |incident| {
                 incident.set_state(State::Contained);
                 incident.thaw_due_ns = thaw_ns;
                 // The rest of it is read next; how many stand is known already.
                 incident.tree.get_or_insert_default().processes = standing;
+                if let Some(group) = &mut incident.group {
+                    incident::join(group, &held.roots);
+                    group.processes = standing;
+                }
                 why.to_owned()
             });
         }
-        if !again {
+        if turn == Containing::First {
             self.study(incident);
         }
     }
@@ -286,7 +311,7 @@ impl Desk {
             proto::Action {
                 kind: kind.into(),
                 at: Some(clock::wall()),
-                by: "guardian".into(),
+                by: GUARDIAN.into(),
                 why: "nobody decided within the time of the freeze".into(),
                 result: result.into(),
                 started_ns: now,
@@ -328,7 +353,7 @@ impl Desk {
                 }
             }
             Done::Studied(study) => self.studied(study),
-            Done::Investigated(progress) => self.investigated(progress),
+            Done::Investigated(progress) => drop(self.investigated(progress)),
             Done::Acted(acted) => self.acted(*acted),
             Done::Abandoned(incident) => {
                 tracing::error!("an action on incident {incident} came to no end");
@@ -354,6 +379,10 @@ impl Desk {
         let (tree, diagnosis) = (study.tree, study.diagnosis);
         self.change(id, |incident| {
             if let Some(tree) = tree {
+                if let Some(group) = &mut incident.group {
+                    group.processes = tree.processes;
+                    group.anon_bytes = tree.anon_bytes;
+                }
                 incident.tree = Some(tree);
             }
             if let Some(diagnosis) = diagnosis {
@@ -367,22 +396,55 @@ impl Desk {
         if again {
             return self.study(id);
         }
+        let asked = self.matters.get_mut(id).map(|matter| std::mem::take(&mut matter.asked));
+        for (driver, reply) in asked.unwrap_or_default() {
+            let begun = self.investigate(id, driver, evidence.clone());
+            requests::begun(begun, reply);
+        }
         // One investigation an incident: a person may ask for more.
-        if let Some(incident) = self.incidents.get(id).filter(|it| it.investigations.is_empty()) {
-            let done = self.done.clone();
-            let told = move |progress| {
-                let _ = done.send(Done::Investigated(progress));
-            };
-            if let Some(begun) = self.investigations.begin(incident, evidence, told) {
-                self.investigated(begun);
+        if self.incidents.get(id).is_some_and(|it| it.investigations.is_empty())
+            && let Some(driver) = self.investigations.by_itself()
+        {
+            self.investigate(id, driver, evidence);
+        }
+    }
+
+    /// Has an incident looked at again, and an investigation begun after that.
+    pub fn ask_investigation(&mut self, id: &str, driver: Driver, reply: Reply) {
+        match self.matters.get_mut(id) {
+            None => {
+                reply.refuse(Code::FailedPrecondition, "nothing more is known of this incident");
+            }
+            Some(matter) => {
+                matter.asked.push((driver, reply));
+                self.study(id);
             }
         }
     }
 
-    fn investigated(&mut self, progress: Progress) {
+    /// `None`: the incident was resolved meanwhile, or nothing can be started here.
+    fn investigate(
+        &mut self,
+        id: &str,
+        driver: Driver,
+        evidence: Vec<proto::Evidence>,
+    ) -> Option<(Announced, proto::Investigation)> {
+        let incident = self.incidents.get(id)?;
+        let done = self.done.clone();
+        let told = move |progress| {
+            let _ = done.send(Done::Investigated(progress));
+        };
+        let begun = self.investigations.begin(driver, incident, evidence, told)?;
+        let Progress::State { investigation, .. } = &begun else { return None };
+        let investigation = investigation.clone();
+        self.investigated(begun).map(|announced| (announced, investigation))
+    }
+
+    fn investigated(&mut self, progress: Progress) -> Option<Announced> {
         match progress {
             Progress::Line { incident, transcript } => {
                 self.log.append(Draft::of(incident, Body::Transcript(transcript)));
+                None
             }
             Progress::State { incident, investigation } => {
                 let ended = investigation.ended_at.is_some();
@@ -395,7 +457,7 @@ impl Desk {
                     incident.investigations.retain(|known| known.id != investigation.id);
                     incident.investigations.push(investigation);
                     format!("{why} {}", if ended { "ended" } else { "began" })
-                });
+                })
             }
         }
     }
@@ -411,7 +473,7 @@ impl Desk {
     }
 
     pub fn announce(&mut self, change: Change) -> Announced {
-        let incident = change.incident.clone();
+        let (incident, opened) = (change.incident.clone(), change.opened);
         let state = sensor_proto::json::state::word(incident.state);
         tracing::info!(
             "incident {} is {state}: {} ({})",
@@ -428,7 +490,33 @@ impl Desk {
                 incident: Some(change.incident),
             }),
         ));
+        self.attach_vitals(&incident, opened);
         Announced { incident, receipt }
+    }
+
+    /// Puts what the flight recorder has into an incident's evidence: what was before it as it opens,
+    /// and what was since then as it ends.
+    fn attach_vitals(&self, incident: &Incident, opened: bool) {
+        let Some(recorder) = &self.recorder else { return };
+        let (id, record) = if opened {
+            ("v1", recorder.record())
+        } else if incident.state() == State::Resolved && incident.boot_id == self.host.boot_id {
+            ("v2", recorder.since(incident.opened_ns))
+        } else {
+            return;
+        };
+        self.log.append(Draft::of(
+            incident.id.clone(),
+            Body::Evidence(proto::Evidence {
+                id: id.into(),
+                name: "vitals".into(),
+                source: "/proc/pressure, /proc/meminfo, /proc/loadavg".into(),
+                at: Some(clock::wall()),
+                truncated: false,
+                redactions: 0,
+                content: Some(Content::Vitals(record)),
+            }),
+        ));
     }
 
     /// Records an action and puts it into its incident.
@@ -457,6 +545,16 @@ impl Desk {
             looping.close();
         }
         Some(self.announce(change))
+    }
+}
+
+/// Kernel facts that make a group the same: what its members share. Their groups and arguments may
+/// differ.
+fn identity_of(group: &Group, [exe, loose, _]: [u64; 3]) -> [u64; 3] {
+    match group.by {
+        By::Executable => [exe, if group.alike { loose } else { 0 }, 0],
+        By::Session => [1, group.shared, 1],
+        By::User => [2, group.shared, 2],
     }
 }
 

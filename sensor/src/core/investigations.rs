@@ -24,8 +24,10 @@ pub enum Progress {
 
 /// Who investigates on this host, and what runs.
 pub struct Investigations {
-    /// `None`: nobody.
+    /// By itself; `None`: nobody.
     driver: Option<Driver>,
+    /// The operator's program, where there is one: for whoever asks for it.
+    command: Option<Driver>,
     admission: Admission,
     gatherer: Arc<Gatherer>,
     stop: Option<Stop>,
@@ -42,36 +44,58 @@ impl Investigations {
         scratch: PathBuf,
         gatherer: Arc<Gatherer>,
     ) -> Self {
+        let program = config.command.program.clone();
+        let command = (!program.is_empty()).then(|| {
+            let mut command = Command::new(program, hierarchies.clone(), home.clone(), scratch);
+            command.sandbox.user.clone_from(&config.command.user);
+            command.sandbox.memory_bytes = config.command.memory_max_bytes;
+            command.sandbox.pids = config.command.pids_max.into();
+            command.deadline = Duration::from_secs(config.command.deadline_s.into());
+            Driver::Command(command)
+        });
         let driver = match config.agent {
             Agent::None => None,
             Agent::Builtin => Some(Driver::Builtin),
-            Agent::Command => {
-                let program = config.command.program.clone();
-                let mut command = Command::new(program, hierarchies.clone(), home.clone(), scratch);
-                command.sandbox.user.clone_from(&config.command.user);
-                command.sandbox.memory_bytes = config.command.memory_max_bytes;
-                command.sandbox.pids = config.command.pids_max.into();
-                command.deadline = Duration::from_secs(config.command.deadline_s.into());
-                Some(Driver::Command(command))
-            }
+            // Checked with the configuration: it has a program.
+            Agent::Command => command.clone(),
         };
         let limits = Limits { at_once: AT_ONCE, per_hour: config.max_per_hour };
         let stop =
             Stop::new().inspect_err(|error| tracing::warn!("no investigations: {error}")).ok();
-        Self { driver, admission: Admission::new(&home, limits), gatherer, stop }
+        Self { driver, command, admission: Admission::new(&home, limits), gatherer, stop }
+    }
+
+    /// Who investigates under this name, which a person gave; empty: whoever does by itself. An error says
+    /// why nobody does.
+    pub fn named(&self, agent: &str) -> Result<Driver, String> {
+        let (found, why) = match agent {
+            "" => {
+                (self.driver.clone(), "nobody is configured to investigate: set investigate.agent")
+            }
+            "builtin" => (Some(Driver::Builtin), ""),
+            "command" => {
+                (self.command.clone(), "no program is configured: set investigate.command")
+            }
+            _ => (None, "nobody of that name investigates here: it is builtin or command"),
+        };
+        found.ok_or_else(|| why.to_owned())
+    }
+
+    /// Who investigates without being asked.
+    pub fn by_itself(&self) -> Option<Driver> {
+        self.driver.clone()
     }
 
     /// Starts one about an incident. Answers what is to be recorded at once: that it began, or why
-    /// it may not; `told` hears the rest.
+    /// it may not; `told` hears the rest. `None`: nothing can be started on this host.
     pub fn begin(
         &self,
+        driver: Driver,
         incident: &proto::Incident,
         evidence: Vec<proto::Evidence>,
         told: impl Fn(Progress) + Send + 'static,
     ) -> Option<Progress> {
-        let (Some(driver), Some(stop)) = (self.driver.clone(), self.stop.clone()) else {
-            return None;
-        };
+        let stop = self.stop.clone()?;
         let number = incident.investigations.len() + 1;
         let mut investigation = proto::Investigation {
             id: format!("{}-{number}", incident.id),

@@ -49,9 +49,13 @@ use self::{
 use crate::{
     cgroup::{CgroupError, Hierarchies},
     clock,
-    config::Config,
+    config::{self, Config},
     evidence::{Redactor, gather},
-    feed::link::{Link, LinkError, LinkOptions, Question},
+    feed::{
+        access::Named,
+        link::{Link, LinkError, LinkOptions, Question, Tcp},
+        tls::Files,
+    },
     host::{Host, cpus},
     investigate,
     kernel::{
@@ -66,6 +70,7 @@ use crate::{
         policy::{Mode, Policy},
         protect::Additions,
     },
+    vitals::Recorder,
 };
 
 #[derive(Debug, thiserror::Error)]
@@ -114,14 +119,16 @@ impl Marks for Reins {
         }
     }
 
-    fn engage(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+    fn engage(&self, roots: &[ProcessKey], number: u32, until_ns: u64) -> io::Result<()> {
         let engaged = self.brake.engage(number);
-        self.lineage.mark_root(root, number, until_ns).and(engaged)
+        let mark = |root: &ProcessKey| self.lineage.mark_root(*root, number, until_ns);
+        roots.iter().map(mark).fold(Ok(()), io::Result::and).and(engaged)
     }
 
-    fn rehearse(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
+    fn rehearse(&self, roots: &[ProcessKey], number: u32, until_ns: u64) -> io::Result<()> {
         let engaged = self.brake.engage(number);
-        self.lineage.mark_dry(root, number, until_ns).and(engaged)
+        let mark = |root: &ProcessKey| self.lineage.mark_dry(*root, number, until_ns);
+        roots.iter().map(mark).fold(Ok(()), io::Result::and).and(engaged)
     }
 
     fn mark(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
@@ -193,9 +200,12 @@ impl Daemon {
             max_bytes: config.record.max_bytes,
             reader_gid: serve_user.map(|(_, gid)| gid),
         };
-        let (log, opened) = Log::open(&config.state_dir, &host, options)?;
+        let (log, mut opened) = Log::open(&config.state_dir, &host, options)?;
 
         let mut degradations = Vec::new();
+        let recorder = recorder(&config.state_dir, &log, std::mem::take(&mut opened.vitals))
+            .map_err(|error| degradations.push(format!("no flight recorder: {error}")))
+            .ok();
         if config.kernel.realtime
             && let Err(error) = survival::lock_memory()
         {
@@ -208,6 +218,9 @@ impl Daemon {
         let Kernel { programs, lineage, ring, brake, baseline_processes } = kernel;
         if let Some(why) = &programs.no_baseline {
             degradations.push(format!("no baseline: {why}"));
+        }
+        if let Err(why) = &programs.understudies {
+            degradations.push(format!("nobody stands in for skipped programs: {why}"));
         }
         if brake.gear() == Gear::Signals && config.kernel.brake < Gear::Signals {
             let why: Vec<_> = brake.refused().iter().map(|(_, why)| why.as_str()).collect();
@@ -266,10 +279,13 @@ impl Daemon {
             socket: config.socket(),
             state_dir: config.state_dir.clone(),
             user: serve_user,
+            tcp: tcp(&config.feed.tcp),
+            unwritten: log.unwritten(),
         })?;
         let gatherer = Arc::new(gatherer(config));
         let mut desk = Desk {
             log,
+            recorder,
             host,
             lineage,
             programs,
@@ -303,6 +319,7 @@ impl Daemon {
         };
         desk.begin(&opened, degradations, baseline_processes);
         desk.succeed(Legacy { opened, predecessor });
+        survival::keep_memory();
         // From here on there are reactions: what an earlier run knew is in the book.
         storm::start(&reactor, alarms).map_err(CoreError::Threads)?;
         let told = |granted: io::Result<()>| {
@@ -413,6 +430,26 @@ impl Desk {
             Body::Degraded(proto::Degraded { part: "guardian".into(), why, recovered }),
         ));
     }
+}
+
+/// Where clients on other hosts connect; none where that is not wanted.
+fn tcp(config: &config::Tcp) -> Option<Tcp> {
+    Some(Tcp {
+        // Checked with the configuration; empty: not wanted.
+        listen: config.listen.parse().ok()?,
+        files: Files {
+            certificate: config.certificate.clone(),
+            key: config.key.clone(),
+            client_ca: config.client_ca.clone(),
+        },
+        named: Named { readers: config.readers.clone(), operators: config.operators.clone() },
+    })
+}
+
+/// The flight recorder; what it records goes into the log's rings.
+fn recorder(state_dir: &Path, log: &Log, before: Vec<proto::VitalsSample>) -> io::Result<Recorder> {
+    let log = log.clone();
+    Recorder::start(state_dir, before, move |sample| log.append_vitals(sample))
 }
 
 /// (uid, gid) of a user, `nobody` where there is no such user.

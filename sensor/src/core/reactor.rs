@@ -64,10 +64,20 @@ pub enum Notice {
         incident: String,
         contained: Contained,
         thaw_ns: u64,
-        again: bool,
+        turn: Containing,
     },
     Exec(Box<Exec>),
     Braked(Braked),
+}
+
+/// Why something is contained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Containing {
+    First,
+    /// It grew after it was thawed.
+    Again,
+    /// Trees have joined a group that stands.
+    Joined,
 }
 
 /// A finding, and what was decided about it.
@@ -180,13 +190,16 @@ impl Reactor {
         why: &str,
         actions: Vec<proto::Action>,
     ) {
-        let Some(culprit) = finding.culprit else { return };
+        let roots = finding.roots();
+        if roots.is_empty() {
+            return;
+        }
         let paused = self.paused.load(Ordering::Relaxed);
         let decision = self.policy.decide(finding.rule, finding.contain, paused);
         let turn = match &decision {
-            Decision::Contain { .. } => self.containments.claim(culprit, above),
+            Decision::Contain { .. } => self.containments.claim(&roots, above),
             Decision::Rehearse { .. } | Decision::Suggest { .. } | Decision::Observe { .. } => {
-                Turn::Leave { incident: self.containments.incident_of(culprit, above) }
+                Turn::Leave { incident: self.containments.incident_of(&roots, above) }
             }
         };
         let (incident, mark) = match turn {
@@ -198,14 +211,14 @@ impl Reactor {
         let rehearsed = matches!(decision, Decision::Rehearse { .. });
         let found = Found { finding, ancestry, incident: told, decision, alarm, actions };
         self.tell(Notice::Found(Box::new(found)));
-        if rehearsed && let Some((incident, mark)) = self.containments.hold(culprit, above) {
-            let target = self.target(incident, mark, culprit, leaf, REHEARSED_NS, why);
+        if rehearsed && let Some((incident, mark)) = self.containments.hold(&roots, above) {
+            let target = self.target(incident, mark, roots.clone(), leaf, REHEARSED_NS, why);
             self.rehearse(target);
         }
         if let Some(mark) = mark {
             let freeze_ns = self.times.freeze_ns;
-            let target = self.target(incident, mark, culprit, leaf, freeze_ns, why);
-            self.contain(target, freeze_ns, false);
+            let target = self.target(incident, mark, roots, leaf, freeze_ns, why);
+            self.contain(target, freeze_ns, Containing::First);
         }
     }
 
@@ -225,7 +238,7 @@ impl Reactor {
         &self,
         incident: String,
         mark: u32,
-        root: ProcessKey,
+        roots: Vec<ProcessKey>,
         leaf: Option<ProcessKey>,
         freeze_ns: u64,
         why: &str,
@@ -233,7 +246,7 @@ impl Reactor {
         Target {
             incident,
             mark,
-            root,
+            roots,
             leaf,
             brake_until_ns: clock::boot_ns() + freeze_ns + self.times.brake_extra_ns,
             by: POLICY.into(),
@@ -249,11 +262,11 @@ impl Reactor {
         let freeze_ns = thawed.freeze_ns;
         let mut target = thawed.target("it grew again after the thaw");
         target.brake_until_ns = clock::boot_ns() + freeze_ns + self.times.brake_extra_ns;
-        self.contain(target, freeze_ns, true);
+        self.contain(target, freeze_ns, Containing::Again);
     }
 
     /// Brake and first sweep here, the rest on a thread of its own.
-    fn contain(self: &Arc<Self>, target: Target, freeze_ns: u64, again: bool) {
+    pub(super) fn contain(self: &Arc<Self>, target: Target, freeze_ns: u64, turn: Containing) {
         let release_ns = target.brake_until_ns;
         let thaw_ns = release_ns - self.times.brake_extra_ns;
         let (mark, leaf) = (target.mark, target.leaf);
@@ -266,6 +279,16 @@ impl Reactor {
         let this = Arc::clone(self);
         let finish = move |contained: Contained| {
             let held = contained.held.clone();
+            if turn != Containing::First
+                && this.containments.is_let_run(&incident)
+                && let Some(held) = &held
+            {
+                // A person let it run while it was being stopped once more.
+                this.containments.settle(mark, None);
+                let action = this.responder.release(held, POLICY, "a person let it run");
+                this.guardian.disarm(&incident);
+                return this.tell(Notice::Acted { incident, action });
+            }
             this.containments.settle(
                 mark,
                 held.map(|held| Containment {
@@ -277,7 +300,7 @@ impl Reactor {
                     release_ns,
                 }),
             );
-            this.tell(Notice::Contained { incident, contained, thaw_ns, again });
+            this.tell(Notice::Contained { incident, contained, thaw_ns, turn });
         };
         match self.responder.begin(&target, &mut armed) {
             Err(refusal) => finish(Contained { held: None, actions: vec![*refusal] }),

@@ -5,12 +5,13 @@
 
 use std::sync::atomic::Ordering;
 
-use sensor_proto::internal::v1::{Ask, ask, tell::What};
+use sensor_proto::internal::v1::{Ask, Incidents, ask, tell::What};
 use tonic::Code;
 
 use super::{
     containments::Containment,
     desk::{Announced, Desk, Done},
+    reactor::Containing,
 };
 use crate::{
     clock,
@@ -52,41 +53,65 @@ impl Desk {
             Some(ask::What::Act(request)) => self.requested(request, by, reply),
             Some(ask::What::Trigger(request)) => self.triggered(request, &by, reply),
             Some(ask::What::SetPaused(request)) => self.set_paused(request, &by, reply),
+            Some(ask::What::Incidents(_)) => {
+                let incidents = self.incidents.iter().cloned().collect();
+                reply.send(What::Incidents(Incidents { incidents }));
+            }
+            Some(ask::What::Investigate(request)) => self.investigation_asked(&request, reply),
             None => reply.refuse(Code::InvalidArgument, "the request asks for nothing"),
         }
     }
 
-    fn requested(&mut self, request: proto::ActRequest, by: String, reply: Reply) {
-        let incident = match self.incidents.find(&request.id) {
+    fn investigation_asked(&mut self, request: &proto::InvestigateRequest, reply: Reply) {
+        let incident = match self.unresolved(&request.id) {
             Ok(id) => id,
-            Err(error @ incident::FindError::Unknown(_)) => {
-                return reply.refuse(Code::NotFound, error.to_string());
-            }
-            Err(error) => return reply.refuse(Code::InvalidArgument, error.to_string()),
+            Err((code, why)) => return reply.refuse(code, why),
+        };
+        match self.investigations.named(&request.agent) {
+            Ok(driver) => self.ask_investigation(&incident, driver, reply),
+            Err(why) => reply.refuse(Code::FailedPrecondition, why),
+        }
+    }
+
+    /// The unresolved incident whose id begins so.
+    fn unresolved(&self, id: &str) -> Result<String, (Code, String)> {
+        self.incidents.find(id).map_err(|error| {
+            let code = match error {
+                incident::FindError::Unknown(_) => Code::NotFound,
+                incident::FindError::Ambiguous(_) => Code::InvalidArgument,
+            };
+            (code, error.to_string())
+        })
+    }
+
+    fn requested(&mut self, request: proto::ActRequest, by: String, reply: Reply) {
+        let incident = match self.unresolved(&request.id) {
+            Ok(id) => id,
+            Err((code, why)) => return reply.refuse(code, why),
         };
         let why = reason(&request.why);
         let verb = request.verb();
         let held = self.containments.of(&incident);
-        let culprit = self.incidents.culprit(&incident);
+        let roots = self.incidents.roots(&incident);
         let leaf = self.matters.get(&incident).and_then(|matter| matter.subject.finding.leaf);
-        let begun = match (verb, culprit) {
-            (Verb::Freeze, Some(root)) => match &held {
-                Some(held) if held.frozen => Err(format!("incident {incident} is frozen already")),
-                _ => Ok(self.freeze(&incident, root, leaf, &by, &why)),
-            },
-            (Verb::Kill, Some(root)) => Ok(self.kill(&incident, root, leaf, &by, &why)),
-            (Verb::Freeze | Verb::Kill, None) => {
+        let begun = match verb {
+            Verb::Freeze | Verb::Kill if roots.is_empty() => {
                 Err(format!("incident {incident} has no culprit to act on"))
             }
-            (Verb::Thaw, _) => match held {
+            Verb::Freeze => match &held {
+                Some(held) if held.frozen => Err(format!("incident {incident} is frozen already")),
+                _ => Ok(self.freeze(&incident, roots, leaf, &by, &why)),
+            },
+            Verb::Kill => Ok(self.kill(&incident, roots, leaf, &by, &why)),
+            Verb::Thaw => match held {
                 Some(held) => Ok(self.let_go(held, &by, &why)),
                 None => Err(format!("nothing of incident {incident} is frozen")),
             },
-            (Verb::Resolve, _) => Ok(match held {
+            Verb::Resolve => Ok(match held {
                 Some(held) => self.let_go(held, &by, &why),
                 None => Box::new(|| Outcome::Did(Vec::new())),
             }),
-            (Verb::Unspecified, _) => {
+            Verb::Unspecified => {
                 return reply.refuse(Code::InvalidArgument, "the request names no action");
             }
         };
@@ -112,7 +137,7 @@ impl Desk {
     fn freeze(
         &self,
         incident: &str,
-        root: ProcessKey,
+        roots: Vec<ProcessKey>,
         leaf: Option<ProcessKey>,
         by: &str,
         why: &str,
@@ -123,7 +148,7 @@ impl Desk {
         let target = Target {
             incident: incident.to_owned(),
             mark,
-            root,
+            roots,
             leaf,
             brake_until_ns: release_ns,
             by: by.to_owned(),
@@ -146,7 +171,7 @@ impl Desk {
     fn kill(
         &self,
         incident: &str,
-        root: ProcessKey,
+        roots: Vec<ProcessKey>,
         leaf: Option<ProcessKey>,
         by: &str,
         why: &str,
@@ -154,7 +179,7 @@ impl Desk {
         let target = Target {
             incident: incident.to_owned(),
             mark: self.containments.mark_for(incident),
-            root,
+            roots,
             leaf,
             // Long enough for the killing, which is bounded.
             brake_until_ns: clock::boot_ns() + self.times.brake_extra_ns,
@@ -190,7 +215,7 @@ impl Desk {
                 if let Some(containment) = containment {
                     self.containments.settle(containment.held.mark, Some(*containment));
                 }
-                self.contained(&incident, contained, thaw_ns, false);
+                self.contained(&incident, contained, thaw_ns, Containing::First);
             }
             Outcome::Did(actions) => {
                 for action in actions {
@@ -250,6 +275,7 @@ impl Desk {
             kind: proto::Kind::Manual,
             rule: "manual",
             culprit,
+            group: None,
             leaf: None,
             contain: false,
             confidence: 1.0,
@@ -295,6 +321,16 @@ impl Desk {
     }
 }
 
+/// Answers who waits for an investigation; `None`: it could not be begun.
+pub fn begun(begun: Option<(Announced, proto::Investigation)>, reply: Reply) {
+    let Some((announced, investigation)) = begun else {
+        return reply.refuse(Code::FailedPrecondition, "the incident was resolved meanwhile");
+    };
+    when_durable(Some(announced), reply, move |_| {
+        What::Investigate(proto::InvestigateResponse { investigation: Some(investigation) })
+    });
+}
+
 type Work = Box<dyn FnOnce() -> Outcome + Send>;
 
 /// Answers once what was announced is on disk; `None`: the incident was resolved meanwhile.
@@ -319,6 +355,10 @@ async fn send_durable(receipt: Receipt, reply: Reply, what: What) {
 
 /// Who asks, as it is recorded.
 fn person(ask: &Ask) -> String {
+    // All of them: any may be the one that is allowed to.
+    if !ask.names.is_empty() {
+        return format!("{} (by its certificate)", ask.names.join(", "));
+    }
     let uid = nix::unistd::Uid::from_raw(ask.uid);
     match nix::unistd::User::from_uid(uid) {
         Ok(Some(user)) => format!("user {} (uid {uid})", user.name),

@@ -44,7 +44,7 @@ pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> 
     let mut diagnosis = None;
     if let Some(culprit) = subject.finding.culprit {
         let forest = lineage.forest(Detail::Execs);
-        let (evidence, totals) = gatherer.tree(&forest, culprit);
+        let (evidence, totals) = gatherer.tree(&forest, &subject.finding.roots());
         let seen = log.add(evidence);
         tree = Some(totals);
         diagnosis = match subject.finding.kind {
@@ -99,9 +99,12 @@ fn explain_storm(
     tree_evidence: String,
     log: &mut EvidenceLog,
 ) -> proto::Diagnosis {
-    let limit = gatherer.room(forest, culprit);
-    let program = gatherer.program(forest, culprit);
-    let crowd = storm::Crowd::of(forest, culprit, program, limit);
+    let finding = &subject.finding;
+    let limit = gatherer.room(forest, &finding.roots());
+    // Of a group what stands above its trees says why there are so many.
+    let starter = finding.group.as_ref().map_or(culprit, |group| group.ancestor);
+    let program = gatherer.program(forest, starter);
+    let crowd = storm::Crowd::of(forest, finding, program, limit);
     let chain = gatherer.chain(forest, culprit, subject.finding.leaf);
     let cited = [tree_evidence, log.add(gatherer.chain_evidence(&chain))];
     let mut files = gatherer.source_files(&chain, log);

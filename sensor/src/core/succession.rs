@@ -1,11 +1,15 @@
 //! What an earlier run left behind: unresolved incidents in the log, and perhaps a guardian that
 //! still watches over what is frozen.
 
-use super::{containments::Containment, desk::Desk, respawn::Looping};
+use super::{
+    containments::{Containment, GUARDIAN, POLICY},
+    desk::Desk,
+    respawn::Looping,
+};
 use crate::{
     clock,
     incident::Incidents,
-    proto::{Incident, InvestigationState, Kind, State},
+    proto::{ActionKind, Incident, InvestigationState, Kind, State},
     record::Opened,
     respond::{Held, Marks as _, guardian::Predecessor},
 };
@@ -57,8 +61,8 @@ impl Desk {
             release_ns,
         });
         let held = &containment.held;
-        // The root may be gone; those that live are marked one by one.
-        let _ = self.reins.engage(held.root, held.mark, release_ns);
+        // A root may be gone; those that live are marked one by one.
+        let _ = self.reins.engage(&held.roots, held.mark, release_ns);
         for key in &held.processes {
             // Gone meanwhile: there is nothing to brake.
             let _ = self.lineage.mark(*key, held.mark, release_ns);
@@ -71,10 +75,13 @@ impl Desk {
         let of_loop = |incident: &Incident| incident.kind() == Kind::CrashLoop;
         if self.incidents.get(id).is_some_and(of_loop) {
             self.loops.insert(id.to_owned(), Looping::unseen(clock::boot_ns()));
-        } else if let Some(culprit) = self.incidents.culprit(id) {
-            self.containments.know(culprit, id);
+        } else {
+            self.containments.know(&self.incidents.roots(id), id);
         }
         let frozen = self.containments.of(id).is_some_and(|it| it.frozen);
+        if self.incidents.get(id).is_some_and(was_let_run) {
+            self.containments.let_run(id);
+        }
         self.change(id, |incident| {
             for investigation in &mut incident.investigations {
                 if investigation.state() == InvestigationState::Running {
@@ -104,5 +111,50 @@ impl Desk {
             }
         }
         self.investigations.end();
+    }
+}
+
+/// Whether a person had let it run, and nobody has stopped it since then: no automatic action follows
+/// that.
+fn was_let_run(incident: &Incident) -> bool {
+    let since = incident.actions.iter().rev().filter(|action| action.ok);
+    since.take_while(|action| action.kind() != ActionKind::Freeze).any(|action| {
+        matches!(action.kind(), ActionKind::Thaw | ActionKind::Release)
+            && action.by != POLICY
+            && action.by != GUARDIAN
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::Action;
+
+    #[test]
+    fn what_a_person_let_run_stays_so() {
+        let incident = |actions: &[(ActionKind, &str, bool)]| Incident {
+            actions: actions
+                .iter()
+                .map(|&(kind, by, ok)| Action {
+                    kind: kind as i32,
+                    by: by.into(),
+                    ok,
+                    ..Default::default()
+                })
+                .collect(),
+            ..Default::default()
+        };
+        let person = "user ada (uid 1000)";
+        let (freeze, thaw, release) = (ActionKind::Freeze, ActionKind::Thaw, ActionKind::Release);
+        let frozen = (freeze, POLICY, true);
+        assert!(!was_let_run(&incident(&[])));
+        assert!(!was_let_run(&incident(&[frozen])));
+        assert!(!was_let_run(&incident(&[frozen, (thaw, GUARDIAN, true)])));
+        assert!(!was_let_run(&incident(&[frozen, (thaw, person, false)])), "it still stands");
+        let released = (release, person, true);
+        assert!(was_let_run(&incident(&[frozen, released])));
+        assert!(was_let_run(&incident(&[frozen, released, (release, POLICY, true)])));
+        assert!(!was_let_run(&incident(&[frozen, released, (freeze, person, true)])));
+        assert!(!was_let_run(&incident(&[frozen, (release, GUARDIAN, true)])));
     }
 }

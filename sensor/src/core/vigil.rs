@@ -51,7 +51,7 @@ impl Desk {
             .incidents
             .iter()
             .filter(|incident| !self.acting.contains(&incident.id))
-            .filter(|incident| self.incidents.culprit(&incident.id).is_some())
+            .filter(|incident| !self.incidents.roots(&incident.id).is_empty())
             .map(|incident| incident.id.clone())
             .collect();
         if with_culprit.is_empty() {
@@ -65,14 +65,14 @@ impl Desk {
         }
     }
 
-    /// Whether nothing is left of an incident's tree.
+    /// Whether nothing is left of an incident's tree, or of all trees of a group.
     pub fn is_gone(&self, id: &str) -> bool {
         !self.lives(&self.lineage.forest(Detail::Links), id)
     }
 
     fn lives(&self, forest: &Forest, id: &str) -> bool {
-        let tree = self.incidents.culprit(id).map(|root| forest.tree(root)).unwrap_or_default();
-        if tree.iter().any(|(node, _)| node.alive) {
+        let lives = |root: &ProcessKey| forest.tree(*root).into_iter().any(|(node, _)| node.alive);
+        if self.incidents.roots(id).iter().any(lives) {
             return true;
         }
         // After a restart of ours the lineage above the survivors may be lost; the list is not.

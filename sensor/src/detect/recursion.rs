@@ -65,6 +65,7 @@ pub fn detect(crossing: &Crossing, limits: &Limits) -> Option<Finding> {
         kind: proto::Kind::Recursion,
         rule: crossing.rule.name(),
         culprit: Some(culprit(&crossing.ancestry, crossing.rule).unwrap_or(leaf.key)),
+        group: None,
         leaf: Some(leaf.key),
         contain,
         // On the recorded corpus R1 was right every time at these thresholds; R1b and R1c rest on fewer cases.

@@ -51,6 +51,7 @@ pub fn detect(alarm: &Alarm, window: &Window, limits: &Limits) -> Finding {
         kind: proto::Kind::CrashLoop,
         rule: sensor_common::gate::Rule::R6.name(),
         culprit: Some(alarm.top),
+        group: None,
         leaf: Some(alarm.process),
         contain: false,
         confidence: CONFIDENCE,

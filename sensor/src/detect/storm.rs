@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Of ten that were born meanwhile and live, so many make a subtree the storm itself.
-const CARRIES: u64 = 9;
+pub(super) const CARRIES: u64 = 9;
 
 /// Who was forked so shortly before the growth began is as much of it as what came then: the workers
 /// of a server are older.
@@ -28,8 +28,7 @@ const CLOCK_NS: u64 = 1_000_000;
 pub fn detect(rule: Rule, alarm: &Alarm, forest: &Forest, limits: &Limits) -> Option<Finding> {
     // Whoever crossed may be gone with all of its tree; its newest process then stands for it.
     let crossed = forest.get(alarm.top).or_else(|| forest.get(alarm.process))?.key;
-    let since_ns = alarm.crossed_ns.saturating_sub(alarm.span_ns + CLOCK_NS);
-    let growth = Growth::of(forest, program(forest, crossed), since_ns);
+    let growth = Growth::of(forest, program(forest, crossed), since_ns(alarm));
     let culprit = growth.narrow(forest);
     let tree = forest.tree(culprit);
     let below = |key: &ProcessKey| tree.iter().any(|(node, _)| node.key == *key && node.alive);
@@ -70,6 +69,7 @@ pub fn detect(rule: Rule, alarm: &Alarm, forest: &Forest, limits: &Limits) -> Op
         kind: proto::Kind::ForkStorm,
         rule: rule.name(),
         culprit: Some(culprit),
+        group: None,
         leaf,
         contain,
         // R2 was right on every bomb of the corpus and silent on all honest work; R3 also sees what
@@ -101,6 +101,11 @@ pub fn watched(mut finding: Finding, now_ns: u64, live: u32) -> Finding {
     Finding { at_ns: now_ns, ..finding }
 }
 
+/// When the growth began that crossed, boot clock, ns.
+pub fn since_ns(alarm: &Alarm) -> u64 {
+    alarm.crossed_ns.saturating_sub(alarm.span_ns + CLOCK_NS)
+}
+
 /// How fast it grew when it crossed, processes a second.
 pub fn per_second(alarm: &Alarm) -> f64 {
     f64::from(alarm.grown) * 1e9 / alarm.span_ns.max(CLOCK_NS) as f64
@@ -118,7 +123,7 @@ fn only_forked(node: &Node) -> bool {
 }
 
 /// Who of a tree was born since the growth began, and lives.
-struct Growth {
+pub(super) struct Growth {
     root: ProcessKey,
     since_ns: u64,
     /// In the tree of each, itself included.
@@ -127,7 +132,7 @@ struct Growth {
 }
 
 impl Growth {
-    fn of(forest: &Forest, root: ProcessKey, since_ns: u64) -> Self {
+    pub fn of(forest: &Forest, root: ProcessKey, since_ns: u64) -> Self {
         let tree = forest.tree(root);
         let mut growth = Self { root, since_ns, born: HashMap::new(), children: HashMap::new() };
         // Children come after their parents.
@@ -145,7 +150,7 @@ impl Growth {
         growth
     }
 
-    fn below(&self, key: ProcessKey) -> u64 {
+    pub fn below(&self, key: ProcessKey) -> u64 {
         self.born.get(&key).copied().unwrap_or_default()
     }
 

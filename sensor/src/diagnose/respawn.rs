@@ -216,6 +216,7 @@ mod tests {
             kind: proto::Kind::CrashLoop,
             rule: "R6",
             culprit: Some(crate::lineage::ProcessKey::new(7, 1)),
+            group: None,
             leaf: None,
             contain: false,
             confidence: 0.7,

@@ -1,6 +1,9 @@
 //! Storms: who forks, what the new processes run, how fast, and the line that does it.
 
-use std::{collections::HashMap, fmt::Write as _};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt::Write as _,
+};
 
 use super::{
     Claim, Files, Link, command,
@@ -9,7 +12,10 @@ use super::{
     words::Words,
 };
 use crate::{
-    detect::Finding,
+    detect::{
+        Finding,
+        group::{By, Group},
+    },
     evidence::Redactor,
     lineage::{Forest, Node, ProcessKey},
     proto,
@@ -19,26 +25,34 @@ use crate::{
 /// A storm's tree, counted.
 #[derive(Clone, Debug, Default)]
 pub struct Crowd {
-    /// The program that the culprit runs: its own, or what it was forked from.
+    /// The program that the culprit runs: its own, or what it was forked from. Of a group that of the
+    /// process above its trees.
     pub program: Link,
     /// Living processes, the culprit included.
     pub living: usize,
-    /// Of those, without the culprit, how many run nothing of their own.
+    /// Of those, without the culprit (of a group the roots of its trees), how many run nothing of their own.
     pub only_forked: usize,
     /// What the others execute, most frequent first.
     pub commands: Vec<(Vec<Vec<u8>>, usize)>,
     /// The limit that it would have met first, as it stands now.
     pub limit: Option<Tasks>,
+    /// Of a group: the command of its eldest tree.
+    pub member: Option<Vec<Vec<u8>>>,
 }
 
 impl Crowd {
-    pub fn of(forest: &Forest, culprit: ProcessKey, program: Link, limit: Option<Tasks>) -> Self {
-        let tree = forest.tree(culprit);
-        let living: Vec<&Node> =
-            tree.into_iter().map(|(node, _)| node).filter(|node| node.alive).collect();
+    pub fn of(forest: &Forest, finding: &Finding, program: Link, limit: Option<Tasks>) -> Self {
+        let roots: HashSet<ProcessKey> = finding.roots().into_iter().collect();
+        let trees = roots.iter().flat_map(|root| forest.tree(*root));
+        let living: Vec<&Node> = trees.map(|(node, _)| node).filter(|node| node.alive).collect();
         let mut crowd = Self { program, living: living.len(), limit, ..Self::default() };
+        if finding.group.is_some() {
+            let eldest = finding.culprit.and_then(|key| forest.get(key));
+            let exec = eldest.and_then(|node| node.exec.as_ref());
+            crowd.member = Some(exec.map(|exec| exec.argv.clone()).unwrap_or_default());
+        }
         let mut counts: HashMap<&[Vec<u8>], usize> = HashMap::new();
-        for node in living.iter().filter(|node| node.key != culprit) {
+        for node in living.iter().filter(|node| !roots.contains(&node.key)) {
             match &node.exec {
                 Some(exec) => *counts.entry(&exec.argv).or_default() += 1,
                 None => crowd.only_forked += 1,
@@ -72,7 +86,7 @@ pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
         [] => "A process of which no command is known".to_owned(),
         argv => words.command(argv),
     };
-    let bomb = crowd.only_forked >= crowd.executing();
+    let bomb = case.finding.group.is_none() && crowd.only_forked >= crowd.executing();
     let site = site(crowd, bomb, case.files);
     let value = |name: &str| {
         let measure = case.finding.measures.iter().find(|measure| measure.name == name);
@@ -80,7 +94,17 @@ pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
     };
     let (grown, within) = (value("growth"), value("within"));
     let living = crowd.living;
-    let mut cause = if bomb {
+    let group = case.finding.group.as_ref();
+    let mut cause = if let Some(group) = group {
+        let trees = trees(group, crowd, &words);
+        let started = match crowd.executing() {
+            0 => String::new(),
+            _ => format!(", among them {}", started(crowd, &words)),
+        };
+        format!(
+            "{trees}, below {who}, grow side by side: {grown} processes more in {within:.1} s; {living} live in these trees{started}."
+        )
+    } else if bomb {
         let run = if crowd.commands.is_empty() {
             "none of them runs a program"
         } else {
@@ -105,7 +129,11 @@ pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
     cause += &ahead(crowd, grown / within.max(0.001));
 
     let place = site.as_ref().map_or_else(|| format!("what {who} runs"), |site| site.place(&words));
-    let remedy = if bomb {
+    let remedy = if group.is_some() {
+        format!(
+            "Let {place} start fewer of these at once, or each of them wait for what it starts and come to an end."
+        )
+    } else if bomb {
         format!(
             "Give {place} an end: a function or process that starts itself again has to stop at some depth."
         )
@@ -128,6 +156,26 @@ pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
         diagnosis.evidence.push(more.clone());
     }
     diagnosis
+}
+
+/// The trees of a group: how many, and what they have in common.
+fn trees(group: &Group, crowd: &Crowd, words: &Words<'_>) -> String {
+    let count = group.members.len();
+    let argv = crowd.member.as_deref().unwrap_or_default();
+    let of_user = group.user.map(|uid| format!(" of user {uid}")).unwrap_or_default();
+    match (group.by, argv.first()) {
+        (By::Executable, Some(_)) if group.alike => {
+            format!("{count} × {}{of_user}", words.command(argv))
+        }
+        (By::Executable, Some(program)) => format!(
+            "{count} × {}{of_user} with different arguments, as in {}",
+            words.command(std::slice::from_ref(program)),
+            words.command(argv),
+        ),
+        (By::Executable, None) => format!("{count} trees of one executable{of_user}"),
+        (By::Session, _) => format!("{count} trees of session {}{of_user}", group.shared),
+        (By::User, _) => format!("{count} trees of user {}", group.shared),
+    }
 }
 
 /// So many times which command; of different ones the program that they share, or the most frequent.
@@ -175,7 +223,8 @@ fn site(crowd: &Crowd, bomb: bool, files: &mut dyn Files) -> Option<Site> {
     if bomb {
         return Site::of(&crowd.program, files, itself);
     }
-    let argv = crowd.commands.first().map(|(argv, _)| argv.clone()).unwrap_or_default();
+    let commands = crowd.member.iter().chain(crowd.commands.iter().map(|(argv, _)| argv));
+    let argv = commands.into_iter().next().cloned().unwrap_or_default();
     let most = Link { argv, ..Link::default() };
     Site::of(&crowd.program, files, |content| calling(content, &most, &[]))
 }
@@ -263,24 +312,32 @@ mod tests {
         }
         let program = Link { argv: argv(program), cwd: b"/w".to_vec(), ..Link::default() };
         let limit = Tasks { limit: "pids.max of a".into(), most: 400, left: 100 };
-        Crowd::of(&Forest::new(nodes), root, program, Some(limit))
+        Crowd::of(&Forest::new(nodes), &finding(Some(root)), program, Some(limit))
     }
 
-    fn said(crowd: &Crowd, file: Option<&'static str>) -> proto::Diagnosis {
+    fn finding(culprit: Option<ProcessKey>) -> Finding {
         let measure =
             |name: &str, value| Measure { name: name.into(), value, ..Measure::default() };
-        let finding = Finding {
+        Finding {
             kind: proto::Kind::ForkStorm,
             rule: "R2",
-            culprit: None,
+            culprit,
+            group: None,
             leaf: None,
             contain: true,
             confidence: 0.9,
             at_ns: 0,
             measures: vec![measure("growth", 256.0), measure("within", 0.5)],
-        };
+        }
+    }
+
+    fn said(crowd: &Crowd, file: Option<&'static str>) -> proto::Diagnosis {
+        told(&finding(None), crowd, file)
+    }
+
+    fn told(finding: &Finding, crowd: &Crowd, file: Option<&'static str>) -> proto::Diagnosis {
         diagnose(&mut Case {
-            finding: &finding,
+            finding,
             crowd,
             cited: &["e1".into(), "e2".into()],
             files: &mut One(file),
@@ -313,6 +370,60 @@ mod tests {
              pids.max of a (400) is used up 0.2 s later."
         );
         assert!((said.confidence - 0.85).abs() < 1e-9);
+    }
+
+    #[test]
+    fn trees_beside_each_other() {
+        let manager = ProcessKey::new(9, 1);
+        let mut nodes = Vec::new();
+        let mut members = Vec::new();
+        for tree in 0..3 {
+            let root = ProcessKey::new(10 + 10 * tree, 2);
+            members.push(root);
+            let node = |key, parent, line: &str| Node {
+                key,
+                parent: Some(parent),
+                alive: true,
+                exec: Some(Exec { argv: argv(line), loose: 7, ..Exec::default() }),
+                ..Node::default()
+            };
+            nodes.push(node(root, manager, "sh worker"));
+            for child in 1..=4 {
+                nodes.push(node(ProcessKey::new(root.tgid + child, 3), root, "sleep 9"));
+            }
+        }
+        let group = Group {
+            by: By::Executable,
+            shared: 1,
+            user: Some(1000),
+            alike: true,
+            ancestor: manager,
+            since_ns: 0,
+            starters: vec![manager],
+            members,
+        };
+        let culprit = group.members.first().copied();
+        let mut of_group = Finding { rule: "R3", group: Some(group), ..finding(culprit) };
+        let program = Link { argv: argv("sh /w/run"), cwd: b"/w".to_vec(), ..Link::default() };
+        let crowd = Crowd::of(&Forest::new(nodes), &of_group, program, None);
+        let said = told(&of_group, &crowd, Some("while :; do\n  true\n  sh worker &\ndone\n"));
+        assert_eq!(
+            said.cause,
+            "3 × `sh worker` of user 1000, below `sh /w/run`, grow side by side: 256 processes more in \
+             0.5 s; 15 live in these trees, among them 12 × `sleep 9`. Line 3 of /w/run is \
+             `sh worker &`."
+        );
+        assert!(said.remedy.starts_with("Let line 3 of /w/run start fewer"), "{}", said.remedy);
+        if let Some(group) = &mut of_group.group {
+            group.by = By::User;
+            group.shared = 33;
+        }
+        let said = told(&of_group, &crowd, None);
+        assert!(
+            said.cause.starts_with("3 trees of user 33, below `sh /w/run`, grow"),
+            "{}",
+            said.cause
+        );
     }
 
     #[test]

@@ -66,6 +66,7 @@ fn finding() -> Finding {
         kind: proto::Kind::Recursion,
         rule: "R1",
         culprit: None,
+        group: None,
         leaf: None,
         contain: true,
         confidence: 0.99,

@@ -144,22 +144,23 @@ impl Gatherer {
         program
     }
 
-    /// The limit of tasks that a tree would meet first.
-    pub fn room(&self, forest: &Forest, root: ProcessKey) -> Option<Tasks> {
+    /// The limit of tasks that a tree would meet first; of several the first one that lives.
+    pub fn room(&self, forest: &Forest, roots: &[ProcessKey]) -> Option<Tasks> {
         let hierarchies = Hierarchies::at(self.proc.root()).ok()?;
-        let tree = forest.tree(root);
-        let (living, _) = tree.into_iter().find(|(node, _)| node.alive)?;
+        let mut trees = roots.iter().flat_map(|root| forest.tree(*root));
+        let (living, _) = trees.find(|(node, _)| node.alive)?;
         room::tasks(self.proc.root(), &hierarchies, living.key.tgid)
     }
 
-    /// The living processes of a tree, and their totals. Threads and bytes are those that could be
+    /// The living processes of a tree, or of several beside each other, and their totals. Threads and bytes are those that could be
     /// read in time; a process that could not counts as one thread.
-    pub fn tree(&self, forest: &Forest, root: ProcessKey) -> (proto::Evidence, proto::Tree) {
+    pub fn tree(&self, forest: &Forest, roots: &[ProcessKey]) -> (proto::Evidence, proto::Tree) {
         let began = Instant::now();
         let mut totals = proto::Tree::default();
         let mut tree = proto::ProcessTree::default();
         let (mut redactions, mut truncated) = (0, false);
-        for (node, depth) in forest.tree(root).into_iter().filter(|(node, _)| node.alive) {
+        let trees = roots.iter().flat_map(|root| forest.tree(*root));
+        for (node, depth) in trees.filter(|(node, _)| node.alive) {
             totals.processes += 1;
             totals.depth = totals.depth.max(depth);
             let in_time = began.elapsed() < self.limits.patience;

@@ -1,5 +1,7 @@
 //! Who may do what, and what a request may look like: pure, so that `serve` and `core` judge alike.
 
+use std::sync::Arc;
+
 use sensor_proto::internal::v1::{Ask, ask};
 
 use crate::proto;
@@ -30,6 +32,38 @@ pub struct Groups {
     pub owner: u32,
 }
 
+/// Who may do what: users of this host by their groups, clients on other hosts by the names in their
+/// certificates.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Roles {
+    pub groups: Groups,
+    pub named: Arc<Named>,
+}
+
+/// Names that may read, and names that may read and act.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Named {
+    pub readers: Vec<String>,
+    pub operators: Vec<String>,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Who<'a> {
+    User { uid: u32, gids: &'a [u32] },
+    Certified { names: &'a [String] },
+}
+
+impl<'a> Who<'a> {
+    pub fn of(ask: &'a Ask) -> Self {
+        if ask.names.is_empty() {
+            Self::User { uid: ask.uid, gids: &ask.gids }
+        } else {
+            Self::Certified { names: &ask.names }
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
     #[error(
@@ -39,6 +73,13 @@ pub enum Refused {
         group(*need)
     )]
     Role { uid: u32, need: Need, exists: bool },
+    #[error(
+        "{name} may not {} sensor: its administrator can add this name of your certificate to \
+         feed.tcp.{}",
+        if *need == Need::Read { "read from" } else { "act through" },
+        if *need == Need::Read { "readers" } else { "operators" }
+    )]
+    Name { name: String, need: Need },
     #[error("{0}")]
     Request(&'static str),
 }
@@ -50,8 +91,22 @@ fn group(need: Need) -> &'static str {
     }
 }
 
-/// Whether a user with these groups may do it.
-pub fn allow(uid: u32, gids: &[u32], groups: &Groups, need: Need) -> Result<(), Refused> {
+/// Whether it may do it.
+pub fn allow(who: Who<'_>, roles: &Roles, need: Need) -> Result<(), Refused> {
+    match who {
+        Who::User { uid, gids } => allow_user(uid, gids, &roles.groups, need),
+        Who::Certified { names } => {
+            let among = |list: &[String]| names.iter().any(|name| list.contains(name));
+            let operator = among(&roles.named.operators);
+            if operator || need == Need::Read && among(&roles.named.readers) {
+                return Ok(());
+            }
+            Err(Refused::Name { name: names.join(", "), need })
+        }
+    }
+}
+
+fn allow_user(uid: u32, gids: &[u32], groups: &Groups, need: Need) -> Result<(), Refused> {
     let member = |group: Option<u32>| group.is_some_and(|group| gids.contains(&group));
     let operator = uid == 0 || uid == groups.owner || member(groups.operators);
     match need {
@@ -68,13 +123,18 @@ pub fn allow(uid: u32, gids: &[u32], groups: &Groups, need: Need) -> Result<(), 
 }
 
 /// Whether core may be asked this by who asks it.
-pub fn admit(ask: &Ask, groups: &Groups) -> Result<(), Refused> {
+pub fn admit(ask: &Ask, roles: &Roles) -> Result<(), Refused> {
     let need = match &ask.what {
-        Some(ask::What::Status(_)) => Need::Read,
-        Some(ask::What::Act(_) | ask::What::Trigger(_) | ask::What::SetPaused(_)) => Need::Act,
+        Some(ask::What::Status(_) | ask::What::Incidents(_)) => Need::Read,
+        Some(
+            ask::What::Act(_)
+            | ask::What::Trigger(_)
+            | ask::What::SetPaused(_)
+            | ask::What::Investigate(_),
+        ) => Need::Act,
         None => return Err(Refused::Request("the request is empty")),
     };
-    allow(ask.uid, &ask.gids, groups, need)?;
+    allow(Who::of(ask), roles, need)?;
     match &ask.what {
         Some(ask::What::Act(act)) => {
             check_id(&act.id).and_then(|()| check_why(&act.why)).and_then(|()| {
@@ -88,7 +148,10 @@ pub fn admit(ask: &Ask, groups: &Groups) -> Result<(), Refused> {
         }
         Some(ask::What::Trigger(trigger)) => check_why(&trigger.why),
         Some(ask::What::SetPaused(paused)) => check_why(&paused.why),
-        Some(ask::What::Status(_)) | None => Ok(()),
+        Some(ask::What::Investigate(investigate)) => {
+            check_id(&investigate.id).and_then(|()| check_agent(&investigate.agent))
+        }
+        Some(ask::What::Status(_) | ask::What::Incidents(_)) | None => Ok(()),
     }
 }
 
@@ -101,6 +164,11 @@ fn check_id(id: &str) -> Result<(), Refused> {
     } else {
         Err(Refused::Request("an incident's id is lower-case letters and digits"))
     }
+}
+
+fn check_agent(agent: &str) -> Result<(), Refused> {
+    let plausible = agent.len() <= ID_MAX && agent.bytes().all(|byte| byte.is_ascii_lowercase());
+    if plausible { Ok(()) } else { Err(Refused::Request("an agent's name is lower-case letters")) }
 }
 
 fn check_why(why: &str) -> Result<(), Refused> {
@@ -121,8 +189,33 @@ mod tests {
 
     const GROUPS: Groups = Groups { readers: Some(7), operators: Some(8), owner: 0 };
 
+    fn roles() -> Roles {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let named = Named { readers: list(&["board.example"]), operators: list(&["ada.example"]) };
+        Roles { groups: GROUPS, named: named.into() }
+    }
+
     #[test]
-    fn roles() {
+    fn names_in_a_certificate_have_roles() {
+        let allow = |names: &[&str], need| {
+            let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+            super::allow(Who::Certified { names: &names }, &roles(), need)
+        };
+        assert_eq!(allow(&["ada.example"], Need::Act), Ok(()));
+        assert_eq!(allow(&["ada.example"], Need::Read), Ok(()));
+        assert_eq!(allow(&["other", "board.example"], Need::Read), Ok(()));
+        assert!(allow(&["ADA.example"], Need::Read).is_err());
+        assert!(allow(&["a.ada.example"], Need::Read).is_err());
+        assert!(allow(&[], Need::Read).is_err());
+        assert_eq!(
+            allow(&["board.example"], Need::Act).unwrap_err().to_string(),
+            "board.example may not act through sensor: its administrator can add this name of your \
+             certificate to feed.tcp.operators"
+        );
+    }
+
+    #[test]
+    fn groups_have_roles() {
         let cases = [
             (0, &[][..], true, true),
             (1_000, &[8], true, true),
@@ -132,23 +225,24 @@ mod tests {
             (u32::MAX, &[9], false, false),
         ];
         for (uid, gids, read, act) in cases {
-            assert_eq!(allow(uid, gids, &GROUPS, Need::Read).is_ok(), read, "{uid} {gids:?}");
-            assert_eq!(allow(uid, gids, &GROUPS, Need::Act).is_ok(), act, "{uid} {gids:?}");
+            let allow = |need| allow_user(uid, gids, &GROUPS, need).is_ok();
+            assert_eq!(allow(Need::Read), read, "{uid} {gids:?}");
+            assert_eq!(allow(Need::Act), act, "{uid} {gids:?}");
         }
         let owned = Groups { owner: 1_000, ..Groups::default() };
-        assert_eq!(allow(1_000, &[], &owned, Need::Act), Ok(()));
+        assert_eq!(allow_user(1_000, &[], &owned, Need::Act), Ok(()));
     }
 
     #[test]
     fn a_group_that_does_not_exist_admits_nobody() {
         let none = Groups::default();
-        let refused = allow(1_000, &[0, 7, 8], &none, Need::Act).unwrap_err();
+        let refused = allow_user(1_000, &[0, 7, 8], &none, Need::Act).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "uid 1000 may not act through sensor: use sudo, or have root run \
              `groupadd -r sensor-operators && usermod -aG sensor-operators USER`"
         );
-        let refused = allow(1_000, &[], &GROUPS, Need::Read).unwrap_err();
+        let refused = allow_user(1_000, &[], &GROUPS, Need::Read).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "uid 1000 may not read from sensor: use sudo, or have root run `usermod -aG sensor USER`"
@@ -162,14 +256,14 @@ mod tests {
 
     #[test]
     fn only_requests_that_make_sense_reach_core() {
-        assert_eq!(admit(&act(0, "abc123", 1, "because"), &GROUPS), Ok(()));
-        assert!(admit(&act(0, "", 1, ""), &GROUPS).is_err());
-        assert!(admit(&act(0, "ABC", 1, ""), &GROUPS).is_err());
-        assert!(admit(&act(0, "abc", 0, ""), &GROUPS).is_err());
-        assert!(admit(&act(0, "abc", 99, ""), &GROUPS).is_err());
-        assert!(admit(&act(0, "abc", 1, "a\nb"), &GROUPS).is_err());
-        assert!(admit(&act(0, "abc", 1, &"x".repeat(WHY_MAX + 1)), &GROUPS).is_err());
-        assert!(admit(&Ask::default(), &GROUPS).is_err());
+        assert_eq!(admit(&act(0, "abc123", 1, "because"), &roles()), Ok(()));
+        assert!(admit(&act(0, "", 1, ""), &roles()).is_err());
+        assert!(admit(&act(0, "ABC", 1, ""), &roles()).is_err());
+        assert!(admit(&act(0, "abc", 0, ""), &roles()).is_err());
+        assert!(admit(&act(0, "abc", 99, ""), &roles()).is_err());
+        assert!(admit(&act(0, "abc", 1, "a\nb"), &roles()).is_err());
+        assert!(admit(&act(0, "abc", 1, &"x".repeat(WHY_MAX + 1)), &roles()).is_err());
+        assert!(admit(&Ask::default(), &roles()).is_err());
     }
 
     proptest! {
@@ -178,7 +272,16 @@ mod tests {
                                  id in ".{0,40}", verb: i32, why in ".{0,40}") {
             prop_assume!(!gids.contains(&8));
             let ask = Ask { gids, ..act(uid, &id, verb, &why) };
-            prop_assert!(admit(&ask, &GROUPS).is_err());
+            prop_assert!(admit(&ask, &roles()).is_err());
+        }
+
+        #[test]
+        fn a_named_stranger_never_acts_whatever_uid_it_says(
+            uid: u32, gids in prop::collection::vec(any::<u32>(), 0..20),
+            names in prop::collection::vec(".{0,12}", 1..4),
+        ) {
+            let ask = Ask { gids, names, ..act(uid, "abc", 1, "") };
+            prop_assert!(admit(&ask, &roles()).is_err());
         }
     }
 }

@@ -1,19 +1,63 @@
-//! How a client on this host connects to the daemon.
+//! How a client connects to the daemon: on this host by its socket, on another one over TLS.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
 
 use crate::proto::sensor_client::SensorClient;
 
+/// What an address on another host begins with.
+const HTTPS: &str = "https://";
+
+const CONNECT: Duration = Duration::from_secs(10);
+
+/// Where the daemon is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Address {
+    /// Its socket on this host.
+    Local(PathBuf),
+    Remote {
+        /// `https://HOST:PORT`.
+        uri: String,
+        /// Folder with `ca.pem`, `client.pem` and `client.key`.
+        tls: PathBuf,
+    },
+}
+
+impl Address {
+    /// As it is written on the command line. `tls` is needed for a host's.
+    pub fn parse(written: PathBuf, tls: Option<PathBuf>) -> Result<Self, ConnectError> {
+        let uri = written.to_str().filter(|text| text.starts_with(HTTPS)).map(str::to_owned);
+        match (uri, tls) {
+            (None, _) => Ok(Self::Local(written)),
+            (Some(uri), Some(tls)) => Ok(Self::Remote { uri, tls }),
+            (Some(uri), None) => Err(ConnectError::NoCertificate(uri)),
+        }
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
+    #[error(
+        "{0} asks for a certificate: give the folder with ca.pem, client.pem and client.key as --tls \
+         or SENSOR_TLS; `sensor certs` makes such folders"
+    )]
+    NoCertificate(String),
+    #[error("cannot read {path}: {source}; `sensor certs` makes such files")]
+    Certificate { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot connect to {uri}: {}; is feed.tcp.listen set there, and does its authority know your \
+         certificate?",
+        innermost(.source)
+    )]
+    Remote { uri: String, source: tonic::transport::Error },
     #[error("sensor is not running (no socket at {0}): start it with `sensor run`")]
     Absent(PathBuf),
     #[error("sensor is not running (nobody answers at {0}): start it with `sensor run`")]
@@ -26,8 +70,45 @@ pub enum ConnectError {
     Protocol { path: PathBuf, source: tonic::transport::Error },
 }
 
-/// Connects to the daemon's socket; connects again by itself when the connection is lost.
-pub async fn connect(socket: &Path) -> Result<SensorClient<Channel>, ConnectError> {
+/// The first cause: the outer ones only say that it did not work.
+fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Connects to the daemon; connects again by itself when the connection is lost.
+pub async fn connect(address: &Address) -> Result<SensorClient<Channel>, ConnectError> {
+    match address {
+        Address::Local(socket) => connect_local(socket).await,
+        Address::Remote { uri, tls } => connect_remote(uri, tls).await,
+    }
+}
+
+async fn connect_remote(uri: &str, tls: &Path) -> Result<SensorClient<Channel>, ConnectError> {
+    let read = |name: &str| {
+        let path = tls.join(name);
+        fs::read(&path).map_err(|source| ConnectError::Certificate { path, source })
+    };
+    let identity = Identity::from_pem(read("client.pem")?, read("client.key")?);
+    let tls = ClientTlsConfig::new()
+        .ca_certificate(Certificate::from_pem(read("ca.pem")?))
+        .identity(identity);
+    let failed = |source| ConnectError::Remote { uri: uri.to_owned(), source };
+    let endpoint = Endpoint::from_shared(uri.to_owned()).map_err(failed)?;
+    let channel = endpoint
+        .connect_timeout(CONNECT)
+        .tls_config(tls)
+        .map_err(failed)?
+        .connect()
+        .await
+        .map_err(failed)?;
+    Ok(SensorClient::new(channel))
+}
+
+async fn connect_local(socket: &Path) -> Result<SensorClient<Channel>, ConnectError> {
     let path = socket.to_owned();
     // The first connection is made here, where its error still has a name.
     let first = UnixStream::connect(socket).await.map_err(|source| match source.kind() {

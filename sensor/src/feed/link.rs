@@ -1,11 +1,11 @@
-//! Core's end of the feed: makes the socket, keeps `sensor serve` running as an unprivileged user,
+//! Core's end of the feed: makes the sockets, keeps `sensor serve` running as an unprivileged user,
 //! and hands its questions to core, checked.
 
 use std::{
     ffi::OsString,
     fs::{self, DirBuilder, Permissions},
     io,
-    net::Shutdown,
+    net::{Shutdown, SocketAddr, TcpListener},
     os::{
         fd::{AsFd as _, OwnedFd},
         unix::{
@@ -20,22 +20,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+use command_fds::{CommandFdExt as _, FdMapping};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     process::{Pid, PidfdFlags, pidfd_open},
 };
-use sensor_proto::internal::v1::{Ask, Health, Refusal, Tail, Tell, tell};
+use sensor_proto::internal::v1::{Ask, Health, Refusal, Tail, Tell, Tls, tell};
 use tokio::sync::{
-    OwnedSemaphorePermit, Semaphore,
+    OwnedSemaphorePermit, Semaphore, broadcast,
     mpsc::{self, error::TrySendError},
     watch,
 };
 use tonic::Code;
 
 use super::{
-    access::{self, Refused},
+    access::{self, Named, Refused, Roles},
     frames,
-    serve::groups::GroupCache,
+    serve::{TCP_LISTENER, groups::GroupCache},
+    tls::{self, Files, Material, TlsError},
 };
 use crate::proto;
 
@@ -48,6 +50,10 @@ const RESTART_LAST: Duration = Duration::from_secs(10);
 /// A `serve` that lived so long was not broken from the start.
 const RESTART_FORGET: Duration = Duration::from_mins(1);
 
+/// How often certificates are looked at for a change: nobody waits for it, they are renewed days before
+/// they expire.
+const RELOAD: Duration = Duration::from_secs(5);
+
 /// How long `serve` may take to end when it is told to.
 const END: Duration = Duration::from_secs(2);
 
@@ -59,6 +65,10 @@ pub enum LinkError {
     NoSocket(PathBuf),
     #[error("cannot make the socket {path}: {source}")]
     Socket { path: PathBuf, source: io::Error },
+    #[error("cannot listen on {address} (feed.tcp.listen): {source}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("cannot start the thread that looks after `sensor serve`: {0}")]
     Thread(io::Error),
 }
@@ -71,6 +81,37 @@ pub struct LinkOptions {
     pub state_dir: PathBuf,
     /// (uid, gid) that `serve` becomes; none when core is not root, and `serve` stays what it is.
     pub user: Option<(u32, u32)>,
+    /// Where clients on other hosts connect; none: nowhere.
+    pub tcp: Option<Tcp>,
+    /// Records that the log cannot take now.
+    pub unwritten: broadcast::Sender<Arc<proto::Record>>,
+}
+
+/// For clients on other hosts.
+#[derive(Clone, Debug)]
+pub struct Tcp {
+    pub listen: SocketAddr,
+    pub files: Files,
+    pub named: Named,
+}
+
+/// What `serve` is told without asking; each new one is told the newest.
+#[derive(Clone, Debug)]
+pub(super) struct News {
+    /// Records up to this number can be read.
+    pub tail: watch::Sender<u64>,
+    pub parts: watch::Sender<Vec<proto::PartStatus>>,
+    pub tls: watch::Sender<Option<Tls>>,
+    /// Records that the log cannot take now.
+    pub unwritten: broadcast::Sender<Arc<proto::Record>>,
+}
+
+impl News {
+    pub fn new(unwritten: broadcast::Sender<Arc<proto::Record>>) -> Self {
+        let (tail, parts, tls) =
+            (watch::Sender::default(), watch::Sender::default(), watch::Sender::default());
+        Self { tail, parts, tls, unwritten }
+    }
 }
 
 /// Something that core is asked; the asker was checked.
@@ -121,13 +162,13 @@ fn refusal(code: Code, why: impl Into<String>) -> tell::What {
 /// Handle of the feed; dropping it ends `serve`.
 pub struct Link {
     socket: PathBuf,
-    tail: watch::Sender<u64>,
-    parts: watch::Sender<Vec<proto::PartStatus>>,
+    news: News,
     state: watch::Receiver<proto::PartStatus>,
     /// Closed to end the supervisor.
     stop: Option<OwnedFd>,
     supervisor: Option<thread::JoinHandle<()>>,
-    talk: tokio::task::JoinHandle<()>,
+    /// The talk with `serve`, and the look at certificates.
+    tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
 impl Link {
@@ -139,25 +180,53 @@ impl Link {
             arguments
                 .extend(["--uid", &uid.to_string(), "--gid", &gid.to_string()].map(OsString::from));
         }
-        Self::start_with(&options.socket, move || {
+        let remote = match &options.tcp {
+            None => None,
+            Some(tcp) => {
+                // Both are the administrator's mistakes, and told before anything is started.
+                let stamp = tcp.files.stamp();
+                let first = known(tcp.files.read()?, &tcp.named)?;
+                let failed = |source| LinkError::Listen { address: tcp.listen, source };
+                arguments.push("--tcp".into());
+                Some((TcpListener::bind(tcp.listen).map_err(failed)?, stamp, first))
+            }
+        };
+        let (listener, tls) = match remote {
+            None => (None, None),
+            Some((listener, stamp, first)) => (Some(OwnedFd::from(listener)), Some((stamp, first))),
+        };
+        let named = options.tcp.as_ref().map(|tcp| Arc::new(tcp.named.clone())).unwrap_or_default();
+        let program = move || {
             // The running program itself, also when its file was replaced meanwhile.
             let mut command = Command::new("/proc/self/exe");
             command.args(&arguments);
-            command
-        })
+            if let Some(listener) = &listener {
+                let listener =
+                    FdMapping { parent_fd: listener.try_clone()?, child_fd: TCP_LISTENER };
+                command.fd_mappings(vec![listener]).map_err(io::Error::other)?;
+            }
+            Ok(command)
+        };
+        let (mut link, questions) =
+            Self::start_with(&options.socket, named, News::new(options.unwritten), program)?;
+        if let (Some(tcp), Some((stamp, first))) = (options.tcp, tls) {
+            link.news.tls.send_replace(Some(first));
+            link.tasks.push(tokio::spawn(renew(tcp, stamp, link.news.tls.clone())));
+        }
+        Ok((link, questions))
     }
 
     /// `program` gets one end of the link as its standard input and the listener as its standard
     /// output.
     pub(super) fn start_with(
         socket: &Path,
-        program: impl Fn() -> Command + Send + 'static,
+        named: Arc<Named>,
+        news: News,
+        program: impl Fn() -> io::Result<Command> + Send + 'static,
     ) -> Result<(Self, mpsc::Receiver<Question>), LinkError> {
         let listener = listen(socket)?;
         let failed = |source| LinkError::Socket { path: socket.to_owned(), source };
         let (stop, stopped) = UnixStream::pair().map_err(failed)?;
-        let (tail, _) = watch::channel(0);
-        let (parts, _) = watch::channel(Vec::new());
         let (state_sender, state) = watch::channel(part(false, "serve is being started"));
         let (streams, new_streams) = mpsc::channel(1);
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
@@ -167,22 +236,21 @@ impl Link {
             .spawn(move || supervisor.run())
             .map_err(LinkError::Thread)?;
         let groups = GroupCache::new(rustix::process::geteuid().as_raw());
-        let talk = tokio::spawn(talk(new_streams, tail.clone(), parts.clone(), questions, groups));
+        let talk = tokio::spawn(talk(new_streams, news.clone(), questions, groups, named));
         let link = Self {
             socket: socket.to_owned(),
-            tail,
-            parts,
+            news,
             state,
             stop: Some(stop.into()),
             supervisor: Some(supervisor),
-            talk,
+            tasks: vec![talk],
         };
         Ok((link, asked))
     }
 
     /// Records up to this number can be read.
     pub fn set_tail(&self, seq: u64) {
-        self.tail.send_if_modified(|tail| {
+        self.news.tail.send_if_modified(|tail| {
             let changed = *tail != seq;
             *tail = seq;
             changed
@@ -191,7 +259,7 @@ impl Link {
 
     /// State of all parts, for the health service.
     pub fn set_health(&self, parts: Vec<proto::PartStatus>) {
-        self.parts.send_if_modified(|known| {
+        self.news.parts.send_if_modified(|known| {
             let changed = *known != parts;
             *known = parts;
             changed
@@ -207,7 +275,7 @@ impl Link {
 impl Drop for Link {
     fn drop(&mut self) {
         self.stop = None;
-        self.talk.abort();
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
         if let Some(supervisor) = self.supervisor.take()
             && supervisor.join().is_err()
         {
@@ -260,7 +328,7 @@ struct Supervisor<P> {
     state: watch::Sender<proto::PartStatus>,
 }
 
-impl<P: Fn() -> Command> Supervisor<P> {
+impl<P: Fn() -> io::Result<Command>> Supervisor<P> {
     fn run(self) {
         let mut pause = RESTART_FIRST;
         loop {
@@ -301,7 +369,7 @@ impl<P: Fn() -> Command> Supervisor<P> {
     fn start(&self) -> io::Result<(Child, UnixStream, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
         let ours_too = ours.try_clone()?;
-        let child = (self.program)()
+        let child = (self.program)()?
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::from(OwnedFd::from(self.listener.try_clone()?)))
             .spawn()?;
@@ -354,11 +422,12 @@ fn wait(files: &[&std::os::fd::BorrowedFd<'_>], limit: Option<Duration>) -> Vec<
 /// Talks with one `serve` after another.
 pub(super) async fn talk(
     mut streams: mpsc::Receiver<UnixStream>,
-    tail: watch::Sender<u64>,
-    parts: watch::Sender<Vec<proto::PartStatus>>,
+    news: News,
     questions: mpsc::Sender<Question>,
     groups: GroupCache,
+    named: Arc<Named>,
 ) {
+    let roles = || Roles { groups: groups.get(), named: Arc::clone(&named) };
     while let Some(stream) = streams.recv().await {
         let stream =
             stream.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(stream));
@@ -372,8 +441,8 @@ pub(super) async fn talk(
         let (replies, waiting) = mpsc::channel(QUESTIONS_MAX);
         // Whichever ends first, the link is closed, `serve` ends and a new one comes.
         let result = tokio::select! {
-            result = hear(incoming, replies, &questions, &groups) => result,
-            result = say(outgoing, waiting, tail.subscribe(), parts.subscribe()) => result,
+            result = hear(incoming, replies, &questions, &roles) => result,
+            result = say(outgoing, waiting, &news) => result,
         };
         if let Err(error) = result {
             tracing::warn!("the link to serve broke: {error}");
@@ -385,13 +454,13 @@ async fn hear(
     mut incoming: frames::Incoming<Ask>,
     replies: mpsc::Sender<Tell>,
     questions: &mpsc::Sender<Question>,
-    groups: &GroupCache,
+    roles: &impl Fn() -> Roles,
 ) -> io::Result<()> {
     let permits = Arc::new(Semaphore::new(QUESTIONS_MAX));
     while let Some(ask) = incoming.next().await? {
         let permit = Arc::clone(&permits).acquire_owned().await.map_err(io::Error::other)?;
         let reply = Reply { id: ask.id, replies: replies.clone(), permit: Some(permit) };
-        match access::admit(&ask, &groups.get()) {
+        match access::admit(&ask, &roles()) {
             Ok(()) => {
                 // Core is going down when it takes no more; the reply then says so.
                 let _ = questions.send(Question { ask, reply }).await;
@@ -405,7 +474,7 @@ async fn hear(
 /// The gRPC status of a refusal.
 pub(super) fn code(refused: &Refused) -> Code {
     match refused {
-        Refused::Role { .. } => Code::PermissionDenied,
+        Refused::Role { .. } | Refused::Name { .. } => Code::PermissionDenied,
         Refused::Request(_) => Code::InvalidArgument,
     }
 }
@@ -413,11 +482,14 @@ pub(super) fn code(refused: &Refused) -> Code {
 async fn say(
     mut outgoing: frames::Outgoing<Tell>,
     mut replies: mpsc::Receiver<Tell>,
-    mut tail: watch::Receiver<u64>,
-    mut parts: watch::Receiver<Vec<proto::PartStatus>>,
+    news: &News,
 ) -> io::Result<()> {
+    let (mut tail, mut parts) = (news.tail.subscribe(), news.parts.subscribe());
+    let mut tls = news.tls.subscribe();
+    let mut unwritten = news.unwritten.subscribe();
     tail.mark_changed();
     parts.mark_changed();
+    tls.mark_changed();
     loop {
         let tell = tokio::select! {
             Some(reply) = replies.recv() => reply,
@@ -429,8 +501,52 @@ async fn say(
                 let parts = parts.borrow_and_update().clone();
                 Tell { id: 0, what: Some(tell::What::Health(Health { parts })) }
             }
+            record = unwritten.recv() => match record {
+                Ok(record) => {
+                    let record = Arc::unwrap_or_clone(record);
+                    Tell { id: 0, what: Some(tell::What::Unwritten(record)) }
+                }
+                // They come later, by the log, unless that loses them; then it says so.
+                Err(_) => continue,
+            },
+            Ok(()) = tls.changed() => match tls.borrow_and_update().clone() {
+                Some(tls) => Tell { id: 0, what: Some(tell::What::Tls(tls)) },
+                None => continue,
+            },
             else => return Ok(()),
         };
         outgoing.send(&tell).await?;
+    }
+}
+
+/// What `serve` is told, if TLS can be spoken with it.
+fn known(material: Material, named: &Named) -> Result<Tls, TlsError> {
+    tls::server(&material)?;
+    let Material { certificate, key, client_ca } = material;
+    let Named { readers, operators } = named.clone();
+    Ok(Tls { certificate, key, client_ca, readers, operators })
+}
+
+/// Tells of new certificates as they come. Those that are of no use are not taken: what was there stays.
+async fn renew(tcp: Tcp, mut stamp: tls::Stamp, news: watch::Sender<Option<Tls>>) {
+    let tcp = Arc::new(tcp);
+    loop {
+        tokio::time::sleep(RELOAD).await;
+        let files = Arc::clone(&tcp);
+        let look = move || {
+            let now = files.files.stamp();
+            let changed = now != stamp;
+            (now, changed.then(|| files.files.read().and_then(|read| known(read, &files.named))))
+        };
+        let Ok((now, found)) = tokio::task::spawn_blocking(look).await else { return };
+        stamp = now;
+        match found {
+            None => {}
+            Some(Ok(found)) => {
+                tracing::info!("TLS has a new certificate, key or authority");
+                news.send_replace(Some(found));
+            }
+            Some(Err(error)) => tracing::warn!("TLS stays as it was: {error}"),
+        }
     }
 }

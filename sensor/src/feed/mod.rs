@@ -9,6 +9,7 @@
 //! - [`link`]: core's end: socket, child, questions and answers
 //! - [`serve`]: the process
 //! - [`client`]: how the command line connects
+//! - [`tls`]: how clients on other hosts show who they are
 //! - `frames`: the bytes between the two processes
 
 pub mod access;
@@ -16,6 +17,7 @@ pub mod client;
 mod frames;
 pub mod link;
 pub mod serve;
+pub mod tls;
 
 #[cfg(test)]
 mod tests;

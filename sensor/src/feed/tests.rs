@@ -1,8 +1,12 @@
-//! The feed over a real socket: the real server, core's real end of the link, a core that is played
+//! The feed over real sockets: the real server, core's real end of the link, a core that is played
 //! by the test, and clients of other users in processes of their own.
+
+mod incidents;
+mod remote;
 
 use std::{
     env, fs,
+    net::{SocketAddr, TcpListener},
     os::unix::{
         fs::{FileTypeExt as _, PermissionsExt as _},
         net::{UnixListener, UnixStream},
@@ -10,15 +14,12 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use sensor_proto::internal::v1::{ask, tell};
-use tokio::{
-    runtime::Runtime,
-    sync::{mpsc, watch},
-    task::JoinHandle,
-};
+use sensor_proto::internal::v1::{Ask, Incidents, ask, tell};
+use tokio::{runtime::Runtime, sync::mpsc, task::JoinHandle};
 use tonic::{Code, Status, transport::Channel};
 use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 use tonic_reflection::pb::v1::{
@@ -27,10 +28,10 @@ use tonic_reflection::pb::v1::{
 };
 
 use super::{
-    access::Groups,
-    client::{ConnectError, connect},
-    link::{self, Link, LinkError, Question},
-    serve::{self, ServeError, groups::GroupCache},
+    access::{Groups, Named},
+    client::{self, Address, ConnectError},
+    link::{self, Link, LinkError, News, Question},
+    serve::{self, Listeners, ServeError, groups::GroupCache},
 };
 use crate::{
     host::Host,
@@ -47,6 +48,16 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+async fn connect(socket: &Path) -> Result<SensorClient<Channel>, ConnectError> {
+    client::connect(&Address::Local(socket.to_owned())).await
+}
+
+/// Roles by certificate.
+fn named() -> Named {
+    let list = |name: &str| vec![name.to_owned()];
+    Named { readers: list("board.example"), operators: list("ada.example") }
+}
+
 fn groups() -> GroupCache {
     GroupCache::fixed(Groups { owner: rustix::process::geteuid().as_raw(), ..GROUPS })
 }
@@ -56,7 +67,8 @@ struct Feed {
     runtime: Runtime,
     directory: tempfile::TempDir,
     log: Log,
-    parts: watch::Sender<Vec<proto::PartStatus>>,
+    news: News,
+    remote: SocketAddr,
     questions: Option<mpsc::Receiver<Question>>,
     streams: Option<mpsc::Sender<UnixStream>>,
     talk: JoinHandle<()>,
@@ -80,19 +92,21 @@ impl Feed {
         let (log, _) = Log::open(&directory.path().join("state"), &Host::read(), options).unwrap();
         let listener = link::listen(&directory.path().join("sensor.sock")).unwrap();
         let (ours, theirs) = UnixStream::pair().unwrap();
-        let (parts, _) = watch::channel(Vec::new());
-        let (tail, _) = watch::channel(0);
+        let remote = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = remote.local_addr().unwrap();
+        let news = News::new(log.unwritten());
         let (streams, new_streams) = mpsc::channel(1);
         let (questions_sender, questions) = mpsc::channel(8);
         streams.try_send(ours).unwrap();
         let talk = runtime.spawn(link::talk(
             new_streams,
-            tail.clone(),
-            parts.clone(),
+            news.clone(),
             questions_sender,
             groups(),
+            Arc::new(named()),
         ));
         let mut log_tail = log.tail();
+        let tail = news.tail.clone();
         runtime.spawn(async move {
             loop {
                 tail.send_replace(*log_tail.borrow_and_update());
@@ -102,13 +116,15 @@ impl Feed {
             }
         });
         let state = directory.path().join("state");
+        let listeners = Listeners { local: listener, remote: Some(remote) };
         let server =
-            runtime.spawn(async move { serve::serve(listener, theirs, &state, groups()).await });
+            runtime.spawn(async move { serve::serve(listeners, theirs, &state, groups()).await });
         Self {
             runtime,
             directory,
             log,
-            parts,
+            news,
+            remote: address,
             questions: Some(questions),
             streams: Some(streams),
             talk,
@@ -125,12 +141,12 @@ impl Feed {
     }
 
     /// Plays core: answers status and acts, and leaves `Trigger` without an answer.
-    fn answer(&mut self) -> JoinHandle<Vec<(u32, Vec<u32>)>> {
+    fn answer(&mut self) -> JoinHandle<Vec<Ask>> {
         let mut questions = self.questions.take().unwrap();
         self.runtime.spawn(async move {
             let mut askers = Vec::new();
             while let Some(Question { ask, reply }) = questions.recv().await {
-                askers.push((ask.uid, ask.gids));
+                askers.push(ask.clone());
                 match ask.what.unwrap() {
                     ask::What::Status(_) => {
                         let status =
@@ -151,7 +167,11 @@ impl Feed {
                         let paused = proto::SetPausedResponse { paused: set.paused };
                         reply.send(tell::What::SetPaused(paused));
                     }
-                    ask::What::Trigger(_) => drop(reply),
+                    ask::What::Trigger(_) | ask::What::Investigate(_) => drop(reply),
+                    ask::What::Incidents(_) => {
+                        let known = proto::Incident { id: "held".into(), ..Default::default() };
+                        reply.send(tell::What::Incidents(Incidents { incidents: vec![known] }));
+                    }
                 }
             }
             askers
@@ -233,8 +253,9 @@ fn requests_reach_core_with_who_asks_and_its_answer_comes_back() {
     feed.talk.abort();
     let askers = feed.runtime.block_on(askers).unwrap();
     let us = rustix::process::geteuid().as_raw();
-    assert_eq!(askers.iter().map(|(uid, _)| *uid).collect::<Vec<_>>(), [us; 5]);
-    assert!(askers.iter().all(|(_, gids)| gids.contains(&rustix::process::getegid().as_raw())));
+    assert_eq!(askers.iter().map(|ask| ask.uid).collect::<Vec<_>>(), [us; 5]);
+    let group = rustix::process::getegid().as_raw();
+    assert!(askers.iter().all(|ask| ask.gids.contains(&group) && ask.names.is_empty()));
 }
 
 #[test]
@@ -345,8 +366,8 @@ fn clients_that_go_away_leave_nothing_behind() {
     feed.append(1..=10);
     feed.flush();
     let alive = |feed: &Feed| feed.runtime.metrics().num_alive_tasks();
-    // Core's end, the tail that is passed on, the server, its end.
-    feed.wait_until("the start", |feed| alive(feed) == 4);
+    // Core's end, the tail that is passed on, the server, its end, who waits for other hosts.
+    feed.wait_until("the start", |feed| alive(feed) == 5);
     let before = alive(&feed);
     let mut client = feed.client();
     let streams = feed.runtime.block_on(async {
@@ -380,6 +401,8 @@ fn a_log_that_was_replaced_ends_the_stream_with_a_reason() {
             fs::rename(state.join(file), state.join(format!("moved.{file}"))).unwrap();
         }
         fs::remove_file(state.join("log.lock")).unwrap();
+        // Nothing says any more who it was.
+        fs::remove_file(state.join("log.numbers")).unwrap();
         let options = LogOptions { max_bytes: 1 << 30, reader_gid: None };
         let (_new, _) = Log::open(&state, &Host::read(), options).unwrap();
         feed.append(6..=6);
@@ -416,9 +439,9 @@ fn health_is_true_by_part_and_reflection_shows_what_is_public() {
     assert_eq!(check("sensor.v1.Sensor"), Ok("SERVING"));
     assert_eq!(check("kernel"), Err(Code::NotFound));
     let part = |name: &str, ok| proto::PartStatus { part: name.into(), ok, detail: String::new() };
-    feed.parts.send_replace(vec![part("kernel", true), part("record", true)]);
+    feed.news.parts.send_replace(vec![part("kernel", true), part("record", true)]);
     feed.wait_until("health", |_| check("") == Ok("SERVING"));
-    feed.parts.send_replace(vec![part("kernel", true), part("record", false)]);
+    feed.news.parts.send_replace(vec![part("kernel", true), part("record", false)]);
     feed.wait_until("illness", |_| check("") == Ok("NOT_SERVING"));
     assert_eq!(check("kernel"), Ok("SERVING"));
     feed.wait_until("illness of the part", |_| check("record") == Ok("NOT_SERVING"));
@@ -566,12 +589,13 @@ fn a_child_that_dies_is_started_again_and_the_end_is_quick() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _inside = runtime.enter();
     let file = marks.clone();
-    let (link, _questions) = Link::start_with(&socket, move || {
+    let news = News::new(tokio::sync::broadcast::channel(1).0);
+    let (link, _questions) = Link::start_with(&socket, Arc::default(), news, move || {
         // Dies twice, then lives until its link is closed.
         let mut command = Command::new("sh");
         command.args(["-c", "echo x >>$0; [ $(wc -l <$0) -ge 3 ] || exit 7; exec cat >/dev/null"]);
         command.arg(&file);
-        command
+        Ok(command)
     })
     .unwrap();
     let mut state = link.state();

@@ -3,12 +3,16 @@
 //! Plain values: time and identity come in, every change goes out as a [`Change`] that the caller
 //! records. What is in a fingerprint are kernel facts only, never text.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use prost_types::Timestamp;
 
 use crate::{
-    detect::{Finding, respawn},
+    detect::{
+        Finding,
+        group::{self, Group},
+        respawn,
+    },
     lineage::ProcessKey,
     proto::{self, Incident, Severity, State},
 };
@@ -48,6 +52,18 @@ pub struct Change {
 struct Live {
     incident: Incident,
     culprit: Option<ProcessKey>,
+}
+
+impl Live {
+    /// Roots of what to stop.
+    fn roots(&self) -> Vec<ProcessKey> {
+        match &self.incident.group {
+            Some(group) => {
+                group.members.iter().map(|key| ProcessKey::new(key.pid, key.start_ns)).collect()
+            }
+            None => self.culprit.into_iter().collect(),
+        }
+    }
 }
 
 /// All incidents that are not resolved, and what is left of those that are.
@@ -97,6 +113,7 @@ impl Incidents {
             host: scene.host,
             boot_id: scene.boot_id,
             summary: summary(finding, scene.culprit.as_ref()),
+            group: finding.group.as_ref().map(|group| recorded(group, scene.culprit.as_ref())),
             culprit: scene.culprit,
             finding: Some(claim(finding)),
             fingerprint,
@@ -127,18 +144,19 @@ impl Incidents {
             };
             return self.live.values().find(same).map(|live| live.incident.id.clone());
         }
+        let line: HashSet<ProcessKey> =
+            finding.roots().into_iter().chain(scene.ancestors.iter().copied()).collect();
         self.live
             .values()
             .find(|live| {
                 live.incident.kind == finding.kind as i32
-                    && live
-                        .culprit
-                        .is_some_and(|known| known == culprit || scene.ancestors.contains(&known))
+                    && live.roots().iter().any(|known| line.contains(known))
             })
             .map(|live| live.incident.id.clone())
     }
 
     fn merge(&mut self, id: &str, finding: &Finding, scene: &Scene) -> Change {
+        let known = self.live.get(id).and_then(|live| live.culprit);
         self.change(id, scene.now, |incident| {
             incident.occurrences += 1;
             let stronger = incident
@@ -148,6 +166,14 @@ impl Incidents {
             if stronger {
                 incident.finding = Some(claim(finding));
                 incident.severity = incident.severity.max(severity(finding, 0) as i32);
+            }
+            match (&finding.group, &mut incident.group) {
+                (Some(group), Some(known)) => join(known, &group.members),
+                // What was one tree of them is one of many now.
+                (Some(group), None) if known.is_some_and(|one| group.members.contains(&one)) => {
+                    incident.group = Some(recorded(group, incident.culprit.as_ref()));
+                }
+                _ => {}
             }
             format!("{} was crossed in the same tree", finding.rule)
         })
@@ -192,8 +218,9 @@ impl Incidents {
         self.live.get(id).map(|live| &live.incident)
     }
 
-    pub fn culprit(&self, id: &str) -> Option<ProcessKey> {
-        self.live.get(id)?.culprit
+    /// Roots of what to stop: the culprit, or the members of a group; none of a host-wide kind.
+    pub fn roots(&self, id: &str) -> Vec<ProcessKey> {
+        self.live.get(id).map(Live::roots).unwrap_or_default()
     }
 
     /// Unresolved incidents.
@@ -256,8 +283,60 @@ fn claim(finding: &Finding) -> proto::Finding {
     }
 }
 
+/// A group as it is recorded, by its eldest member.
+fn recorded(group: &Group, eldest: Option<&proto::Culprit>) -> proto::Group {
+    let (by, what) = match group.by {
+        group::By::Executable => {
+            let exe = eldest.map(|eldest| sensor_proto::json::escape(&eldest.exe));
+            (proto::GroupBy::Executable, exe.unwrap_or_default())
+        }
+        group::By::Session => (proto::GroupBy::Session, group.shared.to_string()),
+        group::By::User => (proto::GroupBy::User, group.shared.to_string()),
+    };
+    let mut recorded = proto::Group {
+        by: by.into(),
+        what,
+        uid: group.user,
+        ancestor: Some(key(group.ancestor)),
+        ..proto::Group::default()
+    };
+    join(&mut recorded, &group.members);
+    recorded
+}
+
+/// Adds those that are not in it yet.
+pub fn join(group: &mut proto::Group, members: &[ProcessKey]) {
+    let known: HashSet<(u32, u64)> =
+        group.members.iter().map(|key| (key.pid, key.start_ns)).collect();
+    let new = members.iter().filter(|key| !known.contains(&(key.tgid, key.start_ns)));
+    group.members.extend(new.map(|one| key(*one)));
+}
+
+fn key(key: ProcessKey) -> proto::ProcessKey {
+    proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns }
+}
+
+/// A group in a few words: ``7 × `node` of user 1000``.
+pub fn describe_group(group: &proto::Group) -> String {
+    let count = group.members.len();
+    let what = &group.what;
+    let of_user = group.uid.map(|uid| format!(" of user {uid}")).unwrap_or_default();
+    match group.by() {
+        proto::GroupBy::Executable => {
+            let name = what.rsplit('/').next().filter(|name| !name.is_empty());
+            format!("{count} × `{}`{of_user}", name.unwrap_or("?"))
+        }
+        proto::GroupBy::Session => format!("{count} trees of session {what}{of_user}"),
+        _ => format!("{count} trees of user {what}"),
+    }
+}
+
 /// One line, before there is a diagnosis.
 fn summary(finding: &Finding, culprit: Option<&proto::Culprit>) -> String {
+    if let Some(group) = &finding.group {
+        let who = describe_group(&recorded(group, culprit));
+        return format!("{who} start processes without end, side by side");
+    }
     let who = culprit.map_or_else(|| "the host".to_owned(), describe);
     match finding.kind {
         proto::Kind::Recursion => format!("{who} runs itself again and again"),
@@ -314,6 +393,7 @@ mod tests {
             kind: proto::Kind::Recursion,
             rule: "R1",
             culprit: Some(ProcessKey::new(tgid, 1)),
+            group: None,
             leaf: None,
             contain,
             confidence: if contain { 0.95 } else { 0.8 },
@@ -348,6 +428,69 @@ mod tests {
         assert_eq!(below.incident.id, "a", "a descendant's finding is the same cause");
         let other = incidents.report(&finding(20, true), scene(3, &[6]), "d".into());
         assert!(other.opened, "another tree is another incident");
+    }
+
+    fn of_group(members: &[u32]) -> Finding {
+        let members: Vec<ProcessKey> =
+            members.iter().map(|tgid| ProcessKey::new(*tgid, 1)).collect();
+        let group = Group {
+            by: group::By::Executable,
+            shared: 9,
+            user: Some(1000),
+            alike: true,
+            ancestor: ProcessKey::new(2, 1),
+            since_ns: 0,
+            starters: vec![ProcessKey::new(2, 1)],
+            members,
+        };
+        Finding {
+            kind: proto::Kind::ForkStorm,
+            rule: "R3",
+            culprit: group.members.first().copied(),
+            group: Some(group),
+            ..finding(0, true)
+        }
+    }
+
+    fn pids(incident: &Incident) -> Vec<u32> {
+        incident.group.iter().flat_map(|group| &group.members).map(|key| key.pid).collect()
+    }
+
+    #[test]
+    fn a_group_is_one_incident_whichever_member_is_found_again() {
+        let mut incidents = Incidents::default();
+        let culprit = proto::Culprit { exe: b"/usr/bin/node".to_vec(), ..Default::default() };
+        let scene = |at| Scene { culprit: Some(culprit.clone()), ..scene(at, &[3, 2]) };
+        let first = incidents.report(&of_group(&[10, 20, 30]), scene(0), "a".into());
+        assert_eq!(
+            first.incident.summary,
+            "3 × `node` of user 1000 start processes without end, side by side"
+        );
+        assert_eq!(pids(&first.incident), [10, 20, 30]);
+        let again = incidents.report(&of_group(&[20, 30, 40]), scene(1), "b".into());
+        assert_eq!((again.opened, pids(&again.incident)), (false, vec![10, 20, 30, 40]));
+        let storm =
+            |tgid| Finding { kind: proto::Kind::ForkStorm, rule: "R3", ..finding(tgid, true) };
+        let below = incidents.report(&storm(99), self::scene(2, &[40, 3]), "c".into());
+        assert_eq!((below.opened, below.incident.id.as_str()), (false, "a"));
+        let beside = incidents.report(&storm(50), self::scene(3, &[3, 2]), "d".into());
+        assert!(beside.opened, "what is above the group is none of it");
+        let other = incidents.report(&of_group(&[60, 70]), scene(4), "e".into());
+        assert!(other.opened);
+
+        let roots = incidents.roots("a");
+        let mut restored = Incidents::restore([incidents.get("a").unwrap().clone()]);
+        assert_eq!(restored.roots("a"), roots);
+        assert!(!restored.report(&of_group(&[40, 80]), scene(5), "f".into()).opened);
+    }
+
+    #[test]
+    fn one_tree_of_a_group_becomes_the_group() {
+        let mut incidents = Incidents::default();
+        let alone = Finding { group: None, ..of_group(&[20]) };
+        incidents.report(&alone, scene(0, &[]), "a".into());
+        let many = incidents.report(&of_group(&[10, 20]), scene(1, &[]), "b".into());
+        assert_eq!((many.opened, pids(&many.incident)), (false, vec![10, 20]));
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl Brake {
             let link = match attach(program.as_fd()) {
                 Ok(link) => link,
                 Err(error) => {
-                    refused.push((gear, format!("it cannot be attached: {error}")));
+                    refused.push((gear, unattachable(&error)));
                     continue;
                 }
             };
@@ -252,6 +252,18 @@ impl Drop for Subject {
     }
 }
 
+/// Why a program that was loaded is not attached.
+fn unattachable(error: &io::Error) -> String {
+    /// ENOTSUPP of include/linux/errno.h, which no C library has a name for.
+    const NOT_SUPPORTED: i32 = 524;
+    if error.raw_os_error() == Some(NOT_SUPPORTED) {
+        return "this kernel cannot call programs from its own functions (524, ENOTSUPP), as on arm64 \
+                before Linux 6.4"
+            .to_owned();
+    }
+    format!("it cannot be attached: {error}")
+}
+
 /// Pauses a child of ours in its fork, and lets it go on.
 fn trial(lineage: &Lineage, tallies: &Mapping<Tally>) -> Result<(), TrialError> {
     tallies.set(tally_index(TRIAL), Tally::default());
@@ -291,5 +303,18 @@ pub fn child() -> io::Result<()> {
         0 => unsafe { libc::_exit(0) },
         1.. => waitpid(Pid::from_raw(pid), WaitOptions::empty()).map(|_| ()).map_err(Into::into),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_only_a_kernel_says_is_put_into_words() {
+        let said = unattachable(&io::Error::from_raw_os_error(524));
+        assert!(said.contains("arm64") && said.contains("524"), "{said}");
+        let said = unattachable(&io::Error::from_raw_os_error(libc::EPERM));
+        assert!(said.contains("it cannot be attached: Operation not permitted"), "{said}");
     }
 }

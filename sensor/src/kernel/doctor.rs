@@ -84,6 +84,8 @@ fn type_information() -> Capability {
 /// Programs, baseline and self-test: what `run` itself does at start.
 fn programs(options: &LoadOptions) -> Vec<Capability> {
     const TRACING: (&str, &str) = ("tracing programs", "seeing every fork, exec and exit");
+    const UNDERSTUDIES: (&str, &str) =
+        ("understudies", "seeing also what happens while a tracing program stands interrupted");
     const BASELINE: (&str, &str) = ("task iterator", "knowing the processes from before the start");
     const SELF_TEST: (&str, &str) = ("self-test", "trusting what is read from kernel structures");
     let missing = (
@@ -92,6 +94,10 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
     );
     let baseline =
         (Working::Degraded, "processes from before the start are taken in when they next fork");
+    let understudies = (
+        Working::Degraded,
+        "allow perf_event_open(2) and fsopen(2) of tracefs; until then the kernel's list of tasks makes up for it, within a second",
+    );
     match Kernel::start(options) {
         Ok(kernel) => {
             let bytes = kernel.programs.map_bytes();
@@ -101,8 +107,14 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
                 None => Ok(format!("{} processes entered", kernel.baseline_processes)),
                 Some(why) => Err(why.clone()),
             };
+            let stand_in = kernel.programs.understudies.clone().map(|any| {
+                let why =
+                    if any { "attached" } else { "not needed: none is ever interrupted here" };
+                why.to_string()
+            });
             vec![
                 capability(TRACING.0, TRACING.1, missing, Ok(tables)),
+                capability(UNDERSTUDIES.0, UNDERSTUDIES.1, understudies, stand_in),
                 brake(&kernel.brake),
                 capability(BASELINE.0, BASELINE.1, baseline, known),
                 capability(

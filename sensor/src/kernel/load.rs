@@ -25,6 +25,7 @@ use super::{
     btf::{Btf, BtfError},
     lineage::Lineage,
     table::{Mapping, Table, fdinfo},
+    understudy,
     visit::{Visitor, bpf},
 };
 
@@ -80,16 +81,6 @@ const TRACEPOINTS: [(&str, &str); 3] = [
     ("sensor_fork", "sched_process_fork"),
 ];
 
-/// Attached after the others where the kernel may skip one: see `cast` of the kernel side.
-const UNDERSTUDIES: [(&str, &str); 3] = [
-    ("sensor_exit_too", "sched_process_exit"),
-    ("sensor_exec_too", "sched_process_exec"),
-    ("sensor_fork_too", "sched_process_fork"),
-];
-
-/// The first release that interrupts a tracing program.
-const INTERRUPTS: u32 = 7;
-
 const BASELINE: &str = "sensor_baseline";
 
 /// The loss that the kernel causes itself: it skips a program that would run inside another one.
@@ -107,6 +98,8 @@ pub struct Programs {
     early_exits: u64,
     /// Why there is no baseline, if so.
     pub no_baseline: Option<String>,
+    /// Whether somebody stands in for a skipped program, or why nobody does where it is needed.
+    pub understudies: Result<bool, String>,
     visitor: Option<Arc<Visitor>>,
     gears: Gears,
 }
@@ -140,9 +133,8 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     let losses = typed(&mut ebpf, "LOSSES", PerCpuArray::try_from)?;
     let stood_in = typed(&mut ebpf, "STOOD_IN", PerCpuArray::try_from)?;
 
-    let understudies = if interrupts() { UNDERSTUDIES.as_slice() } else { &[] };
     let mut links = Vec::new();
-    for &(name, tracepoint) in TRACEPOINTS.iter().chain(understudies) {
+    for (name, tracepoint) in TRACEPOINTS {
         let program: &mut BtfTracePoint = program(&mut ebpf, name)?;
         let refused = |error| LoadError::Refused { name, reason: reason(&error) };
         program.load(tracepoint, &btf).map_err(refused)?;
@@ -152,6 +144,10 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
                 .map_err(|error| LoadError::Refused { name, reason: error.to_string() })?,
         );
     }
+    let understudies = understudy::attach(&mut ebpf).map(|understudies| {
+        links.extend(understudies);
+        links.len() > TRACEPOINTS.len()
+    });
     let iterator: &mut Iter = program(&mut ebpf, BASELINE)?;
     let (visitor, no_baseline) = match load_iterator(iterator, &btf) {
         Ok(visitor) => (Some(Arc::new(visitor)), None),
@@ -166,19 +162,11 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         map_bytes,
         early_exits: 0,
         no_baseline,
+        understudies,
         visitor,
         gears,
     };
     Ok((programs, lineage, ring))
-}
-
-/// Whether this kernel lets a task be interrupted within a tracing program.
-fn interrupts() -> bool {
-    let uname = rustix::system::uname();
-    let major = uname.release().to_bytes().split(|byte| *byte == b'.').next();
-    let major = major.and_then(|digits| str::from_utf8(digits).ok()?.parse::<u32>().ok());
-    // Where it cannot be told: an understudy that is not needed only costs its look.
-    major.is_none_or(|major| major >= INTERRUPTS)
 }
 
 fn load_iterator(iterator: &mut Iter, btf: &aya::Btf) -> Result<Visitor, ProgramError> {
@@ -389,7 +377,7 @@ where
 const STATISTICS: [&str; 4] = ["verification time", "stack depth", "insns processed", "processed"];
 
 /// The part of a load error that a person can use: the verifier's last words, not its whole log.
-fn reason(error: &ProgramError) -> String {
+pub(super) fn reason(error: &ProgramError) -> String {
     match error {
         ProgramError::LoadError { io_error, verifier_log } => {
             let log = verifier_log.to_string();

@@ -16,6 +16,7 @@ mod reader;
 mod recycled;
 pub mod selftest;
 pub mod table;
+mod understudy;
 mod visit;
 
 use aya::maps::{MapData, RingBuf};

@@ -4,6 +4,7 @@
 use std::{
     io,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    panic::{self, AssertUnwindSafe},
     ptr,
     sync::Arc,
     thread::{self, JoinHandle},
@@ -13,6 +14,8 @@ use std::{
 use aya::maps::{MapData, RingBuf};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use sensor_common::event::{self, Alarm, Braked, Exec, Executed, Exited, Forked, Respawned};
+
+use crate::core::survival;
 
 /// What the kernel side had to say.
 #[derive(Debug)]
@@ -59,6 +62,7 @@ impl Reader {
             if realtime {
                 told(become_realtime(PRIORITY));
             }
+            survival::warm_up();
             read(ring, &stopped, handle);
         })?;
         Ok(Self { stop, thread: Some(thread) })
@@ -92,8 +96,11 @@ fn read(mut ring: RingBuf<MapData>, stop: &OwnedFd, mut handle: impl FnMut(Event
         let stopped = !waits[1].revents().is_empty();
         looks = looks.saturating_sub(1);
         while let Some(item) = ring.next() {
-            if let Some(event) = parse(&item) {
-                handle(event);
+            if let Some(event) = parse(&item)
+                // A mistake about one event must not leave the next ones unseen.
+                && panic::catch_unwind(AssertUnwindSafe(|| handle(event))).is_err()
+            {
+                tracing::error!("an event of the kernel side could not be dealt with");
             }
             looks = BUSY_LOOKS;
         }

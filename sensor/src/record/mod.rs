@@ -9,15 +9,25 @@
 //! - `queue`: the bounded hand-over between callers and the thread
 //! - `writer`: the thread: groups, retries, what it reports
 //! - `store`: the connection: one transaction per group, numbers, settings
+//! - `numbers`: the reserved numbers once more, outside of the database
 //! - `schema`: the tables, and opening, checking and setting aside the file
+//! - `salvage`: what can be read of a corrupt file goes into the new one
 //! - `retention`: what goes when the log is over its size
+//! - `room`: what is kept free for incidents on a disk that becomes full
+//! - `vitals`: the flight recorder's rings
 //! - `reader`: pages of records, and the incidents
+//! - `export`: an incident as a file of its own
 
+mod export;
+mod numbers;
 mod queue;
 mod reader;
 mod retention;
+mod room;
+mod salvage;
 mod schema;
 mod store;
+mod vitals;
 mod writer;
 
 #[cfg(test)]
@@ -36,16 +46,18 @@ use std::{
     thread,
 };
 
-use rusqlite::ErrorCode;
-use tokio::sync::{oneshot, watch};
+use prost::Message as _;
+use rusqlite::{ErrorCode, InterruptHandle};
+use tokio::sync::{broadcast, oneshot, watch};
 
+pub use self::{
+    export::{Export, ExportError, Exporter},
+    reader::{Changes, Filter, IncidentFilter, Page, ReadError, Reader},
+    schema::disk_bytes,
+};
 use self::{
     queue::{Entry, Queue},
     writer::Writer,
-};
-pub use self::{
-    reader::{Filter, IncidentFilter, Page, ReadError, Reader},
-    schema::disk_bytes,
 };
 use crate::{host::Host, proto};
 
@@ -94,6 +106,8 @@ pub struct Opened {
     pub unresolved: Vec<proto::Incident>,
     /// All automatic action was switched off.
     pub paused: bool,
+    /// What the flight recorder had: minutes, then seconds, each oldest first.
+    pub vitals: Vec<proto::VitalsSample>,
     /// Where a corrupt log was moved before this one was begun.
     pub set_aside: Option<PathBuf>,
     /// Why the log could not be opened; it is tried again each second, records wait in memory.
@@ -206,6 +220,8 @@ struct Shared {
     health: watch::Receiver<LogHealth>,
     log_id: watch::Receiver<String>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
+    /// Ends the look through the file.
+    check: Option<InterruptHandle>,
     /// Held as long as the log is open: one writer per state directory.
     _lock: File,
 }
@@ -234,6 +250,10 @@ impl Log {
             writer::Reports { tail: tail_sender, health: health_sender, log_id: log_id_sender },
         );
         let opened = writer.open()?;
+        // After an unclean end that was done already, before anything was written.
+        let check = (!opened.unclean && opened.failing.is_none())
+            .then(|| check_beside(state_dir, Arc::clone(&queue)))
+            .flatten();
         let thread = thread::Builder::new()
             .name("record".into())
             .spawn(move || writer.run())
@@ -245,6 +265,7 @@ impl Log {
             health,
             log_id,
             thread: Mutex::new(Some(thread)),
+            check,
             _lock: lock,
         };
         Ok((Self(Arc::new(shared)), opened))
@@ -258,6 +279,12 @@ impl Log {
     /// Takes a record to be written and fsynced at once, after all that was appended before it.
     pub fn append_durable(&self, draft: Draft) -> Receipt {
         self.push_durable(Entry::record(draft))
+    }
+
+    /// Takes a sample of the flight recorder; it goes into its ring with the next group.
+    pub fn append_vitals(&self, sample: &proto::VitalsSample) {
+        let entry = Entry::Vitals { span: sample.seconds, sample: sample.encode_to_vec() };
+        self.0.queue.push(entry, None);
     }
 
     /// Remembers, durably, whether all automatic action is off.
@@ -279,6 +306,11 @@ impl Log {
     /// The newest number that readers can see. It falls only when a corrupt log was replaced.
     pub fn tail(&self) -> watch::Receiver<u64> {
         self.0.tail.clone()
+    }
+
+    /// Records as they come while they cannot be written; they have no number yet.
+    pub fn unwritten(&self) -> broadcast::Sender<Arc<proto::Record>> {
+        self.0.queue.unwritten()
     }
 
     pub fn health(&self) -> watch::Receiver<LogHealth> {
@@ -306,6 +338,9 @@ impl Log {
 
 impl Shared {
     fn end(&self, clean: bool) {
+        if let Some(check) = &self.check {
+            check.interrupt();
+        }
         self.queue.close(clean);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
@@ -322,6 +357,27 @@ impl Drop for Shared {
     }
 }
 
+/// Looks through the whole file while it is in use: it takes seconds for each GiB, and nobody shall wait
+/// for that after a clean end. What is damaged is replaced by what can be read of it.
+fn check_beside(state_dir: &Path, queue: Arc<Queue>) -> Option<InterruptHandle> {
+    let begin = || -> Result<InterruptHandle, String> {
+        let connection = schema::open_to_check(state_dir).map_err(|error| error.to_string())?;
+        let handle = connection.get_interrupt_handle();
+        let path = state_dir.join(FILE);
+        thread::Builder::new()
+            .name("record-check".into())
+            .spawn(move || {
+                // Other errors: it was interrupted, or the disk fails, which the writer notices as well.
+                if let Err(LogError::Corrupt { why, .. }) = schema::check(&connection, &path) {
+                    queue.damaged(why);
+                }
+            })
+            .map_err(|error| error.to_string())?;
+        Ok(handle)
+    };
+    begin().inspect_err(|error| tracing::warn!("the log is not looked through: {error}")).ok()
+}
+
 /// Settings as they stand in the database.
 type Settings = BTreeMap<String, String>;
 
@@ -335,6 +391,13 @@ fn lock(directory: &Path) -> Result<File, LogError> {
         // Whoever can open it can lock it, and with that keep the daemon from starting.
         .mode(0o600)
         .open(&path)
+        // On a disk that is read-only or full just now, what is there must do.
+        .or_else(|error| match error.kind() {
+            io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::StorageFull => {
+                File::open(&path).or_else(|_| File::open(directory))
+            }
+            _ => Err(error),
+        })
         .map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

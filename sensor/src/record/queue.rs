@@ -4,12 +4,12 @@
 use std::{
     collections::VecDeque,
     mem,
-    sync::{Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use prost::Message as _;
-use tokio::sync::oneshot;
+use tokio::sync::{broadcast, oneshot};
 
 use super::{Draft, MAX_RECORD_BYTES, NotDurable};
 use crate::{
@@ -45,7 +45,15 @@ pub(super) type ReceiptSender = oneshot::Sender<Result<u64, NotDurable>>;
 /// One thing to be written.
 pub(super) enum Entry {
     Record(Row),
-    Setting { key: &'static str, value: String },
+    Setting {
+        key: &'static str,
+        value: String,
+    },
+    /// A sample of the flight recorder that covers so many seconds, encoded.
+    Vitals {
+        span: u32,
+        sample: Vec<u8>,
+    },
 }
 
 /// A record as it is stored: what the columns say is not in the blob.
@@ -55,8 +63,35 @@ pub(super) struct Row {
     pub kind: &'static str,
     /// Encoded record with `at`, `boot_ns` and the body only.
     pub blob: Vec<u8>,
-    /// The incident as a transition leaves it.
-    pub projection: Option<Box<proto::Incident>>,
+    /// What is kept of it beside the record.
+    pub projection: Option<Projection>,
+}
+
+/// What some records leave in a table of their own.
+pub(super) enum Projection {
+    /// As a transition leaves it.
+    Incident(Box<proto::Incident>),
+    Action {
+        kind: i32,
+        ok: bool,
+    },
+    /// As it is from now on.
+    Investigation(Box<proto::Investigation>),
+}
+
+impl Projection {
+    pub fn of(body: Option<Body>) -> Option<Self> {
+        match body? {
+            Body::Transition(transition) => {
+                transition.incident.map(|incident| Self::Incident(Box::new(incident)))
+            }
+            Body::Action(action) => Some(Self::Action { kind: action.kind, ok: action.ok }),
+            Body::Investigation(investigation) => {
+                Some(Self::Investigation(Box::new(investigation)))
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Entry {
@@ -74,15 +109,25 @@ impl Entry {
             record.body = Some(Body::Lost(lost));
         }
         let (kind, blob) = (record.kind(), record.encode_to_vec());
-        let projection = match record.body {
-            Some(Body::Transition(transition)) => transition.incident.map(Box::new),
-            _ => None,
-        };
+        let projection = Projection::of(record.body);
         Self::Record(Row { incident, priority, kind, blob, projection })
     }
 
-    fn is_bulk(&self) -> bool {
-        matches!(self, Self::Record(row) if row.priority == proto::Priority::Bulk)
+    /// As it would be read if it were written, but for its number and what its run has in common.
+    fn unwritten(&self) -> Option<Arc<proto::Record>> {
+        let Self::Record(row) = self else { return None };
+        let mut record = proto::Record::decode(row.blob.as_slice()).ok()?;
+        record.incident.clone_from(&row.incident);
+        record.priority = row.priority as i32;
+        Some(Arc::new(record))
+    }
+
+    pub fn is_bulk(&self) -> bool {
+        match self {
+            Self::Record(row) => row.priority == proto::Priority::Bulk,
+            Self::Setting { .. } => false,
+            Self::Vitals { .. } => true,
+        }
     }
 
     fn bytes(&self) -> usize {
@@ -91,6 +136,7 @@ impl Entry {
                 // A projection is about as large as the transition that it comes from.
                 Self::Record(row) => row.blob.len() * (1 + usize::from(row.projection.is_some())),
                 Self::Setting { key, value } => key.len() + value.len(),
+                Self::Vitals { sample, .. } => sample.len(),
             }
     }
 }
@@ -150,17 +196,30 @@ struct State {
     since: Option<Instant>,
     /// Why the disk fails, as long as it does.
     failing: Option<String>,
+    /// Why bulk has to wait, as long as it does.
+    held: Option<String>,
+    /// What was found to be wrong with the file.
+    damage: Option<String>,
     /// Closed; true: in good order.
     closed: Option<bool>,
 }
 
 impl State {
+    /// Bulk waits; at the end it gets its try all the same.
+    fn holds_bulk(&self) -> bool {
+        self.held.is_some() && self.closed.is_none()
+    }
+
+    /// What can be written now.
     fn len(&self) -> usize {
-        self.bulk.items.len() + self.incident.items.len()
+        let bulk = if self.holds_bulk() { 0 } else { self.bulk.items.len() };
+        bulk + self.incident.items.len()
     }
 
     fn pop(&mut self) -> Option<Item> {
-        if self.bulk.next_order() < self.incident.next_order() {
+        if self.holds_bulk() {
+            self.incident.pop()
+        } else if self.bulk.next_order() < self.incident.next_order() {
             self.bulk.pop()
         } else {
             self.incident.pop()
@@ -178,13 +237,38 @@ pub(super) struct Group {
     pub end: Option<bool>,
 }
 
-#[derive(Default)]
+/// Records that cannot be written, for whoever wants to know of them all the same: so many may wait to
+/// be passed on.
+const UNWRITTEN: usize = 1_024;
+
 pub(super) struct Queue {
     state: Mutex<State>,
     wake: Condvar,
+    unwritten: broadcast::Sender<Arc<proto::Record>>,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        let (unwritten, _) = broadcast::channel(UNWRITTEN);
+        Self { state: Mutex::default(), wake: Condvar::new(), unwritten }
+    }
 }
 
 impl Queue {
+    /// Records as they come, while they cannot be written.
+    pub fn unwritten(&self) -> broadcast::Sender<Arc<proto::Record>> {
+        self.unwritten.clone()
+    }
+
+    fn tell(&self, entry: &Entry) {
+        // Nobody may be listening.
+        if self.unwritten.receiver_count() > 0
+            && let Some(record) = entry.unwritten()
+        {
+            let _ = self.unwritten.send(record);
+        }
+    }
+
     /// Takes an entry; drops the oldest of its lane when that is full.
     pub fn push(&self, entry: Entry, mut receipt: Option<ReceiptSender>) {
         let mut state = self.lock();
@@ -192,8 +276,10 @@ impl Queue {
             answer(receipt, Err(NotDurable::Closed));
             return;
         }
-        if let Some(why) = &state.failing {
+        let held = state.held.as_ref().filter(|_| entry.is_bulk());
+        if let Some(why) = state.failing.as_ref().or(held) {
             answer(receipt.take(), Err(NotDurable::Waiting(why.clone())));
+            self.tell(&entry);
         }
         let urgent = receipt.is_some();
         let order = state.arrivals;
@@ -203,6 +289,9 @@ impl Queue {
             state.bulk.push(item);
             while state.bulk.items.len() > BULK_MAX || state.bulk.bytes > BULK_MAX_BYTES {
                 state.bulk.drop_oldest();
+            }
+            if state.holds_bulk() {
+                return;
             }
         } else {
             state.incident.push(item);
@@ -226,7 +315,7 @@ impl Queue {
     pub fn take(&self, patience: Option<Duration>) -> Group {
         let mut state = self.lock();
         let until = patience.map(|patience| Instant::now() + patience);
-        while state.len() == 0 && state.closed.is_none() {
+        while state.len() == 0 && state.closed.is_none() && state.damage.is_none() {
             match until.map(|until| until.saturating_duration_since(Instant::now())) {
                 Some(left) if left.is_zero() => return Group::default(),
                 left => state = self.wait(state, left),
@@ -261,18 +350,65 @@ impl Queue {
         group
     }
 
+    /// Somebody who looked through the file found damage: the thread is to replace it.
+    pub fn damaged(&self, why: String) {
+        self.lock().damage = Some(why);
+        self.wake.notify_one();
+    }
+
+    pub fn take_damage(&self) -> Option<String> {
+        self.lock().damage.take()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.lock().len() == 0
     }
 
-    /// The disk fails: whoever waits for a receipt is told, now and until [`Queue::recovered`].
-    pub fn failing(&self, why: &str) {
+    /// The disk fails: whoever waits for a receipt is told, now and until [`Queue::recovered`]. `carried`: what
+    /// the thread has taken already.
+    pub fn failing(&self, why: &str, carried: &[Item]) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        state.failing = Some(why.to_owned());
+        if state.failing.replace(why.to_owned()).is_none() {
+            let (bulk, incident) = (&state.bulk.items, &state.incident.items);
+            let waiting = carried.iter().chain(bulk).chain(incident);
+            waiting.for_each(|item| self.tell(&item.entry));
+        }
         state.urgent = 0;
         for item in state.bulk.items.iter_mut().chain(&mut state.incident.items) {
             answer(item.receipt.take(), Err(NotDurable::Waiting(why.to_owned())));
+        }
+    }
+
+    /// Bulk waits from now on (why), and whoever waits for some of it is told; or it waits no more.
+    pub fn hold_bulk(&self, why: Option<&str>) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.held = why.map(str::to_owned);
+        match why {
+            Some(why) => {
+                for item in &mut state.bulk.items {
+                    if item.receipt.is_some() {
+                        state.urgent = state.urgent.saturating_sub(1);
+                    }
+                    answer(item.receipt.take(), Err(NotDurable::Waiting(why.to_owned())));
+                }
+            }
+            None if state.len() > 0 => {
+                state.since.get_or_insert_with(Instant::now);
+            }
+            None => {}
+        }
+    }
+
+    /// Takes back what could not be written, in front of all else.
+    pub fn put_back(&self, items: Vec<Item>) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        for item in items.into_iter().rev() {
+            let lane = if item.entry.is_bulk() { &mut state.bulk } else { &mut state.incident };
+            lane.bytes += item.entry.bytes();
+            lane.items.push_front(item);
         }
     }
 
@@ -385,13 +521,36 @@ mod tests {
         let queue = Queue::default();
         let (sender, mut before) = oneshot::channel();
         queue.push(lost(proto::Priority::Incident, 1), Some(sender));
-        queue.failing("full");
+        queue.failing("full", &[]);
         let (sender, mut after) = oneshot::channel();
         queue.push(lost(proto::Priority::Incident, 2), Some(sender));
         for receipt in [&mut before, &mut after] {
             assert_eq!(receipt.try_recv().unwrap(), Err(NotDurable::Waiting("full".into())));
         }
         assert_eq!(queue.take(None).items.len(), 2, "both records are kept");
+    }
+
+    #[test]
+    fn bulk_that_is_held_waits_while_incidents_pass() {
+        let queue = Queue::default();
+        queue.push(lost(proto::Priority::Bulk, 1), None);
+        queue.hold_bulk(Some("full"));
+        let (sender, mut receipt) = oneshot::channel();
+        queue.push(lost(proto::Priority::Bulk, 2), Some(sender));
+        assert_eq!(receipt.try_recv().unwrap(), Err(NotDurable::Waiting("full".into())));
+        queue.push(lost(proto::Priority::Incident, 3), None);
+        let counts = |group: Group| -> Vec<u64> {
+            group.items.iter().map(|item| count(&item.entry)).collect()
+        };
+        assert_eq!(counts(queue.take(None)), [3]);
+        assert!(queue.take(Some(Duration::ZERO)).items.is_empty());
+        queue.hold_bulk(None);
+        assert_eq!(counts(queue.take(None)), [1, 2]);
+        // At the end nothing is held back any more.
+        queue.hold_bulk(Some("full"));
+        queue.push(lost(proto::Priority::Bulk, 4), None);
+        queue.close(true);
+        assert_eq!(counts(queue.take(None)), [4]);
     }
 
     #[test]

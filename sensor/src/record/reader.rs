@@ -52,6 +52,9 @@ pub struct Filter {
     incident: String,
     /// Distinct words of [`KINDS`]; empty: all.
     kinds: Vec<&'static str>,
+    /// Records of incidents of this severity or worse only.
+    severity: Option<proto::Severity>,
+    lane: Option<proto::Priority>,
 }
 
 impl Filter {
@@ -69,12 +72,38 @@ impl Filter {
                 known.push(found);
             }
         }
-        Ok(Self { incident: incident.to_owned(), kinds: known })
+        Ok(Self { incident: incident.to_owned(), kinds: known, ..Self::default() })
+    }
+
+    #[must_use]
+    pub fn severity(self, severity: Option<proto::Severity>) -> Self {
+        Self { severity, ..self }
+    }
+
+    #[must_use]
+    pub fn lane(self, lane: Option<proto::Priority>) -> Self {
+        Self { lane, ..self }
+    }
+
+    /// Whether a record passes that is not in the log. How severe its incident is, only the log knows.
+    pub fn passes(&self, record: &proto::Record) -> bool {
+        (self.incident.is_empty() || self.incident == record.incident)
+            && (self.kinds.is_empty() || self.kinds.contains(&record.kind()))
+            && (self.severity.is_none() || !record.incident.is_empty())
+            && self.lane.is_none_or(|lane| record.priority() == lane)
+    }
+
+    /// Whether it may leave out most of what it looks through, without an index to help.
+    fn is_picky(&self) -> bool {
+        !self.kinds.is_empty() || self.severity.is_some() || self.lane.is_some()
     }
 
     /// Whether a `lost` record of no incident passes.
     fn wants_losses(&self) -> bool {
-        self.incident.is_empty() && (self.kinds.is_empty() || self.kinds.contains(&"lost"))
+        self.incident.is_empty()
+            && (self.kinds.is_empty() || self.kinds.contains(&"lost"))
+            && self.severity.is_none()
+            && self.lane != Some(proto::Priority::Incident)
     }
 }
 
@@ -85,6 +114,15 @@ pub struct IncidentFilter {
     pub state: Option<proto::State>,
     /// Opened at or after.
     pub since: Option<prost_types::Timestamp>,
+}
+
+impl IncidentFilter {
+    pub fn passes(&self, incident: &proto::Incident) -> bool {
+        let opened = incident.opened_at.map_or(i64::MIN, store::nanoseconds);
+        self.kind.is_none_or(|kind| incident.kind() == kind)
+            && self.state.is_none_or(|state| incident.state() == state)
+            && self.since.is_none_or(|since| opened >= store::nanoseconds(since))
+    }
 }
 
 /// Records in the order of their numbers.
@@ -99,6 +137,17 @@ pub struct Page {
     /// Records between the page's beginning and `next_seq` that retention has removed; counted only
     /// where a `lost` record would pass the filter.
     pub missing: u64,
+}
+
+/// What has become of incidents.
+#[derive(Debug)]
+pub struct Changes {
+    pub log_id: Arc<str>,
+    pub incidents: Vec<proto::Incident>,
+    /// What comes after this is in the records from here on.
+    pub next_seq: u64,
+    /// Nothing follows now.
+    pub end: bool,
 }
 
 /// A read-only connection to the log. Each call sees one consistent state.
@@ -168,7 +217,7 @@ impl Reader {
         let last = store::last_seq(connection)?;
         let Some(first) = first_from(connection, from_seq)? else { return Ok(page) };
         let begin = if from_seq == 0 { first } else { from_seq };
-        let scan_end = if filter.kinds.is_empty() { last } else { last.min(first + SCAN - 1) };
+        let scan_end = if filter.is_picky() { last.min(first + SCAN - 1) } else { last };
 
         let mut sql = String::from(
             "SELECT seq, run, priority, incident, record FROM records WHERE seq >= ? AND seq <= ?",
@@ -183,6 +232,14 @@ impl Reader {
             let marks = vec!["?"; filter.kinds.len()].join(", ");
             sql.extend([" AND kind IN (", &marks, ")"]);
             values.extend(filter.kinds.iter().map(|kind| Value::from((*kind).to_owned())));
+        }
+        if let Some(severity) = filter.severity {
+            sql.push_str(" AND incident IN (SELECT id FROM incidents WHERE severity >= ?)");
+            values.push((severity as i32).into());
+        }
+        if let Some(lane) = filter.lane {
+            sql.push_str(" AND priority = ?");
+            values.push((lane as i32).into());
         }
         sql.push_str(" ORDER BY seq LIMIT ?");
         values.push(limit.into());
@@ -273,6 +330,47 @@ impl Reader {
         })
     }
 
+    /// Incidents whose transitions are among the records from `from_seq` on, as they are now, oldest first.
+    pub fn changes(&self, from_seq: u64) -> Result<Changes, ReadError> {
+        self.read(|connection| {
+            let last = store::last_seq(connection)?;
+            let next_seq = from_seq.max((last + 1).min(from_seq.saturating_add(SCAN)));
+            let mut statement = connection.prepare_cached(
+                "SELECT incident FROM incidents WHERE id IN (
+                     SELECT incident FROM records
+                     WHERE seq >= ?1 AND seq < ?2 AND kind = 'transition')
+                 ORDER BY opened_at, opened_ns",
+            )?;
+            let bound = |seq: u64| i64::try_from(seq).unwrap_or(i64::MAX);
+            let mut rows = statement.query([bound(from_seq), bound(next_seq)])?;
+            let mut incidents = Vec::new();
+            while let Some(row) = rows.next()? {
+                incidents.extend(proto::Incident::decode(row.get_ref(0)?.as_blob()?).ok());
+            }
+            Ok(Changes {
+                log_id: Arc::clone(&self.log_id),
+                incidents,
+                next_seq,
+                end: next_seq > last,
+            })
+        })
+    }
+
+    /// All incidents, oldest first, as [`Reader::changes`] has them.
+    pub fn all_incidents(&self) -> Result<Changes, ReadError> {
+        self.read(|connection| {
+            let mut incidents = Vec::new();
+            let mut statement = connection
+                .prepare_cached("SELECT incident FROM incidents ORDER BY opened_at, opened_ns")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                incidents.extend(proto::Incident::decode(row.get_ref(0)?.as_blob()?).ok());
+            }
+            let next_seq = store::last_seq(connection)? + 1;
+            Ok(Changes { log_id: Arc::clone(&self.log_id), incidents, next_seq, end: true })
+        })
+    }
+
     /// The incident with this id, or the only one whose id begins so.
     pub fn incident(&self, prefix: &str) -> Result<proto::Incident, ReadError> {
         let shown = || prefix.chars().take(20).collect::<String>().escape_debug().to_string();
@@ -298,6 +396,43 @@ impl Reader {
             (Some(first), Some(_)) if first.id != prefix => Err(ReadError::Ambiguous(shown())),
             (Some(incident), _) => Ok(incident),
         }
+    }
+
+    /// Interventions, of this incident or (empty) of all: the newest `limit`, oldest first.
+    pub fn actions(&self, incident: &str, limit: u32) -> Result<Vec<proto::Record>, ReadError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT seq, run, priority, incident, record FROM records WHERE seq IN (
+                 SELECT seq FROM actions WHERE ?1 = '' OR incident = ?1
+                 ORDER BY seq DESC LIMIT ?2) ORDER BY seq",
+            )?;
+            let mut rows = statement.query(rusqlite::params![incident, limit])?;
+            let (mut records, mut bytes) = (Vec::new(), 0);
+            while let Some(row) = rows.next()? {
+                records.extend(self.record(connection, row, &mut bytes)?);
+            }
+            Ok(records)
+        })
+    }
+
+    /// Investigations in this state, each with its incident's id.
+    pub fn investigations(
+        &self,
+        state: proto::InvestigationState,
+    ) -> Result<Vec<(String, proto::Investigation)>, ReadError> {
+        self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT incident, investigation FROM investigations WHERE state = ?1",
+            )?;
+            let mut rows = statement.query([state as i32])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                if let Ok(it) = proto::Investigation::decode(row.get_ref(1)?.as_blob()?) {
+                    found.push((row.get(0)?, it));
+                }
+            }
+            Ok(found)
+        })
     }
 
     /// Runs `work` on one consistent state of the file that is at the path now.
@@ -342,12 +477,12 @@ fn missing(
     filter: &Filter,
 ) -> rusqlite::Result<u64> {
     let range = [begin as i64, next as i64];
-    let present = if filter.kinds.is_empty() {
-        found as u64
-    } else {
+    let present = if filter.is_picky() {
         connection
             .prepare_cached("SELECT count(*) FROM records WHERE seq >= ?1 AND seq < ?2")?
             .query_row(range, |row| row.get(0))?
+    } else {
+        found as u64
     };
     let unused: u64 = connection
         .prepare_cached(

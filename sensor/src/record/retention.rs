@@ -40,7 +40,7 @@ impl Stage {
 const MIN_BYTES: u64 = 1 << 20;
 
 pub(super) struct Retention {
-    max_bytes: u64,
+    pub max_bytes: u64,
     shrinking: bool,
     /// No bulk stands below this number.
     bulk_from: u64,
@@ -97,6 +97,11 @@ impl Retention {
                 "DELETE FROM incidents WHERE state = ?1 AND NOT EXISTS (
                  SELECT 1 FROM records WHERE incident <> '' AND incident = incidents.id)",
                 [proto::State::Resolved as i32],
+            )?;
+            transaction.execute_batch(
+                "DELETE FROM actions WHERE NOT EXISTS (SELECT 1 FROM records WHERE seq = actions.seq);
+                 DELETE FROM investigations WHERE NOT EXISTS (
+                 SELECT 1 FROM incidents WHERE id = investigations.incident);",
             )?;
         }
         transaction.commit()?;

@@ -11,14 +11,16 @@ use std::{
     time::Duration,
 };
 
+use prost::Message as _;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::{FILE, LogError};
+use super::{FILE, LogError, queue::Projection, store};
+use crate::proto;
 
 /// "snsr": tells the file from any other SQLite database.
 const APPLICATION_ID: i64 = 0x736e_7372;
 /// Raised with every change of the tables.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// Another connection holds the write lock only against the contract (a backup tool, say): worth a
 /// short wait, then it counts as a failing disk.
@@ -27,6 +29,7 @@ const BUSY: Duration = Duration::from_secs(2);
 /// Corrupt files that are kept: enough to look into, not enough to fill the disk.
 const CORRUPT_KEPT: u32 = 3;
 
+/// As the first version made them. What came later is in `STEPS`, for new files as for old ones.
 const TABLES: &str = "
     -- log_id, reserved, clean
     CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -59,10 +62,46 @@ const TABLES: &str = "
     CREATE INDEX incidents_by_time ON incidents (opened_at);
 ";
 
+/// What each version adds to the one before it, from version 2 on.
+const STEPS: [&str; (VERSION - 1) as usize] = ["
+    -- Interventions; the records have all about them.
+    CREATE TABLE actions (
+        seq INTEGER PRIMARY KEY,
+        incident TEXT NOT NULL,
+        kind INTEGER NOT NULL,
+        ok INTEGER NOT NULL
+    );
+    CREATE INDEX actions_by_incident ON actions (incident);
+    -- Investigations as their newest record leaves them.
+    CREATE TABLE investigations (
+        incident TEXT NOT NULL,
+        id TEXT NOT NULL,
+        state INTEGER NOT NULL,
+        investigation BLOB NOT NULL,
+        PRIMARY KEY (incident, id)
+    ) WITHOUT ROWID;
+    -- The flight recorder: two rings, of seconds and of minutes. No records: they have no number, and
+    -- readers of the log do not get them.
+    CREATE TABLE vitals (
+        -- What a sample covers, s.
+        span INTEGER NOT NULL,
+        -- Grows by one with each.
+        ordinal INTEGER NOT NULL,
+        sample BLOB NOT NULL,
+        PRIMARY KEY (span, ordinal)
+    ) WITHOUT ROWID;
+"];
+
 /// Creates the directory for its owner and `reader_gid`, or sees that it can be used so.
 pub(super) fn prepare_directory(path: &Path, reader_gid: Option<u32>) -> Result<(), LogError> {
     let failed = |source| LogError::Directory { path: path.to_owned(), source };
+    let new = !path.exists();
     DirBuilder::new().recursive(true).mode(0o750).create(path).map_err(failed)?;
+    // SQLite syncs this directory, which keeps the names of its files; its own name is in the next.
+    if let Some(parent) = path.parent().filter(|_| new) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(failed)?;
+    }
     let found = fs::metadata(path).map_err(failed)?;
     if found.mode() & 0o002 != 0 {
         return Err(LogError::Unsafe(path.to_owned()));
@@ -89,7 +128,7 @@ pub(super) fn open(
         .map_err(|source| LogError::Directory { path: directory.to_owned(), source })?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || -> rusqlite::Result<(Connection, i64)> {
-        let connection = Connection::open_with_flags(&path, flags)?;
+        let connection = connect(&path, flags)?;
         connection.busy_timeout(BUSY)?;
         let version = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
         Ok((connection, version))
@@ -99,8 +138,22 @@ pub(super) fn open(
         return Err(LogError::Newer { path, version });
     }
     let new = version == 0;
-    set_up(&mut connection, new).map_err(|source| failure(&path, source))?;
+    set_up(&mut connection, version).map_err(|source| failure(&path, source))?;
     Ok((connection, new))
+}
+
+#[cfg(not(test))]
+fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    Connection::open_with_flags(path, flags)
+}
+
+/// Tests put a disk of their own below some files.
+#[cfg(test)]
+fn connect(path: &Path, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    match super::tests::disk::below(path) {
+        Some(name) => Connection::open_with_flags_and_vfs(path, flags, name),
+        None => Connection::open_with_flags(path, flags),
+    }
 }
 
 /// Creates the file for its owner and `reader_gid` before SQLite does; SQLite gives the files
@@ -138,7 +191,8 @@ fn beside(path: &Path, suffix: &str) -> (PathBuf, io::Result<fs::Metadata>) {
     (path, metadata)
 }
 
-fn set_up(connection: &mut Connection, new: bool) -> rusqlite::Result<()> {
+fn set_up(connection: &mut Connection, version: i64) -> rusqlite::Result<()> {
+    let new = version == 0;
     if new {
         // Only before the first table: space is given back page by page.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
@@ -163,10 +217,45 @@ fn set_up(connection: &mut Connection, new: bool) -> rusqlite::Result<()> {
             [log_id],
         )?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+        for step in STEPS {
+            transaction.execute_batch(step)?;
+        }
         transaction.pragma_update(None, "user_version", VERSION)?;
         transaction.commit()?;
+        // The tables stand in the file itself from now on, not only in what is written ahead of it.
+        store::checkpoint(connection, "TRUNCATE")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
+    } else if version < VERSION {
+        migrate(connection, version)?;
     }
+    Ok(())
+}
+
+/// Brings the tables of an older version up to ours, in one transaction: an older sensor can read the
+/// file until it is done, and only a newer one afterwards.
+fn migrate(connection: &mut Connection, version: i64) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    let transaction = connection.transaction()?;
+    for step in STEPS.iter().skip((version - 1).max(0) as usize) {
+        transaction.execute_batch(step)?;
+    }
+    if version < 2 {
+        // By the index: records of no incident are by far the most, and have none of this.
+        let mut statement = transaction.prepare(
+            "SELECT seq, incident, record FROM records
+             WHERE incident <> '' AND kind IN ('action', 'investigation')",
+        )?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let Ok(record) = proto::Record::decode(row.get_ref(2)?.as_blob()?) else { continue };
+            let Some(projection) = Projection::of(record.body) else { continue };
+            store::project(&transaction, row.get(0)?, &row.get::<_, String>(1)?, &projection)?;
+        }
+    }
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()?;
+    connection.pragma_update(None, "synchronous", "NORMAL")?;
+    tracing::info!("the log was brought from version {version} of its tables to {VERSION}");
     Ok(())
 }
 
@@ -180,6 +269,16 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), LogError
     } else {
         Err(LogError::Corrupt { path: path.to_owned(), why: found })
     }
+}
+
+/// A connection that looks through the file while others use it.
+pub(super) fn open_to_check(directory: &Path) -> rusqlite::Result<Connection> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(directory.join(FILE), flags)?;
+    connection.pragma_update(None, "trusted_schema", false)?;
+    // KiB. Pages are read in order and once.
+    connection.pragma_update(None, "cache_size", -512)?;
+    Ok(connection)
 }
 
 /// Moves a corrupt log out of the way, keeping the newest few; its new name.
@@ -225,6 +324,11 @@ pub(super) fn failure(path: &Path, source: rusqlite::Error) -> LogError {
         }
         _ => LogError::Database { path: path.to_owned(), source },
     }
+}
+
+/// The write-ahead log of the database in this directory.
+pub(super) fn wal(directory: &Path) -> PathBuf {
+    beside(&directory.join(FILE), "-wal").0
 }
 
 /// Size of the log on disk, bytes: the database and what is written ahead of it.

@@ -8,9 +8,12 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::{
     FILE, LogError, LogOptions, Settings,
-    queue::{Entry, Item, Row},
+    numbers::{Numbers, Reserved},
+    queue::{Entry, Item, Projection, Row},
     retention::Retention,
-    schema,
+    room,
+    salvage::{self, Salvaged},
+    schema, vitals,
 };
 use crate::{host::Host, proto};
 
@@ -23,6 +26,30 @@ const CHECKPOINT_BYTES: u64 = 4 << 20;
 /// … and when somebody always waits.
 const CHECKPOINT_BYTES_BUSY: u64 = 32 << 20;
 
+/// What a transaction adds to the write-ahead log beside its records, bytes: a page of the table and one
+/// of each index, of 4 KiB each.
+const TRANSACTION_BYTES: u64 = 5 * 4_096;
+
+/// How much is done at once.
+#[derive(Clone, Copy)]
+pub(super) struct Pace {
+    /// Numbers that are reserved.
+    pub block: u64,
+    /// What may stand in the write-ahead log, bytes: when nobody waits, and when somebody always does.
+    pub checkpoint_idle: u64,
+    pub checkpoint_busy: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            block: BLOCK,
+            checkpoint_idle: CHECKPOINT_BYTES,
+            checkpoint_busy: CHECKPOINT_BYTES_BUSY,
+        }
+    }
+}
+
 /// What was in the log when it was opened.
 #[derive(Default)]
 pub(super) struct Found {
@@ -30,14 +57,23 @@ pub(super) struct Found {
     pub unclean: bool,
     pub unresolved: Vec<proto::Incident>,
     pub settings: Settings,
+    /// What the flight recorder has, oldest first.
+    pub vitals: Vec<proto::VitalsSample>,
     pub set_aside: Option<(PathBuf, String)>,
+    /// What could be read of that.
+    pub salvaged: Salvaged,
+    /// Numbers were given out that the log knows nothing of: it has lost its newest records.
+    pub beheaded: bool,
 }
 
 pub(super) struct Store {
     pub(super) connection: Connection,
     pub(super) retention: Retention,
     path: PathBuf,
+    /// None where the file cannot be used: then the database alone knows.
+    numbers: Option<Numbers>,
     pub log_id: String,
+    pub pace: Pace,
     host: Host,
     /// Number of the next record.
     next: u64,
@@ -73,9 +109,18 @@ impl Store {
         options: &LogOptions,
         why: String,
     ) -> Result<(Self, Found), LogError> {
+        let known = open_numbers(directory).and_then(|numbers| numbers.read());
         let aside = schema::set_aside(directory)?;
+        let (mut connection, _) = schema::open(directory, options.reader_gid)?;
+        let read = salvage::salvage(&aside, &mut connection, known);
+        drop(connection);
+        // What was copied until then is there, and the rest in the old file.
+        let salvaged = read.unwrap_or_else(|error| {
+            tracing::warn!("not everything could be read out of {}: {error}", aside.display());
+            Salvaged { unfinished: true, ..Salvaged::default() }
+        });
         let (store, found) = Self::open_existing(directory, host, options, false)?;
-        Ok((store, Found { set_aside: Some((aside, why)), ..found }))
+        Ok((store, Found { set_aside: Some((aside, why)), salvaged, ..found }))
     }
 
     fn open_existing(
@@ -96,11 +141,30 @@ impl Store {
                 .query_row("SELECT value FROM meta WHERE key = ?1", [key], |row| row.get(0))
                 .map_err(|_| corrupt(key))
         };
-        let log_id = meta("log_id")?;
+        let mut numbers = open_numbers(directory);
+        let mut log_id = meta("log_id")?;
+        // A log was here and is gone: this one goes on in its stead.
+        if new
+            && let Some(gone) = numbers.as_ref().and_then(Numbers::read)
+            && gone.log_id != log_id
+        {
+            connection
+                .execute("UPDATE meta SET value = ?1 WHERE key = 'log_id'", [&gone.log_id])
+                .map_err(|source| schema::failure(&path, source))?;
+            log_id = gone.log_id;
+        }
         let reserved: u64 = meta("reserved")?.parse().map_err(|_| corrupt("reserved"))?;
-        let clean = meta("clean")? == "1";
+        let mut clean = meta("clean")? == "1";
         if check && !clean {
             schema::check(&connection, &path)?;
+        }
+        let known = numbers.as_ref().map_or(0, |numbers| numbers.of(&log_id));
+        // They are written behind the database's own: never are there more of them in good order.
+        let beheaded = known > reserved;
+        let reserved = reserved.max(known);
+        clean &= !beheaded;
+        if known < reserved || known == 0 {
+            tell(&mut numbers, &log_id, reserved, true);
         }
         let read = || -> rusqlite::Result<Found> {
             let newest = last_seq(&connection)?;
@@ -120,17 +184,21 @@ impl Store {
                 .collect::<rusqlite::Result<_>>()?;
             Ok(Found {
                 last_seq: if clean { reserved } else { newest },
-                unclean: !clean && !new,
+                unclean: !clean && (!new || beheaded),
                 unresolved,
                 settings,
-                set_aside: None,
+                vitals: vitals::all(&connection)?,
+                beheaded,
+                ..Found::default()
             })
         };
         let found = read().map_err(|source| schema::failure(&path, source))?;
         let store = Self {
             retention: Retention::new(options.max_bytes),
             path,
+            numbers,
             log_id,
+            pace: Pace::default(),
             host: host.clone(),
             next: reserved + 1,
             reserved,
@@ -166,9 +234,11 @@ impl Store {
                         .prepare_cached("INSERT OR REPLACE INTO settings VALUES (?1, ?2)")?
                         .execute(params![key, value])?;
                 }
+                Entry::Vitals { span, sample } => vitals::insert(&transaction, *span, sample)?,
             }
         }
         transaction.commit()?;
+        self.unchecked_bytes += TRANSACTION_BYTES;
         self.next = seq;
         Ok(seq - 1)
     }
@@ -180,7 +250,7 @@ impl Store {
         {
             return Ok(run);
         }
-        let reserved = self.next + count.max(BLOCK) - 1;
+        let reserved = self.next + count.max(self.pace.block) - 1;
         self.sync_fully(true)?;
         let transaction = self.connection.transaction()?;
         let run = match self.run {
@@ -190,7 +260,11 @@ impl Store {
         set_meta(&transaction, "reserved", &reserved.to_string())?;
         set_meta(&transaction, "clean", "0")?;
         transaction.commit()?;
+        tell(&mut self.numbers, &self.log_id, reserved, false);
         self.reserved = reserved;
+        if self.run.is_none() {
+            self.keep_headroom();
+        }
         Ok(*self.run.insert(run))
     }
 
@@ -198,6 +272,7 @@ impl Store {
     /// log in.
     pub fn finish(&mut self) -> Result<(), LogError> {
         let mut finish = || -> rusqlite::Result<()> {
+            tell(&mut self.numbers, &self.log_id, self.next - 1, true);
             self.sync_fully(true)?;
             let transaction = self.connection.transaction()?;
             set_meta(&transaction, "reserved", &(self.next - 1).to_string())?;
@@ -210,13 +285,20 @@ impl Store {
 
     /// Copies the write-ahead log back into the database when it has grown. `idle`: nobody waits.
     pub fn tidy(&mut self, idle: bool) -> Result<(), LogError> {
-        let limit = if idle { CHECKPOINT_BYTES } else { CHECKPOINT_BYTES_BUSY };
+        let limit = if idle { self.pace.checkpoint_idle } else { self.pace.checkpoint_busy };
         if self.unchecked_bytes >= limit {
             checkpoint(&self.connection, "PASSIVE")
                 .map_err(|source| schema::failure(&self.path, source))?;
             self.unchecked_bytes = 0;
+            self.keep_headroom();
         }
         Ok(())
+    }
+
+    fn keep_headroom(&self) {
+        if let Some(directory) = self.path.parent() {
+            room::keep_headroom(&schema::wal(directory));
+        }
     }
 
     /// Removes one portion of what is over the size; records that went, and whether more must go.
@@ -237,6 +319,26 @@ impl Store {
             self.full_sync = fully;
         }
         Ok(())
+    }
+}
+
+fn open_numbers(directory: &Path) -> Option<Numbers> {
+    Numbers::open(directory)
+        .inspect_err(|error| {
+            tracing::warn!("the log's numbers are kept in one place only: {error}");
+        })
+        .ok()
+}
+
+/// Writes the reserved numbers beside the database as well. `only`: no older line stays.
+fn tell(numbers: &mut Option<Numbers>, log_id: &str, last: u64, only: bool) {
+    let Some(open) = numbers else { return };
+    let reserved = Reserved { log_id: log_id.to_owned(), last };
+    let written = if only { open.replace(&reserved) } else { open.write(&reserved) };
+    if let Err(error) = written {
+        // A disk that fails is told of by the database; this is its second line.
+        tracing::warn!("the log's numbers are kept in one place only: {error}");
+        *numbers = None;
     }
 }
 
@@ -263,7 +365,39 @@ fn insert(transaction: &Transaction<'_>, seq: u64, run: i64, row: &Row) -> rusql
     transaction
         .prepare_cached("INSERT INTO records VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
         .execute(params![seq, run, row.priority as i32, row.incident, row.kind, row.blob])?;
-    let Some(incident) = row.projection.as_deref() else { return Ok(()) };
+    let projection = row.projection.as_ref();
+    projection.map_or(Ok(()), |it| project(transaction, seq, &row.incident, it))
+}
+
+pub(super) fn project(
+    transaction: &Transaction<'_>,
+    seq: u64,
+    incident: &str,
+    projection: &Projection,
+) -> rusqlite::Result<()> {
+    match projection {
+        Projection::Incident(incident) => project_incident(transaction, incident),
+        Projection::Action { kind, ok } => transaction
+            .prepare_cached("INSERT OR REPLACE INTO actions VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![seq, incident, kind, ok])
+            .map(drop),
+        Projection::Investigation(investigation) => transaction
+            .prepare_cached("INSERT OR REPLACE INTO investigations VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![
+                incident,
+                investigation.id,
+                investigation.state,
+                investigation.encode_to_vec()
+            ])
+            .map(drop),
+    }
+}
+
+/// An incident as its newest transition leaves it.
+pub(super) fn project_incident(
+    transaction: &Transaction<'_>,
+    incident: &proto::Incident,
+) -> rusqlite::Result<()> {
     let opened_at = incident.opened_at.unwrap_or_default();
     transaction
         .prepare_cached("INSERT OR REPLACE INTO incidents VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
@@ -280,12 +414,20 @@ fn insert(transaction: &Transaction<'_>, seq: u64, run: i64, row: &Row) -> rusql
     Ok(())
 }
 
+pub(super) fn is_projected(transaction: &Transaction<'_>, id: &str) -> rusqlite::Result<bool> {
+    transaction.prepare_cached("SELECT 1 FROM incidents WHERE id = ?1")?.exists([id])
+}
+
 /// Wall clock as the `opened_at` column has it; saturates in the years 1677 and 2262.
 pub(super) fn nanoseconds(time: prost_types::Timestamp) -> i64 {
     time.seconds.saturating_mul(1_000_000_000).saturating_add(i64::from(time.nanos))
 }
 
-fn set_meta(transaction: &Transaction<'_>, key: &str, value: &str) -> rusqlite::Result<()> {
+pub(super) fn set_meta(
+    transaction: &Transaction<'_>,
+    key: &str,
+    value: &str,
+) -> rusqlite::Result<()> {
     transaction.execute("UPDATE meta SET value = ?2 WHERE key = ?1", [key, value]).map(drop)
 }
 
@@ -296,7 +438,7 @@ pub(super) fn last_seq(connection: &Connection) -> rusqlite::Result<u64> {
         .map(|seq: Option<Option<u64>>| seq.flatten().unwrap_or(0))
 }
 
-fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
+pub(super) fn checkpoint(connection: &Connection, mode: &str) -> rusqlite::Result<()> {
     // A reader in the middle of a page makes this stop early; the next one goes on.
     connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(()))
 }

@@ -11,8 +11,10 @@ use std::{
 use tokio::sync::watch;
 
 use super::{
-    Draft, LogError, LogHealth, LogOptions, NotDurable, Opened, PAUSED,
+    Draft, FILE, LogError, LogHealth, LogOptions, NotDurable, Opened, PAUSED,
     queue::{Entry, Item, Queue, answer},
+    room::Room,
+    salvage::Salvaged,
     store::{Found, Store},
 };
 use crate::{host::Host, proto, proto::record::Body};
@@ -36,6 +38,17 @@ pub(super) struct Reports {
     pub log_id: watch::Sender<String>,
 }
 
+fn set_aside_text(path: &Path, why: &str, salvaged: &Salvaged) -> String {
+    let Salvaged { records, incidents, lost, unfinished, same_log } = salvaged;
+    let rest = if *unfinished { ", older ones were left" } else { "" };
+    let identity = if *same_log { "" } else { "; it is another log to its readers" };
+    format!(
+        "{why}; {records} records and {incidents} incidents were read out of it{rest}, {lost} could \
+         not be{identity}; the old log is kept as {}",
+        path.display()
+    )
+}
+
 pub(super) struct Writer {
     directory: PathBuf,
     host: Host,
@@ -51,6 +64,7 @@ pub(super) struct Writer {
     corrupt: Option<String>,
     /// The file was looked through for damage.
     checked: bool,
+    room: Room,
     tidy_after: Option<Instant>,
     /// Nothing follows: what is still to come is written, nothing is tidied any more.
     ending: bool,
@@ -79,6 +93,7 @@ impl Writer {
             failing: None,
             corrupt: None,
             checked: false,
+            room: Room::default(),
             tidy_after: None,
             ending: false,
             removed: 0,
@@ -95,6 +110,7 @@ impl Writer {
                 unclean: found.unclean || found.set_aside.is_some(),
                 unresolved: found.unresolved,
                 paused: found.settings.get(PAUSED).is_some_and(|value| value == "1"),
+                vitals: found.vitals,
                 set_aside: found.set_aside.map(|(path, _)| path),
                 failing: None,
             }),
@@ -117,9 +133,16 @@ impl Writer {
         self.reports.log_id.send_replace(store.log_id.clone());
         self.reports.tail.send_replace(found.last_seq);
         if let Some((path, why)) = &found.set_aside {
-            let why = format!("{why}; the old log is kept as {}", path.display());
+            let why = set_aside_text(path, why, &found.salvaged);
             tracing::error!("a new log was begun: {why}");
             self.note(false, &why);
+            self.count(found.salvaged.lost, "log_damage");
+        }
+        if found.beheaded {
+            let why = "the newest records are gone: numbers were given out that the log knows \
+                       nothing of (was its write-ahead log removed, or an older copy put back?)";
+            tracing::error!("{why}");
+            self.note(false, why);
         }
         self.store = Some(store);
         Ok(found)
@@ -139,6 +162,7 @@ impl Writer {
                 self.count(group.dropped_incident, "record_memory_incident");
                 self.carried.extend(group.items);
             }
+            self.look_at_room();
             match self.attempt() {
                 Ok(()) if self.ending && self.carried.is_empty() => {
                     if self.removed == 0 {
@@ -170,12 +194,45 @@ impl Writer {
                 self.told
                     .map_or(REMOVALS_EVERY, |told| REMOVALS_EVERY.saturating_sub(told.elapsed())),
             )
+        } else if self.room.is_low() {
+            Some(RETRY)
         } else {
             None
         }
     }
 
+    /// On a disk that is nearly full, what room there is belongs to the incidents.
+    fn look_at_room(&mut self) {
+        if self.ending {
+            return;
+        }
+        let Some(news) = self.room.look(&self.directory) else { return };
+        let (recovered, why) = match news {
+            Ok(why) => (true, why),
+            Err(why) => (false, why),
+        };
+        if recovered {
+            tracing::info!("{why}");
+            self.queue.hold_bulk(None);
+        } else {
+            tracing::error!("{why}");
+            self.queue.hold_bulk(Some(&why));
+            let (bulk, rest) =
+                mem::take(&mut self.carried).into_iter().partition(|item| item.entry.is_bulk());
+            self.carried = rest;
+            self.queue.put_back(bulk);
+        }
+        self.note(recovered, &why);
+        if self.failing.is_none() {
+            let detail = if recovered { String::new() } else { why };
+            self.reports.health.send_replace(LogHealth { ok: recovered, detail });
+        }
+    }
+
     fn attempt(&mut self) -> Result<(), LogError> {
+        if let Some(why) = self.queue.take_damage() {
+            return Err(LogError::Corrupt { path: self.directory.join(FILE), why });
+        }
         if self.store.is_none() {
             self.open_store()?;
         }
@@ -260,7 +317,7 @@ impl Writer {
         let why = error.to_string();
         // Whoever is answered below finds the state that the answer speaks of.
         self.reports.health.send_replace(LogHealth { ok: false, detail: why.clone() });
-        self.queue.failing(&why);
+        self.queue.failing(&why, &self.carried);
         for item in &mut self.carried {
             answer(item.receipt.take(), Err(NotDurable::Waiting(why.clone())));
         }
@@ -282,7 +339,11 @@ impl Writer {
             tracing::info!("the log can be written again");
             self.queue.recovered();
             self.note(true, &format!("it can be written again; before: {why}"));
-            self.reports.health.send_replace(LogHealth { ok: true, detail: String::new() });
+            let ok = !self.room.is_low();
+            let detail =
+                if ok { "" } else { "the disk is nearly full: only incidents are written" };
+            let detail = detail.to_owned();
+            self.reports.health.send_replace(LogHealth { ok, detail });
         }
     }
 

@@ -18,7 +18,8 @@ const MOST_MEMBERS: usize = 65_536;
 
 /// What a containment has reached so far.
 pub(super) struct Sweep {
-    pub root: ProcessKey,
+    /// Each with its tree.
+    pub roots: Vec<ProcessKey>,
     pub mark: u32,
     until_ns: u64,
     /// How each process was seen, so that it is looked at once.
@@ -37,9 +38,9 @@ pub(super) struct Sweep {
 }
 
 impl Sweep {
-    pub fn new(target: &Target, root: ProcessKey, views: Views) -> Self {
+    pub fn new(target: &Target, roots: Vec<ProcessKey>, views: Views) -> Self {
         Self {
-            root,
+            roots,
             mark: target.mark,
             until_ns: target.brake_until_ns,
             views,
@@ -54,7 +55,7 @@ impl Sweep {
 
     /// Whether somebody protected is above it, within what is contained.
     fn is_shielded(&self, forest: &Forest, key: ProcessKey) -> bool {
-        let within = |node: &&&Node| node.key != self.root;
+        let within = |node: &&&Node| !self.roots.contains(&node.key);
         !self.shields.is_empty()
             && forest
                 .ancestry(key)
@@ -80,11 +81,14 @@ impl Responder {
         }
     }
 
-    /// Takes hold of the whole tree at once. What is known to be spared is exempt before that.
+    /// Takes hold of each whole tree at once. What is known to be spared is exempt before that.
     pub(super) fn engage(&self, sweep: &Sweep) {
         self.spare_known(sweep);
-        if matches!(sweep.views.of.get(&sweep.root), Some(View::Open(_)) | None)
-            && let Err(error) = self.marks.engage(sweep.root, sweep.mark, sweep.until_ns)
+        let open =
+            |root: &&ProcessKey| matches!(sweep.views.of.get(root), Some(View::Open(_)) | None);
+        let roots: Vec<ProcessKey> = sweep.roots.iter().filter(open).copied().collect();
+        if !roots.is_empty()
+            && let Err(error) = self.marks.engage(&roots, sweep.mark, sweep.until_ns)
         {
             tracing::warn!("the brake takes hold process by process: {error}");
         }
@@ -93,7 +97,7 @@ impl Responder {
     /// Marks what is new in the tree since the last pass; how many that were.
     pub(super) fn mark_new(&self, sweep: &mut Sweep, forest: &Forest) -> u32 {
         let before = sweep.reached.len();
-        for key in targets(forest, sweep.root, sweep.mark) {
+        for key in targets(forest, &sweep.roots, sweep.mark) {
             if !sweep.done.insert(key) {
                 continue;
             }

@@ -56,7 +56,7 @@ impl Started {
         Held {
             incident: self.target.incident.clone(),
             mark: self.sweep.mark,
-            root: self.sweep.root,
+            roots: self.sweep.roots.clone(),
             cgroup: self.cgroup.clone(),
             processes: self.sweep.reached.clone(),
         }
@@ -93,9 +93,9 @@ impl Responder {
         armed(&Held {
             incident: target.incident.clone(),
             mark: target.mark,
-            root: sweep.root,
+            roots: sweep.roots.clone(),
             cgroup: None,
-            processes: targets(&forest, sweep.root, target.mark),
+            processes: targets(&forest, &sweep.roots, target.mark),
         });
 
         let braking = Doing::now(ActionKind::Brake, &target.by, &target.why);
@@ -271,7 +271,7 @@ impl Responder {
     /// What lives of a containment now and may be touched, parents before children.
     fn living(&self, held: &Held) -> Vec<ProcessKey> {
         let forest = self.marks.forest();
-        let mut found = targets(&forest, held.root, held.mark);
+        let mut found = targets(&forest, &held.roots, held.mark);
         let known: HashSet<ProcessKey> = found.iter().copied().collect();
         found.extend(held.processes.iter().filter(|key| !known.contains(key)));
         found.retain(|key| {

@@ -32,7 +32,7 @@ use sensor_proto::internal::v1::Arm;
 use crate::{
     cgroup::Hierarchies,
     clock,
-    lineage::{Forest, ProcessKey},
+    lineage::{Forest, Node, ProcessKey},
     proto::{self, ActionKind},
 };
 
@@ -40,7 +40,7 @@ use self::{
     brake::Sweep,
     policy::Bucket,
     process::signal_all,
-    protect::{Additions, Protection, narrow},
+    protect::{Additions, Protection, narrow, narrow_group},
 };
 pub use self::{freeze::Started, rehearse::Rehearsal};
 
@@ -53,12 +53,13 @@ pub trait Marks: Send + Sync {
     /// Enters those whose birth the kernel side has missed, and takes out those whose exit it has
     /// (about 1 µs a process).
     fn complete(&self);
-    /// Takes hold of a tree by its root, which may be dead: from now on the kernel side pauses or stops
-    /// whoever forks below it, 32 levels deep, and counts that by `number`, from zero. Ignored from
-    /// `until_ns` on (boot clock). An error: the processes have to be marked one by one.
-    fn engage(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()>;
+    /// Takes hold of trees by their roots, which may be dead: from now on the kernel side pauses or
+    /// stops whoever forks below them, 32 levels deep, and counts that by `number`, from zero. Ignored
+    /// from `until_ns` on (boot clock). An error: the processes of one of them, at least, have to be
+    /// marked one by one.
+    fn engage(&self, roots: &[ProcessKey], number: u32, until_ns: u64) -> io::Result<()>;
     /// The same for a dry run: what would be done is counted, and nothing is done.
-    fn rehearse(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()>;
+    fn rehearse(&self, roots: &[ProcessKey], number: u32, until_ns: u64) -> io::Result<()>;
     /// Marks one process; the kernel side pauses or stops it at its next fork or exec, and its
     /// children inherit the mark. Ignored from `until_ns` on (boot clock). `NotFound`: it is gone.
     fn mark(&self, key: ProcessKey, number: u32, until_ns: u64) -> io::Result<()>;
@@ -99,8 +100,8 @@ pub struct Target {
     pub incident: String,
     /// Number of the mark: unique among the containments of this boot, not 0.
     pub mark: u32,
-    /// The culprit.
-    pub root: ProcessKey,
+    /// The culprit, or the members of a group of them.
+    pub roots: Vec<ProcessKey>,
     /// The process that crossed the gate, if one did: says which part of the tree must stay in when
     /// it has to be narrowed.
     pub leaf: Option<ProcessKey>,
@@ -116,8 +117,9 @@ pub struct Target {
 pub struct Held {
     pub incident: String,
     pub mark: u32,
-    /// Root of what is contained; below the culprit where it had to be narrowed.
-    pub root: ProcessKey,
+    /// Root of what is contained, below the culprit where it had to be narrowed; of a group those of
+    /// its members that are contained.
+    pub roots: Vec<ProcessKey>,
     /// Directory of the group that was frozen as a whole.
     pub cgroup: Option<PathBuf>,
     /// Processes that it reached, parents before children.
@@ -136,12 +138,8 @@ impl Held {
             mark: self.mark,
             thaw_ns,
             release_ns,
-            processes: self
-                .processes
-                .iter()
-                .take(MOST_LISTED)
-                .map(|key| proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns })
-                .collect(),
+            processes: listed(&self.processes),
+            roots: listed(&self.roots),
             cgroup: self
                 .cgroup
                 .as_ref()
@@ -157,11 +155,20 @@ impl Held {
         Some(Self {
             incident: arm.incident.clone(),
             mark: arm.mark,
-            root: *processes.first()?,
+            roots: match keys(&arm.roots) {
+                // An older core's.
+                none if none.is_empty() => vec![*processes.first()?],
+                roots => roots,
+            },
             cgroup: (!arm.cgroup.is_empty()).then(|| PathBuf::from(&arm.cgroup)),
             processes,
         })
     }
+}
+
+fn listed(keys: &[ProcessKey]) -> Vec<proto::ProcessKey> {
+    let key = |key: &ProcessKey| proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns };
+    keys.iter().take(MOST_LISTED).map(key).collect()
 }
 
 fn keys(listed: &[proto::ProcessKey]) -> Vec<ProcessKey> {
@@ -211,21 +218,22 @@ impl Responder {
     /// What of the target may be contained, as the beginning of a sweep; an error is the reason why
     /// nothing may.
     fn admit(&self, target: &Target, forest: &Forest) -> Result<(Sweep, Option<String>), String> {
-        let tree = forest.tree(target.root);
-        if !tree.iter().any(|(node, _)| node.alive) {
-            return Err("no process of its tree lives any more".to_owned());
-        }
         let mut views = Views::default();
-        let narrowed = narrow(forest, target.root, target.leaf, |node| {
-            match self.view(forest, node.key, &mut views) {
-                View::Protected(reason) => Some(reason.clone()),
-                View::Outside | View::Open(_) => None,
-            }
-        })?;
+        let protected = |node: &Node| match self.view(forest, node.key, &mut views) {
+            View::Protected(reason) => Some(reason.clone()),
+            View::Outside | View::Open(_) => None,
+        };
+        let lives = |root: &ProcessKey| forest.tree(*root).iter().any(|(node, _)| node.alive);
+        let living: Vec<ProcessKey> = target.roots.iter().copied().filter(lives).collect();
+        let narrowed = match living.as_slice() {
+            [] => return Err("no process of its tree lives any more".to_owned()),
+            [root] => narrow(forest, *root, target.leaf, protected)?,
+            roots => narrow_group(forest, roots, protected)?,
+        };
         if views.of.values().all(|view| matches!(view, View::Outside)) {
             return Err("none of its processes is within scope.cgroup".to_owned());
         }
-        Ok((Sweep::new(target, narrowed.root, views), narrowed.because))
+        Ok((Sweep::new(target, narrowed.roots, views), narrowed.because))
     }
 
     /// What may be done to one process; looked up once per process and containment.
@@ -289,15 +297,14 @@ enum View {
     Protected(protect::Reason),
 }
 
-/// Living processes of a containment, parents before children: the tree, and what carries the mark
-/// without being in the tree (its birth was lost).
-fn targets(forest: &Forest, root: ProcessKey, mark: u32) -> Vec<ProcessKey> {
+/// Living processes of a containment, parents before children: the trees, and what carries the mark
+/// without being in one (its birth was lost).
+fn targets(forest: &Forest, roots: &[ProcessKey], mark: u32) -> Vec<ProcessKey> {
     let mut found: Vec<ProcessKey> = Vec::new();
     let mut within = std::collections::HashSet::new();
-    for (node, _) in forest.tree(root) {
-        if node.alive {
+    for (node, _) in roots.iter().flat_map(|root| forest.tree(*root)) {
+        if node.alive && within.insert(node.key) {
             found.push(node.key);
-            within.insert(node.key);
         }
     }
     found.extend(

@@ -303,8 +303,8 @@ fn is_everyday(file: &Executable) -> bool {
 /// What may be contained of a tree.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Narrowed {
-    /// Root of what may be contained.
-    pub root: ProcessKey,
+    /// Roots of what may be contained.
+    pub roots: Vec<ProcessKey>,
     /// Why it is less than was asked for, one sentence.
     pub because: Option<String>,
 }
@@ -329,17 +329,47 @@ pub fn narrow(
             barred.extend(forest.ancestry(node.key).iter().map(|above| above.key));
         }
     }
-    let Some((pid, reason)) = first else { return Ok(Narrowed { root, because: None }) };
+    let Some((pid, reason)) = first else {
+        return Ok(Narrowed { roots: vec![root], because: None });
+    };
     let chain = leaf.and_then(|leaf| forest.chain(root, leaf)).unwrap_or_default();
     match chain.iter().find(|node| !barred.contains(&node.key)) {
         Some(node) => Ok(Narrowed {
-            root: node.key,
+            roots: vec![node.key],
             because: Some(format!(
                 "narrowed to the tree of pid {}: above it is pid {pid}, {reason}, which is protected",
                 node.key.tgid
             )),
         }),
         None => Err(format!("its tree holds pid {pid}, {reason}, which is protected")),
+    }
+}
+
+/// The same of trees that stand beside each other: those of them that hold no protected process, whole.
+pub fn narrow_group(
+    forest: &Forest,
+    roots: &[ProcessKey],
+    mut protected: impl FnMut(&Node) -> Option<Reason>,
+) -> Result<Narrowed, String> {
+    let mut first = None;
+    let mut free = |root: &&ProcessKey| {
+        forest.tree(**root).into_iter().filter(|(node, _)| node.alive).all(|(node, _)| {
+            let Some(reason) = protected(node) else { return true };
+            first.get_or_insert_with(|| {
+                format!("pid {}, {reason}, which is protected", node.key.tgid)
+            });
+            false
+        })
+    };
+    let kept: Vec<ProcessKey> = roots.iter().filter(&mut free).copied().collect();
+    let left = roots.len() - kept.len();
+    match first {
+        Some(first) if kept.is_empty() => Err(format!("each of its trees holds such as {first}")),
+        Some(first) => Ok(Narrowed {
+            roots: kept,
+            because: Some(format!("{left} of its trees are left alone: they hold such as {first}")),
+        }),
+        None => Ok(Narrowed { roots: kept, because: None }),
     }
 }
 
@@ -388,20 +418,20 @@ mod tests {
     #[test]
     fn a_tree_without_protected_processes_stays_whole() {
         let whole = narrow(&forest(&LOGIN), key(12), Some(key(15)), only(&[10, 11])).unwrap();
-        assert_eq!(whole, Narrowed { root: key(12), because: None });
+        assert_eq!(whole, Narrowed { roots: vec![key(12)], because: None });
     }
 
     #[test]
     fn narrowed_to_below_the_session_process() {
         let less = narrow(&forest(&LOGIN), key(10), Some(key(15)), only(&[10, 11])).unwrap();
-        assert_eq!(less.root, key(12), "the shell below is not protected");
+        assert_eq!(less.roots, [key(12)], "the shell below is not protected");
         assert!(less.because.unwrap().contains("pid 10, a process of ssh.service"));
     }
 
     #[test]
     fn narrowed_past_a_protected_side_branch() {
         let less = narrow(&forest(&LOGIN), key(12), Some(key(15)), only(&[20])).unwrap();
-        assert_eq!(less.root, key(13));
+        assert_eq!(less.roots, [key(13)]);
     }
 
     #[test]
@@ -415,13 +445,25 @@ mod tests {
     }
 
     #[test]
+    fn of_a_group_the_trees_with_protected_processes_are_left_alone() {
+        let forest = forest(&LOGIN);
+        let less = narrow_group(&forest, &[key(13), key(20)], only(&[14])).unwrap();
+        assert_eq!(less.roots, [key(20)]);
+        assert!(less.because.unwrap().starts_with("1 of its trees are left alone"));
+        let whole = narrow_group(&forest, &[key(13), key(20)], only(&[10, 11])).unwrap();
+        assert_eq!(whole, Narrowed { roots: vec![key(13), key(20)], because: None });
+        let none = narrow_group(&forest, &[key(13), key(20)], only(&[15, 20]));
+        assert!(none.unwrap_err().contains("pid 15"));
+    }
+
+    #[test]
     fn the_dead_are_not_protected() {
         let mut nodes: Vec<Node> = forest(&LOGIN).nodes().cloned().collect();
         for node in &mut nodes {
             node.alive = node.key.tgid != 20;
         }
         let whole = narrow(&Forest::new(nodes), key(12), Some(key(15)), only(&[20])).unwrap();
-        assert_eq!(whole.root, key(12));
+        assert_eq!(whole.roots, [key(12)]);
     }
 
     fn subject(pid: u32) -> Subject<'static> {

@@ -26,7 +26,7 @@ impl Responder {
             Err(why) => return refused(refusing, &why),
         };
         self.spare_known(&sweep);
-        if let Err(error) = self.marks.rehearse(sweep.root, target.mark, target.brake_until_ns) {
+        if let Err(error) = self.marks.rehearse(&sweep.roots, target.mark, target.brake_until_ns) {
             return refused(refusing, &error.to_string());
         }
         let open = |view: &&View| matches!(view, View::Open(_));

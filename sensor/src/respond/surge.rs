@@ -18,7 +18,7 @@ const STOPPED: f64 = 10.0;
 
 /// What has neither stopped nor gone on by then counts as stopped; the kernel reports it again when
 /// it still grows.
-const WATCHED_NS: u64 = 55 * SECOND_NS;
+pub const WATCHED_NS: u64 = 55 * SECOND_NS;
 
 /// Only what would use something up within this time is worth a freeze without asking.
 const EXHAUSTED_WITHIN_S: f64 = 120.0;

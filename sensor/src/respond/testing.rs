@@ -140,7 +140,7 @@ pub fn target(root: ProcessKey, mark: u32) -> Target {
     Target {
         incident: "abcdefghij".to_owned(),
         mark,
-        root,
+        roots: vec![root],
         leaf: None,
         brake_until_ns: clock::boot_ns() + 60_000_000_000,
         by: "policy".to_owned(),
@@ -203,11 +203,11 @@ impl Marks for ProcMarks {
 
     fn complete(&self) {}
 
-    fn engage(&self, root: ProcessKey, number: u32, until_ns: u64) -> io::Result<()> {
-        self.mark(root, number, until_ns)
+    fn engage(&self, roots: &[ProcessKey], number: u32, until_ns: u64) -> io::Result<()> {
+        roots.iter().try_for_each(|root| self.mark(*root, number, until_ns))
     }
 
-    fn rehearse(&self, _root: ProcessKey, _number: u32, _until_ns: u64) -> io::Result<()> {
+    fn rehearse(&self, _roots: &[ProcessKey], _number: u32, _until_ns: u64) -> io::Result<()> {
         Ok(())
     }
 

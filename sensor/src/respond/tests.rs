@@ -28,7 +28,7 @@ fn a_tree_that_shares_its_cgroup_is_stopped_by_signal() {
     let contained = responder.contain(&target(root, 7), &mut |held| told.push(held.clone()));
     let held = contained.held.unwrap();
     assert_eq!(held.cgroup, None);
-    assert_eq!((held.root, held.processes.len()), (root, 5));
+    assert_eq!((held.roots.as_slice(), held.processes.len()), (&[root][..], 5));
     let [brake, freeze] = contained.actions.as_slice() else { panic!("brake and freeze") };
     assert_eq!((brake.kind(), brake.processes, brake.ok), (ActionKind::Brake, 5, true));
     assert_eq!((freeze.kind(), freeze.processes, freeze.ok), (ActionKind::Freeze, 5, true));
@@ -216,7 +216,7 @@ fn protected_processes_are_narrowed_past_or_refused() {
 
     let narrowed = Target { leaf: Some(leaf), ..target(root, 4) };
     let contained = responder.contain(&narrowed, &mut no_guardian);
-    assert_eq!(contained.held.unwrap().root, middle);
+    assert_eq!(contained.held.unwrap().roots, [middle]);
     assert!(contained.actions[0].result.contains("narrowed to the tree of pid"));
     assert_eq!((state(middle.tgid), state(leaf.tgid)), (Some('T'), Some('T')));
     assert_ne!(state(root.tgid), Some('T'));
@@ -236,7 +236,7 @@ fn another_process_with_the_same_pid_is_never_hit() {
     let held = Held {
         incident: String::new(),
         mark: 5,
-        root: earlier,
+        roots: vec![earlier],
         cgroup: None,
         processes: vec![earlier],
     };
@@ -265,10 +265,34 @@ fn an_order_to_the_guardian_stays_small() {
     let held = Held {
         incident: "a".to_owned(),
         mark: 1,
-        root: ProcessKey::new(2, 1),
+        roots: vec![ProcessKey::new(2, 1)],
         cgroup: None,
         processes: keys,
     };
     assert_eq!(held.arm(1, 2).processes.len(), MOST_LISTED);
     assert_eq!(Held::of(&Arm::default()), None);
+}
+
+#[test]
+fn a_group_is_contained_and_let_go_as_one() {
+    let Some(mut cage) = Cage::new("respond::group") else { return };
+    let bystander = cage.run(None, "sleep 300");
+    let roots = vec![cage.run(None, TREE), cage.run(None, TREE)];
+    cage.wait_for(11);
+    let marks = Arc::<ProcMarks>::default();
+    let responder = responder(&cage, &marks);
+    let group = Target { roots: roots.clone(), ..target(bystander, 9) };
+    let mut told: Vec<Held> = Vec::new();
+    let contained = responder.contain(&group, &mut |held| told.push(held.clone()));
+    let held = contained.held.unwrap();
+    assert_eq!((held.roots.as_slice(), held.processes.len()), (roots.as_slice(), 10));
+    assert!(held.processes.iter().all(|key| state(key.tgid) == Some('T')));
+    assert_ne!(state(bystander.tgid), Some('T'));
+    assert_eq!(told.first().unwrap().processes.len(), 10, "the guardian knows all of them");
+    // What a guardian hands over knows its trees again.
+    assert_eq!(Held::of(&held.arm(1, 2)).unwrap(), held);
+    assert_eq!(responder.release(&held, "policy", "over").processes, 10);
+    wait(|| held.processes.iter().all(|key| state(key.tgid) == Some('S')), "all run");
+    assert_eq!(responder.kill(&group).processes, 10);
+    assert_eq!(cage.pids(), [bystander.tgid], "the neighbour lives");
 }

@@ -3,21 +3,19 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, BufReader, BufWriter, Read, Write},
+    io::{self, BufWriter, Read, Write},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
 
-use prost::Message as _;
-
-use crate::proto::{TraceEntry, trace_entry::Entry};
+use crate::{
+    packed::{Packer, Unpacker},
+    proto::{TraceEntry, trace_entry::Entry},
+};
 
 /// Longest entry, bytes: 512 bytes of arguments and the rest come to 1 KiB, a cgroup's path to 4 KiB.
 /// A longer length is no length.
 const ENTRY_LIMIT: u64 = 64 << 10;
-
-/// zstd's own default: 4 times smaller than without at 500 MB/s; the next levels save a tenth.
-const COMPRESSION: i32 = 3;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TraceError {
@@ -46,8 +44,7 @@ pub enum TraceError {
 
 /// Writes a trace.
 pub struct Writer<W: Write = BufWriter<File>> {
-    stream: zstd::Encoder<'static, W>,
-    buffer: Vec<u8>,
+    stream: Packer<W>,
 }
 
 impl Writer {
@@ -81,15 +78,11 @@ impl Writer {
 
 impl<W: Write> Writer<W> {
     fn new(to: W) -> io::Result<Self> {
-        Ok(Self { stream: zstd::Encoder::new(to, COMPRESSION)?, buffer: Vec::new() })
+        Ok(Self { stream: Packer::new(to)? })
     }
 
     pub fn write(&mut self, entry: Entry) -> io::Result<()> {
-        self.buffer.clear();
-        TraceEntry { entry: Some(entry) }
-            .encode_length_delimited(&mut self.buffer)
-            .map_err(io::Error::other)?;
-        self.stream.write_all(&self.buffer)
+        self.stream.write(&TraceEntry { entry: Some(entry) })
     }
 
     /// Everything up to here can be read even if the recorder dies now.
@@ -100,9 +93,8 @@ impl<W: Write> Writer<W> {
 
 /// Reads a trace. Whatever the file holds, memory stays bounded.
 pub struct Reader<R: Read = File> {
-    stream: BufReader<zstd::Decoder<'static, BufReader<R>>>,
+    stream: Unpacker<R>,
     file: PathBuf,
-    buffer: Vec<u8>,
     /// Entries that were read.
     entries: u64,
     /// Version of the sensor that recorded it, as its first entry says.
@@ -128,13 +120,10 @@ impl Reader {
 
 impl<R: Read> Reader<R> {
     fn new(from: R, file: &Path) -> io::Result<Self> {
-        let mut decoder = zstd::Decoder::new(from)?;
-        // 8 MiB: what zstd's own tools accept without being asked, and four times what level 3 writes.
-        decoder.window_log_max(23)?;
         Ok(Self {
-            stream: BufReader::new(decoder),
+            // A trace may be as long as its recording was.
+            stream: Unpacker::new(from, ENTRY_LIMIT, u64::MAX)?,
             file: file.to_owned(),
-            buffer: Vec::new(),
             entries: 0,
             by: String::new(),
             state: State::Open,
@@ -193,42 +182,18 @@ impl<R: Read> Reader<R> {
     }
 
     fn read(&mut self) -> io::Result<Option<Entry>> {
-        let Some(length) = self.length()? else { return Ok(None) };
-        if length > ENTRY_LIMIT {
-            return Err(io::Error::other(format!("an entry of {length} bytes")));
-        }
-        self.buffer.resize(length as usize, 0);
-        self.stream.read_exact(&mut self.buffer)?;
-        let entry = TraceEntry::decode(self.buffer.as_slice()).map_err(io::Error::other)?;
+        let Some(entry) = self.stream.message::<TraceEntry>()? else { return Ok(None) };
         // A newer sensor may write more kinds of entries than we know. To pass over them would be a
         // replay of something else than what happened.
         let unknown = || io::Error::new(io::ErrorKind::Unsupported, "an entry of an unknown kind");
         entry.entry.ok_or_else(unknown).map(Some)
-    }
-
-    /// A varint: <https://protobuf.dev/programming-guides/encoding/#varints>. None at the end.
-    fn length(&mut self) -> io::Result<Option<u64>> {
-        let mut length = 0_u64;
-        for shift in (0..35).step_by(7) {
-            let mut byte = [0];
-            if self.stream.read(&mut byte)? == 0 {
-                if shift == 0 {
-                    return Ok(None);
-                }
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            length |= u64::from(byte[0] & 0x7f) << shift;
-            if byte[0] & 0x80 == 0 {
-                return Ok(Some(length));
-            }
-        }
-        Err(io::Error::other("a length without end"))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use prost::Message as _;
 
     use super::*;
     use crate::proto::{Lost, ProcessKey, TraceEnd, TraceExit, TraceStart};
@@ -294,11 +259,12 @@ mod tests {
     fn an_unknown_kind_of_entry_is_a_newer_sensors() {
         let recorded = |by: &str| {
             let mut bytes = Vec::new();
-            let mut writer = Writer::new(&mut bytes).unwrap();
-            writer.write(started(by)).unwrap();
+            let mut stream = zstd::Encoder::new(&mut bytes, 1).unwrap();
+            let start = TraceEntry { entry: Some(started(by)) };
+            stream.write_all(&start.encode_length_delimited_to_vec()).unwrap();
             // Field 100, two bytes.
-            writer.stream.write_all(&[5, 0xa2, 0x06, 2, 7, 7]).unwrap();
-            writer.stream.finish().unwrap();
+            stream.write_all(&[5, 0xa2, 0x06, 2, 7, 7]).unwrap();
+            stream.finish().unwrap();
             read(&bytes).unwrap_err()
         };
         let ours = env!("CARGO_PKG_VERSION");

@@ -69,6 +69,15 @@ pub fn incident() -> Incident {
         updated_at: at(1),
         resolved_at: None,
         thaw_due_ns: 605_000_000_000,
+        group: Some(Group {
+            by: GroupBy::Executable.into(),
+            what: nasty(),
+            members: [4121, 4122].into_iter().filter_map(key).collect(),
+            processes: 43,
+            anon_bytes: 1 << 30,
+            uid: Some(1000),
+            ancestor: key(1),
+        }),
     }
 }
 
@@ -162,6 +171,32 @@ pub fn file() -> Evidence {
     evidence("e4", evidence::Content::File(fact))
 }
 
+fn vitals() -> Evidence {
+    let signs = Vitals {
+        cpu_some: Some(12.5),
+        memory_some: Some(0.0),
+        memory_full: None,
+        io_some: Some(f32::MAX),
+        io_full: None,
+        load: Some(4.25),
+        available_bytes: Some(8 << 30),
+        swapped_bytes: Some(0),
+        processes: Some(321),
+        threads: Some(u32::MAX),
+        disk_free_bytes: Some(u64::MAX),
+    };
+    let second = VitalsSample {
+        at: at(-1),
+        boot_ns: u64::MAX,
+        seconds: 1,
+        average: Some(signs),
+        least: None,
+        most: None,
+    };
+    let minute = VitalsSample { seconds: 60, least: Some(signs), most: Some(signs), ..second };
+    evidence("v1", evidence::Content::Vitals(FlightRecord { samples: vec![minute, second] }))
+}
+
 fn all_evidence() -> Vec<Evidence> {
     let process = Process {
         pid: 4121,
@@ -197,6 +232,7 @@ fn all_evidence() -> Vec<Evidence> {
         evidence("e1", evidence::Content::Tree(tree)),
         evidence("e2", evidence::Content::Chain(Chain { links: vec![link.clone(), link] })),
         evidence("e3", evidence::Content::Text(NASTY.to_vec())),
+        vitals(),
         file(),
         evidence("e5", evidence::Content::Text(Vec::new())),
     ]

@@ -139,6 +139,16 @@ impl Service for Answers {
         Ok(Response::new(GetIncidentResponse { incident: Some(canned::incident()) }))
     }
 
+    type WatchIncidentsStream =
+        Pin<Box<dyn Stream<Item = Result<WatchIncidentsResponse, Status>> + Send>>;
+
+    async fn watch_incidents(
+        &self,
+        _: Request<WatchIncidentsRequest>,
+    ) -> Answer<Self::WatchIncidentsStream> {
+        Err(Status::unimplemented("no verb asks for it"))
+    }
+
     type StreamRecordsStream =
         Pin<Box<dyn Stream<Item = Result<StreamRecordsResponse, Status>> + Send>>;
 
@@ -165,6 +175,20 @@ impl Service for Answers {
                 tokio_stream::iter(again.into_iter().cycle()).throttle(Duration::from_millis(5)),
             ),
         }))
+    }
+
+    async fn investigate(
+        &self,
+        request: Request<InvestigateRequest>,
+    ) -> Answer<InvestigateResponse> {
+        let InvestigateRequest { id, agent } = request.into_inner();
+        let mut investigation =
+            Investigation { id: format!("{id}-2"), agent, ..Default::default() };
+        if id == "fails" {
+            investigation.set_state(InvestigationState::Failed);
+            investigation.error = "the budget of this hour is spent".into();
+        }
+        Ok(Response::new(InvestigateResponse { investigation: Some(investigation) }))
     }
 
     async fn act(&self, request: Request<ActRequest>) -> Answer<ActResponse> {

@@ -44,7 +44,7 @@ fn every_document_fits_its_schema() {
     assert!(capabilities.as_array().unwrap().len() > 5, "{capabilities}");
     let evidence = json(&fake.sensor(&["evidence", id, "--json"]).run().done());
     let items = evidence.as_array().unwrap();
-    assert_eq!(items.len(), 5);
+    assert_eq!(items.len(), 6);
     for item in items {
         schema::check("evidence", item);
     }
@@ -68,7 +68,7 @@ fn every_kind_of_record_fits_its_schema() {
     assert_eq!(kinds.len(), 11, "one of each kind: {kinds:?}");
 
     let mut follow = fake.sensor(&["evidence", canned::ID, "--json", "--follow"]).start();
-    for line in BufReader::new(follow.stdout()).lines().take(5) {
+    for line in BufReader::new(follow.stdout()).lines().take(6) {
         schema::check("evidence", &json(&line.unwrap()));
     }
 }
@@ -92,6 +92,10 @@ fn every_word_of_the_schema_is_in_the_documents() {
     for value in known(words::state::word) {
         with(&|incident| incident.state = value);
     }
+    for value in known(words::group_by::word) {
+        with(&|incident| incident.group.get_or_insert_default().by = value);
+    }
+    with(&|incident| incident.group = None);
     for value in known(words::action_kind::word) {
         with(&|incident| incident.actions[0].kind = value);
     }
@@ -196,7 +200,10 @@ fn what_is_dangerous_asks_first() {
     }
     let said = fake.sensor(&["kill", canned::ID]).on_terminal("n\n");
     assert_eq!(said.code, 1, "{said:?}");
-    assert!(said.stdout.contains("pid 4121) and its tree of 43 processes? [y/N]"), "{said:?}");
+    assert!(
+        said.stdout.contains("of user 1000 and all of their trees, 43 processes? [y/N]"),
+        "{said:?}"
+    );
     assert!(fake.acted().is_empty());
 
     assert_eq!(fake.sensor(&["kill", canned::ID]).on_terminal("y\n").code, 0);
@@ -318,7 +325,7 @@ fn the_canned_records_hold_one_of_each_body() {
     let count = |wanted: fn(&Body) -> bool| {
         canned::records().iter().filter(|record| record.body.as_ref().is_some_and(wanted)).count()
     };
-    assert_eq!(count(|body| matches!(body, Body::Evidence(_))), 5);
+    assert_eq!(count(|body| matches!(body, Body::Evidence(_))), 6);
     // An exec, and an alarm of each way in which they are told.
     assert_eq!(count(|body| matches!(body, Body::Observation(_))), 3);
 }
@@ -328,4 +335,55 @@ fn the_documentation_quotes_the_default_configuration() {
     let document = include_str!("../../../docs/configuration.md");
     let quoted = document.split("```toml\n").nth(1).unwrap().split("```").next().unwrap();
     assert_eq!(quoted, Fake::start().sensor(&["config", "default"]).run().done());
+}
+
+#[test]
+fn an_incident_is_exported_and_shown_elsewhere() {
+    let fake = Fake::start();
+    let id = canned::ID;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("x.incident");
+    let file = file.to_str().unwrap();
+    let said = fake.sensor(&["export", "4k2m", file]).run().done();
+    let records = canned::records().into_iter().filter(|record| record.incident == id).count();
+    assert!(said.starts_with(&format!("{file}: incident {id}, {records} records, ")), "{said}");
+    // Once is enough.
+    let again = fake.sensor(&["export", id, file]).run();
+    assert_eq!(again.code, 1);
+    assert!(again.stderr.contains("overwrites nothing: name another file"), "{again:?}");
+
+    // Without a daemon, the same as from it.
+    let nobody = directory.path().join("none.sock");
+    let sensor = |args: &[&str]| program::Sensor::new(args, &nobody);
+    let direct = fake.sensor(&["show", id, "--json"]).run().done();
+    assert_eq!(sensor(&["show", "--file", file, "--json"]).run().done(), direct);
+    let direct = fake.sensor(&["evidence", id, "--json"]).run().done();
+    assert_eq!(json(&sensor(&["evidence", "--file", file, "--json"]).run().done()), json(&direct));
+    let direct = fake.sensor(&["evidence", id]).run().done();
+    assert_eq!(sensor(&["evidence", "--file", file]).run().done(), direct);
+    let lines = sensor(&["show", "--file", file, "--records", "--json"]).run().done();
+    assert_eq!(lines.lines().count(), records);
+    lines.lines().for_each(|line| schema::check("record", &json(line)));
+    for args in [vec!["show", "--file", file], vec!["show", "--file", file, "--records"]] {
+        let page = sensor(&args).run().done();
+        assert!(page.lines().count() > 1);
+        assert!(!page.chars().any(|c| c.is_control() && c != '\n'), "{page:?}");
+    }
+
+    // Half of it is shown with a warning, nothing of it is an error.
+    let whole = fs::read(file).unwrap();
+    fs::write(file, &whole[..whole.len() - 9]).unwrap();
+    let cut = sensor(&["show", "--file", file, "--json"]).run();
+    assert_eq!((cut.code, cut.stderr.lines().count()), (0, 1), "{cut:?}");
+    assert!(cut.stderr.contains("it was cut off; what can be read is shown"), "{cut:?}");
+    schema::check("incident", &json(&cut.stdout));
+    fs::write(file, &whole[16..]).unwrap();
+    let foreign = sensor(&["evidence", "--file", file]).run();
+    assert_eq!((foreign.code, foreign.stdout.as_str()), (1, ""));
+    assert!(foreign.stderr.contains("is no exported incident"), "{foreign:?}");
+    for args in
+        [vec!["show", id, "--file", file], vec!["show", id, "--records"], vec!["export", id]]
+    {
+        assert_eq!(sensor(&args).run().code, 2, "{args:?}");
+    }
 }

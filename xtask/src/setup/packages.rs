@@ -82,6 +82,12 @@ fn requirements(need: Need) -> Vec<Requirement> {
             command("dash", "dash", "the guest's /bin/sh"),
             command("make", "make", "copied into the guest, as a workload"),
             command("git", "git", "copied into the guest, as a workload"),
+            command("perl", "perl-base", "copied into the guest, as a workload"),
+            Requirement::file(
+                "/usr/bin/python3",
+                "python3",
+                "copied into the guest, as a workload",
+            ),
             command("strip", "binutils", "makes the guest's binaries small"),
         ],
     }

@@ -14,7 +14,9 @@ use super::initramfs::Tree;
 use crate::place;
 
 /// Copied from the host. npm's 100 MB stay out: workloads that need it skip in a guest.
-const USERLAND: [&str; 4] = ["bash", "dash", "git", "make"];
+const USERLAND: [&str; 5] = ["bash", "dash", "git", "make", "perl"];
+/// Debian's own: whatever else comes first in somebody's PATH may be a script around it.
+const PYTHON: &str = "/usr/bin/python3";
 /// Everything else of the userland: one static file with a link for each of its commands.
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -61,6 +63,7 @@ fn tree(sensor: &Path, tests: &[PathBuf]) -> Result<Tree> {
             .with_context(|| format!("{name} is needed in the guest but not installed here"))?;
         program(&mut tree, Path::new("/usr/bin").join(name), &path)?;
     }
+    python(&mut tree)?;
     tree.link("/usr/bin/sh", "dash")?;
     busybox(&mut tree)?;
     // Workloads lie beside the tests, and are found by the path that was compiled in.
@@ -119,6 +122,22 @@ fn parse_libraries(ldd: &str) -> Vec<PathBuf> {
         .filter(|path| path.starts_with('/'))
         .map(PathBuf::from)
         .collect()
+}
+
+/// Python with the part of its library that a script loads which starts programs.
+fn python(tree: &mut Tree) -> Result<()> {
+    const LOADED: &str = "import sys, subprocess\n\
+        for m in list(sys.modules.values()):\n\
+        \x20   if getattr(m, '__file__', None): print(m.__file__)";
+    program(tree, PYTHON, Path::new(PYTHON))?;
+    let output = Command::new(PYTHON)
+        .args(["-I", "-c", LOADED])
+        .output()
+        .with_context(|| format!("cannot start {PYTHON}, which is needed in the guest"))?;
+    for module in String::from_utf8_lossy(&output.stdout).lines() {
+        tree.copy(module, 0o644, module)?;
+    }
+    Ok(())
 }
 
 /// busybox, and a link for each of its commands that is not there as itself.

@@ -1,7 +1,9 @@
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use prost_types::Timestamp;
-use sensor_proto::v1::{ActionKind, Cost, InvestigationState, Kind, Measure, Severity, Tree};
+use sensor_proto::v1::{
+    ActionKind, Cost, InvestigationState, Kind, Measure, ProcessKey, Severity, Tree,
+};
 
 use super::*;
 
@@ -99,7 +101,7 @@ fn incident() -> Incident {
 #[test]
 fn the_story_of_a_recursion() {
     let documented = include_str!("../../../../docs/incidents.md").split("```\n").nth(1).unwrap();
-    assert_eq!(story(&incident(), &view()), documented);
+    assert_eq!(story(&incident(), &view(), Source::Daemon), documented);
 }
 
 #[test]
@@ -126,17 +128,61 @@ fn another_boot_has_another_clock() {
     told.actions[0].started_ns = SECOND;
     told.actions[0].at = Some(Timestamp { seconds: 60, nanos: 0 });
     told.opened_ns = 9_000 * SECOND;
-    let page = story(&told, &view());
+    let page = story(&told, &view(), Source::Daemon);
     assert!(page.contains("was frozen when that host last booted"), "{page}");
     assert!(page.contains("00:01:00.000  freeze"), "{page}");
 }
 
 #[test]
+fn a_group_is_shown_before_its_eldest() {
+    let key = |pid| ProcessKey { pid, start_ns: 1 };
+    let mut of_group = incident();
+    of_group.group = Some(Group {
+        by: GroupBy::Executable.into(),
+        what: "/usr/bin/node".into(),
+        members: (4101..4121).map(key).collect(),
+        processes: 520,
+        anon_bytes: 1434 << 20,
+        uid: Some(1000),
+        ancestor: Some(key(812)),
+    });
+    if let Some(culprit) = &mut of_group.culprit {
+        culprit.pid = 4101;
+        culprit.argv = argv(&["node", "server.js"]);
+    }
+    let page = story(&of_group, &view(), Source::Daemon);
+    let documents = include_str!("../../../../docs/incidents.md");
+    let documented = documents.split("```").nth(3).unwrap();
+    assert!(documented.contains("the eldest of them:"), "{documented}");
+    assert!(page.contains(documented), "{documented} is not in {page}");
+    assert!(page.contains("the culprit's trees stand still; they are thawed at"), "{page}");
+    assert!(page.contains("end all of their trees"), "{page}");
+}
+
+#[test]
 fn a_host_wide_incident_has_nobody_to_stop() {
     let told = Incident { state: State::Open.into(), id: "x".into(), ..Default::default() };
-    let page = story(&told, &view());
+    let page = story(&told, &view(), Source::Daemon);
     assert!(page.contains("sensor resolve x"), "{page}");
     assert!(!page.contains("sensor freeze"), "{page}");
+}
+
+#[test]
+fn a_file_tells_of_another_time_and_place() {
+    let start = ExportStart {
+        version: "1.2".into(),
+        at: Some(Timestamp { seconds: 1_000_100, nanos: 0 }),
+        incident: None,
+    };
+    let source = Source::File { name: Path::new("a b"), start: &start };
+    let page = story(&incident(), &view(), source);
+    assert!(
+        page.contains("\nas it was when sensor 1.2 exported it, 1970-01-12 13:48:20\n"),
+        "{page}"
+    );
+    assert!(page.contains("\n  sensor evidence --file 'a b'  "), "{page}");
+    // Neither what is now, nor what could be done about it.
+    assert!(!page.contains("stands still;") && !page.contains("sensor kill"), "{page}");
 }
 
 proptest! {
@@ -167,7 +213,7 @@ proptest! {
         told.actions[0].result.clone_from(&text);
         told.investigations[0].findings = text;
 
-        let page = story(&told, &view());
+        let page = story(&told, &view(), Source::Daemon);
         prop_assert!(!page.chars().any(|c| c.is_control() && c != '\n'), "{page:?}");
     }
 }

@@ -40,7 +40,7 @@ fn forest() -> Forest {
 
 #[test]
 fn a_tree_joins_kernel_and_proc() {
-    let (evidence, totals) = gatherer().tree(&forest(), NODE);
+    let (evidence, totals) = gatherer().tree(&forest(), &[NODE]);
     let Some(Content::Tree(tree)) = &evidence.content else { panic!("no tree") };
     let [node, shell, gone] = &tree.processes[..] else { panic!("three are alive") };
     // The title that the program gave itself does not count.
@@ -66,7 +66,7 @@ fn a_tree_without_end_is_cheap_and_counted() {
     });
     let forest = Forest::new([node(top, None, Some(&["x"]))].into_iter().chain(children));
     let began = Instant::now();
-    let (evidence, totals) = gatherer().tree(&forest, top);
+    let (evidence, totals) = gatherer().tree(&forest, &[top]);
     assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
     let Some(Content::Tree(tree)) = &evidence.content else { panic!("no tree") };
     assert_eq!((tree.processes.len(), tree.omitted), (512, 19_488));

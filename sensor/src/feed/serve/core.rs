@@ -1,4 +1,5 @@
-//! `serve`'s end of the link: asks core, and hears from it how far the log goes and how its parts are.
+//! `serve`'s end of the link: asks core, and hears from it how far the log goes, how its parts are, and how
+//! to speak TLS.
 
 use std::{
     collections::HashMap,
@@ -9,15 +10,20 @@ use std::{
     time::Duration,
 };
 
-use sensor_proto::internal::v1::{Ask, Tell, tell};
+use rustls::ServerConfig;
+use sensor_proto::internal::v1::{Ask, Tell, Tls, tell};
 use tokio::{
     net::UnixStream,
-    sync::{mpsc, oneshot, watch},
+    sync::{broadcast, mpsc, oneshot, watch},
 };
 use tonic::{Code, Status};
 
 use crate::{
-    feed::frames::{self, Incoming, Outgoing},
+    feed::{
+        access::Named,
+        frames::{self, Incoming, Outgoing},
+        tls::{self, Material},
+    },
     proto,
 };
 
@@ -26,6 +32,12 @@ const ANSWER: Duration = Duration::from_secs(10);
 
 /// Questions that wait to be sent.
 const QUEUE: usize = 64;
+
+/// Records that wait for a reader; one that is slower is told how many it missed.
+const UNWRITTEN: usize = 1_024;
+
+/// The part that is the log.
+const RECORD: &str = "record";
 
 type Pending = Arc<Mutex<HashMap<u64, oneshot::Sender<tell::What>>>>;
 
@@ -36,6 +48,18 @@ pub(super) struct Core {
     next: Arc<AtomicU64>,
     tail: watch::Receiver<u64>,
     health: watch::Receiver<Vec<proto::PartStatus>>,
+    tls: watch::Receiver<Option<Arc<ServerConfig>>>,
+    named: watch::Receiver<Arc<Named>>,
+    unwritten: broadcast::Sender<Arc<proto::Record>>,
+}
+
+/// What core tells without being asked, for whom it may concern.
+struct News {
+    tail: watch::Sender<u64>,
+    health: watch::Sender<Vec<proto::PartStatus>>,
+    tls: watch::Sender<Option<Arc<ServerConfig>>>,
+    named: watch::Sender<Arc<Named>>,
+    unwritten: broadcast::Sender<Arc<proto::Record>>,
 }
 
 impl Core {
@@ -45,8 +69,18 @@ impl Core {
         let (questions, waiting) = mpsc::channel(QUEUE);
         let (tail_sender, tail) = watch::channel(0);
         let (health_sender, health) = watch::channel(Vec::new());
+        let (tls_sender, tls) = watch::channel(None);
+        let (named_sender, named) = watch::channel(Arc::default());
+        let (unwritten, _) = broadcast::channel(UNWRITTEN);
+        let news = News {
+            tail: tail_sender,
+            health: health_sender,
+            tls: tls_sender,
+            named: named_sender,
+            unwritten: unwritten.clone(),
+        };
         let pending = Pending::default();
-        let hears = hear(incoming, Arc::clone(&pending), tail_sender, health_sender);
+        let hears = hear(incoming, Arc::clone(&pending), news);
         let task = tokio::spawn(async move {
             tokio::select! {
                 () = hears => {}
@@ -54,7 +88,7 @@ impl Core {
             }
         });
         let next = Arc::new(AtomicU64::new(1));
-        (Self { questions, pending, next, tail, health }, task)
+        (Self { questions, pending, next, tail, health, tls, named, unwritten }, task)
     }
 
     /// Records up to this number can be read.
@@ -64,6 +98,39 @@ impl Core {
 
     pub fn health(&self) -> watch::Receiver<Vec<proto::PartStatus>> {
         self.health.clone()
+    }
+
+    /// Records as they come while the log cannot take them.
+    pub fn unwritten(&self) -> broadcast::Receiver<Arc<proto::Record>> {
+        self.unwritten.subscribe()
+    }
+
+    /// Whether the log has all that there is.
+    pub fn log_works(&self) -> bool {
+        self.health.borrow().iter().all(|part| part.ok || part.part != RECORD)
+    }
+
+    /// What was read of the log; `nothing` where it cannot be read and that is known: there is news all
+    /// the same.
+    pub fn read_or<T>(
+        &self,
+        read: Result<T, Status>,
+        nothing: impl FnOnce() -> T,
+    ) -> Result<T, Status> {
+        match read {
+            Err(status) if status.code() == Code::Unavailable && !self.log_works() => Ok(nothing()),
+            read => read,
+        }
+    }
+
+    /// How TLS is spoken, as soon as core has said so.
+    pub fn tls(&self) -> watch::Receiver<Option<Arc<ServerConfig>>> {
+        self.tls.clone()
+    }
+
+    /// Names in certificates that may do something.
+    pub fn named(&self) -> Arc<Named> {
+        Arc::clone(&self.named.borrow())
     }
 
     /// Core's answer. Its id is chosen here.
@@ -103,12 +170,7 @@ fn lock(pending: &Pending) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<tell::
     pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn hear(
-    mut incoming: Incoming<Tell>,
-    pending: Pending,
-    tail: watch::Sender<u64>,
-    health: watch::Sender<Vec<proto::PartStatus>>,
-) {
+async fn hear(mut incoming: Incoming<Tell>, pending: Pending, news: News) {
     loop {
         let tell = match incoming.next().await {
             Ok(Some(tell)) => tell,
@@ -117,10 +179,23 @@ async fn hear(
         };
         match tell.what {
             Some(tell::What::Tail(now)) => {
-                tail.send_replace(now.seq);
+                news.tail.send_replace(now.seq);
             }
             Some(tell::What::Health(now)) => {
-                health.send_replace(now.parts);
+                news.health.send_replace(now.parts);
+            }
+            Some(tell::What::Unwritten(record)) => {
+                // Nobody may be following.
+                let _ = news.unwritten.send(Arc::new(record));
+            }
+            Some(tell::What::Tls(now)) => {
+                let Tls { certificate, key, client_ca, readers, operators } = now;
+                news.named.send_replace(Arc::new(Named { readers, operators }));
+                match tls::server(&Material { certificate, key, client_ca }) {
+                    Ok(config) => drop(news.tls.send_replace(Some(config))),
+                    // core has tried the same.
+                    Err(error) => tracing::error!("TLS stays as it was: {error}"),
+                }
             }
             Some(answer) => {
                 if let Some(asker) = lock(&pending).remove(&tell.id) {

@@ -11,8 +11,9 @@ mod stream;
 
 use std::{
     io,
+    net::TcpListener,
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
@@ -26,7 +27,9 @@ use tokio::sync::watch;
 use tonic::transport::Server;
 use tonic_health::{ServingStatus, server::HealthReporter};
 
-use self::{core::Core, groups::GroupCache, records::Records, service::Service};
+use self::{
+    connections::Remote, core::Core, groups::GroupCache, records::Records, service::Service,
+};
 use crate::{core::survival, host::Host, proto, proto::sensor_server::SensorServer};
 
 /// Largest request, bytes; the largest that makes sense is some 1 KiB.
@@ -40,6 +43,9 @@ const STREAMS_PER_CONNECTION: u32 = 32;
 /// by our own hand) may come back before.
 const PING: Duration = Duration::from_secs(30);
 const PING_ANSWER: Duration = Duration::from_mins(5);
+
+/// Where core puts the listener for clients on other hosts.
+pub(super) const TCP_LISTENER: RawFd = 3;
 
 /// Threads that read the log; each page is short.
 const READERS: usize = 4;
@@ -56,6 +62,9 @@ pub struct ServeArgs {
     /// Its only group; may read the log.
     #[arg(long, requires = "uid")]
     pub gid: Option<u32>,
+    /// A listener for clients on other hosts is descriptor 3.
+    #[arg(long)]
+    pub tcp: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +91,15 @@ pub fn run(args: ServeArgs) -> Result<(), ServeError> {
     link.peer_addr().map_err(ServeError::ByHand)?;
     listener.local_addr().map_err(ServeError::ByHand)?;
     privileges::detach_stdio().map_err(ServeError::Start)?;
+    let remote = if args.tcp {
+        // SAFETY: that is where core puts it; nobody else here knows of it.
+        let listener = unsafe { OwnedFd::from_raw_fd(TCP_LISTENER) };
+        let listener = TcpListener::from(listener);
+        listener.local_addr().map_err(ServeError::ByHand)?;
+        Some(listener)
+    } else {
+        None
+    };
     let owner = match (args.uid, args.gid) {
         (Some(uid), Some(gid)) => {
             let failed = |source| ServeError::Privileges { uid, gid, source };
@@ -91,6 +109,9 @@ pub fn run(args: ServeArgs) -> Result<(), ServeError> {
         _ => rustix::process::geteuid().as_raw(),
     };
     privileges::end_with_parent().map_err(ServeError::Start)?;
+    if let Err(why) = privileges::confine(&args.state_dir) {
+        tracing::info!("serve may see the host's files as its user may: {why}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(READERS)
@@ -98,7 +119,8 @@ pub fn run(args: ServeArgs) -> Result<(), ServeError> {
         .enable_all()
         .build()
         .map_err(ServeError::Start)?;
-    let result = runtime.block_on(serve(listener, link, &args.state_dir, GroupCache::new(owner)));
+    let listeners = Listeners { local: listener, remote };
+    let result = runtime.block_on(serve(listeners, link, &args.state_dir, GroupCache::new(owner)));
     // A page that is being read is for nobody any more.
     runtime.shutdown_background();
     result
@@ -108,21 +130,36 @@ fn inherited(file: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, ServeError> {
     file.try_clone_to_owned().map_err(ServeError::ByHand)
 }
 
+/// Where clients connect.
+pub(super) struct Listeners {
+    pub local: UnixListener,
+    pub remote: Option<TcpListener>,
+}
+
 /// The server itself: until the link is closed.
 pub(super) async fn serve(
-    listener: UnixListener,
+    listeners: Listeners,
     link: UnixStream,
     state_dir: &Path,
     groups: GroupCache,
 ) -> Result<(), ServeError> {
+    let Listeners { local, remote } = listeners;
     let listen = || {
-        listener.set_nonblocking(true)?;
+        local.set_nonblocking(true)?;
         link.set_nonblocking(true)?;
-        let listener = tokio::net::UnixListener::from_std(listener)?;
-        Ok((listener, tokio::net::UnixStream::from_std(link)?))
+        let local = tokio::net::UnixListener::from_std(local)?;
+        let remote = match remote {
+            Some(remote) => {
+                remote.set_nonblocking(true)?;
+                Some(tokio::net::TcpListener::from_std(remote)?)
+            }
+            None => None,
+        };
+        Ok((local, remote, tokio::net::UnixStream::from_std(link)?))
     };
-    let (listener, link) = listen().map_err(ServeError::Start)?;
+    let (local, remote, link) = listen().map_err(ServeError::Start)?;
     let (core, link_closed) = Core::start(link);
+    let remote = remote.map(|listener| Remote { listener, tls: core.tls() });
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let health = report(reporter, core.health());
     let service = Service::new(core, Records::new(state_dir, Host::read()), groups);
@@ -139,7 +176,7 @@ pub(super) async fn serve(
         .add_service(service)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming(connections::accept(listener));
+        .serve_with_incoming(connections::accept(local, remote));
     tokio::select! {
         result = server => Ok(result?),
         () = health => Ok(()),

@@ -1,21 +1,21 @@
 //! `sensor.v1.Sensor`: who asks is looked up and checked, reading is answered from the log, the rest
 //! is passed to core.
 
-use std::sync::Arc;
+use std::{cmp::Reverse, sync::Arc};
 
-use sensor_proto::internal::v1::{Ask, ask, tell};
-use tonic::{Request, Response, Status, transport::server::UdsConnectInfo};
+use sensor_proto::internal::v1::{Ask, IncidentsNow, ask, tell};
+use tonic::{Request, Response, Status};
 
 use super::{
-    connections::Counter,
+    connections::{Caller, Client, Counter, Ticket},
     core::Core,
     groups::{GroupCache, Members},
     records::{self, Records},
-    stream::{self, RecordStream, Wish},
+    stream::{self, Follow, IncidentStream, Interest, RecordStream, Wish},
 };
 use crate::{
     feed::{
-        access::{self, Need, Refused},
+        access::{self, Need, Refused, Roles, Who},
         link,
     },
     proto::{self, sensor_server::Sensor},
@@ -25,8 +25,8 @@ use crate::{
 /// Incidents in one answer, bytes: with its envelope it stays below the 4 MiB that clients take.
 const LIST_MAX: usize = 3_500_000;
 
-/// Streams that one user may have open, root excepted; and all users but root.
-const STREAMS_PER_USER: usize = 16;
+/// Streams that one client may have open, root excepted; and all clients but root.
+const STREAMS_PER_CLIENT: usize = 16;
 const STREAMS: usize = 64;
 
 pub(super) struct Service {
@@ -37,43 +37,70 @@ pub(super) struct Service {
     streams: Counter,
 }
 
-/// The user behind a connection.
-struct Peer {
-    uid: u32,
-    gids: Vec<u32>,
-}
-
 impl Service {
     pub fn new(core: Core, records: Records, groups: GroupCache) -> Self {
-        let streams = Counter::new(STREAMS_PER_USER, STREAMS);
+        let streams = Counter::new(STREAMS_PER_CLIENT, STREAMS);
         Self { core, records, groups, members: Arc::default(), streams }
     }
 
-    async fn peer<T>(&self, request: &Request<T>) -> Result<Peer, Status> {
-        let credentials = request
+    /// An empty question by whoever sent the request.
+    async fn asker<T>(&self, request: &Request<T>) -> Result<(Client, Ask), Status> {
+        let caller = request
             .extensions()
-            .get::<UdsConnectInfo>()
-            .and_then(|info| info.peer_cred)
+            .get::<Caller>()
             .ok_or_else(|| Status::unauthenticated("the connection does not say who you are"))?;
-        let (uid, gid) = (credentials.uid(), credentials.gid());
-        let members = Arc::clone(&self.members);
-        let gids = tokio::task::spawn_blocking(move || members.groups_of(uid, gid))
-            .await
-            .map_err(|error| Status::internal(format!("cannot look up your groups: {error}")))?;
-        Ok(Peer { uid, gids })
+        let ask = match caller {
+            Caller::Certified(names) => {
+                // A uid that nobody has, should the names be lost on the way.
+                Ask { uid: u32::MAX, names: names.to_vec(), ..Ask::default() }
+            }
+            &Caller::User { uid, gid } => {
+                let members = Arc::clone(&self.members);
+                let look_up = tokio::task::spawn_blocking(move || members.groups_of(uid, gid));
+                let gids = look_up.await.map_err(|error| {
+                    Status::internal(format!("cannot look up your groups: {error}"))
+                })?;
+                Ask { uid, gids, ..Ask::default() }
+            }
+        };
+        Ok((caller.client(), ask))
     }
 
-    /// The uid, when it may read.
-    async fn reader<T>(&self, request: &Request<T>) -> Result<u32, Status> {
-        let peer = self.peer(request).await?;
-        access::allow(peer.uid, &peer.gids, &self.groups.get(), Need::Read).map_err(refused)?;
-        Ok(peer.uid)
+    fn roles(&self) -> Roles {
+        Roles { groups: self.groups.get(), named: self.core.named() }
+    }
+
+    /// Whoever asks, when it may read.
+    async fn reader<T>(&self, request: &Request<T>) -> Result<(Client, Ask), Status> {
+        let (client, ask) = self.asker(request).await?;
+        access::allow(Who::of(&ask), &self.roles(), Need::Read).map_err(refused)?;
+        Ok((client, ask))
+    }
+
+    /// The incidents that core knows better than a log that does not work; none while it does.
+    async fn held(&self, ask: Ask) -> Result<Vec<proto::Incident>, Status> {
+        if self.core.log_works() {
+            return Ok(Vec::new());
+        }
+        let what = Some(ask::What::Incidents(IncidentsNow {}));
+        match self.core.ask(Ask { what, ..ask }).await? {
+            tell::What::Incidents(now) => Ok(now.incidents),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// For one more stream of whoever asks, when it may read.
+    async fn ticket<T>(&self, request: &Request<T>) -> Result<Ticket, Status> {
+        let (client, _) = self.reader(request).await?;
+        self.streams.take(client).ok_or_else(|| {
+            Status::resource_exhausted("too many streams are open; close one and try again")
+        })
     }
 
     async fn ask<T>(&self, request: &Request<T>, what: ask::What) -> Result<tell::What, Status> {
-        let Peer { uid, gids } = self.peer(request).await?;
-        let ask = Ask { id: 0, uid, gids, what: Some(what) };
-        access::admit(&ask, &self.groups.get()).map_err(refused)?;
+        let (_, ask) = self.asker(request).await?;
+        let ask = Ask { what: Some(what), ..ask };
+        access::admit(&ask, &self.roles()).map_err(refused)?;
         self.core.ask(ask).await
     }
 }
@@ -113,15 +140,24 @@ impl Sensor for Service {
         &self,
         request: Request<proto::ListIncidentsRequest>,
     ) -> Result<Response<proto::ListIncidentsResponse>, Status> {
-        self.reader(&request).await?;
+        let (_, ask) = self.reader(&request).await?;
+        let held = self.held(ask).await?;
         let request = request.into_inner();
         let filter = IncidentFilter {
             kind: choice(request.kind, "kind")?,
             state: choice(request.state, "state")?,
             since: request.since,
         };
-        let (incidents, omitted) =
-            self.records.read(move |reader| reader.incidents(&filter, LIST_MAX)).await?;
+        let known = filter.clone();
+        let read = self.records.read(move |reader| reader.incidents(&known, LIST_MAX)).await;
+        let (mut incidents, omitted) = self.core.read_or(read, Default::default)?;
+        if !held.is_empty() {
+            incidents = stream::with_held(incidents, held);
+            incidents.retain(|incident| filter.passes(incident));
+            incidents.sort_by_key(|incident| {
+                Reverse(incident.opened_at.map(|at| (at.seconds, at.nanos)))
+            });
+        }
         Ok(Response::new(proto::ListIncidentsResponse { incidents, omitted }))
     }
 
@@ -129,10 +165,37 @@ impl Sensor for Service {
         &self,
         request: Request<proto::GetIncidentRequest>,
     ) -> Result<Response<proto::GetIncidentResponse>, Status> {
-        self.reader(&request).await?;
+        let (_, ask) = self.reader(&request).await?;
+        let held = self.held(ask).await?;
         let id = request.into_inner().id;
-        let incident = self.records.read(move |reader| reader.incident(&id)).await?;
+        let mut fitting = held.into_iter().filter(|it| !id.is_empty() && it.id.starts_with(&id));
+        let incident = match (fitting.next(), fitting.next()) {
+            (Some(incident), None) => incident,
+            _ => self.records.read(move |reader| reader.incident(&id)).await?,
+        };
         Ok(Response::new(proto::GetIncidentResponse { incident: Some(incident) }))
+    }
+
+    type WatchIncidentsStream = IncidentStream;
+
+    async fn watch_incidents(
+        &self,
+        request: Request<proto::WatchIncidentsRequest>,
+    ) -> Result<Response<IncidentStream>, Status> {
+        let ticket = self.ticket(&request).await?;
+        let (_, ask) = self.asker(&request).await?;
+        let request = request.into_inner();
+        // Before what is held is asked for: nothing may come in between unseen.
+        let follow = Follow::new(&self.core);
+        let interest = Interest {
+            kind: choice(request.kind, "kind")?,
+            state: choice(request.state, "state")?,
+            severity: choice(request.severity, "severity")?,
+            from_seq: request.from_seq,
+            held: self.held(ask).await?,
+            follow,
+        };
+        Ok(Response::new(stream::incidents(self.records.clone(), interest, ticket)))
     }
 
     type StreamRecordsStream = RecordStream;
@@ -141,20 +204,20 @@ impl Sensor for Service {
         &self,
         request: Request<proto::StreamRecordsRequest>,
     ) -> Result<Response<RecordStream>, Status> {
-        let uid = self.reader(&request).await?;
-        let ticket = self.streams.take(uid).ok_or_else(|| {
-            Status::resource_exhausted("too many streams are open; close one and try again")
-        })?;
+        let ticket = self.ticket(&request).await?;
         let request = request.into_inner();
-        let filter = Filter::new(&request.incident, &request.kinds).map_err(records::status)?;
+        let filter = Filter::new(&request.incident, &request.kinds)
+            .map_err(records::status)?
+            .severity(choice(request.severity, "severity")?)
+            .lane(choice(request.lane, "lane")?);
+        let follow = request.follow.then(|| Follow::new(&self.core));
         let from_seq = if request.from_end {
-            self.records.read(Reader::last_seq).await? + 1
+            self.core.read_or(self.records.read(Reader::last_seq).await, || 0)? + 1
         } else {
             request.from_seq
         };
-        let follow = request.follow.then(|| self.core.tail());
         let wish = Wish { from_seq, filter, follow };
-        Ok(Response::new(stream::start(self.records.clone(), wish, ticket)))
+        Ok(Response::new(stream::records(self.records.clone(), wish, ticket)))
     }
 
     async fn act(
@@ -173,6 +236,16 @@ impl Sensor for Service {
     ) -> Result<Response<proto::TriggerResponse>, Status> {
         match self.ask(&request, ask::What::Trigger(request.get_ref().clone())).await? {
             tell::What::Trigger(done) => Ok(Response::new(done)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn investigate(
+        &self,
+        request: Request<proto::InvestigateRequest>,
+    ) -> Result<Response<proto::InvestigateResponse>, Status> {
+        match self.ask(&request, ask::What::Investigate(request.get_ref().clone())).await? {
+            tell::What::Investigate(begun) => Ok(Response::new(begun)),
             _ => Err(unexpected()),
         }
     }

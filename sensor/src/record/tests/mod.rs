@@ -1,6 +1,9 @@
 //! The log as its callers and readers see it, with exact counts.
 
+mod crashes;
+pub(super) mod disk;
 mod failures;
+mod migration;
 
 use std::{
     fs,
@@ -206,6 +209,20 @@ fn filters_give_what_they_name_and_nothing_else() {
     assert_eq!(count("", &["transcript", "lost", "lost"]), 40_001);
     assert_eq!(count("three", &[]), 0);
     assert!(matches!(Filter::new("", &["nonsense"]), Err(ReadError::Kind(_))));
+
+    let lane = |lane| {
+        let filter = Filter::new::<&str>("", &[]).unwrap().lane(Some(lane));
+        read_all(&reader, 0, &filter).0.len()
+    };
+    assert_eq!(lane(proto::Priority::Incident), 81);
+    assert_eq!(lane(proto::Priority::Bulk), 39_920);
+    let severe = || Filter::new::<&str>("", &[]).unwrap().severity(Some(proto::Severity::Critical));
+    assert_eq!(read_all(&reader, 0, &severe()).0.len(), 0, "no incident has a severity yet");
+    let mut draft = transition("one", proto::State::Open, 1);
+    let proto::record::Body::Transition(transition) = &mut draft.body else { unreachable!() };
+    transition.incident.as_mut().unwrap().set_severity(proto::Severity::Critical);
+    log.append_durable(draft).wait().unwrap();
+    assert_eq!(read_all(&reader, 0, &severe()).0.len(), 42, "its earlier records as well");
 }
 
 #[test]

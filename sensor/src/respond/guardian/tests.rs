@@ -87,7 +87,7 @@ fn arm(incident: &str, mark: u32, keys: &[ProcessKey], thaw_ns: u64, release_ns:
     let held = crate::respond::Held {
         incident: incident.to_owned(),
         mark,
-        root: ProcessKey::default(),
+        roots: keys.to_vec(),
         cgroup: None,
         processes: keys.to_vec(),
     };

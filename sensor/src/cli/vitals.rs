@@ -1,0 +1,154 @@
+//! The flight recorder as a table: the nearer to its end, the denser.
+
+use sensor_proto::v1::{FlightRecord, Vitals, VitalsSample};
+
+use super::{
+    style::Style,
+    table::{Cell, Table},
+    text, time,
+};
+
+/// From row to row the distance to the end grows by this: two dozen rows for a day.
+const GROWTH: f64 = 1.5;
+
+pub fn render(page: &mut String, record: &FlightRecord, style: &Style) {
+    let Some(end) = record.samples.last() else {
+        page.push_str("  nothing was recorded yet\n");
+        return;
+    };
+    let mut table = Table::new([
+        "BEFORE",
+        "OVER",
+        "CPU",
+        "MEMORY",
+        "IO",
+        "LOAD",
+        "AVAILABLE",
+        "SWAPPED",
+        "PROCESSES",
+        "DISK",
+    ]);
+    for (age, sample) in chosen(&record.samples, end) {
+        let name = if age == 0 { "the end".into() } else { span(age) };
+        let over = span(sample.seconds.into());
+        let pressure = |of: fn(&Vitals) -> Option<f32>| {
+            let value = |vitals: Option<&Vitals>| {
+                vitals.and_then(of).map(|value| text::number(f64::from(value.round())))
+            };
+            match (value(sample.average.as_ref()), value(sample.most.as_ref())) {
+                (Some(average), Some(most)) if most != average => format!("{average} ({most}) %"),
+                (Some(average), _) => format!("{average} %"),
+                (None, _) => "?".into(),
+            }
+        };
+        let average = sample.average.unwrap_or_default();
+        let bytes = |value: Option<u64>| value.map_or("?".into(), text::bytes);
+        let load = average.load.map_or("?".into(), |load| text::number(f64::from(load)));
+        let processes = average.processes.map_or("?".into(), |count| count.to_string());
+        table.push(
+            [
+                name,
+                over,
+                pressure(|it| it.cpu_some),
+                pressure(|it| it.memory_some),
+                pressure(|it| it.io_some),
+                load,
+                bytes(average.available_bytes),
+                bytes(average.swapped_bytes),
+                processes,
+                bytes(average.disk_free_bytes),
+            ]
+            .map(Cell::from),
+        );
+    }
+    page.push_str(&table.render(2, style));
+    page.push_str(
+        "  CPU, MEMORY, IO: part of the time that some task had to wait (highest second)\n",
+    );
+}
+
+fn span(seconds: u64) -> String {
+    time::duration(seconds.saturating_mul(1_000_000_000)).replace(".0", "")
+}
+
+/// Some of the samples with their distance to the end, s: oldest first.
+fn chosen<'a>(samples: &'a [VitalsSample], end: &VitalsSample) -> Vec<(u64, &'a VitalsSample)> {
+    let seconds = |sample: &VitalsSample| sample.at.map_or(0, |at| at.seconds);
+    let mut rows = Vec::new();
+    let mut next = 0;
+    // Seconds first: minutes only where there are none any more.
+    for sample in samples.iter().rev() {
+        let age = u64::try_from(seconds(end).saturating_sub(seconds(sample))).unwrap_or(0);
+        if age >= next {
+            rows.push((age, sample));
+            next = (age as f64 * GROWTH) as u64 + 1;
+        }
+    }
+    rows.reverse();
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use prost_types::Timestamp;
+
+    use super::*;
+
+    fn sample(at: i64, seconds: u32) -> VitalsSample {
+        let vitals = Vitals {
+            cpu_some: Some(12.4),
+            available_bytes: Some(8 << 30),
+            processes: Some(321),
+            ..Vitals::default()
+        };
+        let most = (seconds > 1).then_some(Vitals { cpu_some: Some(99.0), ..vitals });
+        VitalsSample {
+            at: Some(Timestamp { seconds: at, nanos: 0 }),
+            boot_ns: 1,
+            seconds,
+            average: Some(vitals),
+            least: most,
+            most,
+        }
+    }
+
+    #[test]
+    fn the_end_is_dense_and_the_day_is_there() {
+        let minutes = (1..=1_440).map(|n| sample(n * 60, 60));
+        let seconds = (86_400 - 599..=86_400).map(|n| sample(n, 1));
+        let mut page = String::new();
+        let record = FlightRecord { samples: minutes.chain(seconds).collect() };
+        render(&mut page, &record, &Style::PLAIN);
+        let lines: Vec<&str> = page.lines().collect();
+        assert!((20..35).contains(&lines.len()), "{page}");
+        assert!(lines[1].contains(" h ") && lines[1].contains("12 (99) %"), "{page}");
+        let last = lines[lines.len() - 2];
+        assert!(
+            last.starts_with("  the end  1 s   12 %  ") && last.contains("  8.0 GiB  "),
+            "{page}"
+        );
+        assert!(page.contains("\n  1 s ") && page.contains("\n  2 s "), "{page}");
+        let mut page = String::new();
+        render(&mut page, &FlightRecord::default(), &Style::PLAIN);
+        assert_eq!(page, "  nothing was recorded yet\n");
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_a_file_claims_is_a_table(
+            times in proptest::collection::vec((any::<i64>(), any::<u32>()), 0..40),
+            value: f32, bytes: u64,
+        ) {
+            let samples = times.iter().map(|(at, seconds)| {
+                let mut sample = sample(*at, *seconds);
+                let vitals = sample.average.as_mut().unwrap();
+                (vitals.cpu_some, vitals.load, vitals.swapped_bytes) = (Some(value), Some(value), Some(bytes));
+                sample
+            });
+            let mut page = String::new();
+            render(&mut page, &FlightRecord { samples: samples.collect() }, &Style::PLAIN);
+            prop_assert!(page.lines().count() >= 1);
+        }
+    }
+}
