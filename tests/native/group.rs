@@ -147,6 +147,7 @@ fn members(incident: &Value) -> BTreeSet<u32> {
 #[test]
 fn group_of_workers_below_a_protected_manager() {
     needs!();
+    real_time!();
     let mut scene = Scene::new("");
     let incident = scene.contained(WORKERS as usize);
     assert_eq!(scene.cage.refused_forks().unwrap(), 0, "the cage stopped it, not the sensor");

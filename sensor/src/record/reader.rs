@@ -8,11 +8,12 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
 use prost::Message as _;
-use rusqlite::{Connection, OpenFlags, Row, ToSql, types::Value};
+use rusqlite::{Connection, OpenFlags, Row, ToSql, ffi, types::Value};
 
 use super::{FILE, KINDS, store};
 use crate::proto;
@@ -26,6 +27,9 @@ const SCAN: u64 = 16_384;
 
 /// In WAL mode a reader waits for nobody but the recovery after a crash.
 const BUSY: Duration = Duration::from_secs(2);
+
+/// Between two looks at an index that the writer is changing, which takes it microseconds.
+const AGAIN: Duration = Duration::from_millis(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
@@ -179,7 +183,7 @@ impl Reader {
             Ok((connection, log_id))
         };
         let (connection, log_id) =
-            open().map_err(|source| ReadError::Database { path: path.clone(), source })?;
+            whole(open).map_err(|source| ReadError::Database { path: path.clone(), source })?;
         let log_id = log_id.into();
         Ok(Self { connection, path, file, log_id, runs: RefCell::default() })
     }
@@ -438,15 +442,30 @@ impl Reader {
     /// Runs `work` on one consistent state of the file that is at the path now.
     fn read<T>(
         &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+        work: impl Fn(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, ReadError> {
         if identity(&self.path)? != self.file {
             return Err(ReadError::Replaced(self.path.clone()));
         }
-        let failed = |source| ReadError::Database { path: self.path.clone(), source };
-        let transaction = self.connection.unchecked_transaction().map_err(failed)?;
-        work(&transaction).map_err(failed)
+        whole(|| work(&*self.connection.unchecked_transaction()?))
+            .map_err(|source| ReadError::Database { path: self.path.clone(), source })
     }
+}
+
+/// What `look` sees of an index that is whole. Who may only read it is refused in the moment in which the
+/// writer changes it, as if a crash had left it so and somebody who may write had to mend it.
+fn whole<T>(look: impl Fn() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    let give_up = Instant::now() + BUSY;
+    loop {
+        match look() {
+            Err(error) if is_torn(&error) && Instant::now() < give_up => thread::sleep(AGAIN),
+            result => return result,
+        }
+    }
+}
+
+fn is_torn(error: &rusqlite::Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_RECOVERY)
 }
 
 /// The file is not opened: closing it would drop this process's locks on it.

@@ -3,7 +3,10 @@
 use std::{
     env, fs,
     io::{BufRead as _, BufReader},
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
+    os::unix::{
+        fs::{FileExt as _, PermissionsExt as _},
+        process::CommandExt as _,
+    },
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -140,6 +143,36 @@ fn another_user_reads_by_group_while_the_log_is_written() {
     let (log, _) = Log::open(&directory, &host(), options).unwrap();
     log.append_durable(Draft::bulk(numbered(0))).wait().unwrap();
     assert_eq!(run(&directory, NOBODY), "read 3002");
+}
+
+/// Who may only read cannot tell an index that the writer is changing from one that needs mending.
+#[test]
+fn a_reader_waits_until_the_index_is_whole() {
+    if !is_root() {
+        println!("SKIP a_reader_waits_until_the_index_is_whole: needs root to become another user");
+        return;
+    }
+    let base = tempfile::tempdir().unwrap();
+    fs::set_permissions(base.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let directory = base.path().join("state");
+    let options = LogOptions { max_bytes: ROOMY, reader_gid: Some(NOBODY) };
+    let (log, _) = Log::open(&directory, &host(), options).unwrap();
+    log.append_durable(Draft::bulk(numbered(1))).wait().unwrap();
+
+    let read = |gid| helper("foreign_reader", &directory).uid(NOBODY).gid(gid).output().unwrap();
+    // The index begins with two copies of its header; they differ while it is changed.
+    let index = fs::File::options().write(true).open(directory.join("log.db-shm")).unwrap();
+    let mut first = [0; 4];
+    fs::File::open(directory.join("log.db-shm")).unwrap().read_exact_at(&mut first, 8).unwrap();
+    index.write_all_at(&first.map(|byte| !byte), 8).unwrap();
+    let text = std::thread::scope(|scope| {
+        let reads = scope.spawn(|| read(NOBODY));
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(!reads.is_finished(), "it does not wait");
+        index.write_all_at(&first, 8).unwrap();
+        String::from_utf8(reads.join().unwrap().stdout).unwrap()
+    });
+    assert!(text.contains("\nread 1"), "{text}");
 }
 
 #[test]
