@@ -160,10 +160,12 @@ fn a_reader_waits_until_the_index_is_whole() {
     log.append_durable(Draft::bulk(numbered(1))).wait().unwrap();
 
     let read = |gid| helper("foreign_reader", &directory).uid(NOBODY).gid(gid).output().unwrap();
-    // The index begins with two copies of its header; they differ while it is changed.
-    let index = fs::File::options().write(true).open(directory.join("log.db-shm")).unwrap();
+    // The index begins with two copies of its header; they differ while it is changed. One descriptor
+    // until the end: closing any of them would drop the writer's locks.
+    let mut index = fs::File::options();
+    let index = index.read(true).write(true).open(directory.join("log.db-shm")).unwrap();
     let mut first = [0; 4];
-    fs::File::open(directory.join("log.db-shm")).unwrap().read_exact_at(&mut first, 8).unwrap();
+    index.read_exact_at(&mut first, 8).unwrap();
     index.write_all_at(&first.map(|byte| !byte), 8).unwrap();
     let text = std::thread::scope(|scope| {
         let reads = scope.spawn(|| read(NOBODY));
