@@ -440,10 +440,7 @@ impl Reader {
     }
 
     /// Runs `work` on one consistent state of the file that is at the path now.
-    fn read<T>(
-        &self,
-        work: impl Fn(&Connection) -> rusqlite::Result<T>,
-    ) -> Result<T, ReadError> {
+    fn read<T>(&self, work: impl Fn(&Connection) -> rusqlite::Result<T>) -> Result<T, ReadError> {
         if identity(&self.path)? != self.file {
             return Err(ReadError::Replaced(self.path.clone()));
         }
