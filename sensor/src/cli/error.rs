@@ -21,6 +21,12 @@ pub enum CliError {
     StreamEnded { next: u64, why: String },
     #[error("nothing was done")]
     Declined,
+    #[error(
+        "the bytes may be anything, and standard output is a terminal: write them to a file (> FILE)"
+    )]
+    Terminal,
+    #[error("the {0} is no text and no file: leave --raw away, or use --json")]
+    NotBytes(String),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
     #[error("cannot write JSON: {0}")]

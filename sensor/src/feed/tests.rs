@@ -1,6 +1,7 @@
 //! The feed over real sockets: the real server, core's real end of the link, a core that is played
 //! by the test, and clients of other users in processes of their own.
 
+mod evidence;
 mod incidents;
 mod remote;
 

@@ -16,7 +16,7 @@ use prost::Message as _;
 use rusqlite::{Connection, OpenFlags, Row, ToSql, ffi, types::Value};
 
 use super::{FILE, KINDS, store};
-use crate::proto;
+use crate::proto::{self, record::Body};
 
 /// A page ends when it holds this much, bytes: a few pages in flight stay small.
 const PAGE_BYTES: usize = 256 << 10;
@@ -47,6 +47,10 @@ pub enum ReadError {
     NoIncident(String),
     #[error("the ids of several incidents begin with {0}: give more of it")]
     Ambiguous(String),
+    #[error(
+        "incident {incident} has no evidence {id}: `sensor evidence {incident}` shows what it has"
+    )]
+    NoEvidence { incident: String, id: String },
 }
 
 /// Which records.
@@ -66,12 +70,10 @@ impl Filter {
         let mut known = Vec::new();
         for kind in kinds {
             let kind = kind.as_ref();
-            let found = KINDS.into_iter().find(|known| *known == kind).ok_or_else(|| {
-                // A word from outside: enough of it to recognise.
-                ReadError::Kind(
-                    kind.chars().take(40).collect::<String>().escape_debug().to_string(),
-                )
-            })?;
+            let found = KINDS
+                .into_iter()
+                .find(|known| *known == kind)
+                .ok_or_else(|| ReadError::Kind(shown(kind)))?;
             if !known.contains(&found) {
                 known.push(found);
             }
@@ -377,12 +379,11 @@ impl Reader {
 
     /// The incident with this id, or the only one whose id begins so.
     pub fn incident(&self, prefix: &str) -> Result<proto::Incident, ReadError> {
-        let shown = || prefix.chars().take(20).collect::<String>().escape_debug().to_string();
         // Ids are lower-case letters and digits, which all sort before `{`.
         let plausible = !prefix.is_empty()
             && prefix.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if !plausible {
-            return Err(ReadError::NoIncident(shown()));
+            return Err(ReadError::NoIncident(shown(prefix)));
         }
         let found: Vec<Vec<u8>> = self.read(|connection| {
             connection
@@ -396,10 +397,33 @@ impl Reader {
         let mut incidents =
             found.iter().filter_map(|blob| proto::Incident::decode(blob.as_slice()).ok());
         match (incidents.next(), incidents.next()) {
-            (None, _) => Err(ReadError::NoIncident(shown())),
-            (Some(first), Some(_)) if first.id != prefix => Err(ReadError::Ambiguous(shown())),
+            (None, _) => Err(ReadError::NoIncident(shown(prefix))),
+            (Some(first), Some(_)) if first.id != prefix => {
+                Err(ReadError::Ambiguous(shown(prefix)))
+            }
             (Some(incident), _) => Ok(incident),
         }
+    }
+
+    /// The piece of evidence with this id; of several the newest.
+    pub fn evidence(&self, incident: &str, id: &str) -> Result<proto::Evidence, ReadError> {
+        let found = self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT record FROM records WHERE incident = ?1 AND incident <> ''
+                 AND kind = 'evidence' ORDER BY seq DESC",
+            )?;
+            let mut rows = statement.query([incident])?;
+            while let Some(row) = rows.next()? {
+                let record = proto::Record::decode(row.get_ref(0)?.as_blob()?);
+                match record.map(|record| record.body) {
+                    Ok(Some(Body::Evidence(piece))) if piece.id == id => return Ok(Some(piece)),
+                    _ => {}
+                }
+            }
+            Ok(None)
+        })?;
+        let incident = incident.to_owned();
+        found.ok_or_else(|| ReadError::NoEvidence { incident, id: shown(id) })
     }
 
     /// Interventions, of this incident or (empty) of all: the newest `limit`, oldest first.
@@ -463,6 +487,11 @@ fn whole<T>(look: impl Fn() -> rusqlite::Result<T>) -> rusqlite::Result<T> {
 
 fn is_torn(error: &rusqlite::Error) -> bool {
     error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_RECOVERY)
+}
+
+/// Of a word from outside enough to recognise it.
+fn shown(word: &str) -> String {
+    word.chars().take(40).collect::<String>().escape_debug().to_string()
 }
 
 /// The file is not opened: closing it would drop this process's locks on it.

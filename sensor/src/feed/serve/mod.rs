@@ -3,6 +3,7 @@
 
 mod connections;
 mod core;
+mod evidence;
 pub(super) mod groups;
 mod privileges;
 mod records;

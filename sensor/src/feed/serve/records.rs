@@ -80,7 +80,7 @@ impl Shared {
 pub(super) fn status(error: ReadError) -> Status {
     let why = error.to_string();
     match error {
-        ReadError::NoIncident(_) => Status::not_found(why),
+        ReadError::NoIncident(_) | ReadError::NoEvidence { .. } => Status::not_found(why),
         ReadError::Ambiguous(_) | ReadError::Kind(_) => Status::invalid_argument(why),
         ReadError::Replaced(_) => Status::aborted(why),
         ReadError::Absent(_) | ReadError::Open { .. } | ReadError::Database { .. } => {
