@@ -276,6 +276,8 @@ impl Daemon {
             lost: Arc::clone(&overflow),
         });
         let (link, questions) = Link::start(LinkOptions {
+            // The running program itself, also when its file was replaced meanwhile.
+            program: "/proc/self/exe".into(),
             socket: config.socket(),
             state_dir: config.state_dir.clone(),
             user: serve_user,

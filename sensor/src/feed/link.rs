@@ -75,6 +75,8 @@ pub enum LinkError {
 
 #[derive(Clone, Debug)]
 pub struct LinkOptions {
+    /// The program that has the verb `serve`.
+    pub program: PathBuf,
     /// Socket that clients connect to.
     pub socket: PathBuf,
     /// Directory of the log, which `serve` reads.
@@ -197,8 +199,7 @@ impl Link {
         };
         let named = options.tcp.as_ref().map(|tcp| Arc::new(tcp.named.clone())).unwrap_or_default();
         let program = move || {
-            // The running program itself, also when its file was replaced meanwhile.
-            let mut command = Command::new("/proc/self/exe");
+            let mut command = Command::new(&options.program);
             command.args(&arguments);
             if let Some(listener) = &listener {
                 let listener =

@@ -19,7 +19,7 @@ use super::{FILE, KINDS, store};
 use crate::proto::{self, record::Body};
 
 /// A page ends when it holds this much, bytes: a few pages in flight stay small.
-const PAGE_BYTES: usize = 256 << 10;
+const PAGE_BYTES: usize = 64 << 10;
 
 /// Numbers that a page looks through for records of some kinds: a few ms, so that a reader that
 /// went away is noticed.
@@ -204,7 +204,7 @@ impl Reader {
         self.read(|connection| first_from(connection, 0)).map(|seq| seq.unwrap_or(0))
     }
 
-    /// At most `limit` records from `from_seq` on (0: from the oldest), and about 256 KiB.
+    /// At most `limit` records from `from_seq` on (0: from the oldest), and about 64 KiB.
     ///
     /// A page may be empty before the end: with a filter, only so many numbers are looked through.
     pub fn records(&self, from_seq: u64, filter: &Filter, limit: u32) -> Result<Page, ReadError> {

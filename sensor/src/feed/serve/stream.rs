@@ -28,7 +28,7 @@ use crate::{
 const PAGE: u32 = 1_000;
 
 /// Pages that wait for the reader. With one being sent and one being read, a reader that sleeps
-/// holds three, at most 256 KiB each or one large record.
+/// holds three, at most 64 KiB each or one large record.
 const PAGES_AHEAD: usize = 1;
 
 pub(super) type Batch<T> = Result<Vec<T>, Status>;
