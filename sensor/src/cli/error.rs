@@ -89,6 +89,8 @@ impl From<tonic::Status> for CliError {
             | Code::FailedPrecondition
             | Code::Unavailable
             | Code::ResourceExhausted
+            // It was done, and is not written down yet.
+            | Code::DataLoss
                 if !status.message().is_empty() =>
             {
                 Self::Refused(status.message().to_owned())

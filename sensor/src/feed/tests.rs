@@ -168,7 +168,9 @@ impl Feed {
                         let paused = proto::SetPausedResponse { paused: set.paused };
                         reply.send(tell::What::SetPaused(paused));
                     }
-                    ask::What::Trigger(_) | ask::What::Investigate(_) => drop(reply),
+                    ask::What::Trigger(_) | ask::What::Investigate(_) | ask::What::Damage(_) => {
+                        drop(reply);
+                    }
                     ask::What::Incidents(_) => {
                         let known = proto::Incident { id: "held".into(), ..Default::default() };
                         reply.send(tell::What::Incidents(Incidents { incidents: vec![known] }));

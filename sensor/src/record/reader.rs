@@ -4,8 +4,7 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -15,7 +14,7 @@ use std::{
 use prost::Message as _;
 use rusqlite::{Connection, OpenFlags, Row, ToSql, ffi, types::Value};
 
-use super::{FILE, KINDS, store};
+use super::{FILE, KINDS, schema, store};
 use crate::proto::{self, record::Body};
 
 /// A page ends when it holds this much, bytes: a few pages in flight stay small.
@@ -51,6 +50,13 @@ pub enum ReadError {
         "incident {incident} has no evidence {id}: `sensor evidence {incident}` shows what it has"
     )]
     NoEvidence { incident: String, id: String },
+}
+
+impl ReadError {
+    /// What was read makes no sense: the file is damaged, or was while it was read.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if schema::is_damage(source))
+    }
 }
 
 /// Which records.
@@ -156,12 +162,15 @@ pub struct Changes {
     pub end: bool,
 }
 
+/// (device, inode) of the database, and of its write-ahead log if there is one.
+type Files = ((u64, u64), Option<(u64, u64)>);
+
 /// A read-only connection to the log. Each call sees one consistent state.
 pub struct Reader {
     connection: Connection,
     path: PathBuf,
-    /// (device, inode), to notice that the file was replaced.
-    file: (u64, u64),
+    /// To notice that one of them was replaced.
+    files: Files,
     log_id: Arc<str>,
     /// Run → what its records share: boot id, host.
     runs: RefCell<HashMap<i64, (String, String)>>,
@@ -170,7 +179,8 @@ pub struct Reader {
 impl Reader {
     pub fn open(state_dir: &Path) -> Result<Self, ReadError> {
         let path = state_dir.join(FILE);
-        let file = identity(&path)?;
+        // Before anything is opened: what is replaced meanwhile is noticed later.
+        let files = files(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || -> rusqlite::Result<(Connection, String)> {
             let connection = Connection::open_with_flags(&path, flags)?;
@@ -187,7 +197,7 @@ impl Reader {
         let (connection, log_id) =
             whole(open).map_err(|source| ReadError::Database { path: path.clone(), source })?;
         let log_id = log_id.into();
-        Ok(Self { connection, path, file, log_id, runs: RefCell::default() })
+        Ok(Self { connection, path, files, log_id, runs: RefCell::default() })
     }
 
     pub fn log_id(&self) -> &str {
@@ -465,7 +475,7 @@ impl Reader {
 
     /// Runs `work` on one consistent state of the file that is at the path now.
     fn read<T>(&self, work: impl Fn(&Connection) -> rusqlite::Result<T>) -> Result<T, ReadError> {
-        if identity(&self.path)? != self.file {
+        if files(&self.path)? != self.files {
             return Err(ReadError::Replaced(self.path.clone()));
         }
         whole(|| work(&*self.connection.unchecked_transaction()?))
@@ -494,15 +504,14 @@ fn shown(word: &str) -> String {
     word.chars().take(40).collect::<String>().escape_debug().to_string()
 }
 
-/// The file is not opened: closing it would drop this process's locks on it.
-fn identity(path: &Path) -> Result<(u64, u64), ReadError> {
-    match fs::metadata(path) {
-        Ok(metadata) => Ok((metadata.dev(), metadata.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(ReadError::Absent(path.to_owned()))
-        }
-        Err(source) => Err(ReadError::Open { path: path.to_owned(), source }),
-    }
+/// What is at the paths of the log and of what is written ahead of it.
+fn files(path: &Path) -> Result<Files, ReadError> {
+    let identity = |path: &Path| {
+        let failed = |source| ReadError::Open { path: path.to_owned(), source };
+        schema::identity(path).map_err(failed)
+    };
+    let database = identity(path)?.ok_or_else(|| ReadError::Absent(path.to_owned()))?;
+    Ok((database, identity(&schema::wal(path.parent().unwrap_or(path)))?))
 }
 
 fn first_from(connection: &Connection, seq: u64) -> rusqlite::Result<Option<u64>> {

@@ -167,7 +167,9 @@ pub(super) async fn serve(
     let remote = remote.map(|listener| Remote { listener, tls: core.tls() });
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let health = report(reporter, core.health());
-    let service = Service::new(core, Records::new(state_dir, Host::read()), groups);
+    let records = Records::new(state_dir, Host::read(), core.clone());
+    let moved = records.clone();
+    let service = Service::new(core, records, groups);
     // Who is near enough to do without does not ask for compression.
     let service = SensorServer::new(service)
         .max_decoding_message_size(REQUEST_MAX)
@@ -191,6 +193,8 @@ pub(super) async fn serve(
         result = server => Ok(result?),
         () = health => Ok(()),
         _ = link_closed => Ok(()),
+        // Core starts another one, which may read what is there now.
+        () = moved.moved() => Ok(()),
     }
 }
 
