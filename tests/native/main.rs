@@ -5,12 +5,12 @@
 mod acting;
 #[cfg(test)]
 mod bad_disk;
+#[cfg(test)]
 mod black_box;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod crowds;
-#[cfg(test)]
 #[cfg(test)]
 mod group;
 #[cfg(test)]

@@ -163,7 +163,11 @@ pub struct Changes {
 }
 
 /// (device, inode) of the database, and of its write-ahead log if there is one.
-type Files = ((u64, u64), Option<(u64, u64)>);
+#[derive(PartialEq, Eq)]
+struct Files {
+    database: (u64, u64),
+    ahead: Option<(u64, u64)>,
+}
 
 /// A read-only connection to the log. Each call sees one consistent state.
 pub struct Reader {
@@ -180,7 +184,7 @@ impl Reader {
     pub fn open(state_dir: &Path) -> Result<Self, ReadError> {
         let path = state_dir.join(FILE);
         // Before anything is opened: what is replaced meanwhile is noticed later.
-        let files = files(&path)?;
+        let mut found = files(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || -> rusqlite::Result<(Connection, String)> {
             let connection = Connection::open_with_flags(&path, flags)?;
@@ -196,8 +200,12 @@ impl Reader {
         };
         let (connection, log_id) =
             whole(open).map_err(|source| ReadError::Database { path: path.clone(), source })?;
+        if found.ahead.is_none() {
+            // It is made by the first who opens the database.
+            found.ahead = files(&path)?.ahead;
+        }
         let log_id = log_id.into();
-        Ok(Self { connection, path, files, log_id, runs: RefCell::default() })
+        Ok(Self { connection, path, files: found, log_id, runs: RefCell::default() })
     }
 
     pub fn log_id(&self) -> &str {
@@ -511,7 +519,7 @@ fn files(path: &Path) -> Result<Files, ReadError> {
         schema::identity(path).map_err(failed)
     };
     let database = identity(path)?.ok_or_else(|| ReadError::Absent(path.to_owned()))?;
-    Ok((database, identity(&schema::wal(path.parent().unwrap_or(path)))?))
+    Ok(Files { database, ahead: identity(&schema::wal(path.parent().unwrap_or(path)))? })
 }
 
 fn first_from(connection: &Connection, seq: u64) -> rusqlite::Result<Option<u64>> {

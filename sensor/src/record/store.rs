@@ -36,7 +36,7 @@ const TRANSACTION_BYTES: u64 = 5 * 4_096;
 
 /// Time to copy a log that has lost its name. Nobody finds what stays behind, and records that come
 /// meanwhile wait in memory.
-const REGAIN: Duration = Duration::from_secs(60);
+const REGAIN: Duration = Duration::from_mins(1);
 
 /// How much is done at once.
 #[derive(Clone, Copy)]
