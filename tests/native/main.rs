@@ -8,6 +8,8 @@ mod bad_disk;
 #[cfg(test)]
 mod black_box;
 #[cfg(test)]
+mod clock;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod crowds;
