@@ -58,6 +58,7 @@ impl Desk {
                 reply.send(What::Incidents(Incidents { incidents }));
             }
             Some(ask::What::Investigate(request)) => self.investigation_asked(&request, reply),
+            Some(ask::What::Trees(request)) => self.trees_asked(request, reply),
             None => reply.refuse(Code::InvalidArgument, "the request asks for nothing"),
         }
     }

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use prost_types::Timestamp;
 
-use crate::proto::{Vitals, VitalsSample};
+use super::top;
+use crate::proto::{TopTree, Vitals, VitalsSample};
 
 /// What a sample covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Rings {
     seconds: VecDeque<VitalsSample>,
     minutes: VecDeque<VitalsSample>,
     under_way: Vec<Vitals>,
+    /// What stood out in it.
+    trees: Vec<TopTree>,
 }
 
 impl Rings {
@@ -57,17 +60,25 @@ impl Rings {
     }
 
     /// Adds a reading; the samples that it makes: its own, and after the last of a minute that one's.
-    pub fn add(&mut self, at: Timestamp, boot_ns: u64, vitals: Vitals) -> Vec<VitalsSample> {
-        let sample = |span: Span, average, least, most| VitalsSample {
+    pub fn add(
+        &mut self,
+        at: Timestamp,
+        boot_ns: u64,
+        vitals: Vitals,
+        trees: Vec<TopTree>,
+    ) -> Vec<VitalsSample> {
+        let sample = |span: Span, average, least, most, trees| VitalsSample {
             at: Some(at),
             boot_ns,
             seconds: span.seconds(),
             average: Some(average),
             least,
             most,
+            trees,
         };
-        let second = sample(Span::Second, vitals, None, None);
-        self.seconds.push_back(second);
+        self.trees.extend(trees.iter().cloned());
+        let second = sample(Span::Second, vitals, None, None, trees);
+        self.seconds.push_back(second.clone());
         let mut made = vec![second];
         self.under_way.push(vitals);
         if self.under_way.len() as u32 >= Span::Minute.seconds() {
@@ -77,8 +88,9 @@ impl Rings {
                 average(&all),
                 Some(fold(&all, Pick::Least)),
                 Some(fold(&all, Pick::Most)),
+                top::of_minute(std::mem::take(&mut self.trees)),
             );
-            self.minutes.push_back(minute);
+            self.minutes.push_back(minute.clone());
             made.push(minute);
         }
         self.trim();
@@ -97,7 +109,7 @@ impl Rings {
     /// boots included).
     pub fn samples(&self, from_ns: u64) -> Vec<VitalsSample> {
         let all = self.minutes.iter().chain(&self.seconds);
-        all.filter(|sample| sample.boot_ns >= from_ns).copied().collect()
+        all.filter(|sample| sample.boot_ns >= from_ns).cloned().collect()
     }
 }
 
@@ -171,6 +183,10 @@ mod tests {
         Vitals { load: Some(n as f32), available_bytes: Some(n), ..Vitals::default() }
     }
 
+    fn tree(n: u64) -> TopTree {
+        TopTree { pid: 7, start_ns: 7, comm: "make".into(), processes: (n % 9) as u32, forks: 2 }
+    }
+
     fn at(seconds: u64) -> Timestamp {
         Timestamp { seconds: seconds as i64, nanos: 0 }
     }
@@ -181,7 +197,7 @@ mod tests {
         let mut made = Vec::new();
         let two_days = 2 * 86_400;
         for n in 1..=two_days {
-            made.extend(rings.add(at(n), n * 1_000_000_000, reading(n)));
+            made.extend(rings.add(at(n), n * 1_000_000_000, reading(n), vec![tree(n)]));
         }
         assert_eq!(made.len() as u64, two_days + two_days / 60);
         let samples = rings.samples(0);
@@ -198,6 +214,7 @@ mod tests {
         assert_eq!(last.most.unwrap().available_bytes, Some(two_days));
         assert_eq!(last.average.unwrap().available_bytes, Some((2 * two_days - 59) / 2));
         assert_eq!(last.average.unwrap().cpu_some, None, "what was never read is absent");
+        assert_eq!(last.trees, [TopTree { processes: 8, forks: 120, ..tree(0) }]);
         assert_eq!(rings.samples((two_days - 9) * 1_000_000_000).len(), 10 + 1);
         // What is kept elsewhere and given back is the same.
         assert_eq!(Rings::of(samples.clone()).samples(0), samples);

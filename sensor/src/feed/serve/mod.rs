@@ -8,6 +8,7 @@ mod privileges;
 mod records;
 mod service;
 mod stream;
+mod trees;
 
 use std::{
     io,
