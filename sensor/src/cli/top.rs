@@ -167,8 +167,12 @@ fn row(tree: &LiveTree, compared: bool) -> [Cell; 9] {
         (id, true) => (format!("{} contained: ", text::safe(id)), Tone::Warning),
         (id, false) => (format!("{} open: ", text::safe(id)), Tone::Bad),
     };
-    let command =
-        if tree.argv.is_empty() { text::safe(&tree.comm) } else { text::command(&tree.argv) };
+    let command = match (tree.argv.as_slice(), tree.comm.as_str()) {
+        // It went before anybody could read its name.
+        ([], "") => "?".into(),
+        ([], comm) => text::safe(comm),
+        (argv, _) => text::command(argv),
+    };
     let gone = if tree.alive { "" } else { "(ended) " };
     [
         tree.root.unwrap_or_default().pid.to_string().into(),

@@ -123,9 +123,7 @@ fn trees(page: &mut String, samples: &[VitalsSample], end: &VitalsSample, style:
     }
     page.push('\n');
     page.push_str(&table.render(2, style));
-    page.push_str(
-        "  SEEN: last among the trees that stood out, with so many PROCESSES; FORKS/S: at most\n",
-    );
+    page.push_str("  SEEN: when it stood out last, with so many PROCESSES; FORKS/S: at most\n");
 }
 
 fn before_the_end(age: u64) -> String {

@@ -102,17 +102,10 @@ impl Trees {
         }
         let limit = if request.limit == 0 { LISTED } else { request.limit as usize };
         let (trees, omitted) = census.trees(request.order(), limit);
-        let began = Instant::now();
-        let mut looked_at = 0;
-        let named = trees.iter().map(|tree| {
-            let mut named = self.describe(&census, tree, incidents);
-            looked_at += tree.live as usize;
-            if looked_at <= LOOKED_AT {
-                let in_time = || began.elapsed() < PATIENCE;
-                let totals = self.gatherer.totals(census.living_of(tree), in_time);
-                (named.threads, named.anon_bytes) = totals.unzip();
-            }
-            named
+        let totals = self.totals(&census, &trees);
+        let named = trees.iter().zip(totals).map(|(tree, totals)| {
+            let (threads, anon_bytes) = totals.unzip();
+            LiveTree { threads, anon_bytes, ..self.describe(&census, tree, incidents) }
         });
         Ok(TreeList {
             trees: named.collect(),
@@ -123,6 +116,17 @@ impl Trees {
             processes: census.living(),
             forks: census.forked(),
         })
+    }
+
+    /// Threads and anonymous memory of each of the trees, as far down the list as there is time.
+    fn totals(&self, census: &Census, trees: &[Tree]) -> Vec<Option<(u32, u64)>> {
+        let (began, mut looked_at) = (Instant::now(), 0);
+        let totals = trees.iter().map(|tree| {
+            looked_at += tree.live as usize;
+            let in_time = || looked_at <= LOOKED_AT && began.elapsed() < PATIENCE;
+            self.gatherer.totals(census.living_of(tree), in_time)
+        });
+        totals.collect()
     }
 
     /// A cgroup and those below it.
