@@ -59,15 +59,6 @@ impl Screen {
         Ok(screen)
     }
 
-    /// Writes the page over the one before, as much of it as there is room for.
-    pub fn show(&self, page: &str) -> Result<(), CliError> {
-        let rows = tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_row));
-        let room = if rows == 0 { usize::MAX } else { rows };
-        let lines: Vec<&str> = page.lines().take(room).collect();
-        // Each line clears what was behind it; nothing is ever blank in between.
-        out::print(&format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\n")))
-    }
-
     /// Waits for something to happen.
     pub async fn event(&mut self) -> Result<Event, CliError> {
         loop {
@@ -94,7 +85,7 @@ impl Screen {
     fn sleep(&mut self) -> Result<(), CliError> {
         out::print(LEAVE)?;
         let cooked = self.keyboard.as_ref().map(|keyboard| &keyboard.before);
-        let raw = cooked.map(|cooked| exchange(cooked)).transpose()?;
+        let raw = cooked.map(exchange).transpose()?;
         // Goes on here when the shell says so.
         kill_process(getpid(), Signal::STOP).map_err(io::Error::from)?;
         raw.map(|raw| exchange(&raw)).transpose()?;
@@ -107,6 +98,15 @@ impl Drop for Screen {
         // Fails where nobody is left to see it.
         let _ = out::print(LEAVE);
     }
+}
+
+/// Writes the page over the one before, as much of it as a [`Screen`] has room for.
+pub fn show(page: &str) -> Result<(), CliError> {
+    let rows = tcgetwinsize(io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+    let room = if rows == 0 { usize::MAX } else { rows };
+    let lines: Vec<&str> = page.lines().take(room).collect();
+    // Each line clears what was behind it; nothing is ever blank in between.
+    out::print(&format!("\x1b[H{}\x1b[K\x1b[J", lines.join("\x1b[K\n")))
 }
 
 /// Sets the modes of the terminal that is typed on; those that it had.

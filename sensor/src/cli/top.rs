@@ -12,7 +12,7 @@ use super::{
     client,
     error::CliError,
     out::{self, View},
-    screen::{Event, Screen},
+    screen::{self, Event, Screen},
     style::Tone,
     table::{Cell, Table},
     text, time,
@@ -111,7 +111,7 @@ pub async fn run(daemon: &client::Address, args: TopArgs) -> Result<(), CliError
             },
         }
         if let Some(list) = &last {
-            screen.show(&page(list, &View::current()))?;
+            screen::show(&page(list, &View::current()))?;
         }
     }
 }

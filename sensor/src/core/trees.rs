@@ -9,6 +9,7 @@ use std::{
 };
 
 use sensor_proto::internal::v1::tell::What;
+use tokio::sync::Semaphore;
 use tonic::Code;
 
 use super::desk::Desk;
@@ -20,7 +21,7 @@ use crate::{
     kernel::Lineage,
     lineage::{
         ProcessKey,
-        trees::{Census, Tree},
+        trees::{Census, Place, Tree},
     },
     proto::{self, ListTreesRequest, LiveTree, State, TopTree, TreeList},
 };
@@ -35,14 +36,18 @@ const LISTED: usize = 20;
 const LOOKED_AT: usize = 512;
 const PATIENCE: Duration = Duration::from_millis(20);
 
+/// Lists that are made at once, and how long another one waits for its turn. A process can keep who reads its
+/// arguments waiting for ever: that costs lists, and nothing else.
+const AT_ONCE: usize = 4;
+const TURN: Duration = Duration::from_secs(2);
+
 /// Counts processes and names trees.
 pub struct Trees {
     lineage: Arc<Lineage>,
     gatherer: Arc<Gatherer>,
     hierarchies: Hierarchies,
     last: Mutex<Arc<Census>>,
-    /// One list at a time, however many ask.
-    turn: Mutex<()>,
+    turns: Arc<Semaphore>,
 }
 
 /// An unresolved incident, and where it is.
@@ -52,10 +57,16 @@ struct Bearing {
     roots: Vec<ProcessKey>,
 }
 
+/// The same among the processes that were counted.
+struct Placed<'a> {
+    incident: &'a Bearing,
+    places: Vec<Place>,
+}
+
 impl Trees {
     pub fn new(lineage: Arc<Lineage>, gatherer: Arc<Gatherer>, hierarchies: Hierarchies) -> Self {
         let last = Mutex::new(Arc::new(Census::new(&lineage.counted(), clock::boot_ns(), None)));
-        Self { lineage, gatherer, hierarchies, last, turn: Mutex::new(()) }
+        Self { lineage, gatherer, hierarchies, last, turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 
     fn last(&self) -> MutexGuard<'_, Arc<Census>> {
@@ -95,7 +106,6 @@ impl Trees {
         request: &ListTreesRequest,
         incidents: &[Bearing],
     ) -> Result<TreeList, (Code, String)> {
-        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let mut census = self.recent();
         if !request.cgroup.is_empty() {
             census = Arc::new(census.within(&self.groups(&request.cgroup)?));
@@ -103,9 +113,11 @@ impl Trees {
         let limit = if request.limit == 0 { LISTED } else { request.limit as usize };
         let (trees, omitted) = census.trees(request.order(), limit);
         let totals = self.totals(&census, &trees);
+        let placed = |incident| Placed { incident, places: census.find(&incident.roots) };
+        let incidents: Vec<Placed<'_>> = incidents.iter().map(placed).collect();
         let named = trees.iter().zip(totals).map(|(tree, totals)| {
             let (threads, anon_bytes) = totals.unzip();
-            LiveTree { threads, anon_bytes, ..self.describe(&census, tree, incidents) }
+            LiveTree { threads, anon_bytes, ..self.describe(&census, tree, &incidents) }
         });
         Ok(TreeList {
             trees: named.collect(),
@@ -138,12 +150,13 @@ impl Trees {
             .ok_or_else(|| (Code::NotFound, format!("there is no cgroup {path} (v2)")))
     }
 
-    fn describe(&self, census: &Census, tree: &Tree, incidents: &[Bearing]) -> LiveTree {
+    fn describe(&self, census: &Census, tree: &Tree, incidents: &[Placed<'_>]) -> LiveTree {
         let root = self.gatherer.root(tree.root, || self.lineage.argv(tree.slot, tree.root));
         let span_s = census.span_ns as f64 / 1e9;
-        let bears = |bearing: &&Bearing| bearing.roots.iter().any(|root| census.is_of(tree, *root));
+        let bears = |placed: &&Placed| placed.places.iter().any(|place| census.is_of(tree, *place));
+        let incidents = incidents.iter().filter(bears).map(|placed| placed.incident);
         // What stands still says more than what is only known.
-        let incident = incidents.iter().filter(bears).max_by_key(|bearing| bearing.contained);
+        let incident = incidents.max_by_key(|incident| incident.contained);
         LiveTree {
             root: Some(proto::ProcessKey { pid: tree.root.tgid, start_ns: tree.root.start_ns }),
             alive: tree.alive,
@@ -169,9 +182,18 @@ impl Desk {
         };
         let incidents: Vec<Bearing> = self.incidents.iter().map(bearing).collect();
         let trees = Arc::clone(&self.trees);
-        tokio::task::spawn_blocking(move || match trees.list(&request, &incidents) {
-            Ok(list) => reply.send(What::Trees(list)),
-            Err((code, why)) => reply.refuse(code, why),
+        tokio::spawn(async move {
+            let turn = Arc::clone(&trees.turns).acquire_owned();
+            let Ok(Ok(turn)) = tokio::time::timeout(TURN, turn).await else {
+                return reply.refuse(Code::ResourceExhausted, "too many ask for trees; try again");
+            };
+            tokio::task::spawn_blocking(move || {
+                match trees.list(&request, &incidents) {
+                    Ok(list) => reply.send(What::Trees(list)),
+                    Err((code, why)) => reply.refuse(code, why),
+                }
+                drop(turn);
+            });
         });
     }
 }

@@ -64,6 +64,10 @@ pub struct Tree {
     at: usize,
 }
 
+/// Of a process among all.
+#[derive(Clone, Copy, Debug)]
+pub struct Place(usize);
+
 /// All processes of one moment.
 #[derive(Debug, Default)]
 pub struct Census {
@@ -90,7 +94,7 @@ impl Census {
         census
     }
 
-    /// Whoever is in one of these cgroups, without comparison to anything but what the whole was compared with.
+    /// Whoever is in one of these cgroups. Forks and growth are those of the whole trees.
     #[must_use]
     pub fn within(&self, groups: &HashSet<u64>) -> Self {
         let inside = |member: &&Member| groups.contains(&member.counted.cgroup);
@@ -119,8 +123,7 @@ impl Census {
         let parent_of = |process: &Counted| {
             let index = *holders.get(process.parent_slot as usize)?;
             let parent = processes.get(index)?;
-            (process.parent_slot != 0 && parent.key == process.parent && parent.key.tgid != KERNEL)
-                .then_some(index)
+            (process.parent_slot != 0 && parent.key == process.parent).then_some(index)
         };
         let is_kernel =
             |process: &Counted| process.key.tgid == KERNEL || process.parent.tgid == KERNEL;
@@ -323,14 +326,19 @@ impl Census {
         members.filter(|counted| counted.alive).map(|counted| counted.key)
     }
 
+    /// Where these processes are, for [`Self::is_of`].
+    pub fn find(&self, keys: &[ProcessKey]) -> Vec<Place> {
+        let keys: HashSet<&ProcessKey> = keys.iter().collect();
+        let members = self.members.iter().enumerate();
+        let found = members.filter(|(_, member)| keys.contains(&member.counted.key));
+        found.map(|(at, _)| Place(at)).collect()
+    }
+
     /// Whether a process is in a tree, or the tree is in that of the process.
-    pub fn is_of(&self, tree: &Tree, key: ProcessKey) -> bool {
-        let Some(at) = self.members.iter().position(|member| member.counted.key == key) else {
-            return false;
-        };
+    pub fn is_of(&self, tree: &Tree, process: Place) -> bool {
         let reaches =
             |from: usize, to: usize| (from..from + self.members[from].size as usize).contains(&to);
-        reaches(tree.at, at) || reaches(at, tree.at)
+        reaches(tree.at, process.0) || reaches(process.0, tree.at)
     }
 }
 

@@ -176,8 +176,10 @@ fn combine(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use prost::Message as _;
 
     use super::*;
+    use crate::{proto::FlightRecord, record::MAX_RECORD_BYTES};
 
     fn reading(n: u64) -> Vitals {
         Vitals { load: Some(n as f32), available_bytes: Some(n), ..Vitals::default() }
@@ -218,6 +220,32 @@ mod tests {
         assert_eq!(rings.samples((two_days - 9) * 1_000_000_000).len(), 10 + 1);
         // What is kept elsewhere and given back is the same.
         assert_eq!(Rings::of(samples.clone()).samples(0), samples);
+    }
+
+    #[test]
+    fn a_full_record_with_the_longest_of_everything_is_half_of_the_largest() {
+        let tree = TopTree {
+            pid: u32::MAX,
+            start_ns: u64::MAX,
+            comm: "\\xff".repeat(15),
+            processes: u32::MAX,
+            forks: u32::MAX,
+        };
+        let signs = combine(|_| Some(f32::MAX), |_| Some(u64::MAX));
+        let sample = |span: Span, trees: usize| VitalsSample {
+            at: Some(Timestamp { seconds: i64::MAX, nanos: 999_999_999 }),
+            boot_ns: u64::MAX,
+            seconds: span.seconds(),
+            average: Some(signs),
+            least: Some(signs),
+            most: Some(signs),
+            trees: vec![tree.clone(); trees],
+        };
+        let samples = [(Span::Minute, 3), (Span::Second, 5)]
+            .map(|(span, trees)| vec![sample(span, trees); span.kept()])
+            .concat();
+        let bytes = FlightRecord { samples }.encoded_len();
+        assert!(bytes <= MAX_RECORD_BYTES / 2, "{bytes} bytes");
     }
 
     proptest! {
