@@ -1,7 +1,7 @@
 //! Trees by size and by what they do: all processes of one moment counted, compared with a moment before,
 //! and the few trees chosen that a person would name.
 //!
-//! Counting takes 0.2 µs a process and keeps 60 bytes of it; choosing looks at each once more.
+//! Counting and choosing take 0.12 µs a process; 84 bytes of it are kept until the next time.
 
 use std::{cmp::Reverse, collections::HashSet, ops::Range};
 
