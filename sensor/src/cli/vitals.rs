@@ -94,7 +94,7 @@ fn trees(page: &mut String, samples: &[VitalsSample], end: &VitalsSample, style:
             let story = stories.entry((tree.pid, tree.start_ns)).or_default();
             story.most = story.most.max(tree.processes);
             story.rate = story.rate.max(f64::from(tree.forks) / f64::from(sample.seconds.max(1)));
-            // A minute's end comes before its seconds in the record, and not after them.
+            // Minutes come first in the record: of one moment the second says more.
             if at >= story.last_at {
                 (story.last, story.last_at, story.comm) = (tree.processes, at, &tree.comm);
             }
