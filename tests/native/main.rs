@@ -44,6 +44,8 @@ mod support;
 #[cfg(test)]
 mod survival;
 #[cfg(test)]
+mod trees;
+#[cfg(test)]
 mod watching;
 #[cfg(test)]
 mod workloads;

@@ -118,10 +118,12 @@ fn another_user_is_refused() {
     fs::copy(sensor.binary(), &binary).unwrap();
 
     let pid = std::process::id().to_string();
-    let calls: [&[&str]; 4] = [
+    let calls: [&[&str]; 6] = [
         &["watch", "--json"],
         &["status"],
         &["incidents"],
+        &["top"],
+        &["top", "--json"],
         &["trigger", "--pid", &pid, "--why", "not allowed"],
     ];
     for arguments in calls {

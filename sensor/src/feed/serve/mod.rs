@@ -9,6 +9,7 @@ mod privileges;
 mod records;
 mod service;
 mod stream;
+mod trees;
 
 use std::{
     io,
