@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     host::Host,
-    proto::{self, record::Body, sensor_client::SensorClient},
+    proto::{self, record::Body, sensor_service_client::SensorServiceClient},
     record::{Draft, Log, LogOptions, Reader},
 };
 
@@ -50,7 +50,7 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-async fn connect(socket: &Path) -> Result<SensorClient<Channel>, ConnectError> {
+async fn connect(socket: &Path) -> Result<SensorServiceClient<Channel>, ConnectError> {
     client::connect(&Address::Local(socket.to_owned())).await
 }
 
@@ -138,7 +138,7 @@ impl Feed {
         self.directory.path().join("sensor.sock")
     }
 
-    fn client(&self) -> SensorClient<Channel> {
+    fn client(&self) -> SensorServiceClient<Channel> {
         self.runtime.block_on(connect(&self.socket())).unwrap()
     }
 
@@ -222,7 +222,7 @@ fn seqs(records: &[proto::Record]) -> Vec<u64> {
 
 /// Reads until `count` records have come, or the stream ends.
 async fn read(
-    client: &mut SensorClient<Channel>,
+    client: &mut SensorServiceClient<Channel>,
     request: proto::StreamRecordsRequest,
     count: usize,
 ) -> Result<Vec<proto::Record>, Status> {
@@ -452,7 +452,7 @@ fn health_is_true_by_part_and_reflection_shows_what_is_public() {
             .map(|response| response.into_inner().status().as_str_name())
             .map_err(|status| status.code())
     };
-    assert_eq!(check("sensor.v1.Sensor"), Ok("SERVING"));
+    assert_eq!(check("sensor.v1.SensorService"), Ok("SERVING"));
     assert_eq!(check("kernel"), Err(Code::NotFound));
     let part = |name: &str, ok| proto::PartStatus { part: name.into(), ok, detail: String::new() };
     feed.news.parts.send_replace(vec![part("kernel", true), part("record", true)]);
@@ -477,7 +477,7 @@ fn health_is_true_by_part_and_reflection_shows_what_is_public() {
             other => panic!("{other:?}"),
         }
     });
-    for name in ["sensor.v1.Sensor", "grpc.health.v1.Health"] {
+    for name in ["sensor.v1.SensorService", "grpc.health.v1.Health"] {
         assert!(names.iter().any(|known| known == name), "{name} in {names:?}");
     }
     assert!(!names.iter().any(|name| name.contains("internal")));

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sensor_proto::v1::{
-    sensor_server::{Sensor as Service, SensorServer},
+    sensor_service_server::{SensorService as Service, SensorServiceServer},
     *,
 };
 use tempfile::TempDir;
@@ -66,7 +66,7 @@ impl Fake {
         let listener = std::os::unix::net::UnixListener::bind(directory.path().join("s")).unwrap();
         listener.set_nonblocking(true).unwrap();
         let asked = Arc::new(Asked::default());
-        let service = SensorServer::new(Answers { asked: asked.clone(), end });
+        let service = SensorServiceServer::new(Answers { asked: asked.clone(), end });
         let (stop, stopped) = oneshot::channel();
         thread::spawn(move || {
             let runtime =

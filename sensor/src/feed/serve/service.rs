@@ -1,4 +1,4 @@
-//! `sensor.v1.Sensor`: who asks is looked up and checked, reading is answered from the log, the rest
+//! `sensor.v1.SensorService`: who asks is looked up and checked, reading is answered from the log, the rest
 //! is passed to core.
 
 use std::{cmp::Reverse, sync::Arc};
@@ -20,7 +20,7 @@ use crate::{
         access::{self, Need, Refused, Roles, Who},
         link,
     },
-    proto::{self, sensor_server::Sensor},
+    proto::{self, sensor_service_server::SensorService},
     record::{Filter, IncidentFilter, Reader},
 };
 
@@ -135,7 +135,7 @@ fn choice<E: TryFrom<i32>>(value: i32, what: &str) -> Result<Option<E>, Status> 
 }
 
 #[tonic::async_trait]
-impl Sensor for Service {
+impl SensorService for Service {
     async fn get_status(
         &self,
         request: Request<proto::GetStatusRequest>,
