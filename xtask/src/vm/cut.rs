@@ -28,10 +28,10 @@ const SHORTEST_MS: u64 = 500;
 const LONGEST_MS: u64 = 12_000;
 
 pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
-    let disk = disk()?;
+    let (machine, disk) = (machine(kernel, "sensor.cut")?, disk()?);
     let mut announced = HashSet::new();
     for cut in 1..=times {
-        let guest = Guest::start(kernel, &disk)?;
+        let guest = Guest::start(&machine, &disk)?;
         guest.knows(&announced)?;
         let before = announced.len();
         let end = Instant::now() + moment();
@@ -43,7 +43,7 @@ pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
             "cut {cut} of {times}: {new} incidents were announced since the last, all older are known"
         );
     }
-    Guest::start(kernel, &disk)?.knows(&announced)?;
+    Guest::start(&machine, &disk)?.knows(&announced)?;
     println!("{times} cuts, {} incidents announced, all of them known", announced.len());
     Ok(ExitCode::SUCCESS)
 }
@@ -73,14 +73,15 @@ struct Guest {
 }
 
 impl Guest {
-    fn start(kernel: &str, disk: &Path) -> Result<Self> {
-        let mut machine = machine(kernel, "sensor.cut")?;
+    fn start(machine: &Command, disk: &Path) -> Result<Self> {
+        let mut command = Command::new(machine.get_program());
+        command.args(machine.get_args());
         let console = place::target().join("vm/cut.log");
-        machine.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={}", disk.display()));
-        machine.args(["-device", "nvme,drive=disk,serial=1"]);
-        machine.arg("-serial").arg(format!("file:{}", console.display()));
-        machine.args(["-serial", "stdio"]).stdin(Stdio::null()).stdout(Stdio::piped());
-        let mut machine = machine.spawn().context("cannot start QEMU")?;
+        command.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={}", disk.display()));
+        command.args(["-device", "nvme,drive=disk,serial=1"]);
+        command.arg("-serial").arg(format!("file:{}", console.display()));
+        command.args(["-serial", "stdio"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut machine = command.spawn().context("cannot start QEMU")?;
         let output = machine.stdout.take().context("QEMU has no output")?;
         let (sender, lines) = mpsc::channel();
         thread::spawn(move || {
