@@ -6,7 +6,7 @@
 //! records are new ones to everybody.
 
 use std::{
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -31,6 +31,30 @@ const LEAP: u64 = 1 << 32;
 
 /// No log comes this far: a number behind it is damaged.
 const MOST: u64 = 1 << 60;
+
+/// Name in `meta` of the file that is read out, until that is done.
+const UNDER_WAY: &str = "salvage";
+
+/// Notes in the new log, before anything else is, what it is a copy of.
+pub(super) fn announce(aside: &Path, into: &Connection) -> rusqlite::Result<()> {
+    let name = aside.file_name().unwrap_or_default().to_string_lossy();
+    let insert = "INSERT OR REPLACE INTO meta VALUES (?1, ?2)";
+    into.execute(insert, [UNDER_WAY, &name]).map(drop)
+}
+
+/// The new log has what it could get; from now on it is written.
+pub(super) fn conclude(into: &Connection) -> rusqlite::Result<()> {
+    into.execute("DELETE FROM meta WHERE key = ?1", [UNDER_WAY]).map(drop)
+}
+
+/// The file that this log is an unfinished copy of: somebody was killed while it was made.
+pub(super) fn unfinished(log: &Connection, directory: &Path) -> Option<PathBuf> {
+    let value = "SELECT value FROM meta WHERE key = ?1";
+    let name: String = log.query_row(value, [UNDER_WAY], |row| row.get(0)).ok()?;
+    // A name, not a path: whatever stands there.
+    let aside = directory.join(Path::new(&name).file_name()?);
+    aside.is_file().then_some(aside)
+}
 
 /// What came of it.
 #[derive(Debug, Default, PartialEq, Eq)]

@@ -26,6 +26,9 @@ const VERSION: i64 = 2;
 /// short wait, then it counts as a failing disk.
 const BUSY: Duration = Duration::from_secs(2);
 
+/// Directory in which a log is made before it takes the place of a corrupt one.
+const FRESH: &str = "log.new";
+
 /// Corrupt files that are kept: enough to look into, not enough to fill the disk.
 const CORRUPT_KEPT: u32 = 3;
 
@@ -281,10 +284,9 @@ pub(super) fn open_to_check(directory: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-/// Moves a corrupt log out of the way, keeping the newest few; its new name.
-pub(super) fn set_aside(directory: &Path) -> Result<PathBuf, LogError> {
+/// Name for a corrupt log; of those there are already, the newest few stay.
+pub(super) fn name_aside(directory: &Path) -> Result<PathBuf, LogError> {
     let failed = |source| LogError::Directory { path: directory.to_owned(), source };
-    let path = directory.join(FILE);
     let aside = |n: u32| directory.join(format!("{FILE}.corrupt-{n}"));
     let taken = fs::read_dir(directory)
         .map_err(failed)?
@@ -299,14 +301,62 @@ pub(super) fn set_aside(directory: &Path) -> Result<PathBuf, LogError> {
         remove(&aside(old)).map_err(failed)?;
         remove(&beside(&aside(old), "-wal").0).map_err(failed)?;
     }
+    Ok(aside(n))
+}
+
+/// Moves a corrupt log out of the way and an empty one, which `prepare` writes into first, in its place.
+pub(super) fn replace(
+    directory: &Path,
+    aside: &Path,
+    reader_gid: Option<u32>,
+    prepare: impl FnOnce(&Connection) -> rusqlite::Result<()>,
+) -> Result<(), LogError> {
+    let path = directory.join(FILE);
+    let failed = |source| LogError::Directory { path: directory.to_owned(), source };
+    let fresh = directory.join(FRESH);
+    if fresh.exists() {
+        fs::remove_dir_all(&fresh).map_err(failed)?;
+    }
+    DirBuilder::new().mode(0o700).create(&fresh).map_err(failed)?;
+    let (connection, _) = open(&fresh, reader_gid)?;
+    prepare(&connection)
+        // All of it stands in the one file then.
+        .and_then(|()| store::checkpoint(&connection, "TRUNCATE"))
+        .map_err(|source| failure(&path, source))?;
+    drop(connection);
     // The write-ahead log belongs to the file; the shared memory is only an index of it.
     remove(&beside(&path, "-shm").0).map_err(failed)?;
-    let wal = beside(&path, "-wal");
-    if wal.1.is_ok() {
-        fs::rename(wal.0, beside(&aside(n), "-wal").0).map_err(failed)?;
+    let ahead = beside(&path, "-wal");
+    if ahead.1.is_ok() {
+        fs::rename(ahead.0, beside(aside, "-wal").0).map_err(failed)?;
     }
-    fs::rename(&path, aside(n)).map_err(failed)?;
-    Ok(aside(n))
+    fs::rename(&path, aside).map_err(failed)?;
+    take_fresh(directory).map_err(failed)
+}
+
+/// The empty log takes its place, also where whoever made it could not do that any more.
+pub(super) fn take_fresh(directory: &Path) -> io::Result<()> {
+    let (path, fresh) = (directory.join(FILE), directory.join(FRESH));
+    if !path.exists() && fresh.join(FILE).exists() {
+        fs::rename(fresh.join(FILE), &path)?;
+        fs::remove_dir_all(&fresh)?;
+    }
+    Ok(())
+}
+
+/// Puts a corrupt log back in the place of its copy, into which nobody has written yet.
+pub(super) fn put_back(directory: &Path, aside: &Path) -> Result<(), LogError> {
+    let path = directory.join(FILE);
+    let put_back = || -> io::Result<()> {
+        remove_beside(directory)?;
+        remove(&path)?;
+        let ahead = beside(aside, "-wal");
+        if ahead.1.is_ok() {
+            fs::rename(ahead.0, beside(&path, "-wal").0)?;
+        }
+        fs::rename(aside, &path)
+    };
+    put_back().map_err(|source| LogError::Directory { path: directory.to_owned(), source })
 }
 
 fn remove(path: &Path) -> io::Result<()> {

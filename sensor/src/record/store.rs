@@ -137,9 +137,13 @@ impl Store {
         why: String,
     ) -> Result<(Self, Found), LogError> {
         let known = open_numbers(directory).and_then(|numbers| numbers.read());
-        let aside = schema::set_aside(directory)?;
+        let aside = schema::name_aside(directory)?;
+        let announce = |connection: &Connection| salvage::announce(&aside, connection);
+        schema::replace(directory, &aside, options.reader_gid, announce)?;
         let (mut connection, _) = schema::open(directory, options.reader_gid)?;
+        let failed = |source| schema::failure(&directory.join(FILE), source);
         let read = salvage::salvage(&aside, &mut connection, known);
+        salvage::conclude(&connection).map_err(failed)?;
         drop(connection);
         // What was copied until then is there, and the rest in the old file.
         let salvaged = read.unwrap_or_else(|error| {
@@ -157,7 +161,15 @@ impl Store {
         check: bool,
     ) -> Result<(Self, Found), LogError> {
         let path = directory.join(FILE);
+        schema::take_fresh(directory)
+            .map_err(|source| LogError::Directory { path: directory.to_owned(), source })?;
         let (connection, new) = schema::open(directory, options.reader_gid)?;
+        if let Some(aside) = salvage::unfinished(&connection, directory) {
+            drop(connection);
+            schema::put_back(directory, &aside)?;
+            let why = "it was read out when that was interrupted".to_owned();
+            return Err(LogError::Corrupt { path, why });
+        }
         // A file that is no log of ours inside has lost tables or rows.
         let corrupt = |what: &str| LogError::Corrupt {
             path: path.clone(),

@@ -260,6 +260,46 @@ fn what_is_readable_of_a_damaged_log_is_kept() {
 }
 
 #[test]
+#[ignore = "helper that other tests start as a process of its own"]
+fn salvager() {
+    let Some(directory) = env::var_os(CRASH_DIRECTORY) else { return };
+    println!("\nbegins");
+    let (_log, opened) = open(Path::new(&directory));
+    println!("\ndone {:?}", opened.set_aside);
+}
+
+#[test]
+fn a_salvage_that_is_interrupted_is_begun_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_, mut bytes) = unclean_log(directory.path());
+    let (from, to) = (bytes.len() / 2, bytes.len() / 2 + 8_192);
+    bytes[from..to].fill(0x5a);
+    let mut interrupted = 0;
+    for patience in (0..60).step_by(3) {
+        let other = tempfile::tempdir().unwrap();
+        for entry in fs::read_dir(directory.path()).unwrap().flatten() {
+            fs::copy(entry.path(), other.path().join(entry.file_name())).unwrap();
+        }
+        fs::write(other.path().join(FILE), &bytes).unwrap();
+        let mut child = Killed(helper("salvager", other.path()).spawn().unwrap());
+        let mut lines =
+            BufReader::new(child.0.stdout.take().unwrap()).lines().map_while(Result::ok);
+        assert!(lines.any(|line| line == "begins"));
+        std::thread::sleep(Duration::from_millis(patience));
+        child.0.kill().unwrap();
+        child.0.wait().unwrap();
+        interrupted += u32::from(lines.all(|line| !line.starts_with("done")));
+        let (log, opened) = open(other.path());
+        assert_eq!(opened.last_seq, 5_000, "after {patience} ms");
+        drop(log);
+        let reader = Reader::open(other.path()).unwrap();
+        assert!((4_700..4_998).contains(&genuine(&reader)), "after {patience} ms");
+    }
+    println!("{interrupted} of 20 were interrupted");
+    assert!(interrupted > 2);
+}
+
+#[test]
 fn damage_is_found_after_a_clean_end_as_well() {
     let directory = tempfile::tempdir().unwrap();
     let (log, first) = open(directory.path());
