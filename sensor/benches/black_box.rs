@@ -23,7 +23,7 @@ const GROUP: u64 = 4_096;
 
 fn main() {
     // cargo itself says `--bench`.
-    let rounds = std::env::args().filter_map(|word| word.parse().ok()).next().unwrap_or(3);
+    let rounds = std::env::args().find_map(|word| word.parse().ok()).unwrap_or(3);
     let mut rows: [(&str, Vec<f64>); 4] =
         ["bare", "store", "feed", "feed_beside_sleepers"].map(|name| (name, Vec::new()));
     for _ in 0..rounds {

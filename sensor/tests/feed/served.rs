@@ -94,7 +94,7 @@ impl Served {
     }
 
     /// The process, once it is the program that serves.
-    fn process(&self) -> Option<u32> {
+    pub fn process(&self) -> Option<u32> {
         let state_dir = self.directory.path().join("state");
         children().into_iter().find(|pid| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
@@ -102,14 +102,6 @@ impl Served {
             words.get(1) == Some(&&b"serve"[..])
                 && words.contains(&state_dir.as_os_str().as_encoded_bytes())
         })
-    }
-
-    /// Anonymous memory of the process, bytes.
-    pub fn memory(&self) -> u64 {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.process().unwrap()));
-        let status = status.unwrap();
-        let kib = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-        kib.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 }
 
