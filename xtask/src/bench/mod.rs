@@ -38,7 +38,7 @@ pub struct Args {
     #[arg(long)]
     full: bool,
     /// Only the groups whose name contains this: overhead, latency, recursion, brake,
-    /// black_box, idle
+    /// `black_box`, idle
     #[arg(long)]
     only: Option<String>,
 }
