@@ -1,7 +1,7 @@
 //! The daemon: brings the parts up in order, lets them work, takes them down in order.
 //!
 //! Three processes: this one (root: programs, brake, evidence, the only writer of the log), its
-//! guardian, which outlives it, and `serve`, which is not root. In this one: the thread that reads
+//! guardian, which outlives it, and `serve`, which is not root; a fourth where there are webhooks. In this one: the thread that reads
 //! the ring and reacts ([`reactor`]), the desk ([`desk`]), the thread that writes the log, and
 //! whatever may block beside them.
 
@@ -55,6 +55,7 @@ use crate::{
         access::Named,
         link::{Link, LinkError, LinkOptions, Question, Tcp},
         tls::Files,
+        webhooks::link::{Webhooks, WebhooksError, WebhooksOptions},
     },
     host::{Host, cpus},
     investigate,
@@ -89,6 +90,8 @@ pub enum CoreError {
     Log(#[from] LogError),
     #[error(transparent)]
     Feed(#[from] LinkError),
+    #[error(transparent)]
+    Webhooks(#[from] WebhooksError),
     #[error(transparent)]
     Guardian(#[from] GuardianError),
     #[error("cannot start the daemon's threads: {0}")]
@@ -174,8 +177,11 @@ pub fn run(config: &Config) -> Result<(), CoreError> {
 struct Daemon {
     desk: Desk,
     link: Link,
+    webhooks: Option<Webhooks>,
     reader: Reader,
     notices: mpsc::Receiver<Notice>,
+    /// How it goes with webhooks.
+    delivered: mpsc::Receiver<Body>,
     questions: mpsc::Receiver<Question>,
     done: mpsc::UnboundedReceiver<Done>,
     guardian_events: mpsc::UnboundedReceiver<guardian::Event>,
@@ -184,7 +190,7 @@ struct Daemon {
 impl Daemon {
     fn start(config: &Config) -> Result<Self, CoreError> {
         let host = Host::read();
-        let started_at = clock::wall();
+        let (started_at, started_ns) = (clock::wall(), clock::boot_ns());
         let serve_user = user(&config.feed.user);
         prepare_runtime_dir(&config.runtime_dir)?;
         let hierarchies = Hierarchies::discover()?;
@@ -282,6 +288,13 @@ impl Daemon {
             tcp: tcp(&config.feed.tcp),
             unwritten: log.unwritten(),
         })?;
+        let (webhooks, delivered) = Webhooks::start(&WebhooksOptions {
+            webhooks: &config.webhooks,
+            state_dir: &config.state_dir,
+            user: serve_user,
+            begin_seq: opened.last_seq + 1,
+            started_ns,
+        })?;
         let gatherer = Arc::new(gatherer(config));
         let mut desk = Desk {
             log,
@@ -310,6 +323,7 @@ impl Daemon {
             losses: HashMap::new(),
             missed: false,
             feed: link.state(),
+            webhooks: webhooks.as_ref().map(Webhooks::part),
             started_at,
             scope: config.scope.cgroup.clone(),
             acting: HashSet::new(),
@@ -332,15 +346,27 @@ impl Daemon {
         let reader =
             Reader::start(ring, config.kernel.realtime, told, move |event| reactor.handle(event))
                 .map_err(CoreError::Threads)?;
-        Ok(Self { desk, link, reader, notices, questions, done, guardian_events })
+        Ok(Self {
+            desk,
+            link,
+            webhooks,
+            reader,
+            notices,
+            delivered,
+            questions,
+            done,
+            guardian_events,
+        })
     }
 
     async fn work(self) -> Result<(), CoreError> {
         let Self {
             mut desk,
             link,
+            webhooks,
             reader,
             mut notices,
+            mut delivered,
             mut questions,
             mut done,
             mut guardian_events,
@@ -350,14 +376,19 @@ impl Daemon {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut terminate = signal(SignalKind::terminate()).map_err(CoreError::Threads)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(CoreError::Threads)?;
-        link.set_tail(*tail.borrow_and_update());
+        let grown = |seq: u64| {
+            link.set_tail(seq);
+            webhooks.iter().for_each(|webhooks| webhooks.set_tail(seq));
+        };
+        grown(*tail.borrow_and_update());
         let why = loop {
             tokio::select! {
                 Some(notice) = notices.recv() => desk.notice(notice),
                 Some(question) = questions.recv() => desk.answer(question),
                 Some(done) = done.recv() => desk.finished(done),
                 Some(event) = guardian_events.recv() => desk.guardian_said(&event),
-                Ok(()) = tail.changed() => link.set_tail(*tail.borrow_and_update()),
+                Some(body) = delivered.recv() => desk.log.append(Draft::of("", body)),
+                Ok(()) = tail.changed() => grown(*tail.borrow_and_update()),
                 _ = tick.tick() => {
                     desk.look_around();
                     link.set_health(desk.parts());
@@ -370,6 +401,7 @@ impl Daemon {
         // No more reactions, then no more requests, then the last record.
         drop(reader);
         drop(link);
+        drop(webhooks);
         desk.leave();
         let log = desk.log.clone();
         let closing = tokio::task::spawn_blocking(move || log.close(why));
