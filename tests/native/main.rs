@@ -44,4 +44,6 @@ mod survival;
 #[cfg(test)]
 mod watching;
 #[cfg(test)]
+mod webhooks;
+#[cfg(test)]
 mod workloads;

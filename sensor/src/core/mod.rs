@@ -378,7 +378,9 @@ impl Daemon {
         let mut interrupt = signal(SignalKind::interrupt()).map_err(CoreError::Threads)?;
         let grown = |seq: u64| {
             link.set_tail(seq);
-            webhooks.iter().for_each(|webhooks| webhooks.set_tail(seq));
+            if let Some(webhooks) = &webhooks {
+                webhooks.set_tail(seq);
+            }
         };
         grown(*tail.borrow_and_update());
         let why = loop {

@@ -5,6 +5,8 @@
 //! line of its transcript is one of the assistant, and a result ends it. Beyond the tool's own fields each
 //! has the record's identity.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -50,7 +52,9 @@ fn facts(incident: &proto::Incident) -> String {
     let mut text = format!("Incident {}: {}\n", incident.id, incident.summary);
     for measure in incident.finding.iter().flat_map(|finding| &finding.measures) {
         let limit = measure.threshold.map_or_else(String::new, |it| format!(" (threshold: {it})"));
-        text.push_str(&format!("\n- {}: {} {}{limit}", measure.name, measure.value, measure.unit));
+        let proto::Measure { name, value, unit, .. } = measure;
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\n- {name}: {value} {unit}{limit}");
     }
     text
 }

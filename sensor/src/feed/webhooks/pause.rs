@@ -35,7 +35,7 @@ mod tests {
 
     use super::*;
 
-    const MAX: Duration = Duration::from_secs(60);
+    const MAX: Duration = Duration::from_mins(1);
 
     #[test]
     fn pauses_double_up_to_the_maximum() {
