@@ -1,5 +1,5 @@
-//! Investigations as the tool of the first story sends them (docs/webhooks.md says whence that is known):
-//! messages of a coding agent, one a request, grouped by `session_id`, and its sign of life.
+//! Investigations as nori-premortem sends them (docs/webhooks.md says whence that is known): messages of a
+//! coding agent, one a request, grouped by `session_id`.
 //!
 //! The investigation is the session. It begins with a message of the system that says what happened, each
 //! line of its transcript is one of the assistant, and a result ends it. Beyond the tool's own fields each
@@ -16,8 +16,11 @@ use crate::proto::{self, InvestigationState, record::Body};
 /// Kinds of records that become messages.
 pub const KINDS: [&str; 2] = ["investigation", "transcript"];
 
-/// The message that a record is, if it is one. `incident` is what the record is about.
-pub fn message(record: &proto::Record, incident: Option<&proto::Incident>) -> Option<Message> {
+/// The message that a record is, if it is one. `incident` finds what the record is about.
+pub fn message(
+    record: &proto::Record,
+    incident: impl FnOnce() -> Option<proto::Incident>,
+) -> Option<Message> {
     let (session, said) = match record.body.as_ref()? {
         Body::Investigation(it) => (&it.id, investigation(it, incident)),
         Body::Transcript(line) => (&line.investigation, transcript(line)),
@@ -31,9 +34,12 @@ pub fn message(record: &proto::Record, incident: Option<&proto::Incident>) -> Op
     Some(Message { id: identity(record), headers: Vec::new(), body })
 }
 
-fn investigation(it: &proto::Investigation, incident: Option<&proto::Incident>) -> Value {
+fn investigation(
+    it: &proto::Investigation,
+    incident: impl FnOnce() -> Option<proto::Incident>,
+) -> Value {
     if it.state() == InvestigationState::Running {
-        return of_the_system(incident.map_or_else(String::new, facts));
+        return of_the_system(incident().as_ref().map_or_else(String::new, facts));
     }
     let failed = it.state() != InvestigationState::Done;
     let cost = it.cost.unwrap_or_default();
@@ -135,7 +141,7 @@ mod tests {
     }
 
     fn said(body: Body, incident: Option<&proto::Incident>) -> Value {
-        let message = message(&record(7, body), incident).unwrap();
+        let message = message(&record(7, body), || incident.cloned()).unwrap();
         assert!(message.id.ends_with("/7"));
         let said: Value = serde_json::from_slice(&message.body).unwrap();
         assert_eq!(said["session_id"], "4k2m-1");
@@ -201,7 +207,7 @@ mod tests {
     #[test]
     fn other_records_are_no_messages() {
         let lost = proto::Lost { reason: "map_full".into(), count: 1 };
-        assert_eq!(message(&record(1, Body::Lost(lost)), None), None);
+        assert_eq!(message(&record(1, Body::Lost(lost)), || None), None);
     }
 
     proptest! {

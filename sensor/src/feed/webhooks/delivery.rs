@@ -122,7 +122,7 @@ impl Delivery {
             match self.page(&mut position) {
                 Ok((at, page)) => {
                     let end = page.end;
-                    self.deliver(at, page, &mut position);
+                    position = Some(self.deliver(&at, page));
                     if end {
                         self.caught_up();
                         tail.changed(seen, None);
@@ -170,41 +170,33 @@ impl Delivery {
         Ok((at, page))
     }
 
-    fn deliver(&mut self, from: Position, page: Page, position: &mut Option<Position>) {
+    /// Gives where the next page begins.
+    fn deliver(&mut self, from: &Position, page: Page) -> Position {
         let log_id = from.log_id;
-        let mut arrived = |delivery: &mut Self, next_seq| {
-            let now = Position { log_id, next_seq };
-            delivery.keep(&now);
-            *position = Some(now);
-        };
         if page.missing > 0 {
             let record = lost("retention", page.missing, &page.log_id, &self.host);
-            // It stands for what was before the next one.
-            let next = page.records.first().map_or(page.next_seq, |record| record.seq);
-            let id = format!("{log_id}/{}-{}", from.next_seq, next.saturating_sub(1));
+            let id = format!("{log_id}/{}-{}", from.next_seq, page.next_seq.saturating_sub(1));
             self.push(&record, cloud_event(&record, id));
-            arrived(self, next);
         }
         for record in page.records {
             if let Some(message) = self.message(&record) {
                 self.push(&record, message);
-                arrived(self, record.seq + 1);
+                self.keep(&Position { log_id, next_seq: record.seq + 1 });
             }
         }
         let end = Position { log_id, next_seq: page.next_seq };
         if page.next_seq > from.next_seq && self.kept.elapsed() >= KEEP {
             self.keep(&end);
         }
-        *position = Some(end);
+        end
     }
 
     fn message(&self, record: &proto::Record) -> Option<Message> {
         if self.webhook.format() != WebhookFormat::AgentMessages {
             return Some(cloud_event(record, identity(record)));
         }
-        let incident =
-            self.reader.as_ref().and_then(|reader| reader.incident(&record.incident).ok());
-        agent_message::message(record, incident.as_ref())
+        let incident = || self.reader.as_ref()?.incident(&record.incident).ok();
+        agent_message::message(record, incident)
     }
 
     /// Tries until it has arrived, or is refused for too long.

@@ -1,5 +1,5 @@
-//! A sign of life, as the tool of the first story gives it: who, when, and for how long already. A late one
-//! would be a lie, so that none is tried again.
+//! A sign of life: who, when, and for how long already, in the words of nori-premortem. A late one would be
+//! a lie, so that none is tried again.
 
 use std::{sync::Arc, thread, time::Duration};
 

@@ -349,3 +349,99 @@ fn prepare(path: &Path, user: Option<(u32, u32)>) -> io::Result<()> {
     }
     chown(path, Some(uid), Some(gid))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn account(delivery: Delivery) -> Account {
+        Account { webhook: "board".into(), what: Some(account::What::Delivery(delivery)) }
+    }
+
+    fn failed(failing: bool) -> Delivery {
+        Delivery { failing, why: "it answers 500".into(), waiting: 3, refused: 0 }
+    }
+
+    fn running() -> proto::PartStatus {
+        proto::PartStatus { part: PART.into(), ok: true, detail: String::new() }
+    }
+
+    #[test]
+    fn an_outage_is_recorded_once_whoever_delivers() {
+        let mut accounts = Accounts::default();
+        assert_eq!(accounts.hear(account(failed(false))), []);
+        assert!(accounts.part(&running()).ok, "two tries are no outage");
+        let [Body::Degraded(degraded)] = &accounts.hear(account(failed(true)))[..] else {
+            panic!("one record")
+        };
+        assert_eq!(degraded.why, "board gets nothing: it answers 500");
+        let part = accounts.part(&running());
+        assert_eq!((part.ok, &*part.detail), (false, "board: it answers 500, 3 records wait"));
+        // The next process has tried once.
+        assert_eq!(accounts.hear(account(failed(false))), []);
+        assert_eq!(accounts.hear(account(failed(true))), []);
+        let back = Delivery { waiting: 2, refused: 1, ..Delivery::default() };
+        let [Body::Degraded(degraded), Body::Lost(lost)] = &accounts.hear(account(back))[..] else {
+            panic!("two records")
+        };
+        assert!(degraded.recovered);
+        assert_eq!((&*lost.reason, lost.count), ("webhook_refused", 1));
+        let part = accounts.part(&running());
+        assert_eq!((part.ok, &*part.detail), (true, "board: 2 records wait"));
+        assert_eq!(accounts.hear(account(Delivery::default())), []);
+        assert_eq!(accounts.part(&running()), running());
+    }
+
+    #[test]
+    fn a_heartbeat_that_does_not_arrive_is_seen() {
+        let mut accounts = Accounts::default();
+        for (why, ok) in [("it answers 404", false), ("", true)] {
+            let beat = account::What::Beat(internal::Beat { why: why.into() });
+            assert_eq!(accounts.hear(Account { webhook: "board".into(), what: Some(beat) }), []);
+            assert_eq!(accounts.part(&running()).ok, ok);
+        }
+    }
+
+    #[test]
+    fn files_are_read_and_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        let refused = |text: &str, mode: u32, webhook: &Webhook| {
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            known(webhook).unwrap_err().to_string()
+        };
+        let signed = Webhook { secret_file: path.clone(), ..Webhook::default() };
+        assert!(refused("secret", 0o600, &signed).contains("line 1 is no key"));
+        assert!(refused("secret", 0o604, &signed).contains("chmod 0600"));
+        assert!(refused(&"x".repeat(1 << 21), 0o600, &signed).contains("larger than 1 MiB"));
+        let private = Webhook { ca: path.clone(), ..Webhook::default() };
+        assert!(refused("-----BEGIN", 0o644, &private).contains("no certificate"));
+        fs::remove_file(&path).unwrap();
+        assert!(known(&private).unwrap_err().to_string().contains("No such file"));
+    }
+
+    #[test]
+    fn cursors_follow_their_user() {
+        if !rustix::process::geteuid().is_root() {
+            println!("SKIP cursors_follow_their_user: needs root to give files away");
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("webhooks");
+        prepare(&path, Some((65_534, 65_534))).unwrap();
+        let owner = |path: &Path| fs::symlink_metadata(path).unwrap().uid();
+        assert_eq!(owner(&path), 65_534);
+        let (cursor, secret) = (path.join("board"), directory.path().join("secret"));
+        fs::write(&cursor, "x").unwrap();
+        fs::write(&secret, "x").unwrap();
+        fs::hard_link(&secret, path.join("trap")).unwrap();
+        std::os::unix::fs::symlink(&secret, path.join("link")).unwrap();
+        prepare(&path, Some((65_533, 65_533))).unwrap();
+        assert_eq!([&path, &cursor, &secret].map(|path| owner(path)), [65_533, 65_533, 0]);
+
+        fs::remove_dir_all(&path).unwrap();
+        std::os::unix::fs::symlink(directory.path(), &path).unwrap();
+        assert!(prepare(&path, Some((65_534, 65_534))).is_err());
+    }
+}

@@ -52,3 +52,47 @@ pub fn event(host: &str, what: &str, id: &str) -> Vec<(&'static str, String)> {
 pub fn identity(record: &proto::Record) -> String {
     format!("{}/{}", record.log_id, record.seq)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::record::Body;
+
+    #[test]
+    fn a_record_is_an_event() {
+        let lost = proto::Lost { reason: "map_full".into(), count: 3 };
+        let mut record = proto::Record {
+            log_id: "l".into(),
+            seq: 4711,
+            host: "build 7".into(),
+            incident: "4k2m\r\nx: y".into(),
+            body: Some(Body::Lost(lost)),
+            ..Default::default()
+        };
+        let event = cloud_event(&record, identity(&record));
+        assert_eq!(event.id, "l/4711");
+        let header = |name: &str| {
+            let found = event.headers.iter().find(|(known, _)| *known == name);
+            found.map(|(_, value)| value.as_str())
+        };
+        for (name, value) in [
+            ("ce-specversion", "1.0"),
+            ("ce-id", "l/4711"),
+            ("ce-source", "sensor://build%207"),
+            ("ce-type", "dev.sensor.record.lost"),
+            ("ce-time", "1970-01-01T00:00:00Z"),
+            ("ce-sequence", "00000000000000004711"),
+            ("ce-subject", "4k2m%0D%0Ax%3A%20y"),
+        ] {
+            assert_eq!(header(name), Some(value), "{name}");
+        }
+        let body: serde_json::Value = serde_json::from_slice(&event.body).unwrap();
+        assert_eq!(body, serde_json::to_value(RecordLine::from(&record)).unwrap());
+
+        // Made for one receiver.
+        (record.seq, record.incident) = (0, String::new());
+        let event = cloud_event(&record, "l/1-7".into());
+        let names: Vec<_> = event.headers.iter().map(|(name, _)| *name).collect();
+        assert!(!names.contains(&"ce-sequence") && !names.contains(&"ce-subject"), "{names:?}");
+    }
+}

@@ -24,6 +24,8 @@ mod pause;
 mod sender;
 mod signature;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 use std::{
     io,
