@@ -327,6 +327,18 @@ fn the_lines_of_an_investigation_are_an_agent_s_messages() {
     let uptimes: Vec<f64> = beats.iter().map(|it| it["uptime"].as_f64().unwrap()).collect();
     assert!(uptimes.is_sorted() && uptimes[0] >= 0.0, "{uptimes:?}");
     assert!(beats[0]["timestamp"].as_str().unwrap().ends_with('Z'));
+    let core = Pid::from_raw(sensor.pid() as i32);
+    kill(core, Signal::SIGSTOP).unwrap();
+    let silent = || {
+        let before = receiver.requests();
+        thread::sleep(Duration::from_secs(3));
+        receiver.requests() == before
+    };
+    let stopped = until(BACK, silent);
+    kill(core, Signal::SIGCONT).unwrap();
+    assert!(stopped, "a daemon that stands still gives no sign of life");
+    let before = receiver.requests();
+    comes("the next heartbeat", EFFECT, || receiver.requests() > before);
     killed(&sensor, &cage, &incident);
 }
 

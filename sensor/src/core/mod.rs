@@ -394,6 +394,7 @@ impl Daemon {
                 _ = tick.tick() => {
                     desk.look_around();
                     link.set_health(desk.parts());
+                    webhooks.iter().for_each(Webhooks::alive);
                 }
                 _ = terminate.recv() => break "SIGTERM",
                 _ = interrupt.recv() => break "SIGINT",

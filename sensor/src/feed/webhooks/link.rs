@@ -79,6 +79,8 @@ pub struct WebhooksOptions<'a> {
 pub struct Webhooks {
     tail: watch::Sender<u64>,
     part: watch::Receiver<proto::PartStatus>,
+    /// Somebody waits for a sign of life.
+    beats: bool,
     supervisor: Supervisor,
     talk: JoinHandle<()>,
 }
@@ -126,12 +128,20 @@ impl Webhooks {
                 shown.send_replace(accounts.part(&state.borrow()));
             }
         });
-        Ok((Some(Self { tail, part, supervisor, talk }), told))
+        let beats = options.webhooks.iter().any(|webhook| !webhook.heartbeat.url.is_empty());
+        Ok((Some(Self { tail, part, beats, supervisor, talk }), told))
     }
 
     /// Records up to this number can be read.
     pub fn set_tail(&self, seq: u64) {
         self.tail.send_replace(seq);
+    }
+
+    /// core works; to be said each second.
+    pub fn alive(&self) {
+        if self.beats {
+            self.tail.send_modify(|_| {});
+        }
     }
 
     /// How it goes.

@@ -41,6 +41,7 @@ use ureq::http::{Uri, uri::Scheme};
 use self::{
     cursor::Cursor,
     delivery::{Delivery, Source},
+    heartbeat::Heart,
     sender::Sender,
     tail::Tail,
 };
@@ -142,12 +143,17 @@ fn prepare(
     for webhook in webhooks.webhooks {
         let sender = Arc::new(Sender::new(&webhook));
         if let Some(heartbeat) = webhook.heartbeat.clone() {
-            let (webhook, sender, host) = (webhook.clone(), Arc::clone(&sender), host.clone());
-            let (accounts, started_ns) = (accounts.clone(), webhooks.started_ns);
-            let url = parsed(&heartbeat.url, &mut works.ports)?;
-            works.threads.push(Box::new(move || {
-                heartbeat::run(&webhook, &heartbeat, &url, &sender, (&host, started_ns), &accounts);
-            }));
+            let heart = Heart {
+                url: parsed(&heartbeat.url, &mut works.ports)?,
+                webhook: webhook.clone(),
+                heartbeat,
+                sender: Arc::clone(&sender),
+                host: host.clone(),
+                started_ns: webhooks.started_ns,
+                tail: Arc::clone(tail),
+                accounts: accounts.clone(),
+            };
+            works.threads.push(Box::new(move || heart.run()));
         }
         let url = parsed(&webhook.url, &mut works.ports)?;
         let cursor = Cursor::new(&cursors(state_dir), &webhook.name);
