@@ -174,6 +174,7 @@ fn whoever_is_killed_it_goes_on_where_it_was() {
 #[test]
 fn requests_are_events_signed_with_each_key() {
     needs!();
+    takes_its_time!();
     let home = tempfile::tempdir().unwrap();
     let (old, new) = ([7_u8; 24], [8_u8; 24]);
     let secret = home.path().join(names::word());
@@ -352,6 +353,7 @@ fn certificates(dir: &Path) {
 #[test]
 fn a_receiver_shows_whose_certificate_it_has() {
     needs!();
+    takes_its_time!();
     let home = tempfile::tempdir().unwrap();
     let (ours, others) = (home.path().join("ours"), home.path().join("others"));
     certificates(&ours);
@@ -373,7 +375,9 @@ fn a_receiver_shows_whose_certificate_it_has() {
     comes("why the others get nothing", EFFECT, || {
         let part = sensor.part("webhooks").unwrap();
         let detail = part["detail"].as_str().unwrap();
-        !detail.contains("known: i") || detail.matches("certificate").count() == 2
+        println!("{detail}");
+        let refused = |name| detail.contains(&format!("{name}: invalid peer certificate"));
+        refused("unknown") && refused("strange")
     });
     assert!(receiver.taken().iter().all(|one| one.path == "/known"));
 }
@@ -381,6 +385,7 @@ fn a_receiver_shows_whose_certificate_it_has() {
 #[test]
 fn nobody_delivers_where_there_is_nobody_to_deliver_to() {
     needs!();
+    takes_its_time!();
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = Sensor::start(&cage, "").unwrap();
     assert_eq!(deliverer(&sensor), None);
@@ -391,6 +396,7 @@ fn nobody_delivers_where_there_is_nobody_to_deliver_to() {
 #[test]
 fn who_delivers_is_nobody() {
     needs!();
+    takes_its_time!();
     let cage = Cage::new(Limits::default()).unwrap();
     let receiver = Receiver::start().unwrap();
     let sensor = Sensor::start(&cage, &webhook("board", &receiver.url("/"), "")).unwrap();
