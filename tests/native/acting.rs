@@ -6,6 +6,7 @@ use serde_json::Value;
 use tests::{
     Cage, Limits, Sensor, needs, process,
     run::until,
+    takes_its_time,
     workloads::{Running, script},
 };
 
@@ -111,6 +112,7 @@ fn freeze_thaw_kill_a_tree_beside_others() {
 #[test]
 fn resolve_lets_go() {
     needs!();
+    takes_its_time!();
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = Sensor::start(&cage, "").unwrap();
     let ticker = Ticker::start(&cage);
@@ -125,6 +127,7 @@ fn resolve_lets_go() {
 #[test]
 fn a_question_needs_a_terminal() {
     needs!();
+    takes_its_time!();
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = Sensor::start(&cage, "").unwrap();
     let ticker = Ticker::start(&cage);
@@ -167,6 +170,7 @@ fn nothing_outside_of_the_scope_is_met() {
 #[test]
 fn pause_means_hands_off_until_resume() {
     needs!();
+    takes_its_time!();
     let cage = Cage::new(Limits::default()).unwrap();
     let mut sensor = Sensor::start(&cage, "").unwrap();
     sensor.output(&["pause"]).unwrap();
@@ -194,6 +198,7 @@ fn pause_means_hands_off_until_resume() {
 #[test]
 fn a_contained_tree_that_a_person_thaws_is_let_run() {
     needs!();
+    takes_its_time!();
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = Sensor::start(&cage, "").unwrap();
     let (_work, running) = plant(&cage);
@@ -247,6 +252,7 @@ fn a_dry_run_counts_and_stops_nothing() {
 #[test]
 fn a_dry_run_ends_no_containment() {
     needs!();
+    takes_its_time!();
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = Sensor::start(&cage, "[respond]\ndry_run = true").unwrap();
     let (_work, running) = plant(&cage);

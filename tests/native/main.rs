@@ -4,13 +4,13 @@
 #[cfg(test)]
 mod acting;
 #[cfg(test)]
+mod bad_disk;
+#[cfg(test)]
 mod black_box;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod crowds;
-#[cfg(test)]
-mod full_disk;
 #[cfg(test)]
 mod group;
 #[cfg(test)]

@@ -21,6 +21,12 @@ pub enum CliError {
     StreamEnded { next: u64, why: String },
     #[error("nothing was done")]
     Declined,
+    #[error(
+        "the bytes may be anything, and standard output is a terminal: write them to a file (> FILE)"
+    )]
+    Terminal,
+    #[error("the {0} is no text and no file: leave --raw away, or use --json")]
+    NotBytes(String),
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
     #[error("cannot write JSON: {0}")]
@@ -83,6 +89,8 @@ impl From<tonic::Status> for CliError {
             | Code::FailedPrecondition
             | Code::Unavailable
             | Code::ResourceExhausted
+            // It was done, and is not written down yet.
+            | Code::DataLoss
                 if !status.message().is_empty() =>
             {
                 Self::Refused(status.message().to_owned())

@@ -10,10 +10,11 @@ use clap::Args;
 use sensor_proto::{
     json::{self, escape},
     v1::{
-        Chain, Evidence, FileFact, Link, Process, ProcessTree, Record, StreamRecordsRequest,
-        evidence::Content, record::Body,
+        Chain, Evidence, FileFact, GetEvidenceRequest, Link, Process, ProcessTree, Record,
+        StreamRecordsRequest, evidence::Content, record::Body, sensor_client::SensorClient,
     },
 };
+use tonic::transport::Channel;
 
 use super::{
     client,
@@ -28,6 +29,7 @@ const EXAMPLES: &str = "\
 Examples:
   sensor evidence 4k2m
   sensor evidence 4k2m --follow                   goes on with what is still gathered
+  sensor evidence 4k2m e7 --raw > kernel.log      one piece, its bytes as they were read
   sensor evidence --file 4k2m.incident            of an exported incident
   sensor evidence 4k2m --json | jq '.[] | select(.name == \"meminfo\").text'";
 
@@ -40,6 +42,9 @@ pub struct EvidenceArgs {
     /// The incident's id, or enough of its beginning to be unique.
     #[arg(required_unless_present = "file")]
     id: Option<String>,
+    /// One piece only: e1, v1, …
+    #[arg(conflicts_with_all = ["file", "follow"])]
+    piece: Option<String>,
     /// An exported incident instead of one of this host's; needs no daemon.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["id", "follow"])]
     file: Option<PathBuf>,
@@ -50,6 +55,9 @@ pub struct EvidenceArgs {
     /// Go on with what is still gathered, until interrupted.
     #[arg(long)]
     follow: bool,
+    /// The bytes of the piece's text or file and nothing else, as they were read, redacted.
+    #[arg(long, requires = "piece", conflicts_with = "json")]
+    raw: bool,
 }
 
 pub async fn run(daemon: &client::Address, args: &EvidenceArgs) -> Result<(), CliError> {
@@ -57,7 +65,11 @@ pub async fn run(daemon: &client::Address, args: &EvidenceArgs) -> Result<(), Cl
         return of_file(file, args.json);
     }
     let mut client = client::connect(daemon).await?;
-    let incident = client::incident(&mut client, args.id.as_deref().unwrap_or_default()).await?;
+    let id = args.id.as_deref().unwrap_or_default();
+    if let Some(name) = &args.piece {
+        return piece(&mut client, id, name, args).await;
+    }
+    let incident = client::incident(&mut client, id).await?;
     let request = StreamRecordsRequest {
         incident: incident.id,
         kinds: vec!["evidence".to_owned()],
@@ -85,6 +97,37 @@ pub async fn run(daemon: &client::Address, args: &EvidenceArgs) -> Result<(), Cl
         }
     }
     if args.json { out::json(&items) } else { Ok(()) }
+}
+
+/// One piece, which comes in parts.
+async fn piece(
+    client: &mut SensorClient<Channel>,
+    incident: &str,
+    name: &str,
+    args: &EvidenceArgs,
+) -> Result<(), CliError> {
+    let request =
+        GetEvidenceRequest { incident: incident.into(), evidence: name.into(), offset: 0 };
+    let mut parts = client.get_evidence(request).await?.into_inner();
+    let head = parts.message().await?.and_then(|head| head.evidence);
+    let mut piece = head.ok_or_else(|| CliError::Answer("the evidence is missing".into()))?;
+    let bytes = match &mut piece.content {
+        Some(Content::Text(bytes) | Content::File(FileFact { content: bytes, .. })) => bytes,
+        _ if args.raw => return Err(CliError::NotBytes(piece.name)),
+        _ => &mut Vec::new(),
+    };
+    while let Some(part) = parts.message().await? {
+        if args.raw {
+            out::bytes(&part.chunk)?;
+        } else {
+            bytes.extend(part.chunk);
+        }
+    }
+    match (args.raw, args.json) {
+        (true, _) => Ok(()),
+        (false, true) => out::json(&piece),
+        (false, false) => out::print(&section(&piece, &View::current())),
+    }
 }
 
 /// A file may hold more than fits into memory: each item goes out as it is read.

@@ -1,6 +1,6 @@
 //! Standard output and what decides how it looks.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use jiff::tz::TimeZone;
 use prost_types::Timestamp;
@@ -38,6 +38,16 @@ impl View {
 pub fn print(text: &str) -> Result<(), CliError> {
     let mut stdout = io::stdout().lock();
     stdout.write_all(text.as_bytes())?;
+    Ok(stdout.flush()?)
+}
+
+/// Writes bytes as they are, which only a file or a program can take.
+pub fn bytes(bytes: &[u8]) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    if stdout.is_terminal() {
+        return Err(CliError::Terminal);
+    }
+    stdout.write_all(bytes)?;
     Ok(stdout.flush()?)
 }
 

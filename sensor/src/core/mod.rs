@@ -55,7 +55,7 @@ use crate::{
         access::Named,
         link::{Link, LinkError, LinkOptions, Question, Tcp},
         tls::Files,
-        webhooks::link::{Webhooks, WebhooksError, WebhooksOptions},
+        webhooks::link::{Told, Webhooks, WebhooksError, WebhooksOptions},
     },
     host::{Host, cpus},
     investigate,
@@ -181,7 +181,7 @@ struct Daemon {
     reader: Reader,
     notices: mpsc::Receiver<Notice>,
     /// How it goes with webhooks.
-    delivered: mpsc::Receiver<Body>,
+    delivered: mpsc::Receiver<Told>,
     questions: mpsc::Receiver<Question>,
     done: mpsc::UnboundedReceiver<Done>,
     guardian_events: mpsc::UnboundedReceiver<guardian::Event>,
@@ -281,7 +281,10 @@ impl Daemon {
             notices: notice_sender,
             lost: Arc::clone(&overflow),
         });
+        // The running program itself, also when its file was replaced meanwhile.
+        let program = Path::new("/proc/self/exe");
         let (link, questions) = Link::start(LinkOptions {
+            program: program.to_owned(),
             socket: config.socket(),
             state_dir: config.state_dir.clone(),
             user: serve_user,
@@ -289,10 +292,11 @@ impl Daemon {
             unwritten: log.unwritten(),
         })?;
         let (webhooks, delivered) = Webhooks::start(&WebhooksOptions {
+            program,
             webhooks: &config.webhooks,
             state_dir: &config.state_dir,
             user: serve_user,
-            begin_seq: opened.last_seq + 1,
+            begin: (&opened.log_id, opened.last_seq + 1),
             started_ns,
         })?;
         let gatherer = Arc::new(gatherer(config));
@@ -389,7 +393,10 @@ impl Daemon {
                 Some(question) = questions.recv() => desk.answer(question),
                 Some(done) = done.recv() => desk.finished(done),
                 Some(event) = guardian_events.recv() => desk.guardian_said(&event),
-                Some(body) = delivered.recv() => desk.log.append(Draft::of("", body)),
+                Some(told) = delivered.recv() => match told {
+                    Told::Record(body) => desk.log.append(Draft::of("", body)),
+                    Told::Damage => desk.log.look_for_damage(),
+                },
                 Ok(()) = tail.changed() => grown(*tail.borrow_and_update()),
                 _ = tick.tick() => {
                     desk.look_around();

@@ -58,6 +58,7 @@ impl Desk {
                 reply.send(What::Incidents(Incidents { incidents }));
             }
             Some(ask::What::Investigate(request)) => self.investigation_asked(&request, reply),
+            Some(ask::What::Damage(_)) => self.log.look_for_damage(),
             None => reply.refuse(Code::InvalidArgument, "the request asks for nothing"),
         }
     }

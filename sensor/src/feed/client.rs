@@ -9,7 +9,10 @@ use std::{
 
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri};
+use tonic::{
+    codec::CompressionEncoding,
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
+};
 
 use crate::proto::sensor_client::SensorClient;
 
@@ -17,6 +20,9 @@ use crate::proto::sensor_client::SensorClient;
 const HTTPS: &str = "https://";
 
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// Until a request is answered, or a stream has begun: longer than the daemon takes to give up itself.
+const ANSWER: Duration = Duration::from_secs(40);
 
 /// Where the daemon is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,12 +106,13 @@ async fn connect_remote(uri: &str, tls: &Path) -> Result<SensorClient<Channel>, 
     let endpoint = Endpoint::from_shared(uri.to_owned()).map_err(failed)?;
     let channel = endpoint
         .connect_timeout(CONNECT)
+        .timeout(ANSWER)
         .tls_config(tls)
         .map_err(failed)?
         .connect()
         .await
         .map_err(failed)?;
-    Ok(SensorClient::new(channel))
+    Ok(SensorClient::new(channel).accept_compressed(CompressionEncoding::Zstd))
 }
 
 async fn connect_local(socket: &Path) -> Result<SensorClient<Channel>, ConnectError> {
@@ -132,6 +139,7 @@ async fn connect_local(socket: &Path) -> Result<SensorClient<Channel>, ConnectEr
     });
     // The name is only what the protocol wants to have; the connector decides.
     let channel = Endpoint::from_static("http://sensor")
+        .timeout(ANSWER)
         .connect_with_connector(connector)
         .await
         .map_err(|source| ConnectError::Protocol { path, source })?;

@@ -57,6 +57,8 @@ pub enum LinkError {
 
 #[derive(Clone, Debug)]
 pub struct LinkOptions {
+    /// The program that has the verb `serve`.
+    pub program: PathBuf,
     /// Socket that clients connect to.
     pub socket: PathBuf,
     /// Directory of the log, which `serve` reads.
@@ -171,7 +173,8 @@ impl Link {
         };
         let named = options.tcp.as_ref().map(|tcp| Arc::new(tcp.named.clone())).unwrap_or_default();
         let program = move || {
-            let mut command = supervisor::ourselves(&arguments);
+            let mut command = Command::new(&options.program);
+            command.args(&arguments);
             if let Some(listener) = &listener {
                 let listener =
                     FdMapping { parent_fd: listener.try_clone()?, child_fd: TCP_LISTENER };

@@ -93,13 +93,6 @@ pub(super) fn arguments(verb: &str, state_dir: &Path, user: Option<(u32, u32)>) 
     arguments
 }
 
-/// The running program itself, also when its file was replaced meanwhile.
-pub(super) fn ourselves(arguments: &[OsString]) -> Command {
-    let mut command = Command::new("/proc/self/exe");
-    command.args(arguments);
-    command
-}
-
 fn status(part: &str, ok: bool, detail: String) -> proto::PartStatus {
     proto::PartStatus { part: part.into(), ok, detail }
 }

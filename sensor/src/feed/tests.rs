@@ -1,6 +1,7 @@
 //! The feed over real sockets: the real server, core's real end of the link, a core that is played
 //! by the test, and clients of other users in processes of their own.
 
+mod evidence;
 mod incidents;
 mod remote;
 
@@ -167,7 +168,9 @@ impl Feed {
                         let paused = proto::SetPausedResponse { paused: set.paused };
                         reply.send(tell::What::SetPaused(paused));
                     }
-                    ask::What::Trigger(_) | ask::What::Investigate(_) => drop(reply),
+                    ask::What::Trigger(_) | ask::What::Investigate(_) | ask::What::Damage(_) => {
+                        drop(reply);
+                    }
                     ask::What::Incidents(_) => {
                         let known = proto::Incident { id: "held".into(), ..Default::default() };
                         reply.send(tell::What::Incidents(Incidents { incidents: vec![known] }));

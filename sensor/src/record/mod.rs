@@ -11,6 +11,7 @@
 //! - `store`: the connection: one transaction per group, numbers, settings
 //! - `numbers`: the reserved numbers once more, outside of the database
 //! - `schema`: the tables, and opening, checking and setting aside the file
+//! - `check`: looking for damage while the file is in use
 //! - `salvage`: what can be read of a corrupt file goes into the new one
 //! - `retention`: what goes when the log is over its size
 //! - `room`: what is kept free for incidents on a disk that becomes full
@@ -18,6 +19,7 @@
 //! - `reader`: pages of records, and the incidents
 //! - `export`: an incident as a file of its own
 
+mod check;
 mod export;
 mod numbers;
 mod queue;
@@ -47,17 +49,18 @@ use std::{
 };
 
 use prost::Message as _;
-use rusqlite::{ErrorCode, InterruptHandle};
+use rusqlite::ErrorCode;
 use tokio::sync::{broadcast, oneshot, watch};
 
+use self::{
+    check::Check,
+    queue::{Entry, Queue},
+    writer::Writer,
+};
 pub use self::{
     export::{Export, ExportError, Exporter},
     reader::{Changes, Filter, IncidentFilter, Page, ReadError, Reader},
     schema::disk_bytes,
-};
-use self::{
-    queue::{Entry, Queue},
-    writer::Writer,
 };
 use crate::{host::Host, proto};
 
@@ -130,6 +133,8 @@ pub enum LogError {
     Newer { path: PathBuf, version: i64 },
     #[error("{path} is corrupt: {why}")]
     Corrupt { path: PathBuf, why: String },
+    #[error("{0} was moved, replaced or removed while it was written")]
+    Gone(PathBuf),
     #[error("cannot write the log {path}: {source}")]
     Database { path: PathBuf, source: rusqlite::Error },
     #[error("cannot start the thread that writes the log: {0}")]
@@ -220,8 +225,7 @@ struct Shared {
     health: watch::Receiver<LogHealth>,
     log_id: watch::Receiver<String>,
     thread: Mutex<Option<thread::JoinHandle<()>>>,
-    /// Ends the look through the file.
-    check: Option<InterruptHandle>,
+    check: Check,
     /// Held as long as the log is open: one writer per state directory.
     _lock: File,
 }
@@ -250,10 +254,11 @@ impl Log {
             writer::Reports { tail: tail_sender, health: health_sender, log_id: log_id_sender },
         );
         let opened = writer.open()?;
+        let check = Check::new(state_dir, Arc::clone(&queue));
         // After an unclean end that was done already, before anything was written.
-        let check = (!opened.unclean && opened.failing.is_none())
-            .then(|| check_beside(state_dir, Arc::clone(&queue)))
-            .flatten();
+        if !opened.unclean && opened.failing.is_none() {
+            check.start();
+        }
         let thread = thread::Builder::new()
             .name("record".into())
             .spawn(move || writer.run())
@@ -322,6 +327,11 @@ impl Log {
         self.0.log_id.borrow().clone()
     }
 
+    /// Looks for damage, because somebody who reads has met some; not more often than once in 10 s.
+    pub fn look_for_damage(&self) {
+        self.0.check.start();
+    }
+
     /// Size of the log on disk, bytes.
     pub fn disk_bytes(&self) -> u64 {
         disk_bytes(&self.0.directory)
@@ -338,9 +348,7 @@ impl Log {
 
 impl Shared {
     fn end(&self, clean: bool) {
-        if let Some(check) = &self.check {
-            check.interrupt();
-        }
+        self.check.end();
         self.queue.close(clean);
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread
@@ -355,27 +363,6 @@ impl Drop for Shared {
     fn drop(&mut self) {
         self.end(false);
     }
-}
-
-/// Looks through the whole file while it is in use: it takes seconds for each GiB, and nobody shall wait
-/// for that after a clean end. What is damaged is replaced by what can be read of it.
-fn check_beside(state_dir: &Path, queue: Arc<Queue>) -> Option<InterruptHandle> {
-    let begin = || -> Result<InterruptHandle, String> {
-        let connection = schema::open_to_check(state_dir).map_err(|error| error.to_string())?;
-        let handle = connection.get_interrupt_handle();
-        let path = state_dir.join(FILE);
-        thread::Builder::new()
-            .name("record-check".into())
-            .spawn(move || {
-                // Other errors: it was interrupted, or the disk fails, which the writer notices as well.
-                if let Err(LogError::Corrupt { why, .. }) = schema::check(&connection, &path) {
-                    queue.damaged(why);
-                }
-            })
-            .map_err(|error| error.to_string())?;
-        Ok(handle)
-    };
-    begin().inspect_err(|error| tracing::warn!("the log is not looked through: {error}")).ok()
 }
 
 /// Settings as they stand in the database.

@@ -4,8 +4,7 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
-    fs, io,
-    os::unix::fs::MetadataExt as _,
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -15,11 +14,11 @@ use std::{
 use prost::Message as _;
 use rusqlite::{Connection, OpenFlags, Row, ToSql, ffi, types::Value};
 
-use super::{FILE, KINDS, store};
-use crate::proto;
+use super::{FILE, KINDS, schema, store};
+use crate::proto::{self, record::Body};
 
 /// A page ends when it holds this much, bytes: a few pages in flight stay small.
-const PAGE_BYTES: usize = 256 << 10;
+const PAGE_BYTES: usize = 64 << 10;
 
 /// Numbers that a page looks through for records of some kinds: a few ms, so that a reader that
 /// went away is noticed.
@@ -47,6 +46,17 @@ pub enum ReadError {
     NoIncident(String),
     #[error("the ids of several incidents begin with {0}: give more of it")]
     Ambiguous(String),
+    #[error(
+        "incident {incident} has no evidence {id}: `sensor evidence {incident}` shows what it has"
+    )]
+    NoEvidence { incident: String, id: String },
+}
+
+impl ReadError {
+    /// What was read makes no sense: the file is damaged, or was while it was read.
+    pub fn is_damage(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if schema::is_damage(source))
+    }
 }
 
 /// Which records.
@@ -66,12 +76,10 @@ impl Filter {
         let mut known = Vec::new();
         for kind in kinds {
             let kind = kind.as_ref();
-            let found = KINDS.into_iter().find(|known| *known == kind).ok_or_else(|| {
-                // A word from outside: enough of it to recognise.
-                ReadError::Kind(
-                    kind.chars().take(40).collect::<String>().escape_debug().to_string(),
-                )
-            })?;
+            let found = KINDS
+                .into_iter()
+                .find(|known| *known == kind)
+                .ok_or_else(|| ReadError::Kind(shown(kind)))?;
             if !known.contains(&found) {
                 known.push(found);
             }
@@ -176,12 +184,19 @@ pub struct Changes {
     pub end: bool,
 }
 
+/// (device, inode) of the database, and of its write-ahead log if there is one.
+#[derive(PartialEq, Eq)]
+struct Files {
+    database: (u64, u64),
+    ahead: Option<(u64, u64)>,
+}
+
 /// A read-only connection to the log. Each call sees one consistent state.
 pub struct Reader {
     connection: Connection,
     path: PathBuf,
-    /// (device, inode), to notice that the file was replaced.
-    file: (u64, u64),
+    /// To notice that one of them was replaced.
+    files: Files,
     log_id: Arc<str>,
     /// Run → what its records share: boot id, host.
     runs: RefCell<HashMap<i64, (String, String)>>,
@@ -190,7 +205,8 @@ pub struct Reader {
 impl Reader {
     pub fn open(state_dir: &Path) -> Result<Self, ReadError> {
         let path = state_dir.join(FILE);
-        let file = identity(&path)?;
+        // Before anything is opened: what is replaced meanwhile is noticed later.
+        let mut found = files(&path)?;
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || -> rusqlite::Result<(Connection, String)> {
             let connection = Connection::open_with_flags(&path, flags)?;
@@ -206,8 +222,12 @@ impl Reader {
         };
         let (connection, log_id) =
             whole(open).map_err(|source| ReadError::Database { path: path.clone(), source })?;
+        if found.ahead.is_none() {
+            // It is made by the first who opens the database.
+            found.ahead = files(&path)?.ahead;
+        }
         let log_id = log_id.into();
-        Ok(Self { connection, path, file, log_id, runs: RefCell::default() })
+        Ok(Self { connection, path, files: found, log_id, runs: RefCell::default() })
     }
 
     pub fn log_id(&self) -> &str {
@@ -224,7 +244,7 @@ impl Reader {
         self.read(|connection| first_from(connection, 0)).map(|seq| seq.unwrap_or(0))
     }
 
-    /// At most `limit` records from `from_seq` on (0: from the oldest), and about 256 KiB.
+    /// At most `limit` records from `from_seq` on (0: from the oldest), and about 64 KiB.
     ///
     /// A page may be empty before the end: with a filter, only so many numbers are looked through.
     pub fn records(&self, from_seq: u64, filter: &Filter, limit: u32) -> Result<Page, ReadError> {
@@ -395,12 +415,11 @@ impl Reader {
 
     /// The incident with this id, or the only one whose id begins so.
     pub fn incident(&self, prefix: &str) -> Result<proto::Incident, ReadError> {
-        let shown = || prefix.chars().take(20).collect::<String>().escape_debug().to_string();
         // Ids are lower-case letters and digits, which all sort before `{`.
         let plausible = !prefix.is_empty()
             && prefix.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         if !plausible {
-            return Err(ReadError::NoIncident(shown()));
+            return Err(ReadError::NoIncident(shown(prefix)));
         }
         let found: Vec<Vec<u8>> = self.read(|connection| {
             connection
@@ -414,10 +433,33 @@ impl Reader {
         let mut incidents =
             found.iter().filter_map(|blob| proto::Incident::decode(blob.as_slice()).ok());
         match (incidents.next(), incidents.next()) {
-            (None, _) => Err(ReadError::NoIncident(shown())),
-            (Some(first), Some(_)) if first.id != prefix => Err(ReadError::Ambiguous(shown())),
+            (None, _) => Err(ReadError::NoIncident(shown(prefix))),
+            (Some(first), Some(_)) if first.id != prefix => {
+                Err(ReadError::Ambiguous(shown(prefix)))
+            }
             (Some(incident), _) => Ok(incident),
         }
+    }
+
+    /// The piece of evidence with this id; of several the newest.
+    pub fn evidence(&self, incident: &str, id: &str) -> Result<proto::Evidence, ReadError> {
+        let found = self.read(|connection| {
+            let mut statement = connection.prepare_cached(
+                "SELECT record FROM records WHERE incident = ?1 AND incident <> ''
+                 AND kind = 'evidence' ORDER BY seq DESC",
+            )?;
+            let mut rows = statement.query([incident])?;
+            while let Some(row) = rows.next()? {
+                let record = proto::Record::decode(row.get_ref(0)?.as_blob()?);
+                match record.map(|record| record.body) {
+                    Ok(Some(Body::Evidence(piece))) if piece.id == id => return Ok(Some(piece)),
+                    _ => {}
+                }
+            }
+            Ok(None)
+        })?;
+        let incident = incident.to_owned();
+        found.ok_or_else(|| ReadError::NoEvidence { incident, id: shown(id) })
     }
 
     /// Interventions, of this incident or (empty) of all: the newest `limit`, oldest first.
@@ -459,7 +501,7 @@ impl Reader {
 
     /// Runs `work` on one consistent state of the file that is at the path now.
     fn read<T>(&self, work: impl Fn(&Connection) -> rusqlite::Result<T>) -> Result<T, ReadError> {
-        if identity(&self.path)? != self.file {
+        if files(&self.path)? != self.files {
             return Err(ReadError::Replaced(self.path.clone()));
         }
         whole(|| work(&*self.connection.unchecked_transaction()?))
@@ -483,15 +525,19 @@ fn is_torn(error: &rusqlite::Error) -> bool {
     error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_READONLY_RECOVERY)
 }
 
-/// The file is not opened: closing it would drop this process's locks on it.
-fn identity(path: &Path) -> Result<(u64, u64), ReadError> {
-    match fs::metadata(path) {
-        Ok(metadata) => Ok((metadata.dev(), metadata.ino())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(ReadError::Absent(path.to_owned()))
-        }
-        Err(source) => Err(ReadError::Open { path: path.to_owned(), source }),
-    }
+/// Of a word from outside enough to recognise it.
+fn shown(word: &str) -> String {
+    word.chars().take(40).collect::<String>().escape_debug().to_string()
+}
+
+/// What is at the paths of the log and of what is written ahead of it.
+fn files(path: &Path) -> Result<Files, ReadError> {
+    let identity = |path: &Path| {
+        let failed = |source| ReadError::Open { path: path.to_owned(), source };
+        schema::identity(path).map_err(failed)
+    };
+    let database = identity(path)?.ok_or_else(|| ReadError::Absent(path.to_owned()))?;
+    Ok(Files { database, ahead: identity(&schema::wal(path.parent().unwrap_or(path)))? })
 }
 
 fn first_from(connection: &Connection, seq: u64) -> rusqlite::Result<Option<u64>> {

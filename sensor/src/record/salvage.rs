@@ -51,20 +51,30 @@ pub(super) fn salvage(
     into: &mut Connection,
     known: Option<Reserved>,
 ) -> rusqlite::Result<Salvaged> {
-    let Ok(old) = open(aside) else {
-        // Not even its first page can be read: nothing is left but who it was.
-        let same_log = begin(into, None, known, 0)?;
-        return Ok(Salvaged { same_log, ..Salvaged::default() });
-    };
-    let mut reader = Reader { old: &old, below: i64::MAX, lost: 0, until: Instant::now() + TIME };
+    if let Ok(old) = open(aside) {
+        return copy(&old, into, known, TIME);
+    }
+    // Not even its first page can be read: nothing is left but who it was.
+    let same_log = begin(into, None, known, 0)?;
+    Ok(Salvaged { same_log, ..Salvaged::default() })
+}
+
+/// Copies what `old` can read in so much time into the new log. Fails only when that cannot be written.
+pub(super) fn copy(
+    old: &Connection,
+    into: &mut Connection,
+    known: Option<Reserved>,
+    time: Duration,
+) -> rusqlite::Result<Salvaged> {
+    let mut reader = Reader { old, below: i64::MAX, lost: 0, until: Instant::now() + time };
     let newest = reader.peek().unwrap_or(0);
-    let same_log = begin(into, meta(&old), known, newest)?;
+    let same_log = begin(into, meta(old), known, newest)?;
     let mut salvaged = Salvaged { same_log, ..Salvaged::default() };
     let transaction = into.transaction()?;
-    copy_settings(&old, &transaction)?;
-    copy_gaps(&old, &transaction)?;
-    salvaged.incidents = copy_incidents(&old, &transaction)?;
-    copy_vitals(&old, &transaction)?;
+    copy_settings(old, &transaction)?;
+    copy_gaps(old, &transaction)?;
+    salvaged.incidents = copy_incidents(old, &transaction)?;
+    copy_vitals(old, &transaction)?;
     transaction.commit()?;
     let mut portions = 0_u64;
     loop {
@@ -74,7 +84,7 @@ pub(super) fn salvage(
         }
         let transaction = into.transaction()?;
         for row in rows {
-            let counted = row.write(&old, &transaction)?;
+            let counted = row.write(old, &transaction)?;
             salvaged.records += u64::from(counted.record);
             salvaged.incidents += u64::from(counted.incident);
             salvaged.lost += u64::from(!counted.record);

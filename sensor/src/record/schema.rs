@@ -12,7 +12,7 @@ use std::{
 };
 
 use prost::Message as _;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
 
 use super::{FILE, LogError, queue::Projection, store};
 use crate::proto;
@@ -318,11 +318,35 @@ fn remove(path: &Path) -> io::Result<()> {
 
 /// Sorts an error of SQLite: damage that a new file cures, or a disk that may come back.
 pub(super) fn failure(path: &Path, source: rusqlite::Error) -> LogError {
-    match source.sqlite_error_code() {
-        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
-            LogError::Corrupt { path: path.to_owned(), why: source.to_string() }
-        }
-        _ => LogError::Database { path: path.to_owned(), source },
+    if is_damage(&source) {
+        LogError::Corrupt { path: path.to_owned(), why: source.to_string() }
+    } else {
+        LogError::Database { path: path.to_owned(), source }
+    }
+}
+
+/// The file is not what SQLite made of it, or ends too early.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    let Some(error) = error.sqlite_error() else { return false };
+    matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+        || error.extended_code == ffi::SQLITE_IOERR_SHORT_READ
+}
+
+/// Removes what SQLite keeps beside a database that is gone.
+pub(super) fn remove_beside(directory: &Path) -> io::Result<()> {
+    let path = directory.join(FILE);
+    remove(&beside(&path, "-wal").0)?;
+    remove(&beside(&path, "-shm").0)
+}
+
+/// (device, inode) of the file at the path; none where there is none.
+///
+/// The file is not opened: closing it would drop this process's locks on it.
+pub(super) fn identity(path: &Path) -> io::Result<Option<(u64, u64)>> {
+    match fs::metadata(path) {
+        Ok(metadata) => Ok(Some((metadata.dev(), metadata.ino()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

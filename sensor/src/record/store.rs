@@ -1,7 +1,11 @@
 //! The writer's connection: one transaction per group, numbers that are never used twice, settings,
 //! and the incidents as their transitions leave them.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use prost::Message as _;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
@@ -29,6 +33,10 @@ const CHECKPOINT_BYTES_BUSY: u64 = 32 << 20;
 /// What a transaction adds to the write-ahead log beside its records, bytes: a page of the table and one
 /// of each index, of 4 KiB each.
 const TRANSACTION_BYTES: u64 = 5 * 4_096;
+
+/// Time to copy a log that has lost its name. Nobody finds what stays behind, and records that come
+/// meanwhile wait in memory.
+const REGAIN: Duration = Duration::from_mins(1);
 
 /// How much is done at once.
 #[derive(Clone, Copy)]
@@ -85,6 +93,25 @@ pub(super) struct Store {
     clean: bool,
     full_sync: bool,
     unchecked_bytes: u64,
+    /// The database and its write-ahead log; none until the first write.
+    files: Option<Files>,
+}
+
+/// (device, inode) of what stands at the paths of the database and of its write-ahead log.
+#[derive(Debug, PartialEq, Eq)]
+struct Files {
+    database: Option<(u64, u64)>,
+    ahead: Option<(u64, u64)>,
+}
+
+impl Files {
+    fn at(path: &Path) -> io::Result<Self> {
+        let directory = path.parent().unwrap_or(path);
+        Ok(Self {
+            database: schema::identity(path)?,
+            ahead: schema::identity(&schema::wal(directory))?,
+        })
+    }
 }
 
 impl Store {
@@ -206,6 +233,7 @@ impl Store {
             clean,
             full_sync: false,
             unchecked_bytes: 0,
+            files: None,
             connection,
         };
         Ok((store, found))
@@ -264,8 +292,46 @@ impl Store {
         self.reserved = reserved;
         if self.run.is_none() {
             self.keep_headroom();
+            self.files = Files::at(&self.path).ok();
         }
         Ok(*self.run.insert(run))
+    }
+
+    /// Whether what is written goes into the files that everybody else finds.
+    pub fn is_in_place(&self) -> bool {
+        match (&self.files, Files::at(&self.path)) {
+            (Some(ours), Ok(there)) => *ours == there,
+            // Whether they are there cannot be told; writing will tell.
+            _ => true,
+        }
+    }
+
+    /// Goes on where the log has its name, with all that this one has: it is still there, though nobody
+    /// else finds it. Where somebody has put another log, that one counts.
+    pub fn regain(
+        &mut self,
+        directory: &Path,
+        host: &Host,
+        options: &LogOptions,
+    ) -> Result<(Self, Found), LogError> {
+        let failed = |source| schema::failure(&self.path, source);
+        let gone = |source| LogError::Directory { path: directory.to_owned(), source };
+        let there = schema::identity(&self.path).map_err(gone)?;
+        if there.is_none() {
+            // What is left of it beside the name belongs to a file that nobody finds.
+            schema::remove_beside(directory).map_err(gone)?;
+            let known = self.numbers.as_ref().and_then(Numbers::read);
+            let (mut connection, _) = schema::open(directory, options.reader_gid)?;
+            let salvaged =
+                salvage::copy(&self.connection, &mut connection, known, REGAIN).map_err(failed)?;
+            drop(connection);
+            let (store, found) = Self::open_existing(directory, host, options, false)?;
+            return Ok((store, Found { salvaged, ..found }));
+        }
+        if self.files.as_ref().is_some_and(|ours| ours.database == there) {
+            checkpoint(&self.connection, "TRUNCATE").map_err(failed)?;
+        }
+        Self::open(directory, host, options, true)
     }
 
     /// Marks the end as clean, gives back numbers that were not used, and folds the write-ahead
@@ -323,9 +389,10 @@ impl Store {
 }
 
 fn open_numbers(directory: &Path) -> Option<Numbers> {
+    // A disk that fails is told of by the database.
     Numbers::open(directory)
         .inspect_err(|error| {
-            tracing::warn!("the log's numbers are kept in one place only: {error}");
+            tracing::debug!("the log's numbers are kept in one place only: {error}");
         })
         .ok()
 }

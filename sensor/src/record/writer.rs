@@ -22,6 +22,10 @@ use crate::{host::Host, proto, proto::record::Body};
 /// Between two attempts on a failing disk.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Between two looks whether the file still has its name: what was written into one that nobody finds is
+/// lost with the next crash.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// At the end, a disk that fails gets this many attempts.
 const LAST_ATTEMPTS: u32 = 2;
 
@@ -62,6 +66,10 @@ pub(super) struct Writer {
     failing: Option<String>,
     /// What is wrong with the file, until it is replaced.
     corrupt: Option<String>,
+    /// A log that has everything but its name, until that is regained.
+    nameless: Option<Store>,
+    /// When it was last seen whether the file still has its name.
+    looked: Instant,
     /// The file was looked through for damage.
     checked: bool,
     room: Room,
@@ -92,6 +100,8 @@ impl Writer {
             carried: Vec::new(),
             failing: None,
             corrupt: None,
+            nameless: None,
+            looked: Instant::now(),
             checked: false,
             room: Room::default(),
             tidy_after: None,
@@ -126,18 +136,23 @@ impl Writer {
     fn open_store(&mut self) -> Result<Found, LogError> {
         // The check reads the whole file: once, not with every attempt on a failing disk.
         let check = !mem::replace(&mut self.checked, true);
-        let (store, found) = match self.corrupt.take() {
-            None => Store::open(&self.directory, &self.host, &self.options, check)?,
-            Some(why) => Store::replace(&self.directory, &self.host, &self.options, why)?,
+        let (directory, host, options) = (&self.directory, &self.host, &self.options);
+        let (store, found) = match (self.corrupt.take(), &mut self.nameless) {
+            (Some(why), _) => Store::replace(directory, host, options, why)?,
+            (None, Some(nameless)) => nameless.regain(directory, host, options)?,
+            (None, None) => Store::open(directory, host, options, check)?,
         };
+        self.nameless = None;
         self.reports.log_id.send_replace(store.log_id.clone());
         self.reports.tail.send_replace(found.last_seq);
         if let Some((path, why)) = &found.set_aside {
             let why = set_aside_text(path, why, &found.salvaged);
             tracing::error!("a new log was begun: {why}");
             self.note(false, &why);
-            self.count(found.salvaged.lost, "log_damage");
+        } else if found.salvaged.unfinished {
+            self.note(false, "there was no time to copy all of the log that had lost its name");
         }
+        self.count(found.salvaged.lost, "log_damage");
         if found.beheaded {
             let why = "the newest records are gone: numbers were given out that the log knows \
                        nothing of (was its write-ahead log removed, or an older copy put back?)";
@@ -233,6 +248,12 @@ impl Writer {
         if let Some(why) = self.queue.take_damage() {
             return Err(LogError::Corrupt { path: self.directory.join(FILE), why });
         }
+        if self.looked.elapsed() >= LOOK {
+            self.looked = Instant::now();
+            if self.store.as_ref().is_some_and(|store| !store.is_in_place()) {
+                return Err(LogError::Gone(self.directory.join(FILE)));
+            }
+        }
         if self.store.is_none() {
             self.open_store()?;
         }
@@ -326,7 +347,10 @@ impl Writer {
             self.note(false, &why);
         }
         if !error.is_passing() {
-            self.store = None;
+            let store = self.store.take();
+            if matches!(error, LogError::Gone(_)) {
+                self.nameless = store;
+            }
         }
         if let LogError::Corrupt { why, .. } = error {
             self.corrupt = Some(why);

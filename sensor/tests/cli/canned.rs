@@ -8,6 +8,9 @@ use sensor_proto::v1::*;
 pub const ID: &str = "4k2mz9qw0a";
 
 /// An escape sequence, a newline, a mark that turns the direction of text, bytes that are no text.
+/// What a program may want as it is.
+pub const PLAIN: &str = "MemTotal:\t7 kB\n";
+
 const NASTY: &[u8] = b"\x1b[2J\x1b]0;x\x07\n\xe2\x80\xae\xff";
 
 fn nasty() -> String {
@@ -197,7 +200,7 @@ fn vitals() -> Evidence {
     evidence("v1", evidence::Content::Vitals(FlightRecord { samples: vec![minute, second] }))
 }
 
-fn all_evidence() -> Vec<Evidence> {
+pub fn all_evidence() -> Vec<Evidence> {
     let process = Process {
         pid: 4121,
         start_ns: 1,
@@ -235,6 +238,7 @@ fn all_evidence() -> Vec<Evidence> {
         vitals(),
         file(),
         evidence("e5", evidence::Content::Text(Vec::new())),
+        evidence("e6", evidence::Content::Text(PLAIN.into())),
     ]
 }
 

@@ -177,6 +177,34 @@ impl Service for Answers {
         }))
     }
 
+    type GetEvidenceStream =
+        Pin<Box<dyn Stream<Item = Result<GetEvidenceResponse, Status>> + Send>>;
+
+    async fn get_evidence(
+        &self,
+        request: Request<GetEvidenceRequest>,
+    ) -> Answer<Self::GetEvidenceStream> {
+        let wanted = request.into_inner().evidence;
+        let found = canned::all_evidence().into_iter().find(|piece| piece.id == wanted);
+        let mut piece = found.ok_or_else(|| Status::not_found("no evidence of this name"))?;
+        let bytes = match &mut piece.content {
+            Some(evidence::Content::Text(bytes)) => std::mem::take(bytes),
+            Some(evidence::Content::File(file)) => std::mem::take(&mut file.content),
+            _ => Vec::new(),
+        };
+        let head = GetEvidenceResponse {
+            size_bytes: bytes.len() as u64,
+            evidence: Some(piece),
+            ..Default::default()
+        };
+        let parts: Vec<_> = bytes
+            .chunks(3)
+            .map(|part| GetEvidenceResponse { chunk: part.to_vec(), ..Default::default() })
+            .collect();
+        let answers = std::iter::once(head).chain(parts).map(Ok);
+        Ok(Response::new(Box::pin(tokio_stream::iter(answers.collect::<Vec<_>>()))))
+    }
+
     async fn investigate(
         &self,
         request: Request<InvestigateRequest>,

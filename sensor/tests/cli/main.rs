@@ -44,7 +44,7 @@ fn every_document_fits_its_schema() {
     assert!(capabilities.as_array().unwrap().len() > 5, "{capabilities}");
     let evidence = json(&fake.sensor(&["evidence", id, "--json"]).run().done());
     let items = evidence.as_array().unwrap();
-    assert_eq!(items.len(), 6);
+    assert_eq!(items.len(), 7);
     for item in items {
         schema::check("evidence", item);
     }
@@ -68,7 +68,7 @@ fn every_kind_of_record_fits_its_schema() {
     assert_eq!(kinds.len(), 11, "one of each kind: {kinds:?}");
 
     let mut follow = fake.sensor(&["evidence", canned::ID, "--json", "--follow"]).start();
-    for line in BufReader::new(follow.stdout()).lines().take(6) {
+    for line in BufReader::new(follow.stdout()).lines().take(7) {
         schema::check("evidence", &json(&line.unwrap()));
     }
 }
@@ -153,6 +153,28 @@ fn nothing_from_outside_reaches_the_terminal() {
         assert!(!page.chars().any(|c| c.is_control() && c != '\n'), "{page:?}");
         assert!(!page.contains('\u{202e}'), "{page:?}");
     }
+}
+
+#[test]
+fn a_piece_of_evidence_is_put_together_from_its_parts() {
+    let fake = Fake::start();
+    let all = json(&fake.sensor(&["evidence", canned::ID, "--json"]).run().done());
+    for piece in all.as_array().unwrap() {
+        let id = piece["id"].as_str().unwrap();
+        let one = json(&fake.sensor(&["evidence", canned::ID, id, "--json"]).run().done());
+        assert_eq!(&one, piece);
+        let shown = fake.sensor(&["evidence", canned::ID, id]).run().done();
+        assert!(shown.starts_with(id), "{shown}");
+    }
+    let raw = |id| fake.sensor(&["evidence", canned::ID, id, "--raw"]);
+    assert_eq!(raw("e6").run().done(), canned::PLAIN);
+    let tree = raw("e1").run();
+    assert_eq!((tree.code, tree.stderr.contains("no text and no file")), (1, true), "{tree:?}");
+    let terminal = raw("e3").on_terminal("");
+    assert_eq!(terminal.code, 1, "{terminal:?}");
+    assert!(terminal.stdout.contains("write them to a file"), "{terminal:?}");
+    let none = raw("e99").run();
+    assert_eq!(none.code, 1, "{none:?}");
 }
 
 #[test]
@@ -325,7 +347,7 @@ fn the_canned_records_hold_one_of_each_body() {
     let count = |wanted: fn(&Body) -> bool| {
         canned::records().iter().filter(|record| record.body.as_ref().is_some_and(wanted)).count()
     };
-    assert_eq!(count(|body| matches!(body, Body::Evidence(_))), 6);
+    assert_eq!(count(|body| matches!(body, Body::Evidence(_))), 7);
     // An exec, and an alarm of each way in which they are told.
     assert_eq!(count(|body| matches!(body, Body::Observation(_))), 3);
 }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustls::ServerConfig;
-use sensor_proto::internal::v1::{Ask, Tell, Tls, tell};
+use sensor_proto::internal::v1::{Ask, DamageSeen, Tell, Tls, ask, tell};
 use tokio::{
     net::UnixStream,
     sync::{broadcast, mpsc, oneshot, watch},
@@ -121,6 +121,13 @@ impl Core {
             Err(status) if status.code() == Code::Unavailable && !self.log_works() => Ok(nothing()),
             read => read,
         }
+    }
+
+    /// Says that the log was found damaged. Core looks for itself, and nobody waits for an answer.
+    pub fn damage_was_seen(&self) {
+        let what = Some(ask::What::Damage(DamageSeen {}));
+        // Where so much is asked that there is no room, the next reader says it again.
+        let _ = self.questions.try_send(Ask { what, ..Ask::default() });
     }
 
     /// How TLS is spoken, as soon as core has said so.

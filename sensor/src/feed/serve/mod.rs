@@ -3,8 +3,9 @@
 
 mod connections;
 mod core;
+mod evidence;
 pub(super) mod groups;
-mod records;
+pub(super) mod records;
 mod service;
 pub(super) mod stream;
 
@@ -23,7 +24,7 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use sensor_proto::DESCRIPTORS;
 use tokio::sync::watch;
-use tonic::transport::Server;
+use tonic::{codec::CompressionEncoding, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
 use self::{
@@ -38,6 +39,10 @@ const REQUEST_MAX: usize = 64 << 10;
 /// Requests that one connection may have in work; streams that it may have open.
 const REQUESTS_PER_CONNECTION: usize = 8;
 const STREAMS_PER_CONNECTION: u32 = 32;
+
+/// Until a request is answered, or a stream has begun, where the client names no time of its own: core
+/// answers within 10 s, a page is read in milliseconds, and a disk may hang.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// A peer that answers no ping for five minutes is gone for good. One that is only stopped (ctrl-z, or
 /// by our own hand) may come back before.
@@ -149,13 +154,20 @@ pub(super) async fn serve(
     let remote = remote.map(|listener| Remote { listener, tls: core.tls() });
     let (reporter, health_service) = tonic_health::server::health_reporter();
     let health = report(reporter, core.health());
-    let service = Service::new(core, Records::new(state_dir, Host::read()), groups);
-    let service = SensorServer::new(service).max_decoding_message_size(REQUEST_MAX);
+    let records = Records::new(state_dir, Host::read(), core.clone());
+    let moved = records.clone();
+    let service = Service::new(core, records, groups);
+    // Who is near enough to do without does not ask for compression.
+    let service = SensorServer::new(service)
+        .max_decoding_message_size(REQUEST_MAX)
+        .accept_compressed(CompressionEncoding::Zstd)
+        .send_compressed(CompressionEncoding::Zstd);
     let reflection = tonic_reflection::server::Builder::configure()
         .register_file_descriptor_set(public_descriptors())
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()?;
     let server = Server::builder()
+        .timeout(ANSWER)
         .concurrency_limit_per_connection(REQUESTS_PER_CONNECTION)
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(PING))
@@ -168,6 +180,8 @@ pub(super) async fn serve(
         result = server => Ok(result?),
         () = health => Ok(()),
         _ = link_closed => Ok(()),
+        // Core starts another one, which may read what is there now.
+        () = moved.moved() => Ok(()),
     }
 }
 

@@ -1,13 +1,16 @@
 //! The log for async tasks: a few read-only connections, used on threads that may block.
 
 use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
 
+use tokio::sync::Notify;
 use tonic::Status;
 
-use super::READERS;
+use super::{READERS, core::Core};
 use crate::{
     host::Host,
     record::{ReadError, Reader},
@@ -19,17 +22,34 @@ pub(super) struct Records(Arc<Shared>);
 struct Shared {
     state_dir: PathBuf,
     host: Host,
+    core: Core,
+    /// (device, inode) of the directory that this process may read.
+    directory: Option<(u64, u64)>,
+    /// Another one stands in its place.
+    moved: Notify,
     idle: Mutex<Vec<Reader>>,
 }
 
 impl Records {
-    pub fn new(state_dir: &Path, host: Host) -> Self {
-        let idle = Mutex::new(Vec::new());
-        Self(Arc::new(Shared { state_dir: state_dir.to_owned(), host, idle }))
+    pub fn new(state_dir: &Path, host: Host, core: Core) -> Self {
+        Self(Arc::new(Shared {
+            state_dir: state_dir.to_owned(),
+            host,
+            core,
+            directory: identity(state_dir),
+            moved: Notify::new(),
+            idle: Mutex::default(),
+        }))
     }
 
     pub fn host(&self) -> &Host {
         &self.0.host
+    }
+
+    /// Until the log's directory is another one (a disk was mounted there, say), which a confined process
+    /// may not read.
+    pub async fn moved(&self) {
+        self.0.moved.notified().await;
     }
 
     /// Runs `work` with a reader of the log that is there now.
@@ -42,6 +62,13 @@ impl Records {
         tokio::task::spawn_blocking(move || shared.read(work))
             .await
             .map_err(|error| Status::internal(format!("reading the log failed: {error}")))?
+            .inspect_err(|error| {
+                if error.is_damage() {
+                    self.0.core.damage_was_seen();
+                } else if identity(&self.0.state_dir) != self.0.directory {
+                    self.0.moved.notify_one();
+                }
+            })
             .map_err(status)
     }
 }
@@ -77,10 +104,15 @@ impl Shared {
     }
 }
 
+/// (device, inode); none: it is not there.
+pub(in crate::feed) fn identity(directory: &Path) -> Option<(u64, u64)> {
+    fs::metadata(directory).map(|metadata| (metadata.dev(), metadata.ino())).ok()
+}
+
 pub(super) fn status(error: ReadError) -> Status {
     let why = error.to_string();
     match error {
-        ReadError::NoIncident(_) => Status::not_found(why),
+        ReadError::NoIncident(_) | ReadError::NoEvidence { .. } => Status::not_found(why),
         ReadError::Ambiguous(_) | ReadError::Kind(_) => Status::invalid_argument(why),
         ReadError::Replaced(_) => Status::aborted(why),
         ReadError::Absent(_) | ReadError::Open { .. } | ReadError::Database { .. } => {

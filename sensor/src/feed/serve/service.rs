@@ -9,6 +9,7 @@ use tonic::{Request, Response, Status};
 use super::{
     connections::{Caller, Client, Counter, Ticket},
     core::Core,
+    evidence::{self, EvidenceStream},
     groups::{GroupCache, Members},
     records::{self, Records},
     stream::{self, Follow, IncidentStream, Interest, RecordStream, Wish},
@@ -218,6 +219,22 @@ impl Sensor for Service {
         };
         let wish = Wish { from_seq, filter, follow };
         Ok(Response::new(stream::records(self.records.clone(), wish, ticket)))
+    }
+
+    type GetEvidenceStream = EvidenceStream;
+
+    async fn get_evidence(
+        &self,
+        request: Request<proto::GetEvidenceRequest>,
+    ) -> Result<Response<EvidenceStream>, Status> {
+        let ticket = self.ticket(&request).await?;
+        let proto::GetEvidenceRequest { incident, evidence, offset } = request.into_inner();
+        let read = move |reader: &Reader| {
+            let incident = reader.incident(&incident)?;
+            reader.evidence(&incident.id, &evidence)
+        };
+        let piece = self.records.read(read).await?;
+        Ok(Response::new(evidence::parts(piece, offset, ticket)))
     }
 
     async fn act(

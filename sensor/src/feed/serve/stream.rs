@@ -28,10 +28,10 @@ use crate::{
 const PAGE: u32 = 1_000;
 
 /// Pages that wait for the reader. With one being sent and one being read, a reader that sleeps
-/// holds three, at most 256 KiB each or one large record.
+/// holds three, at most 64 KiB each or one large record.
 const PAGES_AHEAD: usize = 1;
 
-type Batch<T> = Result<Vec<T>, Status>;
+pub(super) type Batch<T> = Result<Vec<T>, Status>;
 
 /// What the client gets; dropping it ends everything behind it.
 pub(super) struct Answers<T> {
@@ -64,7 +64,10 @@ impl<T> Stream for Answers<T> {
 }
 
 /// Answers with what `pump` sends, until it ends.
-fn answer<T, F>(ticket: Ticket, pump: impl FnOnce(mpsc::Sender<Batch<T>>) -> F) -> Answers<T>
+pub(super) fn answer<T, F>(
+    ticket: Ticket,
+    pump: impl FnOnce(mpsc::Sender<Batch<T>>) -> F,
+) -> Answers<T>
 where
     T: Send + 'static,
     F: Future<Output = Result<(), Status>> + Send + 'static,

@@ -1,14 +1,14 @@
 //! One webhook's way through the log: record by record, in order, each until the receiver has it.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::Arc,
     thread,
     time::{Duration, Instant},
 };
 
 use sensor_proto::internal::v1::{
-    Account, Delivery as Report, Webhook, WebhookFormat, account::What,
+    Account, DamageSeen, Delivery as Report, Webhook, WebhookFormat, account::What,
 };
 use tokio::sync::mpsc;
 use ureq::http::Uri;
@@ -23,7 +23,7 @@ use super::{
     tail::Tail,
 };
 use crate::{
-    feed::serve::stream::lost,
+    feed::serve::{records::identity as directory_identity, stream::lost},
     host::Host,
     proto::{self, record::Body},
     record::{Filter, Page, ReadError, Reader},
@@ -54,10 +54,7 @@ pub struct Delivery {
     filter: Filter,
     sender: Arc<Sender>,
     cursor: Cursor,
-    /// Where one that is new begins.
-    begin_seq: u64,
-    state_dir: PathBuf,
-    host: Host,
+    source: Source,
     reader: Option<Reader>,
     accounts: mpsc::Sender<Account>,
     told: Told,
@@ -74,9 +71,13 @@ struct Told {
 }
 
 /// Where the records are.
-pub struct Source<'a> {
-    pub state_dir: &'a Path,
-    pub begin_seq: u64,
+#[derive(Clone)]
+pub struct Source {
+    pub state_dir: PathBuf,
+    /// (device, inode) of the directory that this process may read.
+    pub directory: Option<(u64, u64)>,
+    /// Where a webhook that is new begins.
+    pub begin: Position,
     pub host: Host,
 }
 
@@ -86,7 +87,7 @@ impl Delivery {
         url: Uri,
         sender: Arc<Sender>,
         cursor: Cursor,
-        source: Source<'_>,
+        source: Source,
         accounts: mpsc::Sender<Account>,
     ) -> Result<Self, ReadError> {
         let filter = match webhook.format() {
@@ -102,9 +103,7 @@ impl Delivery {
             filter: filter.severity(severity).lane(lane),
             sender,
             cursor,
-            begin_seq: source.begin_seq,
-            state_dir: source.state_dir.to_owned(),
-            host: source.host,
+            source,
             reader: None,
             accounts,
             told: Told { at: now, report: Report::default(), nothing: true },
@@ -113,7 +112,8 @@ impl Delivery {
         })
     }
 
-    /// Goes on for ever.
+    /// Goes on for ever, unless the log's directory is another one (a disk was mounted there, say), which a
+    /// confined process may not read.
     pub fn run(mut self, tail: &Tail) {
         let mut position = self.known();
         loop {
@@ -130,6 +130,11 @@ impl Delivery {
                 }
                 Err(error) => {
                     tracing::warn!("{}: {error}", self.webhook.name);
+                    if error.is_damage() {
+                        self.say(What::Damage(DamageSeen {}));
+                    } else if directory_identity(&self.source.state_dir) != self.source.directory {
+                        return;
+                    }
                     self.reader = None;
                     tail.changed(seen, Some(LOOK_AGAIN));
                 }
@@ -150,7 +155,7 @@ impl Delivery {
     fn page(&mut self, position: &mut Option<Position>) -> Result<(Position, Page), ReadError> {
         let reader = match self.reader.take() {
             Some(reader) => reader,
-            None => Reader::open(&self.state_dir)?,
+            None => Reader::open(&self.source.state_dir)?,
         };
         let log_id = reader.log_id().parse::<Uuid>().unwrap_or_default();
         let at = match position {
@@ -158,8 +163,9 @@ impl Delivery {
             // Of another log nothing has arrived.
             Some(_) => Position { log_id, next_seq: 0 },
             None => {
-                let next_seq = if self.webhook.oldest { 0 } else { self.begin_seq };
-                let new = Position { log_id, next_seq };
+                let begin = &self.source.begin;
+                let here = begin.log_id == log_id && !self.webhook.oldest;
+                let new = Position { log_id, next_seq: if here { begin.next_seq } else { 0 } };
                 self.keep(&new);
                 new
             }
@@ -174,7 +180,7 @@ impl Delivery {
     fn deliver(&mut self, from: &Position, page: Page) -> Position {
         let log_id = from.log_id;
         if page.missing > 0 {
-            let record = lost("retention", page.missing, &page.log_id, &self.host);
+            let record = lost("retention", page.missing, &page.log_id, &self.source.host);
             let id = format!("{log_id}/{}-{}", from.next_seq, page.next_seq.saturating_sub(1));
             self.push(&record, cloud_event(&record, id));
         }
@@ -272,10 +278,13 @@ impl Delivery {
 
     fn tell(&mut self, report: Report) {
         self.told = Told { at: Instant::now(), report: report.clone(), nothing: false };
+        self.say(What::Delivery(report));
+    }
+
+    fn say(&self, what: What) {
         let webhook = self.webhook.name.clone();
         // Without core this process ends.
-        let _ =
-            self.accounts.blocking_send(Account { webhook, what: Some(What::Delivery(report)) });
+        let _ = self.accounts.blocking_send(Account { webhook, what: Some(what) });
     }
 
     fn keep(&mut self, position: &Position) {

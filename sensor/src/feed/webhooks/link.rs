@@ -10,6 +10,7 @@ use std::{
         net::UnixStream,
     },
     path::{Path, PathBuf},
+    process::Command,
 };
 
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
@@ -38,8 +39,8 @@ use crate::{
 /// Keys have some 100 bytes, a list of authorities some 200 KiB.
 const FILE_MAX: u64 = 1 << 20;
 
-/// Records about webhooks that wait for the desk.
-const RECORDS: usize = 16;
+/// What is told about webhooks and waits for the desk.
+const WORDS: usize = 16;
 
 #[derive(Debug, thiserror::Error)]
 pub enum WebhooksError {
@@ -64,15 +65,26 @@ pub enum WebhooksError {
 
 #[derive(Clone, Debug)]
 pub struct WebhooksOptions<'a> {
+    /// The program that has the verb `deliver`.
+    pub program: &'a Path,
     pub webhooks: &'a [Webhook],
     /// Directory of the log, which `deliver` reads.
     pub state_dir: &'a Path,
     /// (uid, gid) that `deliver` becomes; none: it stays what core is.
     pub user: Option<(u32, u32)>,
-    /// Where a webhook that is new begins.
-    pub begin_seq: u64,
+    /// Where a webhook that is new begins: the log, and the number in it.
+    pub begin: (&'a str, u64),
     /// Boot clock when the daemon came up, ns.
     pub started_ns: u64,
+}
+
+/// What core is told.
+#[derive(Debug, PartialEq)]
+pub enum Told {
+    /// To be recorded.
+    Record(Body),
+    /// The log was found damaged.
+    Damage,
 }
 
 /// Handle of the webhooks; dropping it ends `deliver`.
@@ -86,24 +98,36 @@ pub struct Webhooks {
 }
 
 impl Webhooks {
-    /// Starts `deliver`; none: no webhook is configured. What it has to record comes out of the channel.
+    /// Starts `deliver`; none: no webhook is configured. What it has to say comes out of the channel.
     /// To be called inside a tokio runtime.
     pub fn start(
         options: &WebhooksOptions<'_>,
-    ) -> Result<(Option<Self>, mpsc::Receiver<Body>), WebhooksError> {
-        let (records, told) = mpsc::channel(RECORDS);
+    ) -> Result<(Option<Self>, mpsc::Receiver<Told>), WebhooksError> {
+        let (words, told) = mpsc::channel(WORDS);
         if options.webhooks.is_empty() {
             return Ok((None, told));
         }
         let webhooks = internal::Webhooks {
             webhooks: options.webhooks.iter().map(known).collect::<Result<_, _>>()?,
-            begin_seq: options.begin_seq,
+            begin_log_id: options.begin.0.to_owned(),
+            begin_seq: options.begin.1,
             started_ns: options.started_ns,
         };
-        let path = cursors(options.state_dir);
-        prepare(&path, options.user).map_err(|source| WebhooksError::Cursors { path, source })?;
+        let (path, user) = (cursors(options.state_dir), options.user);
+        let prepare = move || {
+            let failed = |source| WebhooksError::Cursors { path: path.clone(), source };
+            prepare(&path, user).map_err(failed)
+        };
+        prepare()?;
         let arguments = supervisor::arguments("deliver", options.state_dir, options.user);
-        let program = move || Ok(supervisor::ourselves(&arguments));
+        let program = options.program.to_owned();
+        let program = move || {
+            // The directory may be another one by now.
+            prepare().map_err(io::Error::other)?;
+            let mut command = Command::new(&program);
+            command.args(&arguments);
+            Ok(command)
+        };
         let (supervisor, streams) =
             Supervisor::start("deliver", PART, program).map_err(WebhooksError::Supervisor)?;
         let tail = watch::Sender::default();
@@ -111,7 +135,7 @@ impl Webhooks {
         let (shown, part) = watch::channel(accounts.part(&supervisor.state().borrow()));
         let (mut state, tail_now) = (supervisor.state(), tail.subscribe());
         let talk = tokio::spawn(async move {
-            let (heard, mut news) = mpsc::channel(RECORDS);
+            let (heard, mut news) = mpsc::channel(WORDS);
             let talk = talk(streams, webhooks, tail_now, heard);
             tokio::pin!(talk);
             loop {
@@ -119,9 +143,9 @@ impl Webhooks {
                     () = &mut talk => return,
                     Ok(()) = state.changed() => {}
                     Some(account) = news.recv() => {
-                        for record in accounts.hear(account) {
+                        for word in accounts.hear(account) {
                             // core is going down when it takes no more.
-                            let _ = records.send(record).await;
+                            let _ = words.send(word).await;
                         }
                     }
                 }
@@ -214,7 +238,7 @@ struct State {
 
 impl Accounts {
     /// What is to be recorded of it: an outage and its end once each, whoever delivered meanwhile.
-    fn hear(&mut self, account: Account) -> Vec<Body> {
+    fn hear(&mut self, account: Account) -> Vec<Told> {
         let Account { webhook, what } = account;
         let state = self.0.entry(webhook.clone()).or_default();
         let mut now = match what {
@@ -223,13 +247,14 @@ impl Accounts {
                 state.heartbeat = beat.why;
                 return Vec::new();
             }
+            Some(account::What::Damage(_)) => return vec![Told::Damage],
             None => return Vec::new(),
         };
         let failed = state.delivery.failing;
         // One that was started anew has tried once or twice.
         now.failing |= failed && !now.why.is_empty();
         let degraded = |why: String, recovered| {
-            Body::Degraded(proto::Degraded { part: PART.into(), why, recovered })
+            Told::Record(Body::Degraded(proto::Degraded { part: PART.into(), why, recovered }))
         };
         let mut records = Vec::new();
         if now.failing && !failed {
@@ -241,7 +266,7 @@ impl Accounts {
         }
         if !now.failing && now.refused > 0 {
             let lost = proto::Lost { reason: REFUSED.into(), count: now.refused };
-            records.push(Body::Lost(lost));
+            records.push(Told::Record(Body::Lost(lost)));
         }
         state.delivery = now;
         records
@@ -381,7 +406,8 @@ mod tests {
         let mut accounts = Accounts::default();
         assert_eq!(accounts.hear(account(failed(false))), []);
         assert!(accounts.part(&running()).ok, "two tries are no outage");
-        let [Body::Degraded(degraded)] = &accounts.hear(account(failed(true)))[..] else {
+        let [Told::Record(Body::Degraded(degraded))] = &accounts.hear(account(failed(true)))[..]
+        else {
             panic!("one record")
         };
         assert_eq!(degraded.why, "board gets nothing: it answers 500");
@@ -391,7 +417,9 @@ mod tests {
         assert_eq!(accounts.hear(account(failed(false))), []);
         assert_eq!(accounts.hear(account(failed(true))), []);
         let back = Delivery { waiting: 2, refused: 1, ..Delivery::default() };
-        let [Body::Degraded(degraded), Body::Lost(lost)] = &accounts.hear(account(back))[..] else {
+        let told = accounts.hear(account(back));
+        let [Told::Record(Body::Degraded(degraded)), Told::Record(Body::Lost(lost))] = &told[..]
+        else {
             panic!("two records")
         };
         assert!(degraded.recovered);

@@ -39,7 +39,7 @@ use tokio::{sync::mpsc, task::JoinSet};
 use ureq::http::{Uri, uri::Scheme};
 
 use self::{
-    cursor::Cursor,
+    cursor::{Cursor, Position},
     delivery::{Delivery, Source},
     heartbeat::Heart,
     sender::Sender,
@@ -49,6 +49,7 @@ pub use super::privileges::ChildArgs;
 use super::{
     frames::{self, Incoming, Outgoing},
     privileges::{self, Leave},
+    serve::records::identity,
 };
 use crate::{core::survival, host::Host, record::ReadError};
 
@@ -75,7 +76,7 @@ pub enum DeliverError {
     Kinds(#[from] ReadError),
     #[error("the link to the daemon broke: {0}")]
     Link(#[source] io::Error),
-    #[error("a thread that delivers ended: it panicked")]
+    #[error("a thread that delivers ended: it panicked, or the log's directory is another one")]
     Thread,
 }
 
@@ -127,7 +128,7 @@ async fn deliver(link: UnixStream, state_dir: &Path) -> Result<(), DeliverError>
 
 /// What is to be done, and what leave it needs.
 struct Works {
-    /// None of them ends.
+    /// If one ends, another process is needed.
     threads: Vec<Box<dyn FnOnce() + Send>>,
     ports: Vec<u16>,
 }
@@ -138,7 +139,15 @@ fn prepare(
     tail: &Arc<Tail>,
     accounts: &mpsc::Sender<Account>,
 ) -> Result<Works, DeliverError> {
-    let host = Host::read();
+    let source = Source {
+        state_dir: state_dir.to_owned(),
+        directory: identity(state_dir),
+        begin: Position {
+            log_id: webhooks.begin_log_id.parse().unwrap_or_default(),
+            next_seq: webhooks.begin_seq,
+        },
+        host: Host::read(),
+    };
     let mut works = Works { threads: Vec::new(), ports: vec![DNS] };
     for webhook in webhooks.webhooks {
         let sender = Arc::new(Sender::new(&webhook));
@@ -148,7 +157,7 @@ fn prepare(
                 webhook: webhook.clone(),
                 heartbeat,
                 sender: Arc::clone(&sender),
-                host: host.clone(),
+                host: source.host.clone(),
                 started_ns: webhooks.started_ns,
                 tail: Arc::clone(tail),
                 accounts: accounts.clone(),
@@ -157,8 +166,8 @@ fn prepare(
         }
         let url = parsed(&webhook.url, &mut works.ports)?;
         let cursor = Cursor::new(&cursors(state_dir), &webhook.name);
-        let source = Source { state_dir, begin_seq: webhooks.begin_seq, host: host.clone() };
-        let delivery = Delivery::new(webhook, url, sender, cursor, source, accounts.clone())?;
+        let delivery =
+            Delivery::new(webhook, url, sender, cursor, source.clone(), accounts.clone())?;
         let tail = Arc::clone(tail);
         works.threads.push(Box::new(move || delivery.run(&tail)));
     }

@@ -76,6 +76,7 @@ fn lost(reason: String, count: u64) -> Body {
 
 /// Delivers what is in the log; the ids in the order in which they come, until there are no more.
 fn delivered(directory: &Path, begin_seq: u64, webhook: Webhook) -> impl Iterator<Item = String> {
+    let log_id = Reader::open(directory).unwrap().log_id().parse().unwrap();
     let (url, taken) = receiver();
     let webhook = Webhook {
         name: "board".into(),
@@ -85,7 +86,12 @@ fn delivered(directory: &Path, begin_seq: u64, webhook: Webhook) -> impl Iterato
         format: WebhookFormat::Cloudevents.into(),
         ..webhook
     };
-    let source = Source { state_dir: directory, begin_seq, host: Host::read() };
+    let source = Source {
+        state_dir: directory.to_owned(),
+        directory: None,
+        begin: Position { log_id, next_seq: begin_seq },
+        host: Host::read(),
+    };
     let (accounts, kept) = mpsc::channel(100);
     let sender = Arc::new(Sender::new(&webhook));
     let cursor = Cursor::new(directory, "board");
