@@ -1,9 +1,10 @@
 //! The daemon: brings the parts up in order, lets them work, takes them down in order.
 //!
 //! Three processes: this one (root: programs, brake, evidence, the only writer of the log), its
-//! guardian, which outlives it, and `serve`, which is not root; a fourth where there are webhooks. In this one: the thread that reads
-//! the ring and reacts ([`reactor`]), the desk ([`desk`]), the thread that writes the log, and
-//! whatever may block beside them.
+//! guardian, which outlives it, and `serve`, which is not root; where there are webhooks also
+//! `deliver`, which is not root either. In this one: the thread that reads the ring and reacts
+//! ([`reactor`]), the desk ([`desk`]), the thread that writes the log, and whatever may block beside
+//! them.
 
 mod containments;
 mod desk;
@@ -394,7 +395,10 @@ impl Daemon {
                 Some(done) = done.recv() => desk.finished(done),
                 Some(event) = guardian_events.recv() => desk.guardian_said(&event),
                 Some(told) = delivered.recv() => match told {
-                    Told::Record(body) => desk.log.append(Draft::of("", body)),
+                    Told::Degraded(degraded) => {
+                        desk.log.append(Draft::of("", Body::Degraded(degraded)));
+                    }
+                    Told::Lost(lost) => desk.log.append(Draft::of("", Body::Lost(lost))),
                     Told::Damage => desk.log.look_for_damage(),
                 },
                 Ok(()) = tail.changed() => grown(*tail.borrow_and_update()),

@@ -13,6 +13,7 @@ use std::{
     process::Command,
 };
 
+use prost::Message as _;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
 use sensor_proto::internal::v1::{
     self as internal, Account, Delivery, Errand, Tail, WebhookFormat, account, errand,
@@ -33,11 +34,14 @@ use crate::{
         frames,
         supervisor::{self, Supervisor},
     },
-    proto::{self, record::Body},
+    proto,
 };
 
 /// Keys have some 100 bytes, a list of authorities some 200 KiB.
 const FILE_MAX: u64 = 1 << 20;
+
+/// Of what `deliver` is told first, bytes: it goes in one frame, with its envelope.
+const ERRAND_MAX: usize = frames::FRAME_MAX - 64;
 
 /// What is told about webhooks and waits for the desk.
 const WORDS: usize = 16;
@@ -57,6 +61,8 @@ pub enum WebhooksError {
     Open { webhook: String, path: PathBuf },
     #[error("{path} (webhook {webhook}) has no certificate in PEM")]
     Authority { webhook: String, path: PathBuf },
+    #[error("the authorities of all webhooks (ca) have more than 4 MiB together")]
+    Authorities,
     #[error("cannot prepare {path}, where webhooks keep how far they got: {source}")]
     Cursors { path: PathBuf, source: io::Error },
     #[error("cannot start the thread that looks after `sensor deliver`: {0}")]
@@ -81,8 +87,8 @@ pub struct WebhooksOptions<'a> {
 /// What core is told.
 #[derive(Debug, PartialEq)]
 pub enum Told {
-    /// To be recorded.
-    Record(Body),
+    Degraded(proto::Degraded),
+    Lost(proto::Lost),
     /// The log was found damaged.
     Damage,
 }
@@ -113,6 +119,9 @@ impl Webhooks {
             begin_seq: options.begin.1,
             started_ns: options.started_ns,
         };
+        if webhooks.encoded_len() > ERRAND_MAX {
+            return Err(WebhooksError::Authorities);
+        }
         let (path, user) = (cursors(options.state_dir), options.user);
         let prepare = move || {
             let failed = |source| WebhooksError::Cursors { path: path.clone(), source };
@@ -254,7 +263,8 @@ impl Accounts {
         // One that was started anew has tried once or twice.
         now.failing |= failed && !now.why.is_empty();
         let degraded = |why: String, recovered| {
-            Told::Record(Body::Degraded(proto::Degraded { part: PART.into(), why, recovered }))
+            tracing::warn!("{why}");
+            Told::Degraded(proto::Degraded { part: PART.into(), why, recovered })
         };
         let mut records = Vec::new();
         if now.failing && !failed {
@@ -266,7 +276,7 @@ impl Accounts {
         }
         if !now.failing && now.refused > 0 {
             let lost = proto::Lost { reason: REFUSED.into(), count: now.refused };
-            records.push(Told::Record(Body::Lost(lost)));
+            records.push(Told::Lost(lost));
         }
         state.delivery = now;
         records
@@ -406,8 +416,7 @@ mod tests {
         let mut accounts = Accounts::default();
         assert_eq!(accounts.hear(account(failed(false))), []);
         assert!(accounts.part(&running()).ok, "two tries are no outage");
-        let [Told::Record(Body::Degraded(degraded))] = &accounts.hear(account(failed(true)))[..]
-        else {
+        let [Told::Degraded(degraded)] = &accounts.hear(account(failed(true)))[..] else {
             panic!("one record")
         };
         assert_eq!(degraded.why, "board gets nothing: it answers 500");
@@ -418,10 +427,7 @@ mod tests {
         assert_eq!(accounts.hear(account(failed(true))), []);
         let back = Delivery { waiting: 2, refused: 1, ..Delivery::default() };
         let told = accounts.hear(account(back));
-        let [Told::Record(Body::Degraded(degraded)), Told::Record(Body::Lost(lost))] = &told[..]
-        else {
-            panic!("two records")
-        };
+        let [Told::Degraded(degraded), Told::Lost(lost)] = &told[..] else { panic!("two records") };
         assert!(degraded.recovered);
         assert_eq!((&*lost.reason, lost.count), ("webhook_refused", 1));
         let part = accounts.part(&running());
