@@ -29,7 +29,7 @@ const ENUMS: [(&str, &str); 11] = [
 ];
 
 /// 64-bit integers that JSON carries as strings, because readers hold numbers in doubles.
-const STRINGS: [&str; 14] = [
+const STRINGS: [&str; 18] = [
     "Record.seq",
     "Record.boot_ns",
     "Alarm.span_ns",
@@ -44,6 +44,10 @@ const STRINGS: [&str; 14] = [
     "Cost.wall_ns",
     "GetStatusResponse.last_seq",
     "VitalsSample.boot_ns",
+    "TopTree.start_ns",
+    "TreeList.boot_ns",
+    "TreeList.span_ns",
+    "LiveTree.age_ns",
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.
@@ -62,10 +66,17 @@ const BYTES: [&str; 11] = [
 ];
 
 /// `repeated bytes` fields.
-const BYTE_LISTS: [&str; 6] =
-    ["Exec.argv", "Process.argv", "Process.open_files", "Link.argv", "Culprit.argv", "Step.argv"];
+const BYTE_LISTS: [&str; 7] = [
+    "Exec.argv",
+    "Process.argv",
+    "Process.open_files",
+    "Link.argv",
+    "Culprit.argv",
+    "Step.argv",
+    "LiveTree.argv",
+];
 
-const TIMES: [&str; 9] = [
+const TIMES: [&str; 10] = [
     "Record.at",
     "Evidence.at",
     "Incident.opened_at",
@@ -75,6 +86,7 @@ const TIMES: [&str; 9] = [
     "Investigation.started_at",
     "Investigation.ended_at",
     "VitalsSample.at",
+    "TreeList.at",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -8,6 +8,8 @@ mod bad_disk;
 #[cfg(test)]
 mod black_box;
 #[cfg(test)]
+mod clock;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod crowds;
@@ -41,6 +43,8 @@ mod storm;
 mod support;
 #[cfg(test)]
 mod survival;
+#[cfg(test)]
+mod trees;
 #[cfg(test)]
 mod watching;
 #[cfg(test)]

@@ -103,6 +103,9 @@ fn clients_on_other_hosts_do_what_their_names_allow() {
     assert_eq!(thawed.status.code(), Some(1));
     assert!(said(&thawed).contains("board.example may not act"), "{}", said(&thawed));
     stands_still(&cage);
+    let top = remote.call("board.example", &["top", "--once"]);
+    assert!(String::from_utf8_lossy(&top.stdout).contains("COMMAND"), "{}", said(&top));
+
     let refused = remote.call("eve.example", &["incidents"]);
     assert_eq!(refused.status.code(), Some(1));
     assert!(said(&refused).contains("eve.example may not read"), "{}", said(&refused));

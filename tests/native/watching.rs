@@ -1,11 +1,14 @@
 //! `sensor watch`: records while they happen, resumed without a gap, and not for everyone.
 
-use std::{collections::BTreeMap, fs, os::unix::process::CommandExt as _, time::Duration};
+use std::{
+    collections::BTreeMap, fs, os::unix::process::CommandExt as _, process::Command, time::Duration,
+};
 
 use serde_json::Value;
 use tests::{
     Cage, Limits, Sensor, needs,
     run::run,
+    skip, target, test_name,
     watch::{Arrival, identity, number},
 };
 
@@ -115,10 +118,12 @@ fn another_user_is_refused() {
     fs::copy(sensor.binary(), &binary).unwrap();
 
     let pid = std::process::id().to_string();
-    let calls: [&[&str]; 4] = [
+    let calls: [&[&str]; 6] = [
         &["watch", "--json"],
         &["status"],
         &["incidents"],
+        &["top"],
+        &["top", "--json"],
         &["trigger", "--pid", &pid, "--why", "not allowed"],
     ];
     for arguments in calls {
@@ -133,4 +138,37 @@ fn another_user_is_refused() {
         assert!(said.stderr.contains("group"), "it says what would help: {said:?}");
     }
     assert!(sensor.incidents().unwrap().is_empty());
+}
+
+/// A client that knows nothing but what the service says about itself.
+#[test]
+fn a_generic_client_finds_and_calls_the_service() {
+    let buf = target::directory().join("tools/buf/node_modules/.bin/buf");
+    if let Some(reason) = skip::reason(&[buf.to_str().unwrap()]) {
+        return skip::note(test_name!(), &reason);
+    }
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let opened = sensor.json(&["trigger", "--why", "look", "--json"]).unwrap();
+    let curl = |more: &[&str]| {
+        let mut command = Command::new(&buf);
+        // It wants a place for what it keeps.
+        command.env("HOME", sensor.state_directory());
+        command.args(["curl", "--protocol", "grpc", "--http2-prior-knowledge", "--unix-socket"]);
+        let output = command.arg(sensor.socket()).args(more).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let service = "sensor.v1.SensorService";
+    let services = curl(&["--list-services", "http://sensor"]);
+    assert!(services.lines().any(|line| line == service), "{services}");
+    let methods = curl(&["--list-methods", "http://sensor"]);
+    assert!(methods.contains(&format!("{service}/ListIncidents")), "{methods}");
+    let url = format!("http://sensor/{service}");
+    let call = |method: &str, request: &str| curl(&["-d", request, &format!("{url}/{method}")]);
+    let listed: Value = serde_json::from_str(&call("ListIncidents", "{}")).unwrap();
+    assert_eq!(listed["incidents"][0]["id"], opened["id"], "{listed}");
+    let request = format!("{{\"incident\": {}}}", opened["id"]);
+    let streamed = call("StreamRecords", &request);
+    assert!(streamed.contains("\"transition\""), "{streamed}");
 }

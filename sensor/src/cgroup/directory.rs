@@ -1,6 +1,7 @@
 //! One group's directory: its members, and freezing, killing and removing all that is in it.
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::Path,
     time::{Duration, Instant},
@@ -37,6 +38,12 @@ pub fn members(dir: &Path, most: usize) -> io::Result<Option<Vec<u32>>> {
         }
     }
     Ok(Some(pids))
+}
+
+/// The kernel's ids of `dir` and of the groups below it.
+pub fn ids(dir: &Path) -> io::Result<HashSet<u64>> {
+    // Removed meanwhile: nobody is in it.
+    Ok(below(dir)?.iter().filter_map(|group| super::id(group).ok()).collect())
 }
 
 /// `dir` and the groups below it, parents first.

@@ -1,13 +1,16 @@
 //! What several verbs ask the daemon.
 
-use sensor_proto::v1::{GetIncidentRequest, Incident, sensor_client::SensorClient};
+use sensor_proto::v1::{GetIncidentRequest, Incident, sensor_service_client::SensorServiceClient};
 use tonic::transport::Channel;
 
 use super::error::CliError;
 pub use crate::feed::client::{Address, connect};
 
 /// The incident whose id begins so.
-pub async fn incident(client: &mut SensorClient<Channel>, id: &str) -> Result<Incident, CliError> {
+pub async fn incident(
+    client: &mut SensorServiceClient<Channel>,
+    id: &str,
+) -> Result<Incident, CliError> {
     let answer = client.get_incident(GetIncidentRequest { id: id.to_owned() }).await?;
     answer.into_inner().incident.ok_or_else(|| CliError::Answer("an incident is missing".into()))
 }

@@ -11,7 +11,8 @@ use sensor_proto::{
     json::{self, escape},
     v1::{
         Chain, Evidence, FileFact, GetEvidenceRequest, Link, Process, ProcessTree, Record,
-        StreamRecordsRequest, evidence::Content, record::Body, sensor_client::SensorClient,
+        StreamRecordsRequest, evidence::Content, record::Body,
+        sensor_service_client::SensorServiceClient,
     },
 };
 use tonic::transport::Channel;
@@ -101,7 +102,7 @@ pub async fn run(daemon: &client::Address, args: &EvidenceArgs) -> Result<(), Cl
 
 /// One piece, which comes in parts.
 async fn piece(
-    client: &mut SensorClient<Channel>,
+    client: &mut SensorServiceClient<Channel>,
     incident: &str,
     name: &str,
     args: &EvidenceArgs,

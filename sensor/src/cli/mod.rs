@@ -19,12 +19,14 @@ mod investigate;
 mod out;
 mod record;
 mod replay;
+mod screen;
 mod show;
 mod status;
 mod style;
 mod table;
 mod text;
 mod time;
+mod top;
 mod trigger;
 mod vitals;
 mod watch;
@@ -51,6 +53,7 @@ Examples:
   sensor incidents                what happened
   sensor show 4k2m                the story of the incident whose id begins with 4k2m
   sensor watch                    what happens now, a line each
+  sensor top                      who has the processes, and who makes them
   sensor doctor                   what this kernel and this user can do
 
 Exit: 0 done; 1 failed, one line on standard error says what and what to do; 2 wrong usage.";
@@ -89,6 +92,8 @@ enum Verb {
     Show(show::ShowArgs),
     /// Records as they come.
     Watch(watch::WatchArgs),
+    /// Who has the processes, and who makes them, live.
+    Top(top::TopArgs),
     /// What was gathered about an incident.
     Evidence(evidence::EvidenceArgs),
     /// Everything about an incident in one file, to be read anywhere.
@@ -163,6 +168,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Verb::Incidents(args) => client_of(incidents::run(&daemon, args)),
         Verb::Show(args) => client_of(show::run(&daemon, &args)),
         Verb::Watch(args) => client_of(watch::run(&daemon, &args)),
+        Verb::Top(args) => client_of(top::run(&daemon, args)),
         Verb::Evidence(args) => client_of(evidence::run(&daemon, &args)),
         Verb::Export(args) => client_of(export::run(&daemon, &args)),
         Verb::Freeze(args) => client_of(act::run(&daemon, Act::Freeze, args)),

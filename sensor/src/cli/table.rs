@@ -35,15 +35,25 @@ impl<T: Into<String>> From<T> for Cell {
 pub struct Table<const N: usize> {
     head: Option<[&'static str; N]>,
     rows: Vec<[Cell; N]>,
+    /// Columns of numbers: flush right, and how wide at least. 0: text.
+    numbers: [usize; N],
 }
 
 impl<const N: usize> Table<N> {
     pub const fn new(head: [&'static str; N]) -> Self {
-        Self { head: Some(head), rows: Vec::new() }
+        Self { head: Some(head), rows: Vec::new(), numbers: [0; N] }
     }
 
     pub const fn headless() -> Self {
-        Self { head: None, rows: Vec::new() }
+        Self { head: None, rows: Vec::new(), numbers: [0; N] }
+    }
+
+    /// Has these columns hold numbers: flush right, and at least so wide, so that a page that is shown again
+    /// and again stands still. 0: text.
+    #[must_use]
+    pub const fn numbers(mut self, numbers: [usize; N]) -> Self {
+        self.numbers = numbers;
+        self
     }
 
     pub fn push(&mut self, row: [Cell; N]) {
@@ -57,7 +67,7 @@ impl<const N: usize> Table<N> {
             rows.push(head.map(|name| Cell::toned(name, Tone::Faint)));
         }
         rows.extend(self.rows.iter().cloned());
-        let mut widths = [0; N];
+        let mut widths = self.numbers;
         for row in &rows {
             for (width, cell) in widths.iter_mut().zip(row) {
                 *width = (*width).max(text::width(&cell.text));
@@ -69,28 +79,31 @@ impl<const N: usize> Table<N> {
         }
         let mut lines = String::new();
         for row in rows {
-            lines.push_str(&line(&row, &widths, indent, style));
+            lines.push_str(&self.line(&row, &widths, indent, style));
             lines.push('\n');
         }
         lines
     }
-}
 
-fn line(row: &[Cell], widths: &[usize], indent: usize, style: &Style) -> String {
-    let mut line = " ".repeat(indent);
-    // Spaces before the next cell that has text: none at the end of a line.
-    let mut pending = 0;
-    for (cell, width) in row.iter().zip(widths) {
-        let text = text::fit(&cell.text, *width);
-        let used = text::width(&text);
-        if used > 0 {
-            line.push_str(&" ".repeat(pending));
-            line.push_str(&style.paint(cell.tone, &text));
-            pending = 0;
+    fn line(&self, row: &[Cell], widths: &[usize], indent: usize, style: &Style) -> String {
+        let mut line = " ".repeat(indent);
+        // Spaces before the next cell that has text: none at the end of a line.
+        let mut pending = 0;
+        for ((cell, width), number) in row.iter().zip(widths).zip(self.numbers) {
+            let text = text::fit(&cell.text, *width);
+            let used = text::width(&text);
+            let (before, behind) = if number > 0 { (width - used, 0) } else { (0, width - used) };
+            if used > 0 {
+                line.push_str(&" ".repeat(pending + before));
+                line.push_str(&style.paint(cell.tone, &text));
+                pending = 0;
+            } else {
+                pending += before;
+            }
+            pending += behind + GAP;
         }
-        pending += width - used + GAP;
+        line
     }
-    line
 }
 
 #[cfg(test)]
@@ -105,6 +118,18 @@ mod tests {
         table.push(["日本".into(), "x".into(), "1".into()]);
         table.push(["a".into(), String::new().into(), String::new().into()]);
         assert_eq!(table.render(1, &Style::PLAIN), " A     NAME  C\n 日本  x     1\n a\n");
+    }
+
+    #[test]
+    fn numbers_are_flush_right_and_keep_their_width() {
+        let mut table = Table::new(["A", "N", "C"]).numbers([0, 4, 0]);
+        table.push(["x".into(), "7".into(), "c".into()]);
+        table.push(["x".into(), String::new().into(), "c".into()]);
+        table.push(["x".into(), "12345".into(), String::new().into()]);
+        assert_eq!(
+            table.render(0, &Style::PLAIN),
+            "A      N  C\nx      7  c\nx         c\nx  12345\n"
+        );
     }
 
     #[test]

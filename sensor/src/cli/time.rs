@@ -10,6 +10,11 @@ pub fn moment(time: Option<Timestamp>, zone: &TimeZone) -> String {
     formatted(time, zone, "%Y-%m-%d %H:%M:%S")
 }
 
+/// Time of day.
+pub fn of_second(time: Option<Timestamp>, zone: &TimeZone) -> String {
+    formatted(time, zone, "%H:%M:%S")
+}
+
 /// Time of day with milliseconds.
 pub fn of_day(time: Option<Timestamp>, zone: &TimeZone) -> String {
     formatted(time, zone, "%H:%M:%S%.3f")

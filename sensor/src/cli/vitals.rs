@@ -1,4 +1,6 @@
-//! The flight recorder as a table: the nearer to its end, the denser.
+//! The flight recorder as a table: the nearer to its end, the denser. Below it the trees that stood out.
+
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use sensor_proto::v1::{FlightRecord, Vitals, VitalsSample};
 
@@ -10,6 +12,9 @@ use super::{
 
 /// From row to row the distance to the end grows by this: two dozen rows for a day.
 const GROWTH: f64 = 1.5;
+
+/// Trees that are shown of the many that stood out within a day.
+const TREES: usize = 8;
 
 pub fn render(page: &mut String, record: &FlightRecord, style: &Style) {
     let Some(end) = record.samples.last() else {
@@ -29,7 +34,7 @@ pub fn render(page: &mut String, record: &FlightRecord, style: &Style) {
         "DISK",
     ]);
     for (age, sample) in chosen(&record.samples, end) {
-        let name = if age == 0 { "the end".into() } else { span(age) };
+        let name = before_the_end(age);
         let over = span(sample.seconds.into());
         let pressure = |of: fn(&Vitals) -> Option<f32>| {
             let value = |vitals: Option<&Vitals>| {
@@ -65,6 +70,73 @@ pub fn render(page: &mut String, record: &FlightRecord, style: &Style) {
     page.push_str(
         "  CPU, MEMORY, IO: part of the time that some task had to wait (highest second)\n",
     );
+    trees(page, &record.samples, end, style);
+}
+
+/// What is told of a tree in many samples.
+#[derive(Default)]
+struct Story<'a> {
+    comm: &'a str,
+    /// Processes in its largest sample, and forks a second in its busiest.
+    most: u32,
+    rate: f64,
+    /// In the last sample in which it stood out, and when that was.
+    last: u32,
+    last_at: i64,
+}
+
+/// The trees that stood out: those of the end first, the largest of each first.
+fn trees(page: &mut String, samples: &[VitalsSample], end: &VitalsSample, style: &Style) {
+    let mut stories: BTreeMap<(u32, u64), Story> = BTreeMap::new();
+    for sample in samples {
+        let at = moment(sample);
+        for tree in &sample.trees {
+            let story = stories.entry((tree.pid, tree.start_ns)).or_default();
+            story.most = story.most.max(tree.processes);
+            story.rate = story.rate.max(f64::from(tree.forks) / f64::from(sample.seconds.max(1)));
+            // Minutes come first in the record: of one moment the second says more.
+            if at >= story.last_at {
+                (story.last, story.last_at, story.comm) = (tree.processes, at, &tree.comm);
+            }
+        }
+    }
+    if stories.is_empty() {
+        return;
+    }
+    let mut stories: Vec<_> = stories.into_iter().collect();
+    let end = moment(end);
+    stories.sort_by_key(|(_, story)| Reverse((story.last_at == end, story.most, story.last_at)));
+    let mut table = Table::new(["SEEN", "TREE", "PROCESSES", "AT MOST", "FORKS/S", "ROOT"])
+        .numbers([0, 7, 9, 7, 7, 0]);
+    for ((pid, _), story) in stories.iter().take(TREES) {
+        table.push(
+            [
+                before_the_end(age(story.last_at, end)),
+                pid.to_string(),
+                story.last.to_string(),
+                story.most.to_string(),
+                text::number(story.rate.round()),
+                text::safe(story.comm),
+            ]
+            .map(Cell::from),
+        );
+    }
+    page.push('\n');
+    page.push_str(&table.render(2, style));
+    page.push_str("  SEEN: when it stood out last, with so many PROCESSES; FORKS/S: at most\n");
+}
+
+fn before_the_end(age: u64) -> String {
+    if age == 0 { "the end".into() } else { span(age) }
+}
+
+fn moment(sample: &VitalsSample) -> i64 {
+    sample.at.map_or(0, |at| at.seconds)
+}
+
+/// Distance to the end, s.
+fn age(at: i64, end: i64) -> u64 {
+    u64::try_from(end.saturating_sub(at)).unwrap_or(0)
 }
 
 fn span(seconds: u64) -> String {
@@ -73,12 +145,11 @@ fn span(seconds: u64) -> String {
 
 /// Some of the samples with their distance to the end, s: oldest first.
 fn chosen<'a>(samples: &'a [VitalsSample], end: &VitalsSample) -> Vec<(u64, &'a VitalsSample)> {
-    let seconds = |sample: &VitalsSample| sample.at.map_or(0, |at| at.seconds);
     let mut rows = Vec::new();
     let mut next = 0;
     // Seconds first: minutes only where there are none any more.
     for sample in samples.iter().rev() {
-        let age = u64::try_from(seconds(end).saturating_sub(seconds(sample))).unwrap_or(0);
+        let age = age(moment(sample), moment(end));
         if age >= next {
             rows.push((age, sample));
             next = (age as f64 * GROWTH) as u64 + 1;
@@ -92,6 +163,8 @@ fn chosen<'a>(samples: &'a [VitalsSample], end: &VitalsSample) -> Vec<(u64, &'a 
 mod tests {
     use proptest::prelude::*;
     use prost_types::Timestamp;
+
+    use sensor_proto::v1::TopTree;
 
     use super::*;
 
@@ -110,7 +183,30 @@ mod tests {
             average: Some(vitals),
             least: most,
             most,
+            trees: Vec::new(),
         }
+    }
+
+    fn tree(pid: u32, processes: u32, forks: u32) -> TopTree {
+        TopTree { pid, start_ns: 1, comm: "make".into(), processes, forks }
+    }
+
+    #[test]
+    fn trees_of_the_end_come_first() {
+        let with = |at, seconds, trees| VitalsSample { trees, ..sample(at, seconds) };
+        let mut page = String::new();
+        let samples = vec![
+            with(60, 60, vec![tree(7, 90, 120), tree(8, 400, 0)]),
+            with(59, 1, vec![tree(7, 70, 31)]),
+            with(65, 1, vec![tree(9, 2, 800), tree(7, 40, 0)]),
+        ];
+        render(&mut page, &FlightRecord { samples }, &Style::PLAIN);
+        let tail = page.split_once("\n\n").unwrap().1;
+        let rows = "  SEEN        TREE  PROCESSES  AT MOST  FORKS/S  ROOT\n  \
+                    the end        7         40       90       31  make\n  \
+                    the end        9          2        2      800  make\n  \
+                    5 s            8        400      400        0  make\n";
+        assert!(tail.starts_with(rows), "{tail}");
     }
 
     #[test]
@@ -138,12 +234,13 @@ mod tests {
         #[test]
         fn whatever_a_file_claims_is_a_table(
             times in proptest::collection::vec((any::<i64>(), any::<u32>()), 0..40),
-            value: f32, bytes: u64,
+            value: f32, bytes: u64, pid: u32, comm in ".{0,20}",
         ) {
             let samples = times.iter().map(|(at, seconds)| {
                 let mut sample = sample(*at, *seconds);
                 let vitals = sample.average.as_mut().unwrap();
                 (vitals.cpu_some, vitals.load, vitals.swapped_bytes) = (Some(value), Some(value), Some(bytes));
+                sample.trees = vec![TopTree { comm: comm.clone(), ..tree(pid, pid, pid) }];
                 sample
             });
             let mut page = String::new();

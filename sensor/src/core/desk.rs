@@ -23,6 +23,7 @@ use super::{
     requests::{self, Acted},
     respawn::Looping,
     study::{self, Study, Subject},
+    trees::Trees,
 };
 use crate::{
     clock,
@@ -71,6 +72,7 @@ pub struct Desk {
     pub recorder: Option<Recorder>,
     pub host: Host,
     pub lineage: Arc<Lineage>,
+    pub trees: Arc<Trees>,
     pub programs: Programs,
     pub reins: Arc<Reins>,
     pub responder: Arc<Responder>,
@@ -512,7 +514,7 @@ impl Desk {
             Body::Evidence(proto::Evidence {
                 id: id.into(),
                 name: "vitals".into(),
-                source: "/proc/pressure, /proc/meminfo, /proc/loadavg".into(),
+                source: "/proc/pressure, /proc/meminfo, /proc/loadavg, lineage".into(),
                 at: Some(clock::wall()),
                 truncated: false,
                 redactions: 0,

@@ -17,6 +17,7 @@ mod storm;
 mod study;
 mod succession;
 pub mod survival;
+mod trees;
 mod vigil;
 
 use std::{
@@ -25,7 +26,7 @@ use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicU64},
         mpsc as std_mpsc,
     },
@@ -46,6 +47,7 @@ use self::{
     investigations::Investigations,
     reactor::{MESSAGES, Notice, Reactor, Times},
     succession::Legacy,
+    trees::Trees,
 };
 use crate::{
     cgroup::{CgroupError, Hierarchies},
@@ -210,7 +212,10 @@ impl Daemon {
         let (log, mut opened) = Log::open(&config.state_dir, &host, options)?;
 
         let mut degradations = Vec::new();
-        let recorder = recorder(&config.state_dir, &log, std::mem::take(&mut opened.vitals))
+        // Nothing is known of trees before the kernel side is there.
+        let counted: Arc<OnceLock<Arc<Trees>>> = Arc::default();
+        let before = std::mem::take(&mut opened.vitals);
+        let recorder = recorder(&config.state_dir, &log, before, Arc::clone(&counted))
             .map_err(|error| degradations.push(format!("no flight recorder: {error}")))
             .ok();
         if config.kernel.realtime
@@ -301,11 +306,15 @@ impl Daemon {
             started_ns,
         })?;
         let gatherer = Arc::new(gatherer(config));
+        let trees =
+            Arc::new(Trees::new(Arc::clone(&lineage), Arc::clone(&gatherer), hierarchies.clone()));
+        let trees = Arc::clone(counted.get_or_init(|| trees));
         let mut desk = Desk {
             log,
             recorder,
             host,
             lineage,
+            trees,
             programs,
             reins,
             responder,
@@ -493,9 +502,15 @@ fn tcp(config: &config::Tcp) -> Option<Tcp> {
 }
 
 /// The flight recorder; what it records goes into the log's rings.
-fn recorder(state_dir: &Path, log: &Log, before: Vec<proto::VitalsSample>) -> io::Result<Recorder> {
+fn recorder(
+    state_dir: &Path,
+    log: &Log,
+    before: Vec<proto::VitalsSample>,
+    trees: Arc<OnceLock<Arc<Trees>>>,
+) -> io::Result<Recorder> {
     let log = log.clone();
-    Recorder::start(state_dir, before, move |sample| log.append_vitals(sample))
+    let trees = move || trees.get().map(|trees| trees.outstanding()).unwrap_or_default();
+    Recorder::start(state_dir, before, trees, move |sample| log.append_vitals(sample))
 }
 
 /// (uid, gid) of a user, `nobody` where there is no such user.

@@ -59,6 +59,7 @@ impl Desk {
             }
             Some(ask::What::Investigate(request)) => self.investigation_asked(&request, reply),
             Some(ask::What::Damage(_)) => self.log.look_for_damage(),
+            Some(ask::What::Trees(request)) => self.trees_asked(request, reply),
             None => reply.refuse(Code::InvalidArgument, "the request asks for nothing"),
         }
     }

@@ -4,6 +4,8 @@
 //! The kernel's lineage says which processes there are and what they executed; /proc adds what it
 //! still knows. Bounds in number and time hold for a tree of any size.
 
+mod trees;
+
 use std::{
     collections::{BTreeSet, HashMap},
     path::PathBuf,

@@ -15,6 +15,10 @@ pub const OPERATORS: &str = "sensor-operators";
 const WHY_MAX: usize = 1_024;
 /// Longer than any incident id.
 const ID_MAX: usize = 32;
+/// Trees in a list: with 4 KiB for the arguments and for the cgroup of each it stays below 4 MiB.
+const TREES_MAX: u32 = 100;
+/// Longest path, bytes.
+const PATH_MAX: usize = 4_096;
 
 /// What a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,7 +129,7 @@ fn allow_user(uid: u32, gids: &[u32], groups: &Groups, need: Need) -> Result<(),
 /// Whether core may be asked this by who asks it.
 pub fn admit(ask: &Ask, roles: &Roles) -> Result<(), Refused> {
     let need = match &ask.what {
-        Some(ask::What::Status(_) | ask::What::Incidents(_)) => Need::Read,
+        Some(ask::What::Status(_) | ask::What::Incidents(_) | ask::What::Trees(_)) => Need::Read,
         Some(
             ask::What::Act(_)
             | ask::What::Trigger(_)
@@ -153,6 +157,7 @@ pub fn admit(ask: &Ask, roles: &Roles) -> Result<(), Refused> {
         Some(ask::What::Investigate(investigate)) => {
             check_id(&investigate.id).and_then(|()| check_agent(&investigate.agent))
         }
+        Some(ask::What::Trees(trees)) => check_trees(trees),
         Some(ask::What::Status(_) | ask::What::Incidents(_) | ask::What::Damage(_)) | None => {
             Ok(())
         }
@@ -173,6 +178,18 @@ fn check_id(id: &str) -> Result<(), Refused> {
 fn check_agent(agent: &str) -> Result<(), Refused> {
     let plausible = agent.len() <= ID_MAX && agent.bytes().all(|byte| byte.is_ascii_lowercase());
     if plausible { Ok(()) } else { Err(Refused::Request("an agent's name is lower-case letters")) }
+}
+
+fn check_trees(trees: &proto::ListTreesRequest) -> Result<(), Refused> {
+    if trees.limit > TREES_MAX {
+        Err(Refused::Request("at most 100 trees are listed"))
+    } else if proto::TreeOrder::try_from(trees.order).is_err() {
+        Err(Refused::Request("trees are ordered by processes, forks or growth"))
+    } else if trees.cgroup.len() > PATH_MAX {
+        Err(Refused::Request("a cgroup's path has at most 4,096 bytes"))
+    } else {
+        Ok(())
+    }
 }
 
 fn check_why(why: &str) -> Result<(), Refused> {
@@ -268,6 +285,15 @@ mod tests {
         assert!(admit(&act(0, "abc", 1, "a\nb"), &roles()).is_err());
         assert!(admit(&act(0, "abc", 1, &"x".repeat(WHY_MAX + 1)), &roles()).is_err());
         assert!(admit(&Ask::default(), &roles()).is_err());
+        let trees = |limit, order| {
+            let trees = proto::ListTreesRequest { limit, order, ..Default::default() };
+            Ask { gids: vec![7], uid: 1_000, what: Some(ask::What::Trees(trees)), ..Ask::default() }
+        };
+        assert_eq!(admit(&trees(100, 3), &roles()), Ok(()), "who may read");
+        assert!(admit(&trees(101, 0), &roles()).is_err());
+        assert!(admit(&trees(1, 4), &roles()).is_err());
+        let stranger = Ask { gids: vec![9], ..trees(1, 0) };
+        assert!(admit(&stranger, &roles()).is_err());
     }
 
     proptest! {

@@ -14,7 +14,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Uri},
 };
 
-use crate::proto::sensor_client::SensorClient;
+use crate::proto::sensor_service_client::SensorServiceClient;
 
 /// What an address on another host begins with.
 const HTTPS: &str = "https://";
@@ -86,14 +86,17 @@ fn innermost(error: &dyn std::error::Error) -> String {
 }
 
 /// Connects to the daemon; connects again by itself when the connection is lost.
-pub async fn connect(address: &Address) -> Result<SensorClient<Channel>, ConnectError> {
+pub async fn connect(address: &Address) -> Result<SensorServiceClient<Channel>, ConnectError> {
     match address {
         Address::Local(socket) => connect_local(socket).await,
         Address::Remote { uri, tls } => connect_remote(uri, tls).await,
     }
 }
 
-async fn connect_remote(uri: &str, tls: &Path) -> Result<SensorClient<Channel>, ConnectError> {
+async fn connect_remote(
+    uri: &str,
+    tls: &Path,
+) -> Result<SensorServiceClient<Channel>, ConnectError> {
     let read = |name: &str| {
         let path = tls.join(name);
         fs::read(&path).map_err(|source| ConnectError::Certificate { path, source })
@@ -112,10 +115,10 @@ async fn connect_remote(uri: &str, tls: &Path) -> Result<SensorClient<Channel>, 
         .connect()
         .await
         .map_err(failed)?;
-    Ok(SensorClient::new(channel).accept_compressed(CompressionEncoding::Zstd))
+    Ok(SensorServiceClient::new(channel).accept_compressed(CompressionEncoding::Zstd))
 }
 
-async fn connect_local(socket: &Path) -> Result<SensorClient<Channel>, ConnectError> {
+async fn connect_local(socket: &Path) -> Result<SensorServiceClient<Channel>, ConnectError> {
     let path = socket.to_owned();
     // The first connection is made here, where its error still has a name.
     let first = UnixStream::connect(socket).await.map_err(|source| match source.kind() {
@@ -143,5 +146,5 @@ async fn connect_local(socket: &Path) -> Result<SensorClient<Channel>, ConnectEr
         .connect_with_connector(connector)
         .await
         .map_err(|source| ConnectError::Protocol { path, source })?;
-    Ok(SensorClient::new(channel))
+    Ok(SensorServiceClient::new(channel))
 }

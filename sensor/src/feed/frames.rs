@@ -1,5 +1,5 @@
-//! The bytes between `core` and `serve` or `deliver`: protobuf messages, each behind its length (4 bytes, big
-//! endian), none larger than [`FRAME_MAX`].
+//! The bytes between `core` and `serve` or `deliver`: protobuf messages, each behind its length (4 bytes,
+//! big endian), none larger than [`FRAME_MAX`].
 
 use std::{io, marker::PhantomData};
 

@@ -19,7 +19,7 @@ use sensor_common::{
 use super::table::Table;
 use crate::{
     clock,
-    lineage::{Exec, Forest, Node},
+    lineage::{Exec, Forest, Node, trees::Counted},
 };
 
 /// How much of each process a snapshot holds.
@@ -58,6 +58,38 @@ impl Lineage {
     /// All processes that the kernel side knows now.
     pub fn forest(&self, detail: Detail) -> Forest {
         Forest::new(self.table.nodes().map(|(slot, node)| self.view(slot, &node, detail)))
+    }
+
+    /// The same in numbers only, and none of it kept: 0.1 µs a process, no system calls.
+    pub fn counted(&self) -> Vec<Counted> {
+        let counted = |(slot, node): (Slot, KernelNode)| Counted {
+            slot,
+            key: node.key,
+            parent_slot: node.parent_slot,
+            parent: node.parent,
+            alive: node.flags & DEAD == 0,
+            forks: node.forks,
+            cgroup: node.cgroup,
+        };
+        self.table.nodes().map(counted).collect()
+    }
+
+    /// Arguments of what a process executed, or the nearest ancestor did; empty where nobody saw that.
+    pub fn argv(&self, slot: Slot, key: ProcessKey) -> Vec<Vec<u8>> {
+        let mut next = self.table.node(slot, key).map(|node| (slot, node));
+        // The longest chain that the table can hold.
+        for _ in 0..self.table.entries() {
+            let Some((slot, node)) = next else { break };
+            if node.flags & EXECUTED != 0 {
+                return self
+                    .execs
+                    .get(&slot, 0)
+                    .map(|record| arguments(&record))
+                    .unwrap_or_default();
+            }
+            next = self.table.at(node.parent_slot).map(|parent| (node.parent_slot, parent));
+        }
+        Vec::new()
     }
 
     /// A living process by pid.
@@ -223,7 +255,7 @@ impl Lineage {
                 exec.exe = record.exe;
                 exec.cwd = record.cwd;
                 exec.argv_bytes = record.argv_bytes;
-                exec.argv = split(&record.argv[..(record.kept as usize).min(record.argv.len())]);
+                exec.argv = arguments(&record);
             }
             exec
         });
@@ -243,6 +275,10 @@ impl Lineage {
                 .map_or(0, |mark| if mark.flags & EXEMPT == 0 { mark.number } else { 0 }),
         }
     }
+}
+
+fn arguments(record: &ExecRecord) -> Vec<Vec<u8>> {
+    split(&record.argv[..(record.kept as usize).min(record.argv.len())])
 }
 
 /// An argument area as its arguments: each ends with a zero byte, the last one perhaps cut.

@@ -1,6 +1,9 @@
 //! Trees and culprits: a snapshot of the kernel's lineage, and the questions that are asked of it.
 //!
 //! A [`Forest`] is plain data. The kernel side fills it (`kernel::maps`), tests build it by hand.
+//! [`trees`] counts the same processes without their particulars, once a second.
+
+pub mod trees;
 
 use std::collections::HashMap;
 

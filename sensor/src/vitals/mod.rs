@@ -4,10 +4,12 @@
 //! - `reading`: one look at the host
 //! - `parse`: what stands in those files, pure
 //! - `ring`: ten minutes of seconds, a day of minutes
+//! - `top`: the trees that stood out in a minute
 
 mod parse;
 mod reading;
 mod ring;
+mod top;
 
 use std::{
     io,
@@ -24,7 +26,7 @@ use self::reading::Probe;
 pub use self::ring::{Rings, Span};
 use crate::{
     clock,
-    proto::{FlightRecord, VitalsSample},
+    proto::{FlightRecord, TopTree, VitalsSample},
 };
 
 /// A recorder at work; ends with this value.
@@ -35,10 +37,12 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Starts its thread. `before`: what an earlier recorder had. `keep` gets each sample as it is made.
+    /// Starts its thread. `before`: what an earlier recorder had. `trees` are those that stand out at the
+    /// moment. `keep` gets each sample as it is made.
     pub fn start(
         state_dir: &Path,
         before: Vec<VitalsSample>,
+        trees: impl Fn() -> Vec<TopTree> + Send + 'static,
         keep: impl Fn(&VitalsSample) + Send + 'static,
     ) -> io::Result<Self> {
         let rings = Arc::new(Mutex::new(Rings::of(before)));
@@ -53,7 +57,8 @@ impl Recorder {
                     Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
                 }
                 let vitals = probe.read(clock::boot_ns());
-                let made = lock(&shared).add(clock::wall(), clock::boot_ns(), vitals);
+                let trees = trees();
+                let made = lock(&shared).add(clock::wall(), clock::boot_ns(), vitals, trees);
                 made.iter().for_each(&keep);
                 // Who was asleep does not make up for it.
                 due = (due + every).max(Instant::now());

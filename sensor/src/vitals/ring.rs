@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use prost_types::Timestamp;
 
-use crate::proto::{Vitals, VitalsSample};
+use super::top;
+use crate::proto::{TopTree, Vitals, VitalsSample};
 
 /// What a sample covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Rings {
     seconds: VecDeque<VitalsSample>,
     minutes: VecDeque<VitalsSample>,
     under_way: Vec<Vitals>,
+    /// What stood out in it.
+    trees: Vec<TopTree>,
 }
 
 impl Rings {
@@ -57,17 +60,25 @@ impl Rings {
     }
 
     /// Adds a reading; the samples that it makes: its own, and after the last of a minute that one's.
-    pub fn add(&mut self, at: Timestamp, boot_ns: u64, vitals: Vitals) -> Vec<VitalsSample> {
-        let sample = |span: Span, average, least, most| VitalsSample {
+    pub fn add(
+        &mut self,
+        at: Timestamp,
+        boot_ns: u64,
+        vitals: Vitals,
+        trees: Vec<TopTree>,
+    ) -> Vec<VitalsSample> {
+        let sample = |span: Span, average, least, most, trees| VitalsSample {
             at: Some(at),
             boot_ns,
             seconds: span.seconds(),
             average: Some(average),
             least,
             most,
+            trees,
         };
-        let second = sample(Span::Second, vitals, None, None);
-        self.seconds.push_back(second);
+        self.trees.extend(trees.iter().cloned());
+        let second = sample(Span::Second, vitals, None, None, trees);
+        self.seconds.push_back(second.clone());
         let mut made = vec![second];
         self.under_way.push(vitals);
         if self.under_way.len() as u32 >= Span::Minute.seconds() {
@@ -77,8 +88,9 @@ impl Rings {
                 average(&all),
                 Some(fold(&all, Pick::Least)),
                 Some(fold(&all, Pick::Most)),
+                top::of_minute(std::mem::take(&mut self.trees)),
             );
-            self.minutes.push_back(minute);
+            self.minutes.push_back(minute.clone());
             made.push(minute);
         }
         self.trim();
@@ -97,7 +109,7 @@ impl Rings {
     /// boots included).
     pub fn samples(&self, from_ns: u64) -> Vec<VitalsSample> {
         let all = self.minutes.iter().chain(&self.seconds);
-        all.filter(|sample| sample.boot_ns >= from_ns).copied().collect()
+        all.filter(|sample| sample.boot_ns >= from_ns).cloned().collect()
     }
 }
 
@@ -164,11 +176,17 @@ fn combine(
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use prost::Message as _;
 
     use super::*;
+    use crate::{proto::FlightRecord, record::MAX_RECORD_BYTES};
 
     fn reading(n: u64) -> Vitals {
         Vitals { load: Some(n as f32), available_bytes: Some(n), ..Vitals::default() }
+    }
+
+    fn tree(n: u64) -> TopTree {
+        TopTree { pid: 7, start_ns: 7, comm: "make".into(), processes: (n % 9) as u32, forks: 2 }
     }
 
     fn at(seconds: u64) -> Timestamp {
@@ -181,7 +199,7 @@ mod tests {
         let mut made = Vec::new();
         let two_days = 2 * 86_400;
         for n in 1..=two_days {
-            made.extend(rings.add(at(n), n * 1_000_000_000, reading(n)));
+            made.extend(rings.add(at(n), n * 1_000_000_000, reading(n), vec![tree(n)]));
         }
         assert_eq!(made.len() as u64, two_days + two_days / 60);
         let samples = rings.samples(0);
@@ -198,9 +216,36 @@ mod tests {
         assert_eq!(last.most.unwrap().available_bytes, Some(two_days));
         assert_eq!(last.average.unwrap().available_bytes, Some((2 * two_days - 59) / 2));
         assert_eq!(last.average.unwrap().cpu_some, None, "what was never read is absent");
+        assert_eq!(last.trees, [TopTree { processes: 8, forks: 120, ..tree(0) }]);
         assert_eq!(rings.samples((two_days - 9) * 1_000_000_000).len(), 10 + 1);
         // What is kept elsewhere and given back is the same.
         assert_eq!(Rings::of(samples.clone()).samples(0), samples);
+    }
+
+    #[test]
+    fn a_full_record_with_the_longest_of_everything_is_half_of_the_largest() {
+        let tree = TopTree {
+            pid: u32::MAX,
+            start_ns: u64::MAX,
+            comm: "\\xff".repeat(15),
+            processes: u32::MAX,
+            forks: u32::MAX,
+        };
+        let signs = combine(|_| Some(f32::MAX), |_| Some(u64::MAX));
+        let sample = |span: Span, trees: usize| VitalsSample {
+            at: Some(Timestamp { seconds: i64::MAX, nanos: 999_999_999 }),
+            boot_ns: u64::MAX,
+            seconds: span.seconds(),
+            average: Some(signs),
+            least: Some(signs),
+            most: Some(signs),
+            trees: vec![tree.clone(); trees],
+        };
+        let samples = [(Span::Minute, 3), (Span::Second, 5)]
+            .map(|(span, trees)| vec![sample(span, trees); span.kept()])
+            .concat();
+        let bytes = FlightRecord { samples }.encoded_len();
+        assert!(bytes <= MAX_RECORD_BYTES / 2, "{bytes} bytes");
     }
 
     proptest! {

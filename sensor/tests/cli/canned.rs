@@ -151,6 +151,46 @@ pub fn status(paused: bool) -> GetStatusResponse {
     }
 }
 
+pub fn trees() -> TreeList {
+    let tree = LiveTree {
+        root: key(4121),
+        alive: true,
+        comm: nasty(),
+        argv: argv(),
+        cgroup: nasty(),
+        uid: Some(1000),
+        processes: 43,
+        forks: 4711,
+        forks_per_second: 12.5,
+        growth: -3,
+        age_ns: u64::MAX,
+        threads: Some(210),
+        anon_bytes: Some(1 << 30),
+        incident: ID.into(),
+        contained: true,
+    };
+    let gone = LiveTree {
+        alive: false,
+        argv: Vec::new(),
+        cgroup: String::new(),
+        uid: None,
+        threads: None,
+        anon_bytes: None,
+        incident: String::new(),
+        contained: false,
+        ..tree.clone()
+    };
+    TreeList {
+        at: at(0),
+        boot_ns: u64::MAX,
+        span_ns: 1_000_000_000,
+        trees: vec![tree, gone],
+        omitted: 2,
+        processes: 321,
+        forks: 13,
+    }
+}
+
 fn evidence(id: &str, content: evidence::Content) -> Evidence {
     Evidence {
         id: id.into(),
@@ -195,8 +235,16 @@ fn vitals() -> Evidence {
         average: Some(signs),
         least: None,
         most: None,
+        trees: vec![TopTree {
+            pid: 4121,
+            start_ns: u64::MAX,
+            comm: nasty(),
+            processes: 43,
+            forks: 120,
+        }],
     };
-    let minute = VitalsSample { seconds: 60, least: Some(signs), most: Some(signs), ..second };
+    let minute =
+        VitalsSample { seconds: 60, least: Some(signs), most: Some(signs), ..second.clone() };
     evidence("v1", evidence::Content::Vitals(FlightRecord { samples: vec![minute, second] }))
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use sensor_proto::v1::{
-    sensor_server::{Sensor as Service, SensorServer},
+    sensor_service_server::{SensorService as Service, SensorServiceServer},
     *,
 };
 use tempfile::TempDir;
@@ -40,6 +40,7 @@ pub struct Fake {
 struct Asked {
     listed: Mutex<Vec<ListIncidentsRequest>>,
     acted: Mutex<Vec<ActRequest>>,
+    trees: Mutex<Vec<ListTreesRequest>>,
 }
 
 struct Answers {
@@ -65,7 +66,7 @@ impl Fake {
         let listener = std::os::unix::net::UnixListener::bind(directory.path().join("s")).unwrap();
         listener.set_nonblocking(true).unwrap();
         let asked = Arc::new(Asked::default());
-        let service = SensorServer::new(Answers { asked: asked.clone(), end });
+        let service = SensorServiceServer::new(Answers { asked: asked.clone(), end });
         let (stop, stopped) = oneshot::channel();
         thread::spawn(move || {
             let runtime =
@@ -92,6 +93,10 @@ impl Fake {
 
     pub fn acted(&self) -> Vec<ActRequest> {
         self.asked.acted.lock().unwrap().clone()
+    }
+
+    pub fn trees(&self) -> Vec<ListTreesRequest> {
+        self.asked.trees.lock().unwrap().clone()
     }
 
     pub fn listed(&self) -> Vec<ListIncidentsRequest> {
@@ -217,6 +222,30 @@ impl Service for Answers {
             investigation.error = "the budget of this hour is spent".into();
         }
         Ok(Response::new(InvestigateResponse { investigation: Some(investigation) }))
+    }
+
+    async fn list_trees(&self, request: Request<ListTreesRequest>) -> Answer<ListTreesResponse> {
+        let list = canned::trees();
+        self.asked.trees.lock().unwrap().push(request.into_inner());
+        Ok(Response::new(ListTreesResponse { list: Some(list) }))
+    }
+
+    type WatchTreesStream = Pin<Box<dyn Stream<Item = Result<WatchTreesResponse, Status>> + Send>>;
+
+    async fn watch_trees(
+        &self,
+        request: Request<WatchTreesRequest>,
+    ) -> Answer<Self::WatchTreesStream> {
+        let request = request.into_inner();
+        let every = Duration::from_millis(request.interval_ms.into()) / 10;
+        self.asked.trees.lock().unwrap().extend(request.list);
+        let lists = (1..).map(|n| TreeList { processes: n, ..canned::trees() });
+        let lists = lists.map(|list| Ok(WatchTreesResponse { list: Some(list) }));
+        let lists = tokio_stream::iter(lists).throttle(every);
+        Ok(Response::new(match self.end {
+            End::Ends => Box::pin(lists.take(2)),
+            End::Waits | End::Never => Box::pin(lists),
+        }))
     }
 
     async fn act(&self, request: Request<ActRequest>) -> Answer<ActResponse> {

@@ -34,6 +34,7 @@ fn every_document_fits_its_schema() {
         ("incident", vec!["show", id, "--json"]),
         ("incident", vec!["trigger", "--pid", "7", "--why", "slow", "--json"]),
         ("status", vec!["status", "--json"]),
+        ("trees", vec!["top", "--json", "--once"]),
         ("capabilities", vec!["doctor", "--json"]),
     ] {
         let said = fake.sensor(&args).run().done();
@@ -141,6 +142,7 @@ fn nothing_from_outside_reaches_the_terminal() {
         vec!["show", id],
         vec!["evidence", id],
         vec!["status"],
+        vec!["top"],
         vec!["trigger", "--why", "x"],
         vec!["kill", id, "--yes"],
     ] {
@@ -239,6 +241,47 @@ fn what_is_dangerous_asks_first() {
 }
 
 #[test]
+fn trees_come_again_and_again() {
+    let fake = Fake::start();
+    let mut top = fake.sensor(&["top", "--json", "--sort", "forks", "--limit", "7"]).start();
+    for (n, line) in (1..).zip(BufReader::new(top.stdout()).lines().take(3)) {
+        let list = json(&line.unwrap());
+        schema::check("trees", &list);
+        assert_eq!(list["processes"], n);
+    }
+    drop(top);
+    let page = fake.sensor(&["top", "--cgroup", "/a"]).run().done();
+    assert!(
+        page.lines().any(|line| line.starts_with("   4121         43      -3       12")),
+        "{page}"
+    );
+    let asked: Vec<_> =
+        fake.trees().into_iter().map(|it| (it.order(), it.limit, it.cgroup)).collect();
+    let processes = (v1::TreeOrder::Processes, 20, "/a".to_owned());
+    assert_eq!(asked, [(v1::TreeOrder::Forks, 7, String::new()), processes]);
+}
+
+#[test]
+fn the_terminal_is_left_as_it_was() {
+    let fake = Fake::start();
+    let said = fake.sensor(&["top"]).on_terminal("xq");
+    assert_eq!(said.code, 0, "{said:?}");
+    let (enter, leave) = ("\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l");
+    let begins = said.stdout.find(enter).unwrap();
+    let page = said.stdout[begins..].strip_suffix(leave).unwrap();
+    // Nothing of what is listed but what draws the page.
+    assert!(!page.contains("\x1b]") && !page.contains('\u{202e}'), "{said:?}");
+
+    // Also where the daemon goes away.
+    let fake = Fake::ending();
+    let said = fake.sensor(&["top"]).on_terminal("");
+    assert_eq!(said.code, 1, "{said:?}");
+    let (page, error) = said.stdout.split_once(leave).unwrap();
+    assert!(page.contains("contained: npm"), "{said:?}");
+    assert!(error.contains("sensor: the sensor did not answer as it should"), "{said:?}");
+}
+
+#[test]
 fn pause_and_resume_switch() {
     let fake = Fake::start();
     assert!(fake.sensor(&["pause"]).run().done().contains("is off"));
@@ -286,6 +329,9 @@ fn wrong_usage_is_2() {
         vec!["incidents", "--since", "tuesday"],
         vec!["trigger"],
         vec!["trigger", "--why", "x", "--pid", "0"],
+        vec!["top", "--interval", "0"],
+        vec!["top", "--limit", "101"],
+        vec!["top", "--sort", "beauty"],
         vec![],
     ] {
         let said = fake.sensor(&args).run();

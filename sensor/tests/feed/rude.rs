@@ -64,7 +64,7 @@ impl Rude {
 
     /// Begins a call of this method. Streams of a client have odd numbers that grow.
     pub fn call(&mut self, stream: u32, method: &str) -> io::Result<()> {
-        let path = format!("/sensor.v1.Sensor/{method}");
+        let path = format!("/sensor.v1.SensorService/{method}");
         // HPACK (RFC 7541): POST and http are in its table; the others are literals by the names' numbers
         // there: 4 :path, 1 :authority, 31 content-type.
         let mut block = vec![0x83, 0x86];

@@ -13,7 +13,8 @@ use sensor::{
     },
     host::Host,
     proto::{
-        Lost, Record, Stopped, StreamRecordsRequest, record::Body, sensor_client::SensorClient,
+        Lost, Record, Stopped, StreamRecordsRequest, record::Body,
+        sensor_service_client::SensorServiceClient,
     },
     record::{Draft, Log, LogOptions},
 };
@@ -88,7 +89,7 @@ impl Served {
         self.log.append_durable(record).wait().unwrap()
     }
 
-    pub async fn client(socket: &Path) -> SensorClient<Channel> {
+    pub async fn client(socket: &Path) -> SensorServiceClient<Channel> {
         client::connect(&Address::Local(socket.to_owned())).await.unwrap()
     }
 
@@ -124,7 +125,7 @@ fn children() -> Vec<u32> {
 }
 
 /// A stream that goes on with what comes.
-pub async fn follow(client: &mut SensorClient<Channel>, from_seq: u64) -> Records {
+pub async fn follow(client: &mut SensorServiceClient<Channel>, from_seq: u64) -> Records {
     let request = StreamRecordsRequest { from_seq, follow: true, ..Default::default() };
     Records(client.stream_records(request).await.unwrap().into_inner())
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the rows of the budget table that can be measured here, each with its
 //! interval and its verdict. It prints what is, also where that misses the budget.
 
+mod black_box;
 mod brake;
 mod idle;
 mod latency;
@@ -36,7 +37,8 @@ pub struct Args {
     /// Idle cost at 10,000 processes as well
     #[arg(long)]
     full: bool,
-    /// Only the groups whose name contains this: overhead, latency, recursion, brake, idle
+    /// Only the groups whose name contains this: overhead, latency, recursion, brake,
+    /// black_box, idle
     #[arg(long)]
     only: Option<String>,
 }
@@ -60,6 +62,8 @@ pub struct Effort {
     pub attempts: u32,
     /// Forks beside the daemon, in the hope that they leave nothing behind.
     pub forks: u64,
+    /// Logs that are filled and read.
+    pub rounds: u32,
     /// Time to look at an idle daemon.
     pub idle: Duration,
     /// Sizes of the crowd beside an idle daemon.
@@ -79,6 +83,7 @@ impl Effort {
                 bombs: 3,
                 attempts: 50,
                 forks: 200_000,
+                rounds: 3,
                 idle: Duration::from_secs(10),
                 crowds,
             }
@@ -93,6 +98,7 @@ impl Effort {
                 bombs: 10,
                 attempts: 200,
                 forks: 2_000_000,
+                rounds: 20,
                 idle: Duration::from_mins(1),
                 crowds,
             }
@@ -102,11 +108,12 @@ impl Effort {
 
 type Group = fn(&Path, Effort, &mut dyn FnMut(Row)) -> Result<()>;
 
-const GROUPS: [(&str, Group); 5] = [
+const GROUPS: [(&str, Group); 6] = [
     ("overhead", overhead::measure),
     ("latency", latency::measure),
     ("recursion", recursion::measure),
     ("brake", brake::measure),
+    ("black_box", black_box::measure),
     ("idle", idle::measure),
 ];
 

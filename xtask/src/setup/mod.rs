@@ -2,6 +2,7 @@
 //! and this machine lacks. It looks at the things themselves, keeps no state, and so is quick when
 //! nothing is missing.
 
+pub mod buf;
 mod compiler;
 mod linker;
 mod packages;
@@ -30,6 +31,7 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     packages::ensure(needs)?;
     if needs.contains(&Need::Test) {
         compiler::ensure_components()?;
+        buf::ensure()?;
     }
     if needs.contains(&Need::Build) {
         let toolchain = compiler::ensure()?;

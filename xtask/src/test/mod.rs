@@ -49,7 +49,7 @@ pub struct Args {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// Format, clippy, and that the judge is independent of what it judges
+    /// Format, clippy, the schema's rules, and that the judge is independent of what it judges
     Lint,
     /// The crates' own tests
     Unit,
@@ -148,6 +148,8 @@ fn lint() -> Result<Suite> {
     clippy.args(CRATES);
     clippy.args(["--quiet", "--all-targets", "--keep-going", "--", "-D", "warnings"]);
     check("cargo clippy", &mut clippy)?;
+    let mut buf = Command::new(setup::buf::path());
+    check("buf lint", buf.arg("lint").current_dir(place::workspace().join("proto")))?;
     cases.extend(independence::cases());
     Ok(Suite { name: "lint".into(), cases, took: started.elapsed() })
 }

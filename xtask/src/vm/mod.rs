@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: the end-to-end tests inside QEMU, on other kernels. The guest is an initramfs
 //! with the very programs that run natively; it needs no disk, no network and no root.
 
+mod cut;
 mod guest;
 mod initramfs;
 mod kernel;
@@ -58,12 +59,18 @@ pub struct Args {
     /// No tests: a shell in the guest on this terminal (leave with `poweroff -f`)
     #[arg(long)]
     shell: bool,
+    /// No tests: cut the guest's power so often while it writes, and see that nothing announced is gone
+    #[arg(long, value_name = "TIMES", conflicts_with_all = ["shell", "page", "filter"])]
+    cut: Option<u32>,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
     setup::ensure(&[Need::Build, Need::Vm])?;
     if args.shell {
         return shell(&args.kernels[0]);
+    }
+    if let Some(times) = args.cut {
+        return cut::run(&args.kernels[0], times);
     }
     let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
     let mut able = Vec::new();

@@ -8,6 +8,7 @@ pub(super) mod groups;
 pub(super) mod records;
 mod service;
 pub(super) mod stream;
+mod trees;
 
 use std::{
     io,
@@ -31,7 +32,7 @@ use self::{
     connections::Remote, core::Core, groups::GroupCache, records::Records, service::Service,
 };
 use super::privileges::{self, ChildArgs, Leave, PrivilegesError};
-use crate::{core::survival, host::Host, proto, proto::sensor_server::SensorServer};
+use crate::{core::survival, host::Host, proto, proto::sensor_service_server::SensorServiceServer};
 
 /// Largest request, bytes; the largest that makes sense is some 1 KiB.
 const REQUEST_MAX: usize = 64 << 10;
@@ -158,7 +159,7 @@ pub(super) async fn serve(
     let moved = records.clone();
     let service = Service::new(core, records, groups);
     // Who is near enough to do without does not ask for compression.
-    let service = SensorServer::new(service)
+    let service = SensorServiceServer::new(service)
         .max_decoding_message_size(REQUEST_MAX)
         .accept_compressed(CompressionEncoding::Zstd)
         .send_compressed(CompressionEncoding::Zstd);
@@ -197,7 +198,7 @@ fn public_descriptors() -> FileDescriptorSet {
 async fn report(reporter: HealthReporter, mut parts: watch::Receiver<Vec<proto::PartStatus>>) {
     let status = |ok| if ok { ServingStatus::Serving } else { ServingStatus::NotServing };
     // Core is there as long as this process is.
-    reporter.set_service_status("sensor.v1.Sensor", ServingStatus::Serving).await;
+    reporter.set_service_status("sensor.v1.SensorService", ServingStatus::Serving).await;
     let mut named: Vec<String> = Vec::new();
     loop {
         let now = parts.borrow_and_update().clone();

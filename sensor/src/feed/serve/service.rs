@@ -1,4 +1,4 @@
-//! `sensor.v1.Sensor`: who asks is looked up and checked, reading is answered from the log, the rest
+//! `sensor.v1.SensorService`: who asks is looked up and checked, reading is answered from the log, the rest
 //! is passed to core.
 
 use std::{cmp::Reverse, sync::Arc};
@@ -13,13 +13,14 @@ use super::{
     groups::{GroupCache, Members},
     records::{self, Records},
     stream::{self, Follow, IncidentStream, Interest, RecordStream, Wish},
+    trees::{self, Lists, TreeStream},
 };
 use crate::{
     feed::{
         access::{self, Need, Refused, Roles, Who},
         link,
     },
-    proto::{self, sensor_server::Sensor},
+    proto::{self, sensor_service_server::SensorService},
     record::{Filter, IncidentFilter, Reader},
 };
 
@@ -36,12 +37,14 @@ pub(super) struct Service {
     groups: GroupCache,
     members: Arc<Members>,
     streams: Counter,
+    trees: Lists,
 }
 
 impl Service {
     pub fn new(core: Core, records: Records, groups: GroupCache) -> Self {
         let streams = Counter::new(STREAMS_PER_CLIENT, STREAMS);
-        Self { core, records, groups, members: Arc::default(), streams }
+        let trees = Lists::new(core.clone());
+        Self { core, records, groups, members: Arc::default(), streams, trees }
     }
 
     /// An empty question by whoever sent the request.
@@ -99,10 +102,16 @@ impl Service {
     }
 
     async fn ask<T>(&self, request: &Request<T>, what: ask::What) -> Result<tell::What, Status> {
+        let ask = self.admitted(request, what).await?;
+        self.core.ask(ask).await
+    }
+
+    /// A question that core would answer to whoever asks.
+    async fn admitted<T>(&self, request: &Request<T>, what: ask::What) -> Result<Ask, Status> {
         let (_, ask) = self.asker(request).await?;
         let ask = Ask { what: Some(what), ..ask };
         access::admit(&ask, &self.roles()).map_err(refused)?;
-        self.core.ask(ask).await
+        Ok(ask)
     }
 }
 
@@ -111,7 +120,7 @@ fn refused(refused: Refused) -> Status {
 }
 
 /// Core answered something else than it was asked.
-fn unexpected() -> Status {
+pub(super) fn unexpected() -> Status {
     Status::internal("the daemon gave an answer that does not fit")
 }
 
@@ -126,7 +135,7 @@ fn choice<E: TryFrom<i32>>(value: i32, what: &str) -> Result<Option<E>, Status> 
 }
 
 #[tonic::async_trait]
-impl Sensor for Service {
+impl SensorService for Service {
     async fn get_status(
         &self,
         request: Request<proto::GetStatusRequest>,
@@ -235,6 +244,28 @@ impl Sensor for Service {
         };
         let piece = self.records.read(read).await?;
         Ok(Response::new(evidence::parts(piece, offset, ticket)))
+    }
+
+    async fn list_trees(
+        &self,
+        request: Request<proto::ListTreesRequest>,
+    ) -> Result<Response<proto::ListTreesResponse>, Status> {
+        let what = ask::What::Trees(request.get_ref().clone());
+        let ask = self.admitted(&request, what).await?;
+        let list = Some(self.trees.list(ask).await?);
+        Ok(Response::new(proto::ListTreesResponse { list }))
+    }
+
+    type WatchTreesStream = TreeStream;
+
+    async fn watch_trees(
+        &self,
+        request: Request<proto::WatchTreesRequest>,
+    ) -> Result<Response<TreeStream>, Status> {
+        let ticket = self.ticket(&request).await?;
+        let (wish, every) = trees::wish(request.get_ref().clone())?;
+        let ask = self.admitted(&request, ask::What::Trees(wish)).await?;
+        Ok(Response::new(self.trees.watch(ask, every, ticket)))
     }
 
     async fn act(

@@ -86,7 +86,7 @@ impl Feed {
     async fn remote_client(
         &self,
         folder: &tempfile::TempDir,
-    ) -> Result<SensorClient<Channel>, ConnectError> {
+    ) -> Result<SensorServiceClient<Channel>, ConnectError> {
         let uri = format!("https://localhost:{}", self.remote.port());
         client::connect(&Address::Remote { uri, tls: folder.path().to_owned() }).await
     }
@@ -178,7 +178,7 @@ fn certificates_that_say_nothing_are_not_let_in() {
         let channel =
             tonic::transport::Endpoint::from_shared(uri).unwrap().tls_config(tls).unwrap();
         let channel = channel.connect().await.map_err(|error| error.to_string())?;
-        let mut client = SensorClient::new(channel);
+        let mut client = SensorServiceClient::new(channel);
         client.get_status(proto::GetStatusRequest {}).await.map_err(|status| status.to_string())
     });
     assert!(shown.is_err(), "{shown:?}");

@@ -1,0 +1,301 @@
+//! `sensor top`: who has the processes, and who makes them.
+
+use std::{
+    fmt::Write as _,
+    io::{self, IsTerminal as _},
+};
+
+use clap::{Args, ValueEnum};
+use sensor_proto::v1::{ListTreesRequest, LiveTree, TreeList, TreeOrder, WatchTreesRequest};
+
+use super::{
+    client,
+    error::CliError,
+    out::{self, View},
+    screen::{self, Event, Screen},
+    style::Tone,
+    table::{Cell, Table},
+    text, time,
+};
+
+const EXAMPLES: &str = "\
+Examples:
+  sensor top                              the largest trees, again every second; q ends it
+  sensor top --sort forks --interval 5    who forks most, every 5 s
+  sensor top --once --limit 5             one table
+  sensor top --cgroup /user.slice         only what runs in this cgroup and below
+  sensor top --json | jq '.trees[0]'      one list a line, again and again
+
+A tree is a process with all that descends from it, whoever adopted that. Shells that wait, init, sshd and the
+like stand aside for what they started.";
+
+/// Below so many columns the table is short of some.
+const WIDE: usize = 100;
+
+#[derive(Debug, Args)]
+#[command(after_help = EXAMPLES)]
+pub struct TopArgs {
+    /// One JSON object a line and interval (docs/schema/trees.json).
+    #[arg(long)]
+    json: bool,
+    /// One list, then end; so it is where no terminal shows the table.
+    #[arg(long)]
+    once: bool,
+    /// Seconds from list to list, 1 to 60.
+    #[arg(long, value_name = "S", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=60))]
+    interval: u32,
+    /// Trees at most, 1 to 100.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100))]
+    limit: u32,
+    /// What comes first.
+    #[arg(long, value_enum, default_value_t = Sort::Processes)]
+    sort: Sort,
+    /// Only processes in this cgroup (v2) and below.
+    #[arg(long, value_name = "PATH", default_value = "", hide_default_value = true)]
+    cgroup: String,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Sort {
+    /// Most living processes.
+    Processes,
+    /// Most forks a second.
+    Forks,
+    /// Most processes more than a second before.
+    Growth,
+}
+
+impl From<Sort> for TreeOrder {
+    fn from(sort: Sort) -> Self {
+        match sort {
+            Sort::Processes => Self::Processes,
+            Sort::Forks => Self::Forks,
+            Sort::Growth => Self::Growth,
+        }
+    }
+}
+
+pub async fn run(daemon: &client::Address, args: TopArgs) -> Result<(), CliError> {
+    let list = ListTreesRequest {
+        limit: args.limit,
+        order: TreeOrder::from(args.sort).into(),
+        cgroup: args.cgroup,
+    };
+    let mut client = client::connect(daemon).await?;
+    if args.once || !args.json && !io::stdout().is_terminal() {
+        let list = client.list_trees(list).await?.into_inner().list.ok_or_else(missing)?;
+        return if args.json {
+            out::json_line(&list)
+        } else {
+            out::print(&page(&list, &View::current()))
+        };
+    }
+    let request = WatchTreesRequest { list: Some(list), interval_ms: args.interval * 1_000 };
+    let mut lists = client.watch_trees(request).await?.into_inner();
+    if args.json {
+        while let Some(answer) = lists.message().await? {
+            out::json_line(&answer.list.ok_or_else(missing)?)?;
+        }
+        return Err(ended());
+    }
+    let mut screen = Screen::enter()?;
+    let mut last = None;
+    loop {
+        tokio::select! {
+            answer = lists.message() => {
+                last = Some(answer?.ok_or_else(ended)?.list.ok_or_else(missing)?);
+            }
+            event = screen.event() => match event? {
+                Event::Quit => return Ok(()),
+                Event::Redraw => {}
+            },
+        }
+        if let Some(list) = &last {
+            screen::show(&page(list, &View::current()))?;
+        }
+    }
+}
+
+fn missing() -> CliError {
+    CliError::Answer("a list of trees is missing".into())
+}
+
+fn ended() -> CliError {
+    CliError::Answer("it tells of no more trees".into())
+}
+
+fn page(list: &TreeList, view: &View) -> String {
+    let style = &view.style;
+    let mut page = style.paint(Tone::Strong, &time::of_second(list.at, &view.zone));
+    // Writing to a String cannot fail.
+    let _ = write!(page, "  {}", text::count(list.processes, "process", "processes"));
+    if list.span_ns > 0 {
+        let per_second = f64::from(list.forks) * 1e9 / list.span_ns as f64;
+        let _ = write!(page, ", {} forks/s", rate(per_second));
+    }
+    page.push_str("\n\n");
+    let head =
+        ["PID", "PROCESSES", "CHANGE", "FORKS/S", "THREADS", "MEMORY", "AGE", "UID", "COMMAND"];
+    let numbers = [7, 9, 6, 7, 7, 8, 6, 5, 0];
+    let rows = list.trees.iter().map(|tree| row(tree, list.span_ns > 0));
+    // What a narrow terminal has no room for goes first.
+    page.push_str(&if style.width.is_some_and(|columns| columns < WIDE) {
+        let least = [0, 1, 3, 5, 8];
+        let mut table = Table::new(least.map(|at| head[at])).numbers(least.map(|at| numbers[at]));
+        rows.for_each(|row| table.push(least.map(|at| row[at].clone())));
+        table.render(0, style)
+    } else {
+        let mut table = Table::new(head).numbers(numbers);
+        rows.for_each(|row| table.push(row));
+        table.render(0, style)
+    });
+    if list.omitted > 0 {
+        let _ = writeln!(page, "and {}", text::count(list.omitted, "tree more", "trees more"));
+    }
+    page
+}
+
+/// `compared`: something is known of what it was before.
+fn row(tree: &LiveTree, compared: bool) -> [Cell; 9] {
+    let known = |text: Option<String>| text.unwrap_or_else(|| "?".into());
+    let change = match tree.growth {
+        0 => "0".into(),
+        growth => format!("{growth:+}"),
+    };
+    let (incident, tone) = match (tree.incident.as_str(), tree.contained) {
+        ("", _) => (String::new(), Tone::Plain),
+        (id, true) => (format!("{} contained: ", text::safe(id)), Tone::Warning),
+        (id, false) => (format!("{} open: ", text::safe(id)), Tone::Bad),
+    };
+    let command = match (tree.argv.as_slice(), tree.comm.as_str()) {
+        // It went before anybody could read its name.
+        ([], "") => "?".into(),
+        ([], comm) => text::safe(comm),
+        (argv, _) => text::command(argv),
+    };
+    let gone = if tree.alive { "" } else { "(ended) " };
+    [
+        tree.root.unwrap_or_default().pid.to_string().into(),
+        tree.processes.to_string().into(),
+        known(compared.then_some(change)).into(),
+        known(compared.then(|| rate(tree.forks_per_second))).into(),
+        known(tree.threads.map(|threads| threads.to_string())).into(),
+        known(tree.anon_bytes.map(text::bytes)).into(),
+        time::duration(tree.age_ns).into(),
+        known(tree.uid.map(|uid| uid.to_string())).into(),
+        Cell::toned(format!("{incident}{gone}{command}"), tone),
+    ]
+}
+
+/// So much a second: a digit behind the point where that says something.
+fn rate(per_second: f64) -> String {
+    let rounded = (per_second * 10.0).round() / 10.0;
+    if rounded == 0.0 || rounded >= 10.0 {
+        format!("{rounded:.0}")
+    } else {
+        format!("{rounded:.1}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use proptest::prelude::*;
+    use prost_types::Timestamp;
+    use sensor_proto::v1::ProcessKey;
+
+    use super::*;
+    use crate::cli::style::Style;
+
+    fn view(width: Option<usize>) -> View {
+        View {
+            style: Style { colour: false, width },
+            zone: TimeZone::UTC,
+            now: Timestamp::default(),
+            now_ns: 0,
+            boot_id: String::new(),
+        }
+    }
+
+    fn list() -> TreeList {
+        let make = LiveTree {
+            root: Some(ProcessKey { pid: 4711, start_ns: 1 }),
+            alive: true,
+            comm: "make".into(),
+            argv: vec![b"make".to_vec(), b"-j8".to_vec()],
+            uid: Some(1000),
+            processes: 306,
+            forks_per_second: 41.7,
+            growth: 12,
+            age_ns: 90_000_000_000,
+            threads: Some(310),
+            anon_bytes: Some(3 << 30),
+            ..LiveTree::default()
+        };
+        let gone = LiveTree {
+            alive: false,
+            argv: Vec::new(),
+            comm: "sh".into(),
+            uid: None,
+            growth: -1,
+            forks_per_second: 0.96,
+            threads: None,
+            anon_bytes: None,
+            incident: "4k2m".into(),
+            contained: true,
+            ..make.clone()
+        };
+        TreeList {
+            at: Some(Timestamp { seconds: 3_661, nanos: 0 }),
+            span_ns: 2_000_000_000,
+            trees: vec![make, gone],
+            omitted: 1,
+            processes: 400,
+            forks: 86,
+            ..TreeList::default()
+        }
+    }
+
+    #[test]
+    fn a_table_of_trees() {
+        assert_eq!(
+            page(&list(), &view(None)),
+            "01:01:01  400 processes, 43 forks/s\n\n\
+             \x20   PID  PROCESSES  CHANGE  FORKS/S  THREADS    MEMORY     AGE    UID  COMMAND\n\
+             \x20  4711        306     +12       42      310   3.0 GiB  90.0 s   1000  make -j8\n\
+             \x20  4711        306      -1      1.0        ?         ?  90.0 s      ?  4k2m contained: (ended) sh\n\
+             and 1 tree more\n"
+        );
+        let narrow = page(&list(), &view(Some(60)));
+        assert!(narrow.contains("\n   4711        306       42   3.0 GiB  make -j8\n"), "{narrow}");
+        let first = TreeList { span_ns: 0, omitted: 0, ..list() };
+        assert!(
+            page(&first, &view(None)).contains("306       ?        ?"),
+            "nothing to compare with"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_listed_stays_in_its_line(
+            argv in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..30), 0..5),
+            comm in ".{0,20}", incident in ".{0,12}", age_ns: u64,
+            // Linux has no more pids.
+            pid in 1_u32..1 << 22, growth in -(1 << 16)..1 << 16, rate in 0.0..1e6,
+            columns in 62_usize..200,
+        ) {
+            let tree = LiveTree {
+                root: Some(ProcessKey { pid, start_ns: 0 }),
+                argv, comm, incident, age_ns, growth,
+                forks_per_second: rate,
+                ..list().trees[0].clone()
+            };
+            let page = page(&TreeList { trees: vec![tree], omitted: 0, ..list() }, &view(Some(columns)));
+            prop_assert_eq!(page.lines().count(), 4);
+            for line in page.lines() {
+                prop_assert!(!line.chars().any(char::is_control));
+                prop_assert!(text::width(line) <= columns, "{}", line);
+            }
+        }
+    }
+}

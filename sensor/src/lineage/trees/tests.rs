@@ -1,0 +1,166 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn key(tgid: u32) -> ProcessKey {
+    ProcessKey::new(tgid, u64::from(tgid) * 1_000)
+}
+
+/// A living process in the slot of its pid. Parent 0: not known.
+fn process(tgid: u32, parent: u32, cgroup: u64) -> Counted {
+    let parent_key = if parent == 0 { ProcessKey::new(0, 0) } else { key(parent) };
+    Counted {
+        slot: tgid,
+        key: key(tgid),
+        parent_slot: parent,
+        parent: parent_key,
+        alive: true,
+        forks: 0,
+        cgroup,
+    }
+}
+
+fn pids(trees: &[Tree]) -> Vec<(u32, u32)> {
+    trees.iter().map(|tree| (tree.root.tgid, tree.live)).collect()
+}
+
+/// init, a login with a shell in which make runs with so many jobs, and an editor in another login.
+fn desktop(jobs: u32) -> Vec<Counted> {
+    let mut all = vec![
+        process(1, 0, 1),
+        process(2, 0, 1),
+        process(3, 2, 1),
+        process(10, 1, 2),
+        // Logins are moved into groups of their own.
+        process(11, 10, 2),
+        process(12, 11, 3),
+        process(13, 12, 3),
+        process(21, 10, 2),
+        process(22, 21, 4),
+        process(23, 22, 4),
+    ];
+    all.extend((100..100 + jobs).map(|pid| process(pid, 13, 3)));
+    all
+}
+
+#[test]
+fn who_makes_them_is_listed_and_not_who_waits_for_that() {
+    let census = Census::new(&desktop(40), 0, None);
+    let (trees, omitted) = census.trees(TreeOrder::Processes, 10);
+    // 12, the shell, waits for 13; 10, sshd, and its helpers have started others only.
+    assert_eq!(pids(&trees), [(13, 41), (22, 2)]);
+    assert_eq!(omitted, 0);
+    // The kernel's own are nobody's.
+    assert_eq!(census.living(), 48);
+    let (trees, omitted) = census.trees(TreeOrder::Processes, 1);
+    assert_eq!((pids(&trees), omitted), (vec![(13, 41)], 1));
+    assert_eq!(census.living_of(&trees[0]).count(), 41);
+    let places = census.find(&[100, 12, 22, 999].map(key));
+    assert_eq!(places.iter().filter(|place| census.is_of(&trees[0], **place)).count(), 2);
+    assert_eq!(places.len(), 3, "all that are there");
+}
+
+#[test]
+fn a_loop_that_keeps_nothing_is_first_by_forks() {
+    let mut all = desktop(40);
+    let before = Census::new(&all, 1_000_000, None);
+    assert_eq!((before.span_ns, before.forked()), (0, 0));
+    // 23 starts one command after the other; one of them lives just now.
+    for process in all.iter_mut().filter(|it| [1, 10, 21, 22, 23].contains(&it.key.tgid)) {
+        process.forks += 500;
+    }
+    all.push(Counted { key: ProcessKey::new(900, 1_500_000), ..process(900, 23, 4) });
+    let now = Census::new(&all, 2_000_000, Some(&before));
+    assert_eq!((now.span_ns, now.forked()), (1_000_000, 500));
+    let (trees, _) = now.trees(TreeOrder::Forks, 2);
+    assert_eq!((trees[0].root, trees[0].forked, trees[0].grown), (key(23), 500, 1));
+    // What does nothing comes behind it by its size.
+    assert_eq!(trees[1].root, key(13));
+    let (trees, _) = now.trees(TreeOrder::Growth, 1);
+    assert_eq!((trees[0].root.tgid, trees[0].grown), (900, 1));
+    let outstanding = now.outstanding();
+    assert_eq!(pids(&outstanding), [(23, 2), (900, 1), (13, 41), (22, 3)]);
+    assert_eq!(pids(&before.outstanding()), [(13, 41), (22, 2)]);
+}
+
+#[test]
+fn a_dead_root_stands_for_what_it_left() {
+    let mut all: Vec<Counted> =
+        (0..5).map(|n| process(30 + n, if n == 0 { 1 } else { 30 }, 1)).collect();
+    all[0].alive = false;
+    all.push(process(1, 0, 1));
+    let (trees, _) = Census::new(&all, 0, None).trees(TreeOrder::Processes, 9);
+    assert_eq!(pids(&trees), [(30, 4)]);
+    assert!(!trees[0].alive);
+}
+
+#[test]
+fn a_slot_that_somebody_else_has_is_not_compared() {
+    let before = Census::new(&[Counted { forks: 90, ..process(5, 0, 1) }], 10_000, None);
+    let reused = Counted { key: ProcessKey::new(5, 20_000), forks: 7, ..process(5, 0, 1) };
+    let unseen = Counted { forks: 30, ..process(8, 0, 1) };
+    let now = Census::new(&[reused, unseen], 30_000, Some(&before));
+    let (trees, _) = now.trees(TreeOrder::Forks, 9);
+    let changes: Vec<_> = trees.iter().map(|it| (it.root.tgid, it.forked, it.grown)).collect();
+    assert_eq!(changes, [(5, 7, 1), (8, 0, 0)]);
+}
+
+#[test]
+fn a_scope_has_its_own_trees() {
+    let before = Census::new(&desktop(3), 1, None);
+    let now = Census::new(&desktop(9), 2, Some(&before));
+    let within = now.within(&HashSet::from([3]));
+    assert_eq!((within.living(), within.span_ns), (11, 1));
+    let (trees, _) = within.trees(TreeOrder::Processes, 9);
+    assert_eq!(pids(&trees), [(13, 10)]);
+    assert_eq!(within.trees(TreeOrder::Processes, 0).1, 1);
+    assert_eq!(now.within(&HashSet::new()).living(), 0);
+}
+
+/// Processes with parents among those before them, some dead, in a few cgroups, perhaps torn.
+fn anything() -> impl Strategy<Value = Vec<Counted>> {
+    let one = (any::<u32>(), any::<bool>(), 0_u64..4, 0_u32..50, 0..20);
+    proptest::collection::vec(one, 0..80).prop_map(|all| {
+        let count = all.len() as u32;
+        let each =
+            all.into_iter().enumerate().map(|(index, (parent, alive, cgroup, forks, torn))| {
+                let tgid = index as u32 + 1;
+                let below = if torn == 0 { count } else { index as u32 };
+                let parent = if below == 0 { 0 } else { parent % (below + 1) };
+                Counted { alive, forks, ..process(tgid, parent, cgroup) }
+            });
+        each.collect()
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_two_trees_share_a_process_and_only_who_stands_above_one_is_in_none(
+        then in anything(), now in anything(), order in 0..4, limit in 0_usize..20,
+    ) {
+        let order = TreeOrder::try_from(order).unwrap();
+        let before = Census::new(&then, 500, None);
+        let census = Census::new(&now, 1_000_000, Some(&before));
+        let (all, omitted) = census.trees(order, usize::MAX);
+        prop_assert_eq!(omitted, 0);
+        let mut seen = HashSet::new();
+        for tree in &all {
+            let living: Vec<ProcessKey> = census.living_of(tree).collect();
+            prop_assert!(tree.live > 0 && living.len() == tree.live as usize);
+            prop_assert!(living.iter().all(|key| seen.insert(*key)), "twice");
+        }
+        let above = |key: ProcessKey| {
+            let place = census.find(&[key])[0];
+            !seen.contains(&key) && all.iter().any(|tree| census.is_of(tree, place))
+        };
+        let in_none = census.members.iter().map(|it| it.counted).filter(|it| it.alive && !seen.contains(&it.key));
+        // pid 1 alone stands aside for nobody.
+        prop_assert!(in_none.clone().all(|it| above(it.key) || it.key.tgid == INIT));
+        prop_assert_eq!(census.living() as usize, seen.len() + in_none.count());
+
+        let (some, omitted) = census.trees(order, limit);
+        prop_assert_eq!(some.len() + omitted, all.len());
+        prop_assert_eq!(&some[..], &all[..some.len()], "the limit changes nothing but the end");
+        prop_assert!(census.outstanding().len() <= 5);
+    }
+}

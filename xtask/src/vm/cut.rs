@@ -1,0 +1,131 @@
+//! The plug is pulled: a guest with a disk announces one incident after the other until it is killed, and
+//! the next one has to know all that was announced. The host keeps what QEMU was told to write, so this is
+//! a smoke test of the whole; what a disk may do to writes that were not synced, the log's own tests play.
+
+use std::{
+    collections::HashSet,
+    fs::File,
+    io::{BufRead as _, BufReader},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitCode, Stdio},
+    sync::mpsc::{self, Receiver},
+    thread,
+    time::{Duration, Instant, SystemTime},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::machine;
+use crate::{place, step};
+
+const DISK_BYTES: u64 = 256 << 20;
+
+/// From power to an answer, on a slow emulation.
+const START: Duration = Duration::from_mins(3);
+
+/// Between the first answer and the cut, ms.
+const SHORTEST_MS: u64 = 500;
+const LONGEST_MS: u64 = 12_000;
+
+pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
+    let disk = disk()?;
+    let mut announced = HashSet::new();
+    for cut in 1..=times {
+        let guest = Guest::start(kernel, &disk)?;
+        guest.knows(&announced)?;
+        let before = announced.len();
+        let end = Instant::now() + moment();
+        while let Some(line) = guest.line(end) {
+            announced.extend(line.strip_prefix("announced ").map(str::to_owned));
+        }
+        let new = announced.len() - before;
+        eprintln!(
+            "cut {cut} of {times}: {new} incidents were announced since the last, all older are known"
+        );
+    }
+    Guest::start(kernel, &disk)?.knows(&announced)?;
+    println!("{times} cuts, {} incidents announced, all of them known", announced.len());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// An empty file system in a file.
+fn disk() -> Result<PathBuf> {
+    let path = place::target().join("vm/cut.img");
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    file.set_len(DISK_BYTES)?;
+    let mut mkfs =
+        Command::new(place::command("mkfs.ext4").context("mkfs.ext4 is missing (e2fsprogs)")?);
+    step::must("mkfs.ext4", mkfs.args(["-q", "-F"]).arg(&path), START)?;
+    Ok(path)
+}
+
+/// Some time until the cut, another one each time.
+fn moment() -> Duration {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    let span = LONGEST_MS - SHORTEST_MS;
+    Duration::from_millis(SHORTEST_MS + u64::from(now.subsec_nanos()) / 1_000 % span)
+}
+
+/// A machine that is gone without a word when this is dropped.
+struct Guest {
+    machine: Child,
+    lines: Receiver<String>,
+}
+
+impl Guest {
+    fn start(kernel: &str, disk: &Path) -> Result<Self> {
+        let mut machine = machine(kernel, "sensor.cut")?;
+        let console = place::target().join("vm/cut.log");
+        machine.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={}", disk.display()));
+        machine.args(["-device", "nvme,drive=disk,serial=1"]);
+        machine.arg("-serial").arg(format!("file:{}", console.display()));
+        machine.args(["-serial", "stdio"]).stdin(Stdio::null()).stdout(Stdio::piped());
+        let mut machine = machine.spawn().context("cannot start QEMU")?;
+        let output = machine.stdout.take().context("QEMU has no output")?;
+        let (sender, lines) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                if sender.send(line).is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { machine, lines })
+    }
+
+    /// Until then; none: no more came.
+    fn line(&self, end: Instant) -> Option<String> {
+        self.lines.recv_timeout(end.saturating_duration_since(Instant::now())).ok()
+    }
+
+    /// Fails when it has come up without one of these incidents.
+    fn knows(&self, announced: &HashSet<String>) -> Result<()> {
+        let end = Instant::now() + START;
+        let mut missing = announced.clone();
+        loop {
+            match self.line(end) {
+                None => bail!(
+                    "the guest did not come up; see {}",
+                    place::target().join("vm/cut.log").display()
+                ),
+                Some(line) if line == "ready" => break,
+                Some(line) => {
+                    if let Some(id) = line.strip_prefix("known ") {
+                        missing.remove(id);
+                    }
+                }
+            }
+        }
+        if !missing.is_empty() {
+            bail!("announced and not there any more: {missing:?}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let _ = self.machine.kill();
+        let _ = self.machine.wait();
+    }
+}
