@@ -117,7 +117,7 @@ impl Sensor {
         self.group.pids()
     }
 
-    /// Those of them that run this hidden verb: guardian or serve.
+    /// Those of them that run this hidden verb: guardian, serve or deliver.
     pub fn processes_of(&self, verb: &str) -> Vec<u32> {
         let runs = |pid: &u32| process::argv(*pid).get(1).is_some_and(|word| word == verb);
         self.processes().into_iter().filter(runs).collect()

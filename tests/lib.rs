@@ -10,6 +10,7 @@ pub mod daemon;
 pub mod judge;
 pub mod names;
 pub mod process;
+pub mod receiver;
 pub mod run;
 pub mod skip;
 pub mod target;

@@ -48,4 +48,6 @@ mod trees;
 #[cfg(test)]
 mod watching;
 #[cfg(test)]
+mod webhooks;
+#[cfg(test)]
 mod workloads;

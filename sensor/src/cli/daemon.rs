@@ -13,7 +13,10 @@ use super::error::CliError;
 use crate::{
     config::Config,
     core,
-    feed::serve::{self, ServeArgs},
+    feed::{
+        serve::{self, ServeArgs},
+        webhooks::{self, ChildArgs},
+    },
     kernel,
     respond::guardian::{self, GuardianArgs},
 };
@@ -42,6 +45,12 @@ pub fn run(args: &RunArgs) -> Result<(), CliError> {
 pub fn serve(args: ServeArgs) -> Result<(), CliError> {
     log();
     serve::run(args).map_err(CliError::part)
+}
+
+/// The hidden verb `deliver`: the process that sends records to webhooks.
+pub fn deliver(args: &ChildArgs) -> Result<(), CliError> {
+    log();
+    webhooks::run(args).map_err(CliError::part)
 }
 
 /// The hidden verb `guardian`: the process that holds the dead-man's timers.

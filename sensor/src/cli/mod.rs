@@ -42,7 +42,7 @@ use clap::{Parser, Subcommand};
 
 use self::error::CliError;
 use crate::{
-    feed::serve::ServeArgs,
+    feed::{serve::ServeArgs, webhooks::ChildArgs},
     kernel::{brake, selftest},
     respond::guardian::GuardianArgs,
 };
@@ -125,6 +125,9 @@ enum Verb {
     /// Answers clients. Started by `run`.
     #[command(hide = true)]
     Serve(ServeArgs),
+    /// Sends records to webhooks. Started by `run`.
+    #[command(hide = true)]
+    Deliver(ChildArgs),
     /// Holds the dead-man's timers. Started by `run`.
     #[command(hide = true)]
     Guardian(GuardianArgs),
@@ -181,6 +184,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Verb::Certs(args) => certs::run(&args),
         Verb::Config(args) => config::run(&args),
         Verb::Serve(args) => daemon::serve(args),
+        Verb::Deliver(args) => daemon::deliver(&args),
         Verb::Guardian(args) => daemon::guardian(&args),
         Verb::SelfTestChild { .. } => Ok(selftest::child()?),
         Verb::BrakeTestChild => Ok(brake::child()?),

@@ -2,17 +2,17 @@
 
 use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::Path};
 
-use super::{Agent, Config, Mode};
+use super::{Agent, Config, Mode, webhook};
 
 /// A value that cannot be.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Problem {
-    /// Dotted.
+    /// Dotted; `[0]` behind a key is its first item.
     pub key: String,
     pub what: String,
 }
 
-type Checked = Result<(), Problem>;
+pub(super) type Checked = Result<(), Problem>;
 
 const MIB: u64 = 1 << 20;
 
@@ -40,7 +40,8 @@ pub(super) fn check(config: &Config) -> Checked {
     // Less would not hold one large incident.
     range("record.max_bytes", config.record.max_bytes, 16 * MIB..=1024 * 1024 * MIB)?;
     feed(config)?;
-    investigate(config)
+    investigate(config)?;
+    webhook::check(&config.webhooks)
 }
 
 fn feed(config: &Config) -> Checked {
@@ -183,11 +184,15 @@ fn investigate(config: &Config) -> Checked {
     range("investigate.command.pids_max", command.pids_max, 1..=32_768)
 }
 
-fn problem(key: &str, what: String) -> Checked {
+pub(super) fn problem(key: &str, what: String) -> Checked {
     Err(Problem { key: key.into(), what })
 }
 
-fn range<T: PartialOrd + Display>(key: &str, value: T, allowed: RangeInclusive<T>) -> Checked {
+pub(super) fn range<T: PartialOrd + Display>(
+    key: &str,
+    value: T,
+    allowed: RangeInclusive<T>,
+) -> Checked {
     if allowed.contains(&value) {
         return Ok(());
     }
@@ -201,7 +206,7 @@ fn not_above(lower: (&str, u32), upper: (&str, u32)) -> Checked {
     problem(lower.0, format!("{} is above {} ({})", lower.1, upper.0, upper.1))
 }
 
-fn absolute(key: &str, path: &Path) -> Checked {
+pub(super) fn absolute(key: &str, path: &Path) -> Checked {
     let shown = path.display();
     if !path.is_absolute() {
         return problem(key, format!("\"{shown}\" is not an absolute path"));
@@ -215,7 +220,7 @@ fn absolute(key: &str, path: &Path) -> Checked {
     Ok(())
 }
 
-fn few(key: &str, items: usize) -> Checked {
+pub(super) fn few(key: &str, items: usize) -> Checked {
     if items <= MAX_ITEMS {
         return Ok(());
     }

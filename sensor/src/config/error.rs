@@ -8,7 +8,7 @@ use std::{
 };
 
 use sensor_proto::json::escape;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeArray, DeTable, DeValue};
 
 use super::check::Problem;
 
@@ -53,7 +53,8 @@ pub(super) fn of_toml(error: &toml::de::Error, text: &str, file: &Path) -> Confi
 /// A value that cannot be, with the line where the file says so (or, for what follows from a
 /// missing key, the line of its table).
 pub(super) fn of_check(problem: &Problem, text: &str, file: &Path) -> ConfigError {
-    let path: Vec<&str> = problem.key.split('.').collect();
+    let path: Vec<&str> =
+        problem.key.split(['.', '[', ']']).filter(|part| !part.is_empty()).collect();
     let offset = DeTable::parse(text)
         .ok()
         .and_then(|table| span_of(table.get_ref(), &path))
@@ -70,7 +71,7 @@ pub(super) fn line_of(text: &[u8], offset: usize) -> usize {
 fn dotted(path: &[String]) -> String {
     let mut key = String::new();
     for (index, part) in path.iter().enumerate() {
-        let dot = if index == 0 { "" } else { "." };
+        let dot = if index == 0 || part.starts_with('[') { "" } else { "." };
         // Writing to a String cannot fail.
         let _ = write!(key, "{dot}{}", escape(part.as_bytes()));
     }
@@ -84,6 +85,7 @@ fn key_at(table: &DeTable<'_>, offset: usize, path: &mut Vec<String>) -> bool {
         // A table's span is its header's, and its keys may stand far below it: so they come first.
         let below = match value.get_ref() {
             DeValue::Table(inner) => key_at(inner, offset, path),
+            DeValue::Array(items) => item_at(items, offset, path),
             _ => false,
         };
         if below || within(&key.span(), offset) || within(&value.span(), offset) {
@@ -92,6 +94,19 @@ fn key_at(table: &DeTable<'_>, offset: usize, path: &mut Vec<String>) -> bool {
         path.pop();
     }
     false
+}
+
+/// The same in an array of tables.
+fn item_at(items: &DeArray<'_>, offset: usize, path: &mut Vec<String>) -> bool {
+    items.iter().enumerate().any(|(index, item)| {
+        let DeValue::Table(table) = item.get_ref() else { return false };
+        path.push(format!("[{index}]"));
+        let found = key_at(table, offset, path) || within(&item.span(), offset);
+        if !found {
+            path.pop();
+        }
+        found
+    })
 }
 
 fn within(span: &Range<usize>, offset: usize) -> bool {
@@ -104,6 +119,11 @@ fn span_of(table: &DeTable<'_>, path: &[&str]) -> Option<Range<usize>> {
     let (key, value) = table.iter().find(|(key, _)| key.get_ref() == first)?;
     match value.get_ref() {
         DeValue::Table(inner) => span_of(inner, rest).or_else(|| Some(key.span())),
+        DeValue::Array(items) if !rest.is_empty() => {
+            let item = items.get(rest[0].parse::<usize>().ok()?)?;
+            let DeValue::Table(table) = item.get_ref() else { return Some(key.span()) };
+            span_of(table, &rest[1..]).or_else(|| Some(item.span()))
+        }
         _ => Some(key.span()),
     }
 }

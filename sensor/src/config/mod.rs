@@ -7,6 +7,7 @@
 
 mod check;
 mod error;
+pub mod webhook;
 
 use std::{
     fs::File,
@@ -17,7 +18,7 @@ use std::{
 use sensor_common::{recursion::Limits, respawn, storm};
 use serde::{Deserialize, Serialize};
 
-pub use self::error::ConfigError;
+pub use self::{error::ConfigError, webhook::Webhook};
 use crate::kernel::Gear;
 
 /// Where the configuration is looked for when nothing else is said.
@@ -46,6 +47,8 @@ pub struct Config {
     pub record: Record,
     pub feed: Feed,
     pub investigate: Investigate,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<Webhook>,
 }
 
 /// Where incidents open and actions reach.
@@ -306,6 +309,7 @@ impl Default for Config {
             record: Record::default(),
             feed: Feed::default(),
             investigate: Investigate::default(),
+            webhooks: Vec::new(),
         }
     }
 }

@@ -41,6 +41,90 @@ fn what_is_shown_can_be_read_back() {
     assert_eq!(parse(&shown).unwrap(), config);
 }
 
+/// The keys of a webhook stand in comments of the default file; this is what they say.
+fn documented_webhook() -> Config {
+    let (_, section) = DEFAULT_TEXT.split_once("\n# [[webhooks]]\n").unwrap();
+    let keys = section.lines().filter_map(|line| {
+        let line = line.strip_prefix("# ")?;
+        (line.contains(" = ") || line.starts_with('[')).then_some(line)
+    });
+    parse(&format!("[[webhooks]]\n{}", keys.collect::<Vec<_>>().join("\n"))).unwrap()
+}
+
+#[test]
+fn the_default_file_says_every_key_of_a_webhook_and_its_default() {
+    let config = documented_webhook();
+    let Webhook { name, url, .. } = config.webhooks[0].clone();
+    assert_eq!(config.webhooks, [Webhook { name, url, ..Webhook::default() }]);
+    let shown = toml::to_string(&config).unwrap();
+    assert_eq!(parse(&shown).unwrap(), config);
+    let count = |text: &str| text.matches(" = ").count();
+    let (_, written) = DEFAULT_TEXT.split_once("\n# [[webhooks]]\n").unwrap();
+    let (_, known) = shown.split_once("[[webhooks]]").unwrap();
+    assert_eq!(count(written), count(known));
+}
+
+#[test]
+fn a_webhook_that_cannot_be_is_refused_at_its_line() {
+    let refused = |line: &str| {
+        message(&format!(
+            "[[webhooks]]\nname = \"a\"\nurl = \"https://a.example/\"\n\n[[webhooks]]\n\
+             name = \"b\"\nurl = \"https://b.example/\"\n{line}\n"
+        ))
+    };
+    let (head, at) = ("/c.toml:8: webhooks[1].", "/c.toml:9: webhooks[1].");
+    for (line, said) in [
+        ("timeout_s = 0", format!("{head}timeout_s: 0 is not within 1 to 300")),
+        ("kinds = [\"transitions\"]", format!("{head}kinds: kinds are started, stopped, ")),
+        ("secret_file = \"key\"", format!("{head}secret_file: \"key\" is not an absolute path")),
+        ("format = \"xml\"", format!("{head}format: unknown variant `xml`")),
+        ("color = 1", format!("{head}color: unknown field `color`")),
+        ("heartbeat.url = \"ftp://c/\"", format!("{head}heartbeat.url: begins with neither")),
+        (
+            "[webhooks.heartbeat]\nevery_s = 0",
+            format!("{at}heartbeat.every_s: 0 is not within 1 to 86400"),
+        ),
+    ] {
+        let is = refused(line);
+        assert!(is.starts_with(&said), "{is}");
+    }
+    let twice = "[[webhooks]]\nname = \"a\"\nurl = \"https://a.example/\"\n";
+    assert_eq!(
+        message(&format!("{twice}{twice}")),
+        "/c.toml:5: webhooks[1].name: another is called \"a\", too",
+    );
+}
+
+#[test]
+fn where_a_webhook_may_go() {
+    let of = |url: &str, more: &str| {
+        parse(&format!("[[webhooks]]\nname = \"a\"\nurl = {url:?}\n{more}"))
+            .map_err(|error| error.to_string())
+    };
+    for url in [
+        "https://a.example",
+        "https://a.example:8443/x?key=1",
+        "http://127.0.0.1:1/",
+        "http://[::1]:1/",
+        "http://localhost/",
+    ] {
+        assert!(of(url, "").is_ok(), "{url}");
+    }
+    for (url, why) in [
+        ("", "is no URL"),
+        ("/path", "is no URL"),
+        ("ftp://a.example/", "begins with neither"),
+        ("https://user:secret@a.example/", "are not sent"),
+        ("http://a.example/secret", "use https"),
+        ("http://10.0.0.1/secret", "use https"),
+    ] {
+        let said = of(url, "").unwrap_err();
+        assert!(said.starts_with("/c.toml:3: webhooks[0].url: "), "{said}");
+        assert!(said.contains(why) && !said.contains("secret"), "{said}");
+    }
+    assert!(of("http://a.example/", "plain_http = true").is_ok());
+}
+
 #[test]
 fn the_thresholds_are_those_of_the_gates() {
     assert_eq!(Detect::default().limits(), Limits::default());

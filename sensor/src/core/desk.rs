@@ -94,6 +94,8 @@ pub struct Desk {
     pub missed: bool,
     /// State of the feed.
     pub feed: tokio::sync::watch::Receiver<proto::PartStatus>,
+    /// State of the webhooks, where there are some.
+    pub webhooks: Option<tokio::sync::watch::Receiver<proto::PartStatus>>,
     pub started_at: prost_types::Timestamp,
     /// As configured, for the status.
     pub scope: Vec<String>,

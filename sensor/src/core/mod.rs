@@ -1,9 +1,10 @@
 //! The daemon: brings the parts up in order, lets them work, takes them down in order.
 //!
 //! Three processes: this one (root: programs, brake, evidence, the only writer of the log), its
-//! guardian, which outlives it, and `serve`, which is not root. In this one: the thread that reads
-//! the ring and reacts ([`reactor`]), the desk ([`desk`]), the thread that writes the log, and
-//! whatever may block beside them.
+//! guardian, which outlives it, and `serve`, which is not root; where there are webhooks also
+//! `deliver`, which is not root either. In this one: the thread that reads the ring and reacts
+//! ([`reactor`]), the desk ([`desk`]), the thread that writes the log, and whatever may block beside
+//! them.
 
 mod containments;
 mod desk;
@@ -57,6 +58,7 @@ use crate::{
         access::Named,
         link::{Link, LinkError, LinkOptions, Question, Tcp},
         tls::Files,
+        webhooks::link::{Told, Webhooks, WebhooksError, WebhooksOptions},
     },
     host::{Host, cpus},
     investigate,
@@ -91,6 +93,8 @@ pub enum CoreError {
     Log(#[from] LogError),
     #[error(transparent)]
     Feed(#[from] LinkError),
+    #[error(transparent)]
+    Webhooks(#[from] WebhooksError),
     #[error(transparent)]
     Guardian(#[from] GuardianError),
     #[error("cannot start the daemon's threads: {0}")]
@@ -176,8 +180,11 @@ pub fn run(config: &Config) -> Result<(), CoreError> {
 struct Daemon {
     desk: Desk,
     link: Link,
+    webhooks: Option<Webhooks>,
     reader: Reader,
     notices: mpsc::Receiver<Notice>,
+    /// How it goes with webhooks.
+    delivered: mpsc::Receiver<Told>,
     questions: mpsc::Receiver<Question>,
     done: mpsc::UnboundedReceiver<Done>,
     guardian_events: mpsc::UnboundedReceiver<guardian::Event>,
@@ -186,7 +193,7 @@ struct Daemon {
 impl Daemon {
     fn start(config: &Config) -> Result<Self, CoreError> {
         let host = Host::read();
-        let started_at = clock::wall();
+        let (started_at, started_ns) = (clock::wall(), clock::boot_ns());
         let serve_user = user(&config.feed.user);
         prepare_runtime_dir(&config.runtime_dir)?;
         let hierarchies = Hierarchies::discover()?;
@@ -280,14 +287,23 @@ impl Daemon {
             notices: notice_sender,
             lost: Arc::clone(&overflow),
         });
+        // The running program itself, also when its file was replaced meanwhile.
+        let program = Path::new("/proc/self/exe");
         let (link, questions) = Link::start(LinkOptions {
-            // The running program itself, also when its file was replaced meanwhile.
-            program: "/proc/self/exe".into(),
+            program: program.to_owned(),
             socket: config.socket(),
             state_dir: config.state_dir.clone(),
             user: serve_user,
             tcp: tcp(&config.feed.tcp),
             unwritten: log.unwritten(),
+        })?;
+        let (webhooks, delivered) = Webhooks::start(&WebhooksOptions {
+            program,
+            webhooks: &config.webhooks,
+            state_dir: &config.state_dir,
+            user: serve_user,
+            begin: (&opened.log_id, opened.last_seq + 1),
+            started_ns,
         })?;
         let gatherer = Arc::new(gatherer(config));
         let trees =
@@ -321,6 +337,7 @@ impl Daemon {
             losses: HashMap::new(),
             missed: false,
             feed: link.state(),
+            webhooks: webhooks.as_ref().map(Webhooks::part),
             started_at,
             scope: config.scope.cgroup.clone(),
             acting: HashSet::new(),
@@ -343,15 +360,27 @@ impl Daemon {
         let reader =
             Reader::start(ring, config.kernel.realtime, told, move |event| reactor.handle(event))
                 .map_err(CoreError::Threads)?;
-        Ok(Self { desk, link, reader, notices, questions, done, guardian_events })
+        Ok(Self {
+            desk,
+            link,
+            webhooks,
+            reader,
+            notices,
+            delivered,
+            questions,
+            done,
+            guardian_events,
+        })
     }
 
     async fn work(self) -> Result<(), CoreError> {
         let Self {
             mut desk,
             link,
+            webhooks,
             reader,
             mut notices,
+            mut delivered,
             mut questions,
             mut done,
             mut guardian_events,
@@ -361,17 +390,31 @@ impl Daemon {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut terminate = signal(SignalKind::terminate()).map_err(CoreError::Threads)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(CoreError::Threads)?;
-        link.set_tail(*tail.borrow_and_update());
+        let grown = |seq: u64| {
+            link.set_tail(seq);
+            if let Some(webhooks) = &webhooks {
+                webhooks.set_tail(seq);
+            }
+        };
+        grown(*tail.borrow_and_update());
         let why = loop {
             tokio::select! {
                 Some(notice) = notices.recv() => desk.notice(notice),
                 Some(question) = questions.recv() => desk.answer(question),
                 Some(done) = done.recv() => desk.finished(done),
                 Some(event) = guardian_events.recv() => desk.guardian_said(&event),
-                Ok(()) = tail.changed() => link.set_tail(*tail.borrow_and_update()),
+                Some(told) = delivered.recv() => match told {
+                    Told::Degraded(degraded) => {
+                        desk.log.append(Draft::of("", Body::Degraded(degraded)));
+                    }
+                    Told::Lost(lost) => desk.log.append(Draft::of("", Body::Lost(lost))),
+                    Told::Damage => desk.log.look_for_damage(),
+                },
+                Ok(()) = tail.changed() => grown(*tail.borrow_and_update()),
                 _ = tick.tick() => {
                     desk.look_around();
                     link.set_health(desk.parts());
+                    webhooks.iter().for_each(Webhooks::alive);
                 }
                 _ = terminate.recv() => break "SIGTERM",
                 _ = interrupt.recv() => break "SIGINT",
@@ -381,6 +424,7 @@ impl Daemon {
         // No more reactions, then no more requests, then the last record.
         drop(reader);
         drop(link);
+        drop(webhooks);
         desk.leave();
         let log = desk.log.clone();
         let closing = tokio::task::spawn_blocking(move || log.close(why));

@@ -126,7 +126,7 @@ impl Desk {
         };
         let guards = self.guardian.ping();
         let paused = self.paused.load(Ordering::Relaxed);
-        vec![
+        let mut parts = vec![
             part("kernel", true, kernel),
             part("brake", true, self.reins.brake.gear().to_string()),
             part("record", log.ok, log.detail),
@@ -142,7 +142,9 @@ impl Desk {
                 if paused { "automatic action is paused".into() } else { String::new() },
             ),
             part("investigate", true, self.investigations.describe()),
-        ]
+        ];
+        parts.extend(self.webhooks.iter().map(|webhooks| webhooks.borrow().clone()));
+        parts
     }
 
     pub fn status(&self) -> proto::GetStatusResponse {

@@ -1,5 +1,5 @@
-//! The bytes between `core` and `serve`: protobuf messages, each behind its length (4 bytes, big
-//! endian), none larger than [`FRAME_MAX`].
+//! The bytes between `core` and `serve` or `deliver`: protobuf messages, each behind its length (4 bytes,
+//! big endian), none larger than [`FRAME_MAX`].
 
 use std::{io, marker::PhantomData};
 
@@ -16,7 +16,7 @@ use tokio_stream::StreamExt as _;
 use tokio_util::codec::{Encoder as _, FramedRead, LengthDelimitedCodec};
 
 /// Largest message, bytes: an incident in full, as in an answer to a client, and its envelope.
-const FRAME_MAX: usize = (4 << 20) + (64 << 10);
+pub(super) const FRAME_MAX: usize = (4 << 20) + (64 << 10);
 
 fn codec() -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder().max_frame_length(FRAME_MAX).new_codec()

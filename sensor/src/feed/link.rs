@@ -2,41 +2,32 @@
 //! and hands its questions to core, checked.
 
 use std::{
-    ffi::OsString,
     fs::{self, DirBuilder, Permissions},
     io,
-    net::{Shutdown, SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener},
     os::{
-        fd::{AsFd as _, OwnedFd},
+        fd::OwnedFd,
         unix::{
             fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _},
             net::{UnixListener, UnixStream},
         },
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::Command,
     sync::Arc,
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use command_fds::{CommandFdExt as _, FdMapping};
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, pidfd_open},
-};
 use sensor_proto::internal::v1::{Ask, Health, Refusal, Tail, Tell, Tls, tell};
-use tokio::sync::{
-    OwnedSemaphorePermit, Semaphore, broadcast,
-    mpsc::{self, error::TrySendError},
-    watch,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
 use tonic::Code;
 
 use super::{
     access::{self, Named, Refused, Roles},
     frames,
     serve::{TCP_LISTENER, groups::GroupCache},
+    supervisor::{self, Supervisor},
     tls::{self, Files, Material, TlsError},
 };
 use crate::proto;
@@ -44,18 +35,9 @@ use crate::proto;
 /// Questions that core may have before it at once; more wait in the socket.
 const QUESTIONS_MAX: usize = 64;
 
-/// Before `serve` is started again: at once after an accident, slowly when it cannot run at all.
-const RESTART_FIRST: Duration = Duration::from_millis(100);
-const RESTART_LAST: Duration = Duration::from_secs(10);
-/// A `serve` that lived so long was not broken from the start.
-const RESTART_FORGET: Duration = Duration::from_mins(1);
-
 /// How often certificates are looked at for a change: nobody waits for it, they are renewed days before
 /// they expire.
 const RELOAD: Duration = Duration::from_secs(5);
-
-/// How long `serve` may take to end when it is told to.
-const END: Duration = Duration::from_secs(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -70,7 +52,7 @@ pub enum LinkError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("cannot start the thread that looks after `sensor serve`: {0}")]
-    Thread(io::Error),
+    Supervisor(io::Error),
 }
 
 #[derive(Clone, Debug)]
@@ -165,10 +147,7 @@ fn refusal(code: Code, why: impl Into<String>) -> tell::What {
 pub struct Link {
     socket: PathBuf,
     news: News,
-    state: watch::Receiver<proto::PartStatus>,
-    /// Closed to end the supervisor.
-    stop: Option<OwnedFd>,
-    supervisor: Option<thread::JoinHandle<()>>,
+    supervisor: Supervisor,
     /// The talk with `serve`, and the look at certificates.
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
@@ -176,12 +155,7 @@ pub struct Link {
 impl Link {
     /// Makes the socket and starts `serve`. To be called inside a tokio runtime.
     pub fn start(options: LinkOptions) -> Result<(Self, mpsc::Receiver<Question>), LinkError> {
-        let mut arguments: Vec<OsString> =
-            vec!["serve".into(), "--state-dir".into(), options.state_dir.clone().into()];
-        if let Some((uid, gid)) = options.user {
-            arguments
-                .extend(["--uid", &uid.to_string(), "--gid", &gid.to_string()].map(OsString::from));
-        }
+        let mut arguments = supervisor::arguments("serve", &options.state_dir, options.user);
         let remote = match &options.tcp {
             None => None,
             Some(tcp) => {
@@ -226,26 +200,17 @@ impl Link {
         program: impl Fn() -> io::Result<Command> + Send + 'static,
     ) -> Result<(Self, mpsc::Receiver<Question>), LinkError> {
         let listener = listen(socket)?;
-        let failed = |source| LinkError::Socket { path: socket.to_owned(), source };
-        let (stop, stopped) = UnixStream::pair().map_err(failed)?;
-        let (state_sender, state) = watch::channel(part(false, "serve is being started"));
-        let (streams, new_streams) = mpsc::channel(1);
+        let program = move || {
+            let mut command = program()?;
+            command.stdout(OwnedFd::from(listener.try_clone()?));
+            Ok(command)
+        };
+        let (supervisor, new_streams) =
+            Supervisor::start("serve", "feed", program).map_err(LinkError::Supervisor)?;
         let (questions, asked) = mpsc::channel(QUESTIONS_MAX);
-        let supervisor = Supervisor { listener, program, stopped, streams, state: state_sender };
-        let supervisor = thread::Builder::new()
-            .name("feed".into())
-            .spawn(move || supervisor.run())
-            .map_err(LinkError::Thread)?;
         let groups = GroupCache::new(rustix::process::geteuid().as_raw());
         let talk = tokio::spawn(talk(new_streams, news.clone(), questions, groups, named));
-        let link = Self {
-            socket: socket.to_owned(),
-            news,
-            state,
-            stop: Some(stop.into()),
-            supervisor: Some(supervisor),
-            tasks: vec![talk],
-        };
+        let link = Self { socket: socket.to_owned(), news, supervisor, tasks: vec![talk] };
         Ok((link, asked))
     }
 
@@ -269,28 +234,19 @@ impl Link {
 
     /// State of the feed itself.
     pub fn state(&self) -> watch::Receiver<proto::PartStatus> {
-        self.state.clone()
+        self.supervisor.state()
     }
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        self.stop = None;
         self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
-        if let Some(supervisor) = self.supervisor.take()
-            && supervisor.join().is_err()
-        {
-            tracing::error!("the thread that looks after `sensor serve` panicked");
-        }
+        self.supervisor.end();
         // Clients then see that there is no daemon, instead of one that does not answer.
         if let Err(error) = fs::remove_file(&self.socket) {
             tracing::warn!("cannot remove {}: {error}", self.socket.display());
         }
     }
-}
-
-fn part(ok: bool, detail: impl Into<String>) -> proto::PartStatus {
-    proto::PartStatus { part: "feed".into(), ok, detail: detail.into() }
 }
 
 /// Makes the socket, open to all users: who may do what is decided per request. A socket that
@@ -317,107 +273,6 @@ pub fn listen(path: &Path) -> Result<UnixListener, LinkError> {
     let listener = UnixListener::bind(path).map_err(failed)?;
     fs::set_permissions(path, Permissions::from_mode(0o666)).map_err(failed)?;
     Ok(listener)
-}
-
-/// Starts `serve` again whenever it ends. A thread of its own, because the kernel ends a child
-/// that asked for it when the *thread* that started it does.
-struct Supervisor<P> {
-    listener: UnixListener,
-    program: P,
-    stopped: UnixStream,
-    streams: mpsc::Sender<UnixStream>,
-    state: watch::Sender<proto::PartStatus>,
-}
-
-impl<P: Fn() -> io::Result<Command>> Supervisor<P> {
-    fn run(self) {
-        let mut pause = RESTART_FIRST;
-        loop {
-            let start = Instant::now();
-            let why = match self.start() {
-                Ok((mut child, ours, ours_too)) => {
-                    tracing::debug!("serve runs as process {}", child.id());
-                    self.state.send_replace(part(true, ""));
-                    match self.streams.try_send(ours) {
-                        Err(TrySendError::Closed(_)) => return end(&mut child, &ours_too),
-                        Err(TrySendError::Full(_)) => {
-                            end(&mut child, &ours_too);
-                            "the daemon is still busy with the one before".to_owned()
-                        }
-                        Ok(()) if self.watch(&child) => return end(&mut child, &ours_too),
-                        Ok(()) => match child.wait() {
-                            Ok(status) => format!("serve ended ({status})"),
-                            Err(error) => format!("serve cannot be waited for: {error}"),
-                        },
-                    }
-                }
-                Err(error) => format!("serve cannot be started: {error}"),
-            };
-            if start.elapsed() >= RESTART_FORGET {
-                pause = RESTART_FIRST;
-            }
-            let why = format!("{why}; it is started again after {} ms", pause.as_millis());
-            tracing::warn!("{why}");
-            self.state.send_replace(part(false, why));
-            if wait(&[&self.stopped.as_fd()], Some(pause))[0] {
-                return;
-            }
-            pause = (pause * 2).min(RESTART_LAST);
-        }
-    }
-
-    /// The child and, twice, our end of its link.
-    fn start(&self) -> io::Result<(Child, UnixStream, UnixStream)> {
-        let (ours, theirs) = UnixStream::pair()?;
-        let ours_too = ours.try_clone()?;
-        let child = (self.program)()?
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::from(OwnedFd::from(self.listener.try_clone()?)))
-            .spawn()?;
-        Ok((child, ours, ours_too))
-    }
-
-    /// Until the child ends (false) or is to end (true).
-    fn watch(&self, child: &Child) -> bool {
-        match pidfd(child) {
-            Ok(pidfd) => wait(&[&self.stopped.as_fd(), &pidfd.as_fd()], None)[0],
-            // It is waited for all the same; the end of the link tells it to go.
-            Err(_) => false,
-        }
-    }
-}
-
-fn pidfd(child: &Child) -> io::Result<OwnedFd> {
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    Ok(pidfd_open(pid.ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?)
-}
-
-/// Closes the link, at which it should go by itself; if not, it is killed.
-fn end(child: &mut Child, link: &UnixStream) {
-    // Fails when it is closed already.
-    let _ = link.shutdown(Shutdown::Both);
-    let ended = pidfd(child).is_ok_and(|pidfd| wait(&[&pidfd.as_fd()], Some(END))[0]);
-    if !ended && let Err(error) = child.kill() {
-        tracing::warn!("serve (process {}) cannot be killed: {error}", child.id());
-    }
-    if let Err(error) = child.wait() {
-        tracing::warn!("serve cannot be waited for: {error}");
-    }
-}
-
-/// Which of them became readable (or were closed) within the limit.
-fn wait(files: &[&std::os::fd::BorrowedFd<'_>], limit: Option<Duration>) -> Vec<bool> {
-    let until = limit.map(|limit| Instant::now() + limit);
-    loop {
-        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
-        let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-        let mut polled: Vec<_> =
-            files.iter().map(|file| PollFd::new(*file, PollFlags::IN)).collect();
-        match poll(&mut polled, timeout.as_ref()) {
-            Err(rustix::io::Errno::INTR) => {}
-            _ => return polled.iter().map(|file| !file.revents().is_empty()).collect(),
-        }
-    }
 }
 
 /// Talks with one `serve` after another.

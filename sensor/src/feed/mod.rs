@@ -1,4 +1,4 @@
-//! The feed: the gRPC service on a unix socket, in a process of its own.
+//! The feed: the gRPC service on a unix socket, and webhooks, each in a process of its own.
 //!
 //! `core` (root) makes the socket and starts `sensor serve` as an unprivileged user; what parses
 //! foreign bytes is never root. `serve` reads the log itself and passes requests that need `core`
@@ -10,14 +10,20 @@
 //! - [`serve`]: the process
 //! - [`client`]: how the command line connects
 //! - [`tls`]: how clients on other hosts show who they are
-//! - `frames`: the bytes between the two processes
+//! - [`webhooks`]: records as HTTP requests, to whoever was configured to get them
+//! - `supervisor`: how such a process is kept running
+//! - `privileges`: what it gives up
+//! - `frames`: the bytes between it and core
 
 pub mod access;
 pub mod client;
 mod frames;
 pub mod link;
+mod privileges;
 pub mod serve;
+mod supervisor;
 pub mod tls;
+pub mod webhooks;
 
 #[cfg(test)]
 mod tests;

@@ -105,6 +105,28 @@ impl Filter {
             && self.lane.is_none_or(|lane| record.priority() == lane)
     }
 
+    /// What it asks for in SQL, behind other conditions.
+    fn conditions(&self, sql: &mut String, values: &mut Vec<Value>) {
+        if !self.incident.is_empty() {
+            // The second condition is what the index is made for.
+            sql.push_str(" AND incident = ? AND incident <> ''");
+            values.push(self.incident.clone().into());
+        }
+        if !self.kinds.is_empty() {
+            let marks = vec!["?"; self.kinds.len()].join(", ");
+            sql.extend([" AND kind IN (", &marks, ")"]);
+            values.extend(self.kinds.iter().map(|kind| Value::from((*kind).to_owned())));
+        }
+        if let Some(severity) = self.severity {
+            sql.push_str(" AND incident IN (SELECT id FROM incidents WHERE severity >= ?)");
+            values.push((severity as i32).into());
+        }
+        if let Some(lane) = self.lane {
+            sql.push_str(" AND priority = ?");
+            values.push((lane as i32).into());
+        }
+    }
+
     /// Whether it may leave out most of what it looks through, without an index to help.
     fn is_picky(&self) -> bool {
         !self.kinds.is_empty() || self.severity.is_some() || self.lane.is_some()
@@ -229,6 +251,19 @@ impl Reader {
         self.read(|connection| self.page(connection, from_seq, filter, limit.max(1)))
     }
 
+    /// How many records there are from `from_seq` on, of the next 262,144 numbers.
+    pub fn count(&self, from_seq: u64, filter: &Filter) -> Result<u64, ReadError> {
+        self.read(|connection| {
+            let from = i64::try_from(from_seq).unwrap_or(i64::MAX);
+            let mut sql = String::from("SELECT count(*) FROM records WHERE seq >= ? AND seq < ?");
+            let mut values = vec![from.into(), from.saturating_add(16 * SCAN as i64).into()];
+            filter.conditions(&mut sql, &mut values);
+            connection
+                .prepare_cached(&sql)?
+                .query_row(rusqlite::params_from_iter(values), |row| row.get(0))
+        })
+    }
+
     fn page(
         &self,
         connection: &Connection,
@@ -247,24 +282,7 @@ impl Reader {
             "SELECT seq, run, priority, incident, record FROM records WHERE seq >= ? AND seq <= ?",
         );
         let mut values = vec![Value::from(first as i64), Value::from(scan_end as i64)];
-        if !filter.incident.is_empty() {
-            // The second condition is what the index is made for.
-            sql.push_str(" AND incident = ? AND incident <> ''");
-            values.push(filter.incident.clone().into());
-        }
-        if !filter.kinds.is_empty() {
-            let marks = vec!["?"; filter.kinds.len()].join(", ");
-            sql.extend([" AND kind IN (", &marks, ")"]);
-            values.extend(filter.kinds.iter().map(|kind| Value::from((*kind).to_owned())));
-        }
-        if let Some(severity) = filter.severity {
-            sql.push_str(" AND incident IN (SELECT id FROM incidents WHERE severity >= ?)");
-            values.push((severity as i32).into());
-        }
-        if let Some(lane) = filter.lane {
-            sql.push_str(" AND priority = ?");
-            values.push((lane as i32).into());
-        }
+        filter.conditions(&mut sql, &mut values);
         sql.push_str(" ORDER BY seq LIMIT ?");
         values.push(limit.into());
 

@@ -5,10 +5,9 @@ mod connections;
 mod core;
 mod evidence;
 pub(super) mod groups;
-mod privileges;
-mod records;
+pub(super) mod records;
 mod service;
-mod stream;
+pub(super) mod stream;
 mod trees;
 
 use std::{
@@ -18,7 +17,7 @@ use std::{
         fd::{AsFd as _, FromRawFd as _, OwnedFd, RawFd},
         unix::net::{UnixListener, UnixStream},
     },
-    path::{Path, PathBuf},
+    path::Path,
     time::Duration,
 };
 
@@ -32,6 +31,7 @@ use tonic_health::{ServingStatus, server::HealthReporter};
 use self::{
     connections::Remote, core::Core, groups::GroupCache, records::Records, service::Service,
 };
+use super::privileges::{self, ChildArgs, Leave, PrivilegesError};
 use crate::{core::survival, host::Host, proto, proto::sensor_service_server::SensorServiceServer};
 
 /// Largest request, bytes; the largest that makes sense is some 1 KiB.
@@ -59,15 +59,8 @@ const READERS: usize = 4;
 /// Arguments of the hidden `sensor serve`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ServeArgs {
-    /// Directory of the log.
-    #[arg(long)]
-    pub state_dir: PathBuf,
-    /// User to become.
-    #[arg(long, requires = "gid")]
-    pub uid: Option<u32>,
-    /// Its only group; may read the log.
-    #[arg(long, requires = "uid")]
-    pub gid: Option<u32>,
+    #[command(flatten)]
+    pub child: ChildArgs,
     /// A listener for clients on other hosts is descriptor 3.
     #[arg(long)]
     pub tcp: bool,
@@ -77,8 +70,8 @@ pub struct ServeArgs {
 pub enum ServeError {
     #[error("`sensor serve` is started by `sensor run`, not by hand ({0})")]
     ByHand(io::Error),
-    #[error("cannot become uid {uid}, gid {gid}: {source}")]
-    Privileges { uid: u32, gid: u32, source: io::Error },
+    #[error(transparent)]
+    Privileges(#[from] PrivilegesError),
     #[error("cannot start the feed: {0}")]
     Start(#[source] io::Error),
     #[error("the feed's own descriptors cannot be served: {0}")]
@@ -96,7 +89,6 @@ pub fn run(args: ServeArgs) -> Result<(), ServeError> {
     let listener = UnixListener::from(inherited(io::stdout().as_fd())?);
     link.peer_addr().map_err(ServeError::ByHand)?;
     listener.local_addr().map_err(ServeError::ByHand)?;
-    privileges::detach_stdio().map_err(ServeError::Start)?;
     let remote = if args.tcp {
         // SAFETY: that is where core puts it; nobody else here knows of it.
         let listener = unsafe { OwnedFd::from_raw_fd(TCP_LISTENER) };
@@ -106,16 +98,11 @@ pub fn run(args: ServeArgs) -> Result<(), ServeError> {
     } else {
         None
     };
-    let owner = match (args.uid, args.gid) {
-        (Some(uid), Some(gid)) => {
-            let failed = |source| ServeError::Privileges { uid, gid, source };
-            privileges::become_user(uid, gid).map_err(failed)?;
-            0
-        }
-        _ => rustix::process::geteuid().as_raw(),
-    };
-    privileges::end_with_parent().map_err(ServeError::Start)?;
-    if let Err(why) = privileges::confine(&args.state_dir) {
+    // Who may act as its owner: root, or whoever started all of it.
+    let owner = args.child.uid.map_or_else(|| rustix::process::geteuid().as_raw(), |_| 0);
+    args.child.settle()?;
+    let state_dir = args.child.state_dir;
+    if let Err(why) = privileges::confine(&state_dir, Leave::default()) {
         tracing::info!("serve may see the host's files as its user may: {why}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -126,7 +113,7 @@ pub fn run(args: ServeArgs) -> Result<(), ServeError> {
         .build()
         .map_err(ServeError::Start)?;
     let listeners = Listeners { local: listener, remote };
-    let result = runtime.block_on(serve(listeners, link, &args.state_dir, GroupCache::new(owner)));
+    let result = runtime.block_on(serve(listeners, link, &state_dir, GroupCache::new(owner)));
     // A page that is being read is for nobody any more.
     runtime.shutdown_background();
     result

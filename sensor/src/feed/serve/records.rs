@@ -104,7 +104,8 @@ impl Shared {
     }
 }
 
-fn identity(directory: &Path) -> Option<(u64, u64)> {
+/// (device, inode); none: it is not there.
+pub(in crate::feed) fn identity(directory: &Path) -> Option<(u64, u64)> {
     fs::metadata(directory).map(|metadata| (metadata.dev(), metadata.ino())).ok()
 }
 

@@ -316,7 +316,7 @@ fn with_loss(page: Page, host: &Host) -> Vec<proto::StreamRecordsResponse> {
 }
 
 /// Made for one reader, and not stored.
-fn lost(reason: &str, count: u64, log_id: &str, host: &Host) -> proto::Record {
+pub(in crate::feed) fn lost(reason: &str, count: u64, log_id: &str, host: &Host) -> proto::Record {
     let lost = proto::Lost { reason: reason.into(), count };
     proto::Record {
         log_id: log_id.to_owned(),

@@ -1,10 +1,15 @@
-//! What `serve` gives up before it reads a single foreign byte.
+//! What `serve` and `deliver` give up before they read a single foreign byte.
 
-use std::{fs::OpenOptions, io, path::Path};
+use std::{
+    fs::OpenOptions,
+    io,
+    path::{Path, PathBuf},
+};
 
 use landlock::{
-    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, Ruleset, RulesetAttr as _,
-    RulesetCreatedAttr as _, RulesetStatus, Scope, path_beneath_rules,
+    ABI, Access as _, AccessFs, AccessNet, CompatLevel, Compatible as _, NetPort, Ruleset,
+    RulesetAttr as _, RulesetCreatedAttr as _, RulesetError, RulesetStatus, Scope,
+    path_beneath_rules,
 };
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use rustix::{
@@ -13,10 +18,45 @@ use rustix::{
     thread::set_no_new_privs,
 };
 
+/// Arguments of the hidden verbs.
+#[derive(Clone, Debug, clap::Args)]
+pub struct ChildArgs {
+    /// Directory of the log.
+    #[arg(long)]
+    pub state_dir: PathBuf,
+    /// User to become.
+    #[arg(long, requires = "gid")]
+    pub uid: Option<u32>,
+    /// Its only group; may read the log.
+    #[arg(long, requires = "uid")]
+    pub gid: Option<u32>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum PrivilegesError {
+    #[error("cannot become uid {uid}, gid {gid}: {source}")]
+    User { uid: u32, gid: u32, source: io::Error },
+    #[error("cannot give up what core has left: {0}")]
+    Left(#[source] io::Error),
+}
+
+impl ChildArgs {
+    /// Becomes its user, and ends with core. What core has put into its standard input and output was
+    /// taken over.
+    pub(super) fn settle(&self) -> Result<(), PrivilegesError> {
+        detach_stdio().map_err(PrivilegesError::Left)?;
+        if let (Some(uid), Some(gid)) = (self.uid, self.gid) {
+            let failed = |source| PrivilegesError::User { uid, gid, source };
+            become_user(uid, gid).map_err(failed)?;
+        }
+        end_with_parent().map_err(PrivilegesError::Left)
+    }
+}
+
 /// Becomes the user for good: no other group, no capability, no way back by any set-user-id program.
-pub(super) fn become_user(uid: u32, gid: u32) -> io::Result<()> {
+fn become_user(uid: u32, gid: u32) -> io::Result<()> {
     if uid == 0 {
-        return Err(io::Error::other("serve must not be root"));
+        return Err(io::Error::other("it must not be root"));
     }
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     setgroups(&[])?;
@@ -31,12 +71,28 @@ pub(super) fn become_user(uid: u32, gid: u32) -> io::Result<()> {
 const NAMES: [&str; 7] =
     ["/etc", "/usr", "/lib", "/lib64", "/var/lib/sss", "/run/systemd", "/proc/self"];
 
+/// What a confined process may do for all that.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Leave<'a> {
+    /// Directory whose files it may make, write and replace.
+    pub write: Option<&'a Path>,
+    /// TCP ports that it may connect to, on any host.
+    pub ports: &'a [u16],
+}
+
 /// Sees nothing of the file system but the log and what tells names, writes nothing, executes nothing,
-/// connects to nobody and signals nobody outside. As much of it as this kernel knows (Landlock: Linux
-/// 5.13 and later, all of it since 6.12); an error says that it knows none.
-pub(super) fn confine(state_dir: &Path) -> Result<(), String> {
+/// connects to nobody and signals nobody outside, but for what it has leave for. As much of it as this
+/// kernel knows (Landlock: Linux 5.13 and later, all of it since 6.12); an error says that it knows none.
+pub(super) fn confine(state_dir: &Path, leave: Leave<'_>) -> Result<(), String> {
     let abi = ABI::V6;
     let allowed = NAMES.iter().map(Path::new).chain([state_dir]).filter(|path| path.exists());
+    let write = AccessFs::ReadDir
+        | AccessFs::ReadFile
+        | AccessFs::WriteFile
+        | AccessFs::MakeReg
+        | AccessFs::RemoveFile
+        | AccessFs::Truncate;
+    let port = |port: &u16| Ok::<_, RulesetError>(NetPort::new(*port, AccessNet::ConnectTcp));
     let restrict = || {
         Ruleset::default()
             .set_compatibility(CompatLevel::BestEffort)
@@ -45,22 +101,24 @@ pub(super) fn confine(state_dir: &Path) -> Result<(), String> {
             .scope(Scope::from_all(abi))?
             .create()?
             .add_rules(path_beneath_rules(allowed, AccessFs::ReadFile | AccessFs::ReadDir))?
+            .add_rules(path_beneath_rules(leave.write, write))?
+            .add_rules(leave.ports.iter().map(port))?
             .restrict_self()
     };
-    match restrict().map_err(|error: landlock::RulesetError| error.to_string())?.ruleset {
+    match restrict().map_err(|error: RulesetError| error.to_string())?.ruleset {
         RulesetStatus::NotEnforced => Err("this kernel has no Landlock (lsm=)".into()),
         _ => Ok(()),
     }
 }
 
 /// Dies when the thread that started us does. After [`become_user`], which would undo it.
-pub(super) fn end_with_parent() -> io::Result<()> {
+fn end_with_parent() -> io::Result<()> {
     // If that happened already, the link is closed and we end by that.
     Ok(set_parent_process_death_signal(Some(Signal::KILL))?)
 }
 
 /// Link and listener were taken over; nothing may read or print into them by accident.
-pub(super) fn detach_stdio() -> io::Result<()> {
+fn detach_stdio() -> io::Result<()> {
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     dup2_stdin(&null)?;
     dup2_stdout(&null)?;
@@ -69,7 +127,12 @@ pub(super) fn detach_stdio() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, process::Command};
+    use std::{
+        env::var_os as env,
+        fs,
+        net::{TcpListener, TcpStream},
+        process::Command,
+    };
 
     use super::*;
 
@@ -99,7 +162,7 @@ mod tests {
             return;
         }
         let output = Command::new("/proc/self/exe")
-            .args(["--exact", "feed::serve::privileges::tests::becoming", "--ignored"])
+            .args(["--exact", "feed::privileges::tests::becoming", "--ignored"])
             .arg("--nocapture")
             .env(HELPER, "1")
             .output()
@@ -120,44 +183,56 @@ mod tests {
     }
 
     const CONFINED: &str = "SENSOR_TEST_CONFINED";
+    const PORT: &str = "SENSOR_TEST_PORT";
 
     #[test]
     #[ignore = "helper that another test starts as a process of its own"]
     fn confined() {
-        let Some(dir) = std::env::var_os(CONFINED) else { return };
+        let Some(dir) = env(CONFINED) else { return };
         let dir = Path::new(&dir);
+        let own = dir.join("state/own");
+        let port = env(PORT).and_then(|port| port.into_string().ok()?.parse().ok()).unwrap();
         // It counts for this thread.
-        let result = confine(&dir.join("state"));
+        let result = confine(&dir.join("state"), Leave { write: Some(&own), ports: &[port] });
         let names = nix::unistd::Group::from_gid(Gid::from_raw(0)).unwrap().is_some();
         let log = fs::read(dir.join("state/log")).is_ok();
         let outside = fs::read(dir.join("secret")).is_ok();
         let write = fs::write(dir.join("state/new"), "").is_ok();
         let execute = Command::new("/bin/true").status().is_ok();
+        let replace = fs::write(own.join("new"), "").and_then(|()| {
+            fs::rename(own.join("new"), own.join("old"))?;
+            fs::File::open(&own)?.sync_all()
+        });
+        let connect = TcpStream::connect(("127.0.0.1", port)).is_ok();
         println!(
-            "\n{result:?} names={names} log={log} outside={outside} write={write} execute={execute}"
+            "\n{result:?} names={names} log={log} replace={} connect={connect} outside={outside} \
+             write={write} execute={execute}",
+            replace.is_ok()
         );
     }
 
     #[test]
-    fn who_is_confined_sees_the_log_and_names_only() {
+    fn who_is_confined_does_what_it_has_leave_for_only() {
         let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("state")).unwrap();
+        fs::create_dir_all(dir.path().join("state/own")).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         for file in ["state/log", "secret"] {
             fs::write(dir.path().join(file), "x").unwrap();
         }
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["privileges::tests::confined", "--ignored", "--nocapture"])
             .env(CONFINED, dir.path())
+            .env(PORT, listener.local_addr().unwrap().port().to_string())
             .output()
             .unwrap();
         let said = String::from_utf8(output.stdout).unwrap();
-        let allowed = "names=true log=true";
+        let allowed = "names=true log=true replace=true connect=true";
         if said.contains("no Landlock") {
             assert!(said.contains(allowed), "{said}");
             return eprintln!("this kernel has none of it");
         }
-        let kept = "Ok(()) names=true log=true outside=false write=false execute=false";
-        assert!(said.contains(kept), "{said}");
+        let kept = format!("Ok(()) {allowed} outside=false write=false execute=false");
+        assert!(said.contains(&kept), "{said}");
     }
 
     #[test]
