@@ -19,6 +19,11 @@ const ASLEEP: usize = 10;
 /// More than all that lies between a reader and the log: windows, sockets, pages.
 const BYTES: usize = 4 << 10;
 const RECORDS: u64 = 1_500;
+const ROUNDS: u32 = 4;
+
+/// For all readers together, whatever the log holds: pages and what HTTP/2 keeps ready to be sent. What
+/// those who sleep have asked for is more in the end.
+const MOST: u64 = 200 * MIB;
 
 const MIB: u64 = 1 << 20;
 
@@ -81,18 +86,15 @@ fn readers_that_never_read_cost_the_others_nothing() {
             readers
         });
     };
-    all_read_to(newest, newest);
-    let first = memory(&served);
-    let mut last = newest;
-    for _ in 0..3 {
-        let newest = served.fill(RECORDS, BYTES);
+    let mut last = 0;
+    for round in 0..ROUNDS {
+        let newest = if round == 0 { newest } else { served.fill(RECORDS, BYTES) };
         all_read_to(newest, newest - last);
         last = newest;
+        let memory = memory(&served);
+        println!("{newest} records: {} MiB", memory / MIB);
+        assert!(memory < MOST, "{memory} bytes for {READERS} readers");
     }
-    let memory = memory(&served);
-    println!("{} MiB, then {} MiB", first / MIB, memory / MIB);
-    assert!(memory < first + 16 * MIB, "{first} grew to {memory} bytes");
-    assert!(memory < 160 * MIB, "{memory} bytes for {READERS} readers");
     // Whoever slept finds everything where it was.
     let (records, _client) = &mut asleep[0];
     assert_eq!(served.runtime.block_on(records.read_to(last)), last);
