@@ -14,7 +14,7 @@
 
 pub mod access;
 pub mod client;
-mod frames;
+pub(crate) mod frames;
 pub mod link;
 pub mod serve;
 pub mod tls;

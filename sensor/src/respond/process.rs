@@ -44,7 +44,7 @@ impl Stat {
     }
 
     /// comm stands in parentheses and may hold anything, parentheses and newlines included.
-    fn parse(line: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         let end = line.iter().rposition(|byte| *byte == b')')?;
         let text = std::str::from_utf8(line.get(end + 1..)?).ok()?;
         let mut fields = text.split_ascii_whitespace();

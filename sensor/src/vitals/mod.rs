@@ -5,7 +5,7 @@
 //! - `parse`: what stands in those files, pure
 //! - `ring`: ten minutes of seconds, a day of minutes
 
-mod parse;
+pub(crate) mod parse;
 mod reading;
 mod ring;
 
