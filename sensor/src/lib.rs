@@ -15,6 +15,8 @@ pub mod detect;
 pub mod diagnose;
 pub mod evidence;
 pub mod feed;
+#[cfg(any(fuzzing, test))]
+pub mod fuzz;
 pub mod host;
 pub mod incident;
 pub mod investigate;

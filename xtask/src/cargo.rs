@@ -35,14 +35,21 @@ pub fn command(subcommand: &str) -> Command {
 /// Runs a build (`build …`, `test --no-run …`) and returns the executables. cargo shows its own
 /// progress and errors.
 pub fn build(subcommand: &str, args: &[&str]) -> Result<Vec<Executable>> {
-    let output = command(subcommand)
-        .args(args)
+    let mut command = command(subcommand);
+    command.args(args);
+    executables_of(command)
+}
+
+/// The same for a command with more than arguments.
+pub fn executables_of(mut build: Command) -> Result<Vec<Executable>> {
+    let output = build
         .arg("--message-format=json-render-diagnostics")
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo")?;
     if !output.status.success() {
-        bail!("cargo {subcommand} {} failed", args.join(" "));
+        let words: Vec<_> = build.get_args().map(|word| word.to_string_lossy()).collect();
+        bail!("cargo {} failed", words.join(" "));
     }
     executables(&String::from_utf8_lossy(&output.stdout))
 }

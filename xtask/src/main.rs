@@ -5,6 +5,7 @@ mod cargo;
 mod demo;
 mod ebpf_toolchain;
 mod eval;
+mod fuzz;
 mod measure;
 mod place;
 mod run;
@@ -32,6 +33,8 @@ enum Command {
     Bench(bench::Args),
     /// Labelled workloads, honest and malign: what the sensor finds, misses and wrongly stops
     Eval(eval::Args),
+    /// Every decoder of foreign bytes under libFuzzer, ten minutes each
+    Fuzz(fuzz::Args),
     /// The end-to-end tests inside QEMU on other kernels
     Vm(vm::Args),
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(&args).map(done),
         Command::Bench(args) => bench::run(&args).map(done),
         Command::Eval(args) => eval::run(&args),
+        Command::Fuzz(args) => fuzz::run(&args),
         Command::Vm(args) => vm::run(&args),
     };
     match result {

@@ -179,7 +179,7 @@ fn event(dir: &Path, name: &str) -> Option<bool> {
     flag(&text, name)
 }
 
-fn flag(text: &str, name: &str) -> Option<bool> {
+pub(crate) fn flag(text: &str, name: &str) -> Option<bool> {
     text.lines()
         .find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))
         .map(|value| value == "1")

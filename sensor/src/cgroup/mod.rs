@@ -3,7 +3,7 @@
 //! A group is named by its cgroup v2 path, as in `/proc/PID/cgroup`. Freezing and killing need v2;
 //! limits come from v2 where its controllers are enabled, else from v1.
 
-mod directory;
+pub(crate) mod directory;
 mod group;
 
 use std::{
@@ -87,7 +87,7 @@ impl Hierarchies {
         Ok(Self::parse(&mountinfo, proc))
     }
 
-    fn parse(mountinfo: &[u8], proc: &Path) -> Self {
+    pub(crate) fn parse(mountinfo: &[u8], proc: &Path) -> Self {
         let mut found = Self { proc: proc.to_owned(), unified: None, v1: Vec::new() };
         for line in mountinfo.split(|byte| *byte == b'\n') {
             let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
@@ -201,7 +201,7 @@ impl Hierarchies {
 
 /// The path that `/proc/PID/cgroup` gives for a v1 controller, or for v2. A name may hold anything
 /// but a newline, colons included.
-fn membership(text: &[u8], controller: Option<&str>) -> Option<PathBuf> {
+pub(crate) fn membership(text: &[u8], controller: Option<&str>) -> Option<PathBuf> {
     text.split(|byte| *byte == b'\n').find_map(|line| {
         let mut parts = line.splitn(3, |byte| *byte == b':');
         let (id, names, path) = (parts.next()?, parts.next()?, parts.next()?);

@@ -189,7 +189,7 @@ fn marks(item: &Evidence) -> String {
     marks
 }
 
-fn section(item: &Evidence, view: &View) -> String {
+pub(crate) fn section(item: &Evidence, view: &View) -> String {
     let style = &view.style;
     let title = format!("{} {}", text::safe(&item.id), text::safe(&item.name));
     let when = time::of_day(item.at, &view.zone);

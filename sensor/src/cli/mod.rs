@@ -12,24 +12,24 @@ mod daemon;
 mod describe;
 mod doctor;
 mod error;
-mod evidence;
+pub(crate) mod evidence;
 mod export;
 mod incidents;
 mod investigate;
-mod out;
+pub(crate) mod out;
 mod record;
-mod replay;
+pub(crate) mod replay;
 mod screen;
-mod show;
+pub(crate) mod show;
 mod status;
-mod style;
+pub(crate) mod style;
 mod table;
-mod text;
+pub(crate) mod text;
 mod time;
 mod top;
 mod trigger;
 mod vitals;
-mod watch;
+pub(crate) mod watch;
 
 use std::{
     future::Future,

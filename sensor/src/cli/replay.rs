@@ -50,7 +50,7 @@ pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
     out::print(&page(&report, &View::current()))
 }
 
-fn page(report: &Report, view: &View) -> String {
+pub(crate) fn page(report: &Report, view: &View) -> String {
     let style = &view.style;
     let trace = &report.trace;
     let mut page = String::new();

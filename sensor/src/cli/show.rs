@@ -59,7 +59,7 @@ pub struct ShowArgs {
 
 /// Where an incident comes from.
 #[derive(Clone, Copy, Debug)]
-enum Source<'a> {
+pub(crate) enum Source<'a> {
     /// The daemon of this host, just now.
     Daemon,
     File {
@@ -113,7 +113,7 @@ pub fn from_file(
     Ok(export)
 }
 
-fn story(incident: &Incident, view: &View, source: Source<'_>) -> String {
+pub(crate) fn story(incident: &Incident, view: &View, source: Source<'_>) -> String {
     let style = &view.style;
     let mut page = String::new();
     headline(&mut page, incident, view, source);

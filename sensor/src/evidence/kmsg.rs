@@ -13,7 +13,7 @@ use rustix::{
 
 /// Lines kept: an OOM report with its task list has about 100.
 const LINES: usize = 200;
-const BYTES: usize = 64 << 10;
+pub(crate) const BYTES: usize = 64 << 10;
 
 /// The largest record that a reader can meet (`PRINTK_MESSAGE_MAX` and its dictionary).
 const RECORD: usize = 8192;
@@ -54,14 +54,14 @@ fn now() -> Duration {
 }
 
 #[derive(Default)]
-struct Tail {
+pub(crate) struct Tail {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
     dropped: bool,
 }
 
 impl Tail {
-    fn push(&mut self, at: Duration, text: &[u8]) {
+    pub(crate) fn push(&mut self, at: Duration, text: &[u8]) {
         let mut line = format!("[{:5}.{:06}] ", at.as_secs(), at.subsec_micros()).into_bytes();
         line.extend_from_slice(text);
         line.push(b'\n');
@@ -73,13 +73,13 @@ impl Tail {
         }
     }
 
-    fn finish(self, cut: bool) -> (Vec<u8>, bool) {
+    pub(crate) fn finish(self, cut: bool) -> (Vec<u8>, bool) {
         (Vec::from(self.lines).concat(), self.dropped || cut)
     }
 }
 
 /// `priority,sequence,microseconds,flags[,…];text`, then lines of its dictionary, each after a blank.
-fn parse(record: &[u8]) -> Option<(Duration, &[u8])> {
+pub(crate) fn parse(record: &[u8]) -> Option<(Duration, &[u8])> {
     let split = record.iter().position(|byte| *byte == b';')?;
     let head = std::str::from_utf8(&record[..split]).ok()?;
     let micros = head.split(',').nth(2)?.parse().ok()?;

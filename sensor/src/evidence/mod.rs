@@ -5,7 +5,7 @@
 
 pub mod files;
 pub mod gather;
-mod kmsg;
+pub(crate) mod kmsg;
 mod log;
 pub mod proc;
 pub mod redact;

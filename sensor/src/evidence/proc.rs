@@ -243,7 +243,7 @@ pub(super) fn read_up_to(file: &OwnedFd, limit: usize) -> Result<Vec<u8>, Errno>
 }
 
 /// `pid (comm) state ppid …`: comm ends at the last parenthesis, for it may hold any of them.
-fn parse_stat(text: &[u8]) -> Option<Stat> {
+pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     let open = text.iter().position(|byte| *byte == b'(')?;
     let close = text.iter().rposition(|byte| *byte == b')')?;
     let comm = text.get(open + 1..close)?.to_vec();
@@ -257,7 +257,7 @@ fn parse_stat(text: &[u8]) -> Option<Stat> {
     Some(Stat { comm, state, ppid, threads, start_ticks })
 }
 
-fn parse_status(text: &[u8]) -> Status {
+pub(crate) fn parse_status(text: &[u8]) -> Status {
     let mut status = Status::default();
     for line in text.split(|byte| *byte == b'\n') {
         // `Name:` is escaped by the kernel, so that no line of it can look like another.
@@ -280,7 +280,7 @@ fn parse_status(text: &[u8]) -> Status {
 }
 
 /// Arguments end with a NUL each; a program that rewrote its title left one long one with a tail of NULs.
-fn split_argv(text: &[u8]) -> Vec<Vec<u8>> {
+pub(crate) fn split_argv(text: &[u8]) -> Vec<Vec<u8>> {
     let end = text.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     if end == 0 {
         return Vec::new();
@@ -289,7 +289,7 @@ fn split_argv(text: &[u8]) -> Vec<Vec<u8>> {
 }
 
 /// Major and minor of the line of /proc/PID/mountinfo that begins with this id.
-fn mount_dev(mountinfo: &[u8], mount: u64) -> Option<u32> {
+pub(crate) fn mount_dev(mountinfo: &[u8], mount: u64) -> Option<u32> {
     mountinfo.split(|byte| *byte == b'\n').find_map(|line| {
         let line = String::from_utf8_lossy(line);
         let mut fields = line.split(' ');

@@ -58,7 +58,7 @@ pub fn listener(proc: &Path, processes: &[ProcessKey]) -> Result<Option<ProcessK
 }
 
 /// Inodes of the sockets of a network namespace that listen.
-fn listening(net: &Path) -> Result<HashSet<u64>, Unseen> {
+pub(crate) fn listening(net: &Path) -> Result<HashSet<u64>, Unseen> {
     let mut found = HashSet::new();
     // Where the address family is absent so is its file.
     for (name, flag, state, inode) in

@@ -23,7 +23,7 @@ fn codec() -> LengthDelimitedCodec {
 }
 
 /// Both directions of a stream.
-pub(super) fn split<In, Out>(stream: UnixStream) -> (Incoming<In>, Outgoing<Out>)
+pub(crate) fn split<In, Out>(stream: UnixStream) -> (Incoming<In>, Outgoing<Out>)
 where
     In: Message + Default,
     Out: Message,
@@ -35,7 +35,7 @@ where
     )
 }
 
-pub(super) struct Incoming<M> {
+pub(crate) struct Incoming<M> {
     frames: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
     message: PhantomData<M>,
 }
@@ -50,7 +50,7 @@ impl<M: Message + Default> Incoming<M> {
     }
 }
 
-pub(super) struct Outgoing<M> {
+pub(crate) struct Outgoing<M> {
     write: OwnedWriteHalf,
     codec: LengthDelimitedCodec,
     buffer: BytesMut,

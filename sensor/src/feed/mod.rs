@@ -17,7 +17,7 @@
 
 pub mod access;
 pub mod client;
-mod frames;
+pub(crate) mod frames;
 pub mod link;
 mod privileges;
 pub mod serve;

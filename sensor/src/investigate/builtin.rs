@@ -83,7 +83,7 @@ fn of_tree(incident: &proto::Incident, tree: &proto::ProcessTree) -> Step {
     }
     let total = tree.processes.len() + tree.omitted as usize;
     let standing = tree.processes.iter().filter(|process| stands(process)).count();
-    let anon: u64 = tree.processes.iter().map(|process| process.anon_bytes).sum();
+    let anon = tree.processes.iter().map(|it| it.anon_bytes).fold(0, u64::saturating_add);
     let depth = tree.processes.iter().map(|process| process.depth).max().unwrap_or(0);
     let running = tree.processes.len() - standing;
     Step {

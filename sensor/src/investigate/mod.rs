@@ -5,11 +5,11 @@
 //! as it happens; [`budget`] decides whether one may start.
 
 mod budget;
-mod builtin;
+pub(crate) mod builtin;
 mod command;
-mod findings;
-mod lines;
-mod sandbox;
+pub(crate) mod findings;
+pub(crate) mod lines;
+pub(crate) mod sandbox;
 #[cfg(test)]
 mod tests;
 

@@ -385,7 +385,7 @@ pub fn is_agent(home: &Path, cgroup: &Path) -> bool {
 }
 
 /// Core's identity and the investigation's id from a group's name.
-fn parse(name: &str) -> Option<(ProcessKey, &str)> {
+pub(crate) fn parse(name: &str) -> Option<(ProcessKey, &str)> {
     let mut parts = name.strip_prefix(PREFIX)?.strip_prefix('-')?.splitn(3, '-');
     let (pid, start) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     Some((ProcessKey::new(pid, start), parts.next()?))

@@ -194,6 +194,16 @@ fn the_playbook_needs_no_evidence() {
 }
 
 #[test]
+fn the_playbook_takes_any_numbers() {
+    let huge = proto::Process { anon_bytes: u64::MAX, ..Default::default() };
+    let tree = proto::ProcessTree { processes: vec![huge.clone(), huge], omitted: u32::MAX };
+    let piece = proto::Evidence { content: Some(Content::Tree(tree)), ..Default::default() };
+    let dossier = Dossier { incident: proto::Incident::default(), evidence: vec![piece] };
+    let outcome = run(&Driver::Builtin, &dossier, &Stop::new().unwrap());
+    assert!(outcome.of("playbook")[0].contains("17592186044415 MiB"), "u64::MAX bytes");
+}
+
+#[test]
 fn a_program_gets_the_dossier_and_its_lines_are_told() {
     let Some(place) = Place::new("lines") else { return };
     let outcome = run_command(place.script(

@@ -27,6 +27,9 @@ const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
 /// Anonymous structures nest two or three deep in reality; a circle cannot be longer than this.
 const NESTING: u32 = 16;
+/// Members that are looked at for one answer: `task_struct` has some 300, and a structure that holds itself
+/// many times over would have no end of them.
+const MEMBERS: u32 = 1 << 16;
 
 /// The type information of the running kernel.
 pub struct Btf {
@@ -85,11 +88,12 @@ impl Btf {
     /// Byte offset of a member, through anonymous members; `None` when there is none, or it is a
     /// bit field.
     pub fn offset(&self, structure: &str, member: &str) -> Option<u64> {
+        let mut left = MEMBERS;
         self.types.iter().skip(1).find_map(|at| {
             let (name, kind, _) = self.head(*at)?;
             // A name may be declared in more than one unit; the one that has the member is meant.
             (kind == KIND_STRUCT && self.is(name, structure))
-                .then(|| self.member(*at, member, 0))
+                .then(|| self.member(*at, member, 0, &mut left))
                 .flatten()
         })
     }
@@ -124,20 +128,22 @@ impl Btf {
             .is_some_and(|found| found.split_last() == Some((&0, wanted.as_bytes())))
     }
 
-    fn member(&self, at: u32, wanted: &str, nesting: u32) -> Option<u64> {
+    fn member(&self, at: u32, wanted: &str, nesting: u32, left: &mut u32) -> Option<u64> {
         let (_, kind, info) = self.head(at)?;
         if !matches!(kind, KIND_STRUCT | KIND_UNION) || nesting > NESTING {
             return None;
         }
         let bit_fields = info >> 31 == 1;
         (0..info & 0xffff).find_map(|index| {
+            *left = left.checked_sub(1)?;
             let record = at as usize + 12 + index as usize * 12;
             let (name, of, place) =
                 (self.word(record)?, self.word(record + 4)?, self.word(record + 8)?);
             let (bits, width) =
                 if bit_fields { (place & 0x00ff_ffff, place >> 24) } else { (place, 0) };
             if name == 0 {
-                let inner = self.member(*self.types.get(of as usize)?, wanted, nesting + 1)?;
+                let of = *self.types.get(of as usize)?;
+                let inner = self.member(of, wanted, nesting + 1, left)?;
                 return Some(u64::from(bits / 8) + inner);
             }
             (self.is(name, wanted) && width == 0 && bits % 8 == 0).then_some(u64::from(bits / 8))
@@ -212,6 +218,22 @@ mod tests {
         assert_eq!(btf.offset("outer", "b"), Some(12));
         assert_eq!(btf.offset("outer", "c"), None);
         assert_eq!(btf.offset("oute", "a"), None);
+    }
+
+    #[test]
+    fn a_structure_that_holds_itself_has_an_end() {
+        let mut types = vec![1, KIND_STRUCT << 24 | 8, 16];
+        for _ in 0..8 {
+            types.extend([0, 1, 0]);
+        }
+        let (types, strings) = (words(&types), b"\0outer\0");
+        let mut bytes = MAGIC.to_ne_bytes().to_vec();
+        bytes.extend([1, 0]);
+        bytes.extend(words(&[24, 0, types.len() as u32, types.len() as u32, strings.len() as u32]));
+        bytes.extend(types);
+        bytes.extend(strings);
+        // Without a bound, 8 to the power of 17 steps.
+        assert_eq!(Btf::parse(bytes).unwrap().offset("outer", "a"), None);
     }
 
     proptest! {

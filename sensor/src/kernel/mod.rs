@@ -3,7 +3,7 @@
 
 mod baseline;
 pub mod brake;
-mod btf;
+pub(crate) mod btf;
 mod doctor;
 #[cfg(test)]
 mod idle;
@@ -11,7 +11,7 @@ mod lineage;
 mod load;
 #[cfg(test)]
 mod missed;
-mod reader;
+pub(crate) mod reader;
 #[cfg(test)]
 mod recycled;
 pub mod selftest;

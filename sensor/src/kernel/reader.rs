@@ -112,7 +112,7 @@ fn read(mut ring: RingBuf<MapData>, stop: &OwnedFd, mut handle: impl FnMut(Event
 }
 
 /// An event by its first word. `None` for one that this build does not know.
-fn parse(bytes: &[u8]) -> Option<Event> {
+pub(crate) fn parse(bytes: &[u8]) -> Option<Event> {
     let tag = u32::from_ne_bytes(bytes.get(..4)?.try_into().ok()?);
     match tag {
         event::ALARM => take(bytes).map(Event::Alarm),

@@ -132,7 +132,7 @@ impl Exporter {
     }
 }
 
-fn begin<W: Write>(mut to: W) -> io::Result<Packer<W>> {
+pub(crate) fn begin<W: Write>(mut to: W) -> io::Result<Packer<W>> {
     to.write_all(&MAGIC)?;
     to.write_all(&VERSION.to_le_bytes())?;
     Packer::new(to)
@@ -190,7 +190,7 @@ impl Export {
 
 impl<R: Read> Export<R> {
     /// `size`: bytes of the file.
-    fn read(mut from: R, size: u64, file: &Path) -> Result<Self, ExportError> {
+    pub(crate) fn read(mut from: R, size: u64, file: &Path) -> Result<Self, ExportError> {
         let foreign = |why: &str| ExportError::NoExport { file: file.to_owned(), why: why.into() };
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::UnexpectedEof => foreign("it ends before an incident begins"),

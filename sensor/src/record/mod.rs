@@ -20,8 +20,8 @@
 //! - `export`: an incident as a file of its own
 
 mod check;
-mod export;
-mod numbers;
+pub(crate) mod export;
+pub(crate) mod numbers;
 mod queue;
 mod reader;
 mod retention;

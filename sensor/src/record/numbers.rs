@@ -26,7 +26,7 @@ const LINE: usize = 36 + 1 + 20 + 1 + 16 + 1;
 
 /// What a line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Reserved {
+pub(crate) struct Reserved {
     /// Random UUID of the database.
     pub log_id: String,
     /// Numbers up to here may have been used.
@@ -34,13 +34,13 @@ pub(super) struct Reserved {
 }
 
 impl Reserved {
-    fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let text = format!("{:36} {:020} ", self.log_id, self.last);
         let sum = checksum(text.as_bytes());
         format!("{text}{sum:016x}\n")
     }
 
-    fn parse(line: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         let text = str::from_utf8(line.get(..LINE)?).ok()?;
         let (said, sum) = text.split_at_checked(LINE - 17)?;
         if sum.strip_suffix('\n')? != format!("{:016x}", checksum(said.as_bytes())) {
@@ -52,7 +52,7 @@ impl Reserved {
 }
 
 /// Finds damage, not forgery: who can write here can write the database as well.
-fn checksum(bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new();
     hasher.write(bytes);
     hasher.finish()

@@ -44,7 +44,7 @@ impl Stat {
     }
 
     /// comm stands in parentheses and may hold anything, parentheses and newlines included.
-    fn parse(line: &[u8]) -> Option<Self> {
+    pub(crate) fn parse(line: &[u8]) -> Option<Self> {
         let end = line.iter().rposition(|byte| *byte == b')')?;
         let text = std::str::from_utf8(line.get(end + 1..)?).ok()?;
         let mut fields = text.split_ascii_whitespace();
@@ -68,7 +68,7 @@ impl Stat {
 
     /// The start as far as ticks tell it, ns.
     pub fn start_ns(&self) -> u64 {
-        self.start_ticks * NS_PER_TICK
+        self.start_ticks.saturating_mul(NS_PER_TICK)
     }
 }
 
@@ -228,6 +228,13 @@ mod tests {
         #[test]
         fn foreign_stat_lines_never_panic(line in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = Stat::parse(&line);
+        }
+
+        #[test]
+        fn any_start_is_a_time(ticks: u64) {
+            let line = format!("7 (a) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 {ticks} 0 0");
+            let start_ns = Stat::parse(line.as_bytes()).unwrap().start_ns();
+            prop_assert_eq!(start_ns, ticks.saturating_mul(NS_PER_TICK));
         }
     }
 }

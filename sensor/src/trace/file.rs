@@ -119,7 +119,7 @@ impl Reader {
 }
 
 impl<R: Read> Reader<R> {
-    fn new(from: R, file: &Path) -> io::Result<Self> {
+    pub(crate) fn new(from: R, file: &Path) -> io::Result<Self> {
         Ok(Self {
             // A trace may be as long as its recording was.
             stream: Unpacker::new(from, ENTRY_LIMIT, u64::MAX)?,

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     ffi::OsString,
+    io::Read,
     os::unix::ffi::OsStringExt as _,
     path::{Path, PathBuf},
 };
@@ -115,7 +116,15 @@ pub struct FoundCulprit {
 
 /// Replays a file. `scope`: look only at what runs in this cgroup and below.
 pub fn replay(file: &Path, config: &Config, scope: Option<&Path>) -> Result<Report, TraceError> {
-    let mut reader = Reader::open(file)?;
+    read(Reader::open(file)?, config, scope)
+}
+
+/// Likewise, from wherever the trace comes.
+pub(crate) fn read<R: Read>(
+    mut reader: Reader<R>,
+    config: &Config,
+    scope: Option<&Path>,
+) -> Result<Report, TraceError> {
     let Some(Entry::Start(start)) = reader.entry()? else {
         return Err(reader.no_trace("it does not begin with a trace's start"));
     };

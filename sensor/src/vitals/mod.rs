@@ -6,7 +6,7 @@
 //! - `ring`: ten minutes of seconds, a day of minutes
 //! - `top`: the trees that stood out in a minute
 
-mod parse;
+pub(crate) mod parse;
 mod reading;
 mod ring;
 mod top;

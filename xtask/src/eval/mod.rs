@@ -2,7 +2,7 @@
 //! of them: what it found, how soon, whom it blamed, and whom it wrongly stopped.
 
 mod check;
-mod columns;
+pub mod columns;
 #[cfg(test)]
 mod fixture;
 mod judged;

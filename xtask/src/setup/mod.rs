@@ -21,9 +21,11 @@ pub enum Need {
     Test,
     /// Virtual machines.
     Vm,
+    /// libFuzzer; only where something is to be fuzzed.
+    Fuzz,
 }
 
-/// Everything.
+/// Everything that building and testing needs.
 pub const ALL: &[Need] = &[Need::Build, Need::Test, Need::Vm];
 
 /// Installs what is missing for `needs`, one line a step.

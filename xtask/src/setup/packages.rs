@@ -71,6 +71,7 @@ fn requirements(need: Need) -> Vec<Requirement> {
             command("strace", "strace", "a program is paused under a tracer"),
             command("busybox", "busybox-static", "its shell is paused, too"),
         ],
+        Need::Fuzz => vec![command("c++", "g++", "libFuzzer is C++")],
         Need::Vm => vec![
             command("qemu-system-x86_64", "qemu-system-x86", "runs other kernels"),
             Requirement::file(

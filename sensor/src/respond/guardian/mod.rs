@@ -6,7 +6,7 @@
 //! guardian behind; the next core finds it as [`Predecessor`], arms a guardian of its own with what
 //! it hears, and only then tells the old one to leave: at no time nobody guards.
 
-mod frame;
+pub(crate) mod frame;
 mod run;
 mod watch;
 

@@ -1,0 +1,103 @@
+//! The log's file, damaged: it is opened all the same, by salvage if need be, takes new records under
+//! numbers that were not used, and gives back what it took.
+
+use std::{fs, path::Path, sync::LazyLock};
+
+use super::records;
+use crate::{
+    host::Host,
+    proto::{Incident, State, Transition, record::Body},
+    record::{Draft, Filter, Log, LogOptions, Reader},
+};
+
+/// A small log: the database, its reserved numbers, and the newest number that was used.
+struct Whole {
+    database: Vec<u8>,
+    numbers: Vec<u8>,
+    last: u64,
+}
+
+static WHOLE: LazyLock<Option<Whole>> = LazyLock::new(make);
+
+fn open(directory: &Path) -> Option<Log> {
+    let host = Host { name: "h".into(), boot_id: "b".into(), kernel: "k".into() };
+    let options = LogOptions { max_bytes: 1 << 30, reader_gid: None };
+    Log::open(directory, &host, options).ok().map(|(log, _)| log)
+}
+
+fn make() -> Option<Whole> {
+    let directory = tempfile::tempdir().ok()?;
+    let log = open(directory.path())?;
+    for state in [State::Open, State::Resolved] {
+        let incident = Incident { id: "4k2m".into(), state: state.into(), ..Incident::default() };
+        let transition =
+            Transition { to: state.into(), incident: Some(incident), ..Default::default() };
+        log.append(Draft::of("4k2m", Body::Transition(transition)));
+    }
+    for record in records::samples() {
+        log.append(Draft::of("4k2m", record.body?));
+    }
+    let last = log.close("made").ok()?;
+    let read = |name: &str| fs::read(directory.path().join(name)).ok();
+    Some(Whole { database: read("log.db")?, numbers: read("log.numbers")?, last })
+}
+
+/// The damage: pieces of five bytes, where (three bytes) and what is put there (two). One of two zero bytes
+/// cuts the file off; the highest places are in the reserved numbers.
+pub fn run(bytes: &[u8]) {
+    let Some(whole) = &*WHOLE else { return };
+    let (mut database, mut numbers) = (whole.database.clone(), whole.numbers.clone());
+    for piece in bytes.chunks_exact(5) {
+        let place = u32::from_be_bytes([0, piece[0], piece[1], piece[2]]) as usize;
+        let (file, at) = match place.checked_sub(0xff_0000) {
+            Some(at) => (&mut numbers, at),
+            None => (&mut database, place),
+        };
+        if file.is_empty() {
+            continue;
+        }
+        let at = at % file.len();
+        match piece[3..] {
+            [0, 0] => file.truncate(at),
+            _ => file.iter_mut().skip(at).zip(&piece[3..]).for_each(|(byte, new)| *byte = *new),
+        }
+    }
+    let intact = numbers == whole.numbers;
+    let Ok(directory) = tempfile::tempdir() else { return };
+    let written = fs::write(directory.path().join("log.db"), database)
+        .and_then(|()| fs::write(directory.path().join("log.numbers"), numbers));
+    if written.is_err() {
+        return;
+    }
+    // Refused: it says of itself that it is a newer one.
+    let Some(log) = open(directory.path()) else { return };
+    let lost = crate::proto::Lost { reason: "fuzz".into(), count: 1 };
+    let seq = log.append_durable(Draft::of("", Body::Lost(lost.clone()))).wait();
+    assert!(seq.is_ok(), "{seq:?}");
+    let seq = seq.unwrap_or_default();
+    assert!(!intact || seq > whole.last, "{seq} was used before: {}", whole.last);
+    let reader = Reader::open(directory.path());
+    assert!(reader.is_ok());
+    if let Ok(reader) = reader {
+        let page = reader.records(seq, &Filter::default(), 1);
+        let found = page.ok().and_then(|page| page.records.into_iter().next()?.body);
+        assert_eq!(found, Some(Body::Lost(lost)), "it took a record and does not have it");
+        if let Ok(page) = reader.records(0, &Filter::default(), 1000) {
+            page.records.iter().for_each(records::show);
+        }
+    }
+    assert!(log.close("over").is_ok());
+}
+
+pub fn seeds() -> Vec<Vec<u8>> {
+    vec![
+        Vec::new(),
+        // The header, the first page's count of cells, a page further on, the end; the numbers.
+        vec![0, 0, 0, 1, 1],
+        vec![0, 0, 103, 0xff, 0xff],
+        vec![0, 0x30, 0, 5, 5, 0, 0x30, 9, 7, 7],
+        vec![0, 0x50, 0, 0, 0],
+        vec![0xff, 0, 0, 1, 1, 0xff, 0x10, 0, 1, 1],
+        vec![0xff, 0, 0, 0, 0],
+    ]
+}
