@@ -99,6 +99,10 @@ impl Hierarchies {
                 continue;
             };
             let mount = Mount { root: unescape(root), at: unescape(at) };
+            // With another root a path would lead out of the mount point.
+            if !mount.root.is_absolute() || !mount.at.is_absolute() {
+                continue;
+            }
             match kind {
                 // The first mount is the one that the host's own tools use.
                 b"cgroup2" if found.unified.is_none() => found.unified = Some(mount),
@@ -298,6 +302,12 @@ short line - cgroup2
         assert_eq!(memory.dir(Path::new("/box/a")), Some("/sys/fs/cgroup/memory/a".into()));
         assert_eq!(memory.dir(Path::new("/other")), None, "not in the mounted part");
         assert!(found.v1("pids").is_some() && found.v1("cpu").is_none());
+    }
+
+    #[test]
+    fn a_mount_without_a_root_is_none() {
+        let found = Hierarchies::parse(b"41 31 0:38  /c rw - cgroup2 none rw\n", Path::new("/p"));
+        assert_eq!(found.dir(Path::new("/etc")), None, "out of the mount point");
     }
 
     #[test]

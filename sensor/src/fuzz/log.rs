@@ -6,8 +6,8 @@ use std::{fs, path::Path, sync::LazyLock};
 use super::records;
 use crate::{
     host::Host,
-    proto::{Incident, State, Transition, record::Body},
-    record::{Draft, Filter, Log, LogOptions, Reader},
+    proto::{Incident, Lost, State, Transition, record::Body},
+    record::{Draft, Filter, Log, LogError, LogOptions, NotDurable, Reader},
 };
 
 /// A small log: the database, its reserved numbers, and the newest number that was used.
@@ -17,12 +17,20 @@ struct Whole {
     last: u64,
 }
 
-static WHOLE: LazyLock<Option<Whole>> = LazyLock::new(make);
+static WHOLE: LazyLock<Whole> =
+    LazyLock::new(|| make().unwrap_or_else(|| panic!("no log can be made here")));
 
+/// None: it says of itself that it is a newer sensor's, and is left alone.
 fn open(directory: &Path) -> Option<Log> {
     let host = Host { name: "h".into(), boot_id: "b".into(), kernel: "k".into() };
     let options = LogOptions { max_bytes: 1 << 30, reader_gid: None };
-    Log::open(directory, &host, options).ok().map(|(log, _)| log)
+    match Log::open(directory, &host, options) {
+        Ok((log, _)) => Some(log),
+        Err(error) => {
+            assert!(matches!(error, LogError::Newer { .. }), "{error}");
+            None
+        }
+    }
 }
 
 fn make() -> Option<Whole> {
@@ -45,7 +53,7 @@ fn make() -> Option<Whole> {
 /// The damage: pieces of five bytes, where (three bytes) and what is put there (two). One of two zero bytes
 /// cuts the file off; the highest places are in the reserved numbers.
 pub fn run(bytes: &[u8]) {
-    let Some(whole) = &*WHOLE else { return };
+    let whole = &*WHOLE;
     let (mut database, mut numbers) = (whole.database.clone(), whole.numbers.clone());
     for piece in bytes.chunks_exact(5) {
         let place = u32::from_be_bytes([0, piece[0], piece[1], piece[2]]) as usize;
@@ -69,24 +77,25 @@ pub fn run(bytes: &[u8]) {
     if written.is_err() {
         return;
     }
-    // Refused: it says of itself that it is a newer one.
     let Some(log) = open(directory.path()) else { return };
-    let lost = crate::proto::Lost { reason: "fuzz".into(), count: 1 };
-    let seq = log.append_durable(Draft::of("", Body::Lost(lost.clone()))).wait();
-    assert!(seq.is_ok(), "{seq:?}");
-    let seq = seq.unwrap_or_default();
-    assert!(!intact || seq > whole.last, "{seq} was used before: {}", whole.last);
-    let reader = Reader::open(directory.path());
-    assert!(reader.is_ok());
-    if let Ok(reader) = reader {
-        let page = reader.records(seq, &Filter::default(), 1);
-        let found = page.ok().and_then(|page| page.records.into_iter().next()?.body);
-        assert_eq!(found, Some(Body::Lost(lost)), "it took a record and does not have it");
-        if let Ok(page) = reader.records(0, &Filter::default(), 1000) {
+    let lost = Body::Lost(Lost { reason: "fuzz".into(), count: 1 });
+    let receipt = log.append_durable(Draft::of("", lost.clone())).wait();
+    // Damage that is found under way has it wait, and the log written anew.
+    assert!(matches!(receipt, Ok(_) | Err(NotDurable::Waiting(_))), "{receipt:?}");
+    let from = receipt.unwrap_or_default();
+    assert!(!intact || from == 0 || from > whole.last, "{from} was used before: {}", whole.last);
+    // Likewise.
+    let _ = log.close("over");
+    let page = Reader::open(directory.path())
+        .and_then(|reader| reader.records(from, &Filter::default(), 1000));
+    match page {
+        Ok(page) => {
             page.records.iter().for_each(records::show);
+            let found = page.records.iter().filter(|it| it.body.as_ref() == Some(&lost)).count();
+            assert_eq!(found, 1, "what it took is there once");
         }
+        Err(error) => panic!("what it took cannot be read: {error}"),
     }
-    assert!(log.close("over").is_ok());
 }
 
 pub fn seeds() -> Vec<Vec<u8>> {

@@ -41,7 +41,8 @@ impl Reserved {
     }
 
     pub(crate) fn parse(line: &[u8]) -> Option<Self> {
-        let text = str::from_utf8(line.get(..LINE)?).ok()?;
+        // Padding counts characters: of others a line could not be written again.
+        let text = str::from_utf8(line.get(..LINE)?).ok().filter(|text| text.is_ascii())?;
         let (said, sum) = text.split_at_checked(LINE - 17)?;
         if sum.strip_suffix('\n')? != format!("{:016x}", checksum(said.as_bytes())) {
             return None;
@@ -158,6 +159,13 @@ mod tests {
         numbers.replace(&Reserved { log_id: "new".into(), last: 5 }).unwrap();
         assert_eq!(numbers.of(&reserved(0).log_id), 0);
         assert_eq!(numbers.read(), Some(Reserved { log_id: "new".into(), last: 5 }));
+    }
+
+    #[test]
+    fn a_line_that_would_grow_when_it_is_written_again_is_none() {
+        let said = format!("{:35} {:020} ", "é", 7);
+        let line = format!("{said}{:016x}\n", checksum(said.as_bytes()));
+        assert_eq!((line.len(), Reserved::parse(line.as_bytes())), (LINE, None));
     }
 
     proptest! {

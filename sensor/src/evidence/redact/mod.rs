@@ -85,7 +85,7 @@ impl Redactor {
             room = left;
             let part = match std::mem::replace(&mut due, Due::Nothing) {
                 Due::Whole if !argument.starts_with(b"--") => Some(0),
-                Due::AfterColon => after(argument, b':'),
+                Due::AfterColon => after_colon(argument),
                 _ => None,
             };
             let is_script = position > 0 && takes_script(program, &argv[position - 1]);
@@ -181,7 +181,7 @@ fn inside(program: &[u8], argument: &[u8]) -> Option<usize> {
         _ if program.starts_with(b"mysql") || program.starts_with(b"mariadb") => b"-p",
         b"sshpass" | b"7z" | b"7za" | b"7zz" | b"mongo" | b"mongosh" => b"-p",
         b"openssl" => b"pass:",
-        b"curl" if argument.starts_with(b"-u") => return after(argument, b':'),
+        b"curl" if argument.starts_with(b"-u") => return after_colon(argument),
         _ => b"",
     };
     if !attached.is_empty() && argument.len() > attached.len() && argument.starts_with(attached) {
@@ -204,8 +204,19 @@ fn is_plain(name: &[u8]) -> bool {
     name.iter().all(|byte| byte.is_ascii_alphanumeric() || b"_.-".contains(byte))
 }
 
-fn after(argument: &[u8], sign: u8) -> Option<usize> {
-    argument.iter().position(|byte| *byte == sign).map(|at| at + 1)
+/// Behind the first colon that is none of a marker's.
+fn after_colon(argument: &[u8]) -> Option<usize> {
+    let colon = |from: usize, to: usize| {
+        argument[from..to].iter().position(|byte| *byte == b':').map(|at| from + at + 1)
+    };
+    let mut from = 0;
+    for marker in COMPILED.marker.find_iter(argument) {
+        if let Some(found) = colon(from, marker.start()) {
+            return Some(found);
+        }
+        from = marker.end();
+    }
+    colon(from, argument.len())
 }
 
 fn basename(path: &[u8]) -> &[u8] {

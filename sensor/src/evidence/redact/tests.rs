@@ -136,6 +136,13 @@ fn arguments_announce_secrets() {
 }
 
 #[test]
+fn a_markers_colon_announces_nothing() {
+    // The name before the colon is a secret by its shape; behind the colon stands nothing.
+    let (once, _) = redactor().argv(&list(&["curl", "-u", &format!("ghp_{TAIL}/--me--:")]));
+    assert_eq!(redactor().argv(&once), (once, 0));
+}
+
+#[test]
 fn equal_secrets_stay_equal_under_one_key_only() {
     let (one, _) = text("A_TOKEN=hunter2 B_TOKEN=hunter2 C_TOKEN=hunter3");
     let marks: Vec<&str> =
