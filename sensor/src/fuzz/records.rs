@@ -118,8 +118,8 @@ pub fn incidents() -> Vec<Vec<u8>> {
     vec![whole, short]
 }
 
-fn key(pid: u32) -> Option<ProcessKey> {
-    Some(ProcessKey { pid, start_ns: 1 })
+fn key(pid: u32) -> ProcessKey {
+    ProcessKey { pid, start_ns: 1 }
 }
 
 fn argv() -> Vec<Vec<u8>> {
@@ -190,12 +190,12 @@ fn contents() -> Vec<Content> {
     let process = |pid| Process {
         pid,
         start_ns: 1,
-        parent: key(pid - 1),
+        parent: Some(key(pid - 1)),
         argv: argv(),
         ..Default::default()
     };
     let link =
-        Link { process: key(7), alive: true, exec_ns: 9, argv: argv(), ..Default::default() };
+        Link { process: Some(key(7)), alive: true, exec_ns: 9, argv: argv(), ..Default::default() };
     let file = FileFact {
         path: b"/w/package.json".to_vec(),
         state: 1,
@@ -234,9 +234,11 @@ fn piece(content: Content) -> Evidence {
 
 /// One of each kind that has a text of its own.
 pub fn samples() -> Vec<Record> {
-    let alarm = Alarm { rule: "R6".into(), process: key(7), top: key(5), ..Default::default() };
-    let exec = Exec { process: key(7), parent: key(5), argv: argv(), ..Default::default() };
-    let fact = |fact| Body::Observation(Observation { fact: Some(fact), ..Default::default() });
+    let alarm =
+        Alarm { rule: "R6".into(), process: Some(key(7)), top: Some(key(5)), ..Default::default() };
+    let exec =
+        Exec { process: Some(key(7)), parent: Some(key(5)), argv: argv(), ..Default::default() };
+    let fact = |fact| Body::Observation(Observation { fact: Some(fact) });
     let transition = Transition { to: 2, incident: Some(sample()), ..Default::default() };
     let mut bodies = vec![
         fact(Fact::Alarm(alarm)),

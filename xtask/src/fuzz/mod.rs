@@ -225,9 +225,10 @@ fn table(runs: &[Run]) -> Table<'static> {
             stats.coverage.to_string().into(),
             stats.coverage.saturating_sub(stats.before).to_string().into(),
             stats.features.to_string().into(),
-            match run.failed {
-                true => Cell::toned(stats.summary.clone(), Tone::Bad),
-                false => Cell::toned("ok", Tone::Good),
+            if run.failed {
+                Cell::toned(stats.summary.clone(), Tone::Bad)
+            } else {
+                Cell::toned("ok", Tone::Good)
             },
         ]
     };
