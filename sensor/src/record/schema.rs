@@ -377,6 +377,10 @@ pub(super) fn failure(path: &Path, source: rusqlite::Error) -> LogError {
 
 /// The file is not what SQLite made of it, or ends too early.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    // Has no code of its own (sqlite3InitOne): the header names a format that there never was.
+    if error.to_string().starts_with("unsupported file format") {
+        return true;
+    }
     let Some(error) = error.sqlite_error() else { return false };
     matches!(error.code, ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
         || error.extended_code == ffi::SQLITE_IOERR_SHORT_READ

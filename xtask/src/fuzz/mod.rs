@@ -70,8 +70,6 @@ struct Run {
     target: Target,
     took: Duration,
     stats: Stats,
-    /// The input that it does not stand, if one was found.
-    crash: Option<PathBuf>,
     /// It ended otherwise than well.
     failed: bool,
 }
@@ -94,7 +92,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for run in runs.iter().filter(|run| run.failed) {
         println!("\n{}: {}", run.target.name, run.stats.summary);
         println!("  all it said: {}", log(&run.target.name).display());
-        if let Some(crash) = &run.crash {
+        if let Some(crash) = &run.stats.artifact {
             let (name, fuzzer) = (&run.target.name, fuzzer.path.display());
             println!("  again: FUZZ_TARGET={name} {fuzzer} {}", crash.display());
         }
@@ -199,8 +197,7 @@ fn run_one(fuzzer: &Fuzzer, target: Target, time: Duration, scratch: &Path) -> R
         .status()
         .with_context(|| format!("cannot start {}", fuzzer.path.display()))?;
     let stats = Stats::read(&String::from_utf8_lossy(&fs::read(log(&target.name))?));
-    let crash = stats.artifact.clone();
-    Ok(Run { target, took: started.elapsed(), stats, crash, failed: !status.success() })
+    Ok(Run { target, took: started.elapsed(), stats, failed: !status.success() })
 }
 
 const COLUMNS: [Column; 7] = [

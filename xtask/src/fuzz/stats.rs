@@ -40,8 +40,8 @@ impl Stats {
         }
         let why = said.lines().find(|line| line.starts_with("SUMMARY: "));
         let last = said.lines().rfind(|line| !line.trim().is_empty());
-        panic.or(why).or(last).unwrap_or_default().trim().clone_into(&mut stats.summary);
-        stats
+        let summary = panic.or(why).or(last).unwrap_or_default().trim().to_owned();
+        Self { summary, ..stats }
     }
 }
 

@@ -232,6 +232,39 @@ fn genuine(reader: &Reader) -> u64 {
     of_test.inspect(|record| assert_eq!(number(record), Some(record.seq))).count() as u64
 }
 
+/// <https://sqlite.org/fileformat2.html#the_database_header>
+#[test]
+fn every_byte_of_the_header_may_be_damaged() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, _) = open(directory.path());
+    log.append(Draft::bulk(numbered(2)));
+    log.close("test").unwrap();
+    drop(log);
+    let whole = fs::read(directory.path().join(FILE)).unwrap();
+    let mut unwritten = Vec::new();
+    for at in 0..100 {
+        let directory = tempfile::tempdir().unwrap();
+        let mut bytes = whole.clone();
+        bytes[at] = 0x77;
+        fs::write(directory.path().join(FILE), bytes).unwrap();
+        let options = LogOptions { max_bytes: ROOMY, reader_gid: None };
+        match Log::open(directory.path(), &host(), options) {
+            Ok((log, opened)) => {
+                let seq = log.append_durable(Draft::bulk(line(b"new"))).wait();
+                // Damage that is found under way has the record wait for the new log.
+                if opened.failing.is_some() || matches!(seq, Err(NotDurable::Dropped)) {
+                    unwritten.push((at, opened.failing));
+                }
+            }
+            // The version of the tables, big endian.
+            Err(error) => {
+                assert!(matches!(error, LogError::Newer { .. }) && (60..64).contains(&at))
+            }
+        }
+    }
+    assert_eq!(unwritten, []);
+}
+
 #[test]
 fn what_is_readable_of_a_damaged_log_is_kept() {
     let directory = tempfile::tempdir().unwrap();
