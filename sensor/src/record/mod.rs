@@ -13,6 +13,7 @@
 //! - `schema`: the tables, and opening, checking and setting aside the file
 //! - `check`: looking for damage while the file is in use
 //! - `salvage`: what can be read of a corrupt file goes into the new one
+//! - `mend`: a corrupt file without its first page
 //! - `retention`: what goes when the log is over its size
 //! - `room`: what is kept free for incidents on a disk that becomes full
 //! - `vitals`: the flight recorder's rings

@@ -13,7 +13,7 @@ use std::{
 use prost::Message as _;
 use rusqlite::{Connection, OpenFlags, Row as SqlRow, Transaction, params};
 
-use super::{KINDS, numbers::Reserved, queue::Projection, store, vitals};
+use super::{KINDS, mend::Mended, numbers::Reserved, queue::Projection, store, vitals};
 use crate::proto;
 
 /// The daemon starts after this at the latest: older records stay in the file that was set aside.
@@ -78,7 +78,12 @@ pub(super) fn salvage(
     if let Ok(old) = open(aside) {
         return copy(&old, into, known, TIME);
     }
-    // Not even its first page can be read: nothing is left but who it was.
+    if let Ok(mended) = Mended::new(aside)
+        && let Ok(old) = open(mended.path())
+    {
+        return copy(&old, into, known, TIME);
+    }
+    // Nothing is left but who it was.
     let same_log = begin(into, None, known, 0)?;
     Ok(Salvaged { same_log, ..Salvaged::default() })
 }

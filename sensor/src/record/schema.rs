@@ -186,7 +186,8 @@ fn protect(path: &Path, reader_gid: Option<u32>) -> io::Result<()> {
     Ok(())
 }
 
-fn beside(path: &Path, suffix: &str) -> (PathBuf, io::Result<fs::Metadata>) {
+/// What SQLite keeps beside a database under this suffix.
+pub(super) fn beside(path: &Path, suffix: &str) -> (PathBuf, io::Result<fs::Metadata>) {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     let path = PathBuf::from(name);
@@ -313,12 +314,7 @@ pub(super) fn replace(
 ) -> Result<(), LogError> {
     let path = directory.join(FILE);
     let failed = |source| LogError::Directory { path: directory.to_owned(), source };
-    let fresh = directory.join(FRESH);
-    if fresh.exists() {
-        fs::remove_dir_all(&fresh).map_err(failed)?;
-    }
-    DirBuilder::new().mode(0o700).create(&fresh).map_err(failed)?;
-    let (connection, _) = open(&fresh, reader_gid)?;
+    let connection = fresh(directory, reader_gid)?;
     prepare(&connection)
         // All of it stands in the one file then.
         .and_then(|()| store::checkpoint(&connection, "TRUNCATE"))
@@ -332,6 +328,30 @@ pub(super) fn replace(
     }
     fs::rename(&path, aside).map_err(failed)?;
     take_fresh(directory).map_err(failed)
+}
+
+/// An empty log in a directory of its own.
+fn fresh(directory: &Path, reader_gid: Option<u32>) -> Result<Connection, LogError> {
+    let fresh = directory.join(FRESH);
+    let make = || -> io::Result<()> {
+        if fresh.exists() {
+            fs::remove_dir_all(&fresh)?;
+        }
+        DirBuilder::new().mode(0o700).create(&fresh)
+    };
+    make().map_err(|source| LogError::Directory { path: directory.to_owned(), source })?;
+    Ok(open(&fresh, reader_gid)?.0)
+}
+
+/// The first page of an empty log.
+pub(super) fn first_page(directory: &Path) -> io::Result<Vec<u8>> {
+    // Its tables stand in the file itself as soon as it is closed.
+    drop(fresh(directory, None).map_err(io::Error::other)?);
+    let fresh = directory.join(FRESH);
+    let mut page = fs::read(fresh.join(FILE))?;
+    fs::remove_dir_all(&fresh)?;
+    page.truncate(4_096);
+    Ok(page)
 }
 
 /// The empty log takes its place, also where whoever made it could not do that any more.

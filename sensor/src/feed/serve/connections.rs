@@ -70,7 +70,7 @@ impl Caller {
 }
 
 impl Client {
-    const ROOT: Self = Self::User(0);
+    pub const ROOT: Self = Self::User(0);
 }
 
 /// Counts what clients hold, until the ticket is dropped.

@@ -5,6 +5,7 @@ mod connections;
 mod core;
 mod evidence;
 pub(super) mod groups;
+mod pace;
 pub(super) mod records;
 mod service;
 pub(super) mod stream;

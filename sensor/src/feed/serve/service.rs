@@ -1,7 +1,7 @@
 //! `sensor.v1.SensorService`: who asks is looked up and checked, reading is answered from the log, the rest
 //! is passed to core.
 
-use std::{cmp::Reverse, sync::Arc};
+use std::{cmp::Reverse, sync::Arc, time::Instant};
 
 use sensor_proto::internal::v1::{Ask, IncidentsNow, ask, tell};
 use tonic::{Request, Response, Status};
@@ -11,6 +11,7 @@ use super::{
     core::Core,
     evidence::{self, EvidenceStream},
     groups::{GroupCache, Members},
+    pace::Pace,
     records::{self, Records},
     stream::{self, Follow, IncidentStream, Interest, RecordStream, Wish},
     trees::{self, Lists, TreeStream},
@@ -37,6 +38,7 @@ pub(super) struct Service {
     groups: GroupCache,
     members: Arc<Members>,
     streams: Counter,
+    pace: Pace,
     trees: Lists,
 }
 
@@ -44,7 +46,15 @@ impl Service {
     pub fn new(core: Core, records: Records, groups: GroupCache) -> Self {
         let streams = Counter::new(STREAMS_PER_CLIENT, STREAMS);
         let trees = Lists::new(core.clone());
-        Self { core, records, groups, members: Arc::default(), streams, trees }
+        Self {
+            core,
+            records,
+            groups,
+            members: Arc::default(),
+            streams,
+            pace: Pace::default(),
+            trees,
+        }
     }
 
     /// An empty question by whoever sent the request.
@@ -53,6 +63,9 @@ impl Service {
             .extensions()
             .get::<Caller>()
             .ok_or_else(|| Status::unauthenticated("the connection does not say who you are"))?;
+        if !self.pace.admits(&caller.client(), Instant::now()) {
+            return Err(Status::resource_exhausted("too many requests; wait a moment"));
+        }
         let ask = match caller {
             Caller::Certified(names) => {
                 // A uid that nobody has, should the names be lost on the way.

@@ -83,8 +83,13 @@ where
     Answers { batches, current: Vec::new().into_iter(), _ticket: ticket }
 }
 
-fn replaced() -> Status {
-    Status::aborted("the log was replaced by a new one (its numbers begin again): read that from 0")
+/// Fails where what was read is of another log than what was read first; no name: nothing was.
+fn still(first: &mut Option<Arc<str>>, log_id: &Arc<str>) -> Result<(), Status> {
+    if log_id.is_empty() || first.get_or_insert_with(|| Arc::clone(log_id)) == log_id {
+        return Ok(());
+    }
+    let why = "the log was replaced by a new one (its numbers begin again): read that from 0";
+    Err(Status::aborted(why))
 }
 
 /// What there is beyond the log as it was read.
@@ -157,11 +162,7 @@ async fn pump_records(
             Some(follow) => follow.core.read_or(read, nothing)?,
             None => read?,
         };
-        if !page.log_id.is_empty()
-            && log_id.get_or_insert_with(|| Arc::clone(&page.log_id)) != &page.log_id
-        {
-            return Err(replaced());
-        }
+        still(&mut log_id, &page.log_id)?;
         wish.from_seq = page.next_seq;
         let end = page.end;
         let batch = with_loss(page, records.host());
@@ -246,11 +247,7 @@ async fn pump_incidents(
         let nothing =
             || Changes { log_id: known, incidents: Vec::new(), next_seq: from, end: true };
         let changes = interest.follow.core.read_or(records.read(read).await, nothing)?;
-        if !changes.log_id.is_empty()
-            && log_id.get_or_insert_with(|| Arc::clone(&changes.log_id)) != &changes.log_id
-        {
-            return Err(replaced());
-        }
+        still(&mut log_id, &changes.log_id)?;
         interest.from_seq = changes.next_seq;
         let mut incidents = with_held(changes.incidents, mem::take(&mut interest.held));
         loop {

@@ -293,6 +293,23 @@ fn what_is_readable_of_a_damaged_log_is_kept() {
 }
 
 #[test]
+fn a_log_without_its_first_page_is_read_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, mut bytes) = unclean_log(directory.path());
+    bytes[..4_096].fill(0x5a);
+    fs::write(directory.path().join(FILE), bytes).unwrap();
+    let (log, second) = open(directory.path());
+    assert!(second.set_aside.is_some());
+    assert_eq!(second.log_id, first.log_id, "it is known beside the log");
+    assert!(second.unresolved.iter().map(|incident| incident.id.as_str()).eq(["abc"]));
+    drop(log);
+    assert_eq!(genuine(&Reader::open(directory.path()).unwrap()), 4_998);
+    let left = fs::read_dir(directory.path()).unwrap().flatten();
+    let left: Vec<_> = left.map(|entry| entry.file_name().into_string().unwrap()).collect();
+    assert!(!left.iter().any(|name| name.contains("mended") || name.contains("new")), "{left:?}");
+}
+
+#[test]
 #[ignore = "helper that other tests start as a process of its own"]
 fn salvager() {
     let Some(directory) = env::var_os(CRASH_DIRECTORY) else { return };
