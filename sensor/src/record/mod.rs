@@ -22,6 +22,7 @@
 
 mod check;
 pub(crate) mod export;
+mod mend;
 pub(crate) mod numbers;
 mod queue;
 mod reader;
