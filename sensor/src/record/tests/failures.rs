@@ -274,7 +274,7 @@ fn every_byte_of_the_header_may_be_damaged() {
             }
             // The version of the tables, big endian.
             Err(error) => {
-                assert!(matches!(error, LogError::Newer { .. }) && (60..64).contains(&at))
+                assert!(matches!(error, LogError::Newer { .. }) && (60..64).contains(&at));
             }
         }
     }
