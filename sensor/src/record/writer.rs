@@ -245,7 +245,8 @@ impl Writer {
     }
 
     fn attempt(&mut self) -> Result<(), LogError> {
-        if let Some(why) = self.queue.take_damage() {
+        // Who replaces the log anyway is told of the same damage.
+        if let Some(why) = self.queue.take_damage().filter(|_| self.corrupt.is_none()) {
             return Err(LogError::Corrupt { path: self.directory.join(FILE), why });
         }
         if self.looked.elapsed() >= LOOK {

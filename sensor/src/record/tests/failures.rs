@@ -207,6 +207,22 @@ fn a_corrupt_log_is_set_aside_and_said_so() {
     assert_ne!(opened.log_id, log_ids[0], "what nobody knows cannot go on");
 }
 
+#[test]
+fn damage_that_is_told_twice_costs_no_record_at_the_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let (log, _) = open(directory.path());
+    log.0.queue.damaged("met by the writer".into());
+    let receipt = log.append_durable(Draft::bulk(line(b"late"))).wait();
+    assert!(matches!(receipt, Err(NotDurable::Waiting(_))), "{receipt:?}");
+    // Of the same damage, by the look through the file, while the next attempt is waited for.
+    log.0.queue.damaged("seen by the check".into());
+    let _ = log.close("test");
+    drop(log);
+    let kinds = |record: &proto::Record| record.kind();
+    let records = all(&Reader::open(directory.path()).unwrap());
+    assert!(records.iter().map(kinds).any(|kind| kind == "transcript"), "{records:?}");
+}
+
 /// A closed log of 5,000 records, marked as if the machine had gone down.
 fn unclean_log(directory: &Path) -> (Opened, Vec<u8>) {
     let (log, opened) = open(directory);
