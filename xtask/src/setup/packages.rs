@@ -70,6 +70,8 @@ fn requirements(need: Need) -> Vec<Requirement> {
             command("script", "bsdutils", "shells in shells, as a person opens them"),
             command("strace", "strace", "a program is paused under a tracer"),
             command("busybox", "busybox-static", "its shell is paused, too"),
+            command("stress-ng", "stress-ng", "its stressors are workloads"),
+            command("mkfs.ext4", "e2fsprogs", "a disk that fails is made for the log"),
         ],
         Need::Fuzz => vec![command("c++", "g++", "libFuzzer is C++")],
         Need::Vm => vec![
