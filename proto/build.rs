@@ -14,12 +14,13 @@ const FILES: [&str; 4] = [
 ];
 
 /// Enum fields: message.field → module path of the serializer that knows its words.
-const ENUMS: [(&str, &str); 11] = [
+const ENUMS: [(&str, &str); 12] = [
     ("Record.priority", "priority"),
     ("Incident.kind", "kind"),
     ("Incident.severity", "severity"),
     ("Incident.state", "state"),
     ("Group.by", "group_by"),
+    ("GroupMemory.by", "group_by"),
     ("Transition.from", "state"),
     ("Transition.to", "state"),
     ("Action.kind", "action_kind"),
@@ -29,7 +30,7 @@ const ENUMS: [(&str, &str); 11] = [
 ];
 
 /// 64-bit integers that JSON carries as strings, because readers hold numbers in doubles.
-const STRINGS: [&str; 18] = [
+const STRINGS: [&str; 21] = [
     "Record.seq",
     "Record.boot_ns",
     "Alarm.span_ns",
@@ -48,6 +49,9 @@ const STRINGS: [&str; 18] = [
     "TreeList.boot_ns",
     "TreeList.span_ns",
     "LiveTree.age_ns",
+    "MemorySample.at_ns",
+    "MemorySample.took_ns",
+    "TreeMemory.stalled_ns",
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.

@@ -250,6 +250,7 @@ fn group_of(page: &mut String, group: &Group, style: &Style) {
     match group.by() {
         GroupBy::Executable => fact("run", text::safe(&group.what)),
         GroupBy::Session => fact("session", text::safe(&group.what)),
+        GroupBy::Cgroup => fact("cgroup", text::safe(&group.what)),
         GroupBy::User | GroupBy::Unspecified => {}
     }
     fact("processes", group.processes.to_string());

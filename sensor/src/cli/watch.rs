@@ -210,6 +210,14 @@ fn fact(observation: &Observation) -> String {
             text::count(alarm.live, "process", "processes"),
             alarm.top.unwrap_or_default().pid,
         ),
+        Some(Fact::Memory(sample)) => format!(
+            "memory: {} available, {} hold 64 MiB or more",
+            sample
+                .host
+                .and_then(|host| host.available_bytes)
+                .map_or_else(|| "nobody knows what is".into(), text::bytes),
+            text::count(sample.trees.len() as u64, "tree", "trees"),
+        ),
         Some(Fact::Exec(exec)) => format!(
             "pid {} of {}: {}",
             exec.process.unwrap_or_default().pid,

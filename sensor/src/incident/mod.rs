@@ -327,6 +327,7 @@ pub fn describe_group(group: &proto::Group) -> String {
             format!("{count} × `{}`{of_user}", name.unwrap_or("?"))
         }
         proto::GroupBy::Session => format!("{count} trees of session {what}{of_user}"),
+        proto::GroupBy::Cgroup => format!("{count} trees in {what}{of_user}"),
         _ => format!("{count} trees of user {what}"),
     }
 }

@@ -356,7 +356,12 @@ fn a_salvage_that_is_interrupted_is_begun_anew() {
         child.0.wait().unwrap();
         interrupted += u32::from(lines.all(|line| !line.starts_with("done")));
         let (log, opened) = open(other.path());
-        assert_eq!(opened.last_seq, 5_000, "after {patience} ms");
+        // Who had come to its end may have written its own two records, of the damage and of what is lost.
+        assert!(
+            (5_000..=5_002).contains(&opened.last_seq),
+            "{} after {patience} ms",
+            opened.last_seq
+        );
         drop(log);
         let reader = Reader::open(other.path()).unwrap();
         assert!((4_700..4_998).contains(&genuine(&reader)), "after {patience} ms");
