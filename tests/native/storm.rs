@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use serde_json::Value;
-use tests::{Cage, Limits, Sensor, Workload, needs, takes_its_time, workloads::storm};
+use tests::{Bomb, Cage, Limits, Sensor, Workload, needs, takes_its_time, workloads::storm};
 
 use crate::support::{
     CATCH, catches_a_planted_recursion, evidence, explosions, id, killed, stands_still,
@@ -34,12 +34,13 @@ fn caught(name: &str, tasks: u32, rules: &[&str]) -> Value {
         })
         .unwrap();
     let rule = incident["finding"]["rule"].as_str().unwrap();
-    eprintln!("{rule}: {} alive when contained", incident["tree"]["processes"]);
+    let bomb = Bomb::of(name, &sensor, &cage, &incident).unwrap();
+    bomb.note().unwrap();
     for action in incident["actions"].as_array().unwrap() {
         let ms = (ns(&action["ended_ns"]) - ns(&incident["opened_ns"])) / 1_000_000;
         eprintln!("    {} done {ms} ms after the incident opened", action["kind"]);
     }
-    assert_eq!(cage.refused_forks().unwrap(), 0, "the cage stopped it, not the sensor");
+    assert_eq!(bomb.refused, 0, "the cage stopped it, not the sensor");
     assert_eq!(incident["culprit"]["pid"], running.pid(), "{incident:#}");
     assert!(rules.contains(&rule), "{incident:#}");
     stands_still(&cage);

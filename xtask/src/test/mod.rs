@@ -105,7 +105,7 @@ fn suites(args: &Args) -> Result<Vec<Suite>> {
     }
     if wanted(Part::Vm) {
         for kernel in vm::DEFAULT {
-            let suite = vm::suite(kernel, None, &skips);
+            let suite = vm::suite(kernel, &skips);
             suites.push(suite.unwrap_or_else(|error| broken(&format!("vm {kernel}"), &error)));
         }
     }
