@@ -154,6 +154,30 @@ fn left_alone_a_server_with_300_workers() {
     left_alone(storm::server(300, None, 5));
 }
 
+/// A script that is no newcomer lets one bomb loose, which is blamed alone, and then another beside it:
+/// now it is the script's, and what was contained first is a part of that.
+#[test]
+fn two_halves_are_one_incident() {
+    needs!("bash");
+    takes_its_time!();
+    let work = storm::halves().unwrap();
+    let cage = Cage::new(Limits::tasks(WIDE)).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let running = work.start(&cage).unwrap();
+    let contained = |one: &Value| one["state"] == "contained" && !one["diagnosis"].is_null();
+    let half = sensor.wait_for(CATCH, contained).unwrap();
+    assert_ne!(half["culprit"]["pid"], running.pid(), "{half:#}");
+    let is_whole = |one: &Value| contained(one) && one["culprit"]["pid"] == running.pid();
+    let whole = sensor.wait_for(CATCH, is_whole).unwrap();
+    let part = |one: &Value| one["id"] == half["id"] && one["state"] == "resolved";
+    sensor.wait_for(CATCH, part).unwrap();
+    let left = sensor.incidents().unwrap();
+    let left = left.iter().filter(|one| one["state"] != "resolved").count();
+    assert_eq!(left, 1, "one cause, one incident: {:#?}", sensor.incidents());
+    stands_still(&cage);
+    killed(&sensor, &cage, &whole);
+}
+
 /// What goes on is told of, even where it is not to be stopped: when it crossed, and why it runs.
 #[test]
 fn told_of_a_server_that_goes_on() {

@@ -16,7 +16,7 @@ use sensor_common::{
     lineage::{ADOPTED, DEAD, EXECUTED, ExecRecord, Known, Node as KernelNode, Slot},
 };
 
-use super::table::Table;
+use super::{stalls::Stalls, table::Table};
 use crate::{
     clock,
     lineage::{Exec, Forest, Node, trees::Counted},
@@ -39,6 +39,7 @@ pub struct Lineage {
     known: Mutex<BpfHashMap<MapData, u32, Known>>,
     gone: Mutex<Queue<MapData, ProcessKey>>,
     entered: Mutex<Array<MapData, u32>>,
+    stalls: Stalls,
 }
 
 impl Lineage {
@@ -49,13 +50,19 @@ impl Lineage {
         known: BpfHashMap<MapData, u32, Known>,
         gone: Queue<MapData, ProcessKey>,
         entered: Array<MapData, u32>,
+        stalls: Stalls,
     ) -> Self {
         let (known, gone, entered) = (Mutex::new(known), Mutex::new(gone), Mutex::new(entered));
-        Self { table, index, execs, known, gone, entered }
+        Self { table, index, execs, known, gone, entered, stalls }
     }
 
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// What processes and the host stood in reclaim.
+    pub fn stalls(&self) -> &Stalls {
+        &self.stalls
     }
 
     /// All processes that the kernel side knows now.
