@@ -24,7 +24,7 @@ pub fn halves() -> Result<Workload> {
     let work = Workload::new()?;
     let name = names::word();
     let body = format!(
-        "{name}() {{\n    {name} | {name} &\n}}\nsleep 11\n({name}) &\nsleep 3\n({name}) &\nsleep 600\n"
+        "{name}() {{\n    {name} | {name} &\n}}\nsleep 11\n({name}; wait) &\nsleep 3\n({name}; wait) &\nsleep 600\n"
     );
     let script = work.write(&names::word(), &body)?;
     Ok(work.runs(["bash".into(), script.into_os_string()]))

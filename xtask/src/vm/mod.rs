@@ -78,14 +78,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
     let which = match &args.filter {
         Some(filter) => Which::Only(filter.split(',').collect()),
-        None if args.page => Which::Only(bombs::TESTS.to_vec()),
+        None if args.page => Which::Only(vec![bombs::TESTS]),
         None => Which::AllOfTheKernel,
     };
-    let mut seen = Vec::new();
+    let (mut suites, mut seen) = (Vec::new(), Vec::new());
     if args.page {
-        seen.push(bombs::here()?);
+        let (suite, found) = bombs::here(&skips)?;
+        suites.push(suite);
+        seen.push(found);
     }
-    let mut suites = Vec::new();
     for kernel in &args.kernels {
         suites.push(match guest(kernel, &which, &skips) {
             Ok((suite, found)) => {

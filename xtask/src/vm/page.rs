@@ -1,7 +1,7 @@
 //! `docs/kernels.md`: what the sensor can do on each kernel, as `sensor doctor` found there, and
 //! what becomes of bombs.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeSet, fmt::Write as _};
 
 use ::tests::Bomb;
 use serde::Deserialize;
@@ -72,19 +72,20 @@ fn bombs(page: &mut String, seen: &[Seen]) {
          where `refused` is 0: no fork met it. `alive`: processes that stand in the end. `past the mark`: forks that had \
          their child although the tree was marked; those that were paused instead are beside it. The emulated machines have two \
          processors that run in turns, and tens of forks a second where a real one has thousands: there an explosion (R3) has 60 s instead \
-         of 5 s. The shell bomb was also met with each worse brake that the kernel has; with signals alone some forks past the mark are \
-         its way, since each new process has one free fork.\n\n\
+         of 5 s.\n\n\
          | bomb | kernel | brake | contained by | alive | refused | past the mark | paused |\n\
          |---|---|---|---|---|---|---|---|\n",
     );
-    let rows = seen.iter().flat_map(|seen| seen.bombs.iter().map(move |bomb| (seen, bomb)));
-    let mut rows: Vec<_> = rows.collect();
-    // Kernels stay in the order in which they were asked for.
-    rows.sort_by_key(|(_, bomb)| bomb.name.clone());
-    for (seen, bomb) in rows {
-        let Bomb { name, brake, rule, alive, refused, paused, passed, .. } = bomb;
-        let brake = cell(brake.trim_start_matches("forks are paused "));
+    let names: BTreeSet<&str> =
+        seen.iter().flat_map(|seen| &seen.bombs).map(|bomb| bomb.name.as_str()).collect();
+    for (name, seen) in names.iter().flat_map(|name| seen.iter().map(move |seen| (name, seen))) {
         let place = &seen.place;
+        let Some(bomb) = seen.bombs.iter().find(|bomb| bomb.name == *name) else {
+            let _ = writeln!(page, "| {name} | {place} | – | **not contained** | – | – | – | – |");
+            continue;
+        };
+        let Bomb { brake, rule, alive, refused, paused, passed, .. } = bomb;
+        let brake = cell(brake.trim_start_matches("forks are paused "));
         let _ = writeln!(
             page,
             "| {name} | {place} | {brake} | {rule} | {alive} | {refused} | {passed} | {paused} |"
