@@ -8,9 +8,9 @@ use anyhow::{Context as _, Result};
 
 use super::page;
 use crate::{
-    cargo, place, step,
+    place, step,
     test::{
-        self,
+        self, Built,
         results::Suite,
         skips::{Place, SkipList},
     },
@@ -28,30 +28,25 @@ pub fn parse(lines: &str) -> Vec<Bomb> {
 }
 
 /// The same on this machine, without a guest.
-pub fn here(skips: &SkipList) -> Result<(Suite, page::Seen)> {
-    let place = "this machine";
-    let mut suite = Suite { name: place.to_owned(), cases: Vec::new(), took: Duration::ZERO };
-    let sensor = cargo::sensor(false)?;
+pub fn here(built: &Built, skips: &SkipList) -> Result<(Suite, page::Seen)> {
+    let place = "this machine".to_owned();
     let kept = place::target().join("vm/bombs");
     fs::create_dir_all(place::target().join("vm"))?;
     fs::write(&kept, "").with_context(|| format!("cannot write {}", kept.display()))?;
-    for program in super::tests()? {
-        let mut command = Command::new(&program);
-        command
-            .current_dir(place::workspace().join("tests"))
-            .env("SENSOR_BIN", &sensor)
-            .env(FILE, &kept)
-            .arg("--test-threads=1")
-            .arg(TESTS);
-        let output = step::run("bombs on this machine", &mut command, LIMIT)?;
-        if !output.success() {
-            println!("{place}: the tests said:\n{}", output.tail());
-        }
-        suite.cases.extend(test::judged([output.stdout.as_str()], "", &Place::Native, skips));
-        suite.took += output.took;
+    let mut command = Command::new(&built.end_to_end.path);
+    command
+        .current_dir(&built.end_to_end.crate_dir)
+        .env("SENSOR_BIN", &built.sensor)
+        .env(FILE, &kept)
+        .args(["--test-threads=1", TESTS]);
+    let output = step::run("bombs on this machine", &mut command, LIMIT)?;
+    if !output.success() {
+        println!("{place}: the tests said:\n{}", output.tail());
     }
+    let cases = test::judged([output.stdout.as_str()], "", &Place::Native, skips);
+    let suite = Suite { name: place.clone(), cases, took: output.took };
     let bombs = parse(&fs::read_to_string(&kept)?);
-    Ok((suite, page::Seen { place: place.to_owned(), capabilities: Vec::new(), bombs }))
+    Ok((suite, page::Seen { place, capabilities: Vec::new(), bombs }))
 }
 
 #[cfg(test)]

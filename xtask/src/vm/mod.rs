@@ -10,7 +10,6 @@ mod page;
 
 use std::{
     env, fs,
-    path::PathBuf,
     process::{Command, ExitCode},
     time::Duration,
 };
@@ -18,11 +17,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    cargo, place,
+    place,
     setup::{self, Need},
     step,
     test::{
-        self,
+        self, Built,
         results::{self, Case, Suite},
         skips::{Place, SkipList},
     },
@@ -76,6 +75,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return cut::run(&args.kernels[0], times);
     }
     let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
+    let built = Built::all()?;
     let which = match &args.filter {
         Some(filter) => Which::Only(filter.split(',').collect()),
         None if args.page => Which::Only(vec![bombs::TESTS]),
@@ -83,12 +83,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     };
     let (mut suites, mut seen) = (Vec::new(), Vec::new());
     if args.page {
-        let (suite, found) = bombs::here(&skips)?;
+        let (suite, found) = bombs::here(&built, &skips)?;
         suites.push(suite);
         seen.push(found);
     }
     for kernel in &args.kernels {
-        suites.push(match guest(kernel, &which, &skips) {
+        suites.push(match guest(kernel, &built, &which, &skips) {
             Ok((suite, found)) => {
                 seen.push(found);
                 suite
@@ -114,12 +114,17 @@ enum Which<'a> {
 }
 
 /// Boots `kernel`, runs the end-to-end tests in it, judges what they say.
-pub fn suite(kernel: &str, skips: &SkipList) -> Result<Suite> {
-    guest(kernel, &Which::AllOfTheKernel, skips).map(|(suite, _)| suite)
+pub fn suite(kernel: &str, built: &Built, skips: &SkipList) -> Result<Suite> {
+    guest(kernel, built, &Which::AllOfTheKernel, skips).map(|(suite, _)| suite)
 }
 
 /// The same, and what was found out about the kernel.
-fn guest(kernel: &str, which: &Which<'_>, skips: &SkipList) -> Result<(Suite, page::Seen)> {
+fn guest(
+    kernel: &str,
+    built: &Built,
+    which: &Which<'_>,
+    skips: &SkipList,
+) -> Result<(Suite, page::Seen)> {
     let name = format!("vm {kernel}");
     let console = place::target().join(format!("vm/{kernel}.log"));
     let which = match which {
@@ -132,13 +137,13 @@ fn guest(kernel: &str, which: &Which<'_>, skips: &SkipList) -> Result<(Suite, pa
             format!("sensor.filter={names}")
         }
     };
-    let mut machine = machine(kernel, &format!("sensor.vm={kernel} {which}"))?;
+    let mut machine = machine(kernel, built, &format!("sensor.vm={kernel} {which}"))?;
     machine.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
     let output = step::run(&name, &mut machine, LIMIT)?;
     fs::write(console.with_extension("tests.log"), &output.stdout)?;
 
     let said = Said::parse(&output.stdout);
-    let mut cases = test::judged([said.tests], said.skips, &Place::Vm(kernel.to_owned()), skips);
+    let mut cases = test::judged(said.tests, said.skips, &Place::Vm(kernel.to_owned()), skips);
     if output.timed_out {
         cases.push(Case::failed(format!("(stopped after {})", step::seconds(LIMIT))));
     } else if said.exit.is_none() {
@@ -160,13 +165,13 @@ fn guest(kernel: &str, which: &Which<'_>, skips: &SkipList) -> Result<(Suite, pa
 }
 
 fn shell(kernel: &str) -> Result<ExitCode> {
-    let mut machine = machine(kernel, &format!("sensor.vm={kernel} sensor.shell"))?;
+    let mut machine = machine(kernel, &Built::all()?, &format!("sensor.vm={kernel} sensor.shell"))?;
     let status = machine.args(["-serial", "mon:stdio"]).status().context("cannot start QEMU")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// QEMU with the kernel and the guest, all but its serial lines.
-fn machine(kernel: &str, more: &str) -> Result<Command> {
+fn machine(kernel: &str, built: &Built, more: &str) -> Result<Command> {
     if env::consts::ARCH != "x86_64" {
         bail!(
             "the guests are x86_64 and run this host's own programs, which are {}",
@@ -176,7 +181,7 @@ fn machine(kernel: &str, more: &str) -> Result<Command> {
     let kernel = kernel::get(kernel)?;
     eprintln!("kernel {}", kernel.version);
     let initramfs = place::target().join("vm/initramfs");
-    guest::write(&initramfs, &cargo::sensor(false)?, &tests()?)?;
+    guest::write(&initramfs, &built.sensor, &built.end_to_end.path)?;
     let mut machine = Command::new("qemu-system-x86_64");
     machine
         // Emulation: works where there is no KVM, and alike everywhere. One thread for all processors:
@@ -194,12 +199,6 @@ fn machine(kernel: &str, more: &str) -> Result<Command> {
         // A panic ends the machine (`-no-reboot`) instead of waiting for the time limit.
         .arg(format!("console=ttyS0 panic=-1 random.trust_cpu=on {} {more}", kernel.command_line));
     Ok(machine)
-}
-
-/// The end-to-end test programs.
-fn tests() -> Result<Vec<PathBuf>> {
-    let built = cargo::build("test", &["--no-run", "-p", "tests"])?;
-    Ok(built.into_iter().filter(test::is_end_to_end).map(|program| program.path).collect())
 }
 
 /// What came over the second serial line.
