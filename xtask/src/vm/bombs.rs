@@ -36,6 +36,7 @@ pub fn here(built: &Built, skips: &SkipList) -> Result<(Suite, page::Seen)> {
     let mut command = Command::new(&built.end_to_end.path);
     command
         .current_dir(&built.end_to_end.crate_dir)
+        .env("CARGO_MANIFEST_DIR", &built.end_to_end.crate_dir)
         .env("SENSOR_BIN", &built.sensor)
         .env(FILE, &kept)
         .args(["--test-threads=1", TESTS]);
@@ -43,7 +44,7 @@ pub fn here(built: &Built, skips: &SkipList) -> Result<(Suite, page::Seen)> {
     if !output.success() {
         println!("{place}: the tests said:\n{}", output.tail());
     }
-    let cases = test::judged([output.stdout.as_str()], "", &Place::Native, skips);
+    let cases = test::judged(&output.stdout, "", &Place::Native, skips);
     let suite = Suite { name: place.clone(), cases, took: output.took };
     let bombs = parse(&fs::read_to_string(&kept)?);
     Ok((suite, page::Seen { place, capabilities: Vec::new(), bombs }))
