@@ -51,7 +51,7 @@ fn fork(task: Task, cast: Cast) -> i32 {
     if cast::plays_fork(cast, task, key) {
         let (slot, child) = lineage::forked(key);
         if child != 0 {
-            memory::sensor_shared_at_fork(task.0, child, key.start_ns);
+            memory::sensor_shared_at_fork(task.memory(), child, key.start_ns);
         }
         brake::check(slot, child);
     }

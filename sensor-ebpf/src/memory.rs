@@ -49,17 +49,16 @@ fn private(memory: Address) -> u32 {
     pages(memory, ANON).saturating_add(pages(memory, SWAP))
 }
 
-/// Notes what a child has that its parent has as well. `current` is the parent.
+/// Notes what a child, whose memory this is, has that its parent has as well. `current` is the parent.
 ///
 /// Exported, which makes it a global function to the verifier: verified once.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn sensor_shared_at_fork(child: u64, slot: Slot, start_ns: u64) -> u32 {
+pub extern "C" fn sensor_shared_at_fork(memory: Address, slot: Slot, start_ns: u64) -> u32 {
     if layout().stride == 0 {
         return 0;
     }
     let Some(held) = HELD.get_ptr_mut(slot) else { return 0 };
-    let memory = Task(child).memory();
     // SAFETY: has no preconditions.
     let shares = memory == Task(unsafe { bpf_get_current_task() }).memory();
     let (state, at_fork) = if shares { (SHARES, 0) } else { (FORKED, private(memory)) };

@@ -88,6 +88,6 @@ mod tests {
             let at_ns = tick * 5 * SECOND_NS + late;
             recent.add(&MemorySample { at_ns, ..MemorySample::default() });
         }
-        assert_eq!(recent.since(0).len(), 180);
+        assert_eq!(recent.since(0).len(), 181);
     }
 }

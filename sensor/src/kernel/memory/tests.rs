@@ -84,7 +84,8 @@ here, there = os.pipe()
 go, gone = os.pipe()
 def child():
     os.close(there)
-    os.read(go, 1)
+    os.close(gone)
+    if not os.read(go, 1): os._exit(0)
     more = mmap.mmap(-1, 20 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for at in range(0, len(more), 4096): more[at] = 1
     os.write(1, b'done\\n')
