@@ -16,6 +16,7 @@ pub(crate) mod reader;
 #[cfg(test)]
 mod recycled;
 pub mod selftest;
+mod stalls;
 pub mod table;
 mod understudy;
 mod visit;
@@ -30,6 +31,7 @@ pub use self::{
     load::{LoadError, LoadOptions, Programs, SKIPPED},
     memory::Memory,
     reader::{Event, HELPER_PRIORITY, Reader, become_realtime},
+    stalls::Stalls,
     visit::Visitor,
 };
 

@@ -157,7 +157,7 @@ impl Sampler {
                 zombies: tree.zombies,
                 alike: tree.alike,
                 alike_program: tree.alike_program,
-                stalled_ns: 0,
+                stalled_ns: self.lineage.stalls().of(tree.slot, tree.root).tree_ns,
                 limit_bytes: room.map(|room| room.most),
                 limit_used_bytes: room.map(|room| room.used),
             };

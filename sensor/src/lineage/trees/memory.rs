@@ -320,3 +320,6 @@ impl Census {
         all
     }
 }
+
+#[cfg(test)]
+mod tests;
