@@ -2,9 +2,11 @@
 //! quarter of an hour is kept at hand for whoever explains an OOM kill.
 //!
 //! - `sampler`: makes one sample
+//! - `outlook`: how fast trees grow just now, pure
 //! - `pace`: when the next one is due, pure
 //! - `recent`: the last quarter of an hour
 
+mod outlook;
 mod pace;
 mod recent;
 mod sampler;
@@ -22,7 +24,7 @@ use std::{
 
 use rustix::time::{ClockId, clock_gettime};
 
-pub use self::{recent::Recent, sampler::Sampler};
+pub use self::{outlook::Outlook, recent::Recent, sampler::Sampler};
 use crate::proto::{self, MemorySample};
 
 /// Time over which the share of a CPU is told.

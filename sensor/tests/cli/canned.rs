@@ -176,6 +176,10 @@ pub fn trees() -> TreeList {
         anon_bytes: Some(1 << 30),
         incident: ID.into(),
         contained: true,
+        bytes: Some(1 << 30),
+        bytes_per_second: Some(-4096.5),
+        exhausted_in_ns: Some(u64::MAX),
+        stalled_ns: u64::MAX,
     };
     let gone = LiveTree {
         alive: false,
@@ -184,6 +188,9 @@ pub fn trees() -> TreeList {
         uid: None,
         threads: None,
         anon_bytes: None,
+        bytes: None,
+        bytes_per_second: None,
+        exhausted_in_ns: None,
         incident: String::new(),
         contained: false,
         ..tree.clone()
@@ -249,6 +256,8 @@ fn vitals() -> Evidence {
             comm: nasty(),
             processes: 43,
             forks: 120,
+            bytes: 1 << 30,
+            bytes_per_second: 4096.5,
         }],
     };
     let minute =

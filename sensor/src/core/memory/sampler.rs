@@ -87,8 +87,14 @@ impl Sampler {
         self.memory.refused()
     }
 
-    /// Who holds memory now.
+    /// Who holds memory now. Whoever lists trees is told as well.
     pub fn sample(&mut self) -> io::Result<MemorySample> {
+        let sample = self.measure()?;
+        self.trees.outlook().see(&sample);
+        Ok(sample)
+    }
+
+    fn measure(&mut self) -> io::Result<MemorySample> {
         let host = self.host();
         let at_ns = clock::boot_ns();
         let sample = MemorySample {
