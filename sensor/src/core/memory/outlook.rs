@@ -98,9 +98,20 @@ mod tests {
     }
 
     fn seen(samples: &[MemorySample]) -> Growth {
+        after(samples).of(ROOT).unwrap()
+    }
+
+    fn after(samples: &[MemorySample]) -> Outlook {
         let mut outlook = Outlook::default();
-        samples.iter().for_each(|sample| outlook.see(sample));
-        outlook.of(ROOT).unwrap()
+        for sample in samples {
+            outlook.see(sample);
+        }
+        outlook
+    }
+
+    /// MiB a second, as whole ones.
+    fn pace(growth: Growth) -> i64 {
+        (growth.per_second / MIB as f64) as i64
     }
 
     #[test]
@@ -108,7 +119,7 @@ mod tests {
         let first = sample(100, 200, None);
         assert_eq!(seen(std::slice::from_ref(&first)).exhausted_in_ns, None);
         let growth = seen(&[first.clone(), sample(105, 250, None)]);
-        assert_eq!(growth.per_second, 10.0 * MIB as f64);
+        assert_eq!(pace(growth), 10);
         assert_eq!(growth.exhausted_in_ns, Some(100_000_000_000));
         // The limit is nearer.
         let growth = seen(&[first.clone(), sample(105, 250, Some(300))]);
@@ -117,7 +128,7 @@ mod tests {
         assert_eq!(seen(&[first.clone(), sample(101, 250, None)]).exhausted_in_ns, None);
         assert_eq!(seen(&[first.clone(), sample(110, 207, None)]).exhausted_in_ns, None);
         let growth = seen(&[first, sample(110, 100, None)]);
-        assert_eq!((growth.per_second, growth.exhausted_in_ns), (-10.0 * MIB as f64, None));
+        assert_eq!((pace(growth), growth.exhausted_in_ns), (-10, None));
     }
 
     #[test]
@@ -125,9 +136,8 @@ mod tests {
         let samples: Vec<MemorySample> = (0..100)
             .map(|tick| sample(5 * tick, if tick < 50 { 100 } else { 1_000 }, None))
             .collect();
-        assert_eq!(seen(&samples).per_second, 0.0);
-        let mut outlook = Outlook::default();
-        samples.iter().for_each(|sample| outlook.see(sample));
+        assert_eq!(pace(seen(&samples)), 0);
+        let mut outlook = after(&samples);
         assert!(outlook.before[&ROOT].len() <= 14);
         outlook.see(&MemorySample { at_ns: 1, ..MemorySample::default() });
         assert_eq!(outlook.of(ROOT), None);
