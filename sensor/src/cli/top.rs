@@ -207,12 +207,17 @@ fn row(tree: &LiveTree, compared: bool) -> [Cell; COLUMNS.len()] {
         known(tree.threads.map(|threads| threads.to_string())).into(),
         known(tree.bytes.or(tree.anon_bytes).map(text::bytes)).into(),
         tree.bytes_per_second.map_or_else(String::new, grows).into(),
-        tree.exhausted_in_ns.map_or_else(String::new, time::duration).into(),
+        tree.exhausted_in_s.map_or_else(String::new, in_seconds).into(),
         Some(tree.stalled_ns).filter(|ns| *ns > 0).map_or_else(String::new, time::duration).into(),
         time::duration(tree.age_ns).into(),
         known(tree.uid.map(|uid| uid.to_string())).into(),
         Cell::toned(format!("{incident}{gone}{command}"), tone),
     ]
+}
+
+/// A duration; no number from another host makes it panic.
+fn in_seconds(s: f64) -> String {
+    time::duration((s.max(0.0) * 1e9) as u64)
 }
 
 /// So many bytes a second; what would be called 0 is nothing.
@@ -266,7 +271,7 @@ mod tests {
             anon_bytes: Some(3 << 30),
             bytes: Some(2 << 30),
             bytes_per_second: Some(f64::from(12 << 20)),
-            exhausted_in_ns: Some(240_000_000_000),
+            exhausted_in_s: Some(240.0),
             stalled_ns: 1_500_000_000,
             ..LiveTree::default()
         };
@@ -281,7 +286,7 @@ mod tests {
             anon_bytes: None,
             bytes: None,
             bytes_per_second: None,
-            exhausted_in_ns: None,
+            exhausted_in_s: None,
             stalled_ns: 0,
             incident: "4k2m".into(),
             contained: true,

@@ -204,7 +204,7 @@ impl Trees {
             contained: incident.is_some_and(|it| it.contained),
             bytes: tree.bytes.or(growth.map(|growth| growth.bytes)),
             bytes_per_second: growth.map(|growth| growth.per_second),
-            exhausted_in_ns: growth.and_then(|growth| growth.exhausted_in_ns),
+            exhausted_in_s: growth.and_then(|growth| growth.exhausted_in_s),
             stalled_ns: self.lineage.stalls().of(tree.slot, tree.root).tree_ns,
             ..root
         }

@@ -14,8 +14,8 @@ const LEAST_NS: u64 = 4_000_000_000;
 /// Less than this in all is no growth, bytes.
 const LEAST_BYTES: u64 = 8 << 20;
 
-/// Later than this is never, ns: a week.
-const NEVER_NS: f64 = 7.0 * 86_400.0 * 1e9;
+/// Later than this is never, s: a week.
+const NEVER_S: f64 = 7.0 * 86_400.0;
 
 /// Of one tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -23,8 +23,8 @@ pub struct Growth {
     pub bytes: u64,
     /// Bytes a second over the last minute, or as long as it is known; negative: less.
     pub per_second: f64,
-    /// Until nothing is left to it, ns, if it goes on like that; `None`: nothing is foreseen.
-    pub exhausted_in_ns: Option<u64>,
+    /// Until nothing is left to it, s, if it goes on like that; `None`: nothing is foreseen.
+    pub exhausted_in_s: Option<f64>,
 }
 
 /// The last minute of all trees that are told of.
@@ -69,9 +69,9 @@ fn growth(seen: &VecDeque<(u64, u64)>, left: u64) -> Growth {
     }
     let per_second = (bytes as f64 - *first as f64) * 1e9 / span_ns as f64;
     let grows = span_ns >= LEAST_NS && bytes.saturating_sub(*first) >= LEAST_BYTES;
-    let in_ns = left as f64 / per_second * 1e9;
-    let exhausted_in_ns = (grows && in_ns < NEVER_NS).then_some(in_ns as u64);
-    Growth { bytes, per_second, exhausted_in_ns }
+    let in_s = left as f64 / per_second;
+    let exhausted_in_s = (grows && in_s < NEVER_S).then_some(in_s);
+    Growth { bytes, per_second, exhausted_in_s }
 }
 
 #[cfg(test)]
@@ -117,18 +117,18 @@ mod tests {
     #[test]
     fn what_is_left_is_used_up_at_this_rate() {
         let first = sample(100, 200, None);
-        assert_eq!(seen(std::slice::from_ref(&first)).exhausted_in_ns, None);
+        assert_eq!(seen(std::slice::from_ref(&first)).exhausted_in_s, None);
         let growth = seen(&[first.clone(), sample(105, 250, None)]);
         assert_eq!(pace(growth), 10);
-        assert_eq!(growth.exhausted_in_ns, Some(100_000_000_000));
+        assert_eq!(growth.exhausted_in_s, Some(100.0));
         // The limit is nearer.
         let growth = seen(&[first.clone(), sample(105, 250, Some(300))]);
-        assert_eq!(growth.exhausted_in_ns, Some(5_000_000_000));
+        assert_eq!(growth.exhausted_in_s, Some(5.0));
         // A second, or a few MiB, say nothing.
-        assert_eq!(seen(&[first.clone(), sample(101, 250, None)]).exhausted_in_ns, None);
-        assert_eq!(seen(&[first.clone(), sample(110, 207, None)]).exhausted_in_ns, None);
+        assert_eq!(seen(&[first.clone(), sample(101, 250, None)]).exhausted_in_s, None);
+        assert_eq!(seen(&[first.clone(), sample(110, 207, None)]).exhausted_in_s, None);
         let growth = seen(&[first, sample(110, 100, None)]);
-        assert_eq!((pace(growth), growth.exhausted_in_ns), (-10, None));
+        assert_eq!((pace(growth), growth.exhausted_in_s), (-10, None));
     }
 
     #[test]
