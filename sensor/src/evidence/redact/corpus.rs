@@ -7,7 +7,7 @@
 
 use super::Redactor;
 
-/// A line each, what it is from on lines that begin with `# `: a build of CPython, logs of dpkg, apt, npm
+/// A line each, what it is from on lines that begin with `# `: a build of python, logs of dpkg, apt, npm
 /// and a kernel, command lines, settings.
 pub const ORDINARY: &str = include_str!("corpus/ordinary.txt");
 
@@ -158,7 +158,7 @@ const FORMS: [&str; 54] = [
 /// Forms in which a bare word is no secret unless it looks like one.
 const BARE: [&str; 4] = ["  password: {}", "api_key: {}", "X-Auth-Token: {}", "secret: {}"];
 
-/// Always the same ones, so that a result can be looked into: SplitMix64.
+/// Always the same ones, so that a result can be looked into: `SplitMix64`.
 struct Random(u64);
 
 impl Random {
