@@ -164,6 +164,8 @@ fn respond(config: &Config) -> Checked {
 fn investigate(config: &Config) -> Checked {
     let investigate = &config.investigate;
     range("investigate.max_per_hour", investigate.max_per_hour, 1..=1_000)?;
+    // Below that not even what happened fits; models take no more than that.
+    range("investigate.window_tokens", investigate.window_tokens, 2_000..=1_000_000)?;
     let command = &investigate.command;
     few("investigate.command.program", command.program.len())?;
     match command.program.first() {

@@ -270,6 +270,7 @@ pub struct Tcp {
 pub struct Investigate {
     pub agent: Agent,
     pub max_per_hour: u32,
+    pub window_tokens: u32,
     pub command: Command,
 }
 
@@ -461,7 +462,12 @@ impl Default for Tcp {
 
 impl Default for Investigate {
     fn default() -> Self {
-        Self { agent: Agent::Builtin, max_per_hour: 12, command: Command::default() }
+        Self {
+            agent: Agent::Builtin,
+            max_per_hour: 12,
+            window_tokens: 12_000,
+            command: Command::default(),
+        }
     }
 }
 
