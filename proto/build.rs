@@ -14,7 +14,7 @@ const FILES: [&str; 4] = [
 ];
 
 /// Enum fields: message.field → module path of the serializer that knows its words.
-const ENUMS: [(&str, &str); 12] = [
+const ENUMS: [(&str, &str); 13] = [
     ("Record.priority", "priority"),
     ("Incident.kind", "kind"),
     ("Incident.severity", "severity"),
@@ -25,6 +25,7 @@ const ENUMS: [(&str, &str); 12] = [
     ("Transition.to", "state"),
     ("Action.kind", "action_kind"),
     ("Investigation.state", "investigation_state"),
+    ("Findings.verdict", "verdict"),
     ("FileFact.state", "file_state"),
     ("ActRequest.verb", "verb"),
 ];
@@ -55,7 +56,7 @@ const STRINGS: [&str; 21] = [
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.
-const BYTES: [&str; 11] = [
+const BYTES: [&str; 12] = [
     "Evidence.content.text",
     "Process.cwd",
     "Process.exe",
@@ -67,6 +68,7 @@ const BYTES: [&str; 11] = [
     "Culprit.exe",
     "Step.cwd",
     "Transcript.text",
+    "ReadSourceRequest.path",
 ];
 
 /// `repeated bytes` fields.
@@ -80,7 +82,7 @@ const BYTE_LISTS: [&str; 7] = [
     "LiveTree.argv",
 ];
 
-const TIMES: [&str; 10] = [
+const TIMES: [&str; 11] = [
     "Record.at",
     "Evidence.at",
     "Incident.opened_at",
@@ -89,6 +91,7 @@ const TIMES: [&str; 10] = [
     "Action.at",
     "Investigation.started_at",
     "Investigation.ended_at",
+    "Findings.at",
     "VitalsSample.at",
     "TreeList.at",
 ];

@@ -19,6 +19,7 @@ mod investigate;
 pub(crate) mod out;
 mod record;
 pub(crate) mod replay;
+mod report;
 mod screen;
 pub(crate) mod show;
 mod status;

@@ -21,6 +21,7 @@ use super::{
     describe::{self, paragraph},
     error::CliError,
     out::{self, View},
+    report,
     style::{Style, Tone},
     table::{Cell, Table},
     text, time, watch,
@@ -427,6 +428,9 @@ fn findings(page: &mut String, investigation: &Investigation, style: &Style) {
         text::safe(&investigation.agent)
     );
     title(page, &name, &aside, style);
+    if let Some(found) = &investigation.report {
+        report::show(page, found, style);
+    }
     paragraph(page, &investigation.findings, 2, style);
     if !investigation.error.is_empty() {
         paragraph(page, &format!("failed: {}", investigation.error), 2, style);

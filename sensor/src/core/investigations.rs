@@ -11,6 +11,7 @@ use crate::{
     clock,
     config::{self, Agent},
     evidence::Gatherer,
+    feed::runs::Doors,
     investigate::{Command, Desk as Admission, Dossier, Driver, Event, Limits, Stop},
     proto::{self, InvestigationState},
 };
@@ -42,11 +43,13 @@ impl Investigations {
         hierarchies: &Hierarchies,
         home: PathBuf,
         scratch: PathBuf,
+        doors: Doors,
         gatherer: Arc<Gatherer>,
     ) -> Self {
         let program = config.command.program.clone();
         let command = (!program.is_empty()).then(|| {
             let mut command = Command::new(program, hierarchies.clone(), home.clone(), scratch);
+            command.sandbox.doors = Some(doors);
             command.sandbox.user.clone_from(&config.command.user);
             command.sandbox.memory_bytes = config.command.memory_max_bytes;
             command.sandbox.pids = config.command.pids_max.into();

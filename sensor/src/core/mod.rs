@@ -8,6 +8,7 @@
 
 mod containments;
 mod desk;
+mod findings;
 mod investigations;
 mod privileges;
 mod reactor;
@@ -57,6 +58,7 @@ use crate::{
     feed::{
         access::Named,
         link::{Link, LinkError, LinkOptions, Question, Tcp},
+        runs::Doors,
         tls::Files,
         webhooks::link::{Told, Webhooks, WebhooksError, WebhooksOptions},
     },
@@ -289,6 +291,7 @@ impl Daemon {
         });
         // The running program itself, also when its file was replaced meanwhile.
         let program = Path::new("/proc/self/exe");
+        let doors = Doors::default();
         let (link, questions) = Link::start(LinkOptions {
             program: program.to_owned(),
             socket: config.socket(),
@@ -296,6 +299,7 @@ impl Daemon {
             user: serve_user,
             tcp: tcp(&config.feed.tcp),
             unwritten: log.unwritten(),
+            doors: doors.clone(),
         })?;
         let (webhooks, delivered) = Webhooks::start(&WebhooksOptions {
             program,
@@ -325,6 +329,7 @@ impl Daemon {
                 &hierarchies,
                 home,
                 scratch,
+                doors,
                 Arc::clone(&gatherer),
             ),
             gatherer,

@@ -210,6 +210,17 @@ impl Service for Answers {
         Ok(Response::new(Box::pin(tokio_stream::iter(answers.collect::<Vec<_>>()))))
     }
 
+    async fn read_source(&self, _: Request<ReadSourceRequest>) -> Answer<ReadSourceResponse> {
+        Err(Status::unimplemented("no verb asks for it"))
+    }
+
+    async fn submit_findings(
+        &self,
+        _: Request<SubmitFindingsRequest>,
+    ) -> Answer<SubmitFindingsResponse> {
+        Err(Status::unimplemented("no verb asks for it"))
+    }
+
     async fn investigate(
         &self,
         request: Request<InvestigateRequest>,
