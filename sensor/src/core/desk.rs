@@ -453,7 +453,7 @@ impl Desk {
         };
         let begun = self.investigations.begin(driver, incident, evidence, told)?;
         let Progress::State { investigation, .. } = &begun else { return None };
-        let investigation = investigation.clone();
+        let investigation = proto::Investigation::clone(investigation);
         self.investigated(begun).map(|announced| (announced, investigation))
     }
 
@@ -470,12 +470,12 @@ impl Desk {
                 }
                 self.log.append(Draft::of(
                     incident.clone(),
-                    Body::Investigation(investigation.clone()),
+                    Body::Investigation(proto::Investigation::clone(&investigation)),
                 ));
                 self.change(&incident, |incident| {
                     let why = format!("investigation by {}", investigation.agent);
                     incident.investigations.retain(|known| known.id != investigation.id);
-                    incident.investigations.push(investigation);
+                    incident.investigations.push(*investigation);
                     format!("{why} {}", if ended { "ended" } else { "began" })
                 })
             }

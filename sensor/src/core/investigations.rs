@@ -20,7 +20,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Progress {
     Line { incident: String, transcript: proto::Transcript },
-    State { incident: String, investigation: proto::Investigation },
+    State { incident: String, investigation: Box<proto::Investigation> },
 }
 
 /// Who investigates on this host, and what runs.
@@ -117,13 +117,19 @@ impl Investigations {
                     investigation.set_state(InvestigationState::Failed);
                     investigation.ended_at = Some(clock::wall());
                     investigation.error = denied.to_string();
-                    return Some(Progress::State { incident: incident_id, investigation });
+                    return Some(Progress::State {
+                        incident: incident_id,
+                        investigation: investigation.into(),
+                    });
                 }
             },
         };
         investigation.set_state(InvestigationState::Running);
         let begun =
-            Progress::State { incident: incident_id.clone(), investigation: investigation.clone() };
+            Progress::State {
+            incident: incident_id.clone(),
+            investigation: investigation.clone().into(),
+        };
         let dossier = Dossier { incident: incident.clone(), evidence };
         let gatherer = Arc::clone(&self.gatherer);
         tokio::task::spawn_blocking(move || {
@@ -150,7 +156,7 @@ impl Investigations {
                         Some(proto::Cost { wall_ns: end.wall_ns, ..Default::default() });
                     told(Progress::State {
                         incident: incident_id.clone(),
-                        investigation: investigation.clone(),
+                        investigation: investigation.clone().into(),
                     });
                 }
             });

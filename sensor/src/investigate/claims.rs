@@ -237,9 +237,15 @@ impl Facts {
                 if words.len() > 1 {
                     self.texts.push(words.join(" "));
                 }
-                items.iter().for_each(|item| self.walk(item));
+                for item in items {
+                    self.walk(item);
+                }
             }
-            Value::Object(fields) => fields.values().for_each(|field| self.walk(field)),
+            Value::Object(fields) => {
+                for field in fields.values() {
+                    self.walk(field);
+                }
+            }
             Value::Null | Value::Bool(_) => {}
         }
     }

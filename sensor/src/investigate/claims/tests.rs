@@ -41,7 +41,7 @@ fn incident() -> Incident {
 
 fn claim(text: &str, evidence: &[&str]) -> Option<Claim> {
     let evidence = evidence.iter().map(ToString::to_string).collect();
-    Some(Claim { text: text.into(), evidence })
+    Claim { text: text.into(), evidence }.into()
 }
 
 fn checked(findings: Findings) -> Findings {
