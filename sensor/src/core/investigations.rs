@@ -125,8 +125,7 @@ impl Investigations {
             },
         };
         investigation.set_state(InvestigationState::Running);
-        let begun =
-            Progress::State {
+        let begun = Progress::State {
             incident: incident_id.clone(),
             investigation: investigation.clone().into(),
         };

@@ -6,6 +6,8 @@
 
 mod canned;
 mod fake;
+mod hostile;
+mod mcp;
 mod program;
 mod schema;
 mod trace;
