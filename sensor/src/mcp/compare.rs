@@ -72,7 +72,7 @@ pub(super) async fn show(
 /// The first and the last tree; else the flight record, with itself.
 fn pair(evidence: &[Evidence]) -> Option<(Evidence, Evidence)> {
     let mut trees = evidence.iter().filter(|piece| matches!(piece.content, Some(Content::Tree(_))));
-    if let (Some(first), Some(last)) = (trees.next(), trees.last()) {
+    if let (Some(first), Some(last)) = (trees.next(), trees.next_back()) {
         return Some((first.clone(), last.clone()));
     }
     let is = |piece: &&Evidence| matches!(piece.content, Some(Content::Vitals(_)));

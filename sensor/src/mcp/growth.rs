@@ -21,6 +21,12 @@ struct Grown {
 /// pid and start of a tree's root or of a process.
 type Key = (u32, u64);
 
+enum Item<'a> {
+    Tree(Key, Grown),
+    /// With what it had before, and the piece that says so.
+    Process(&'a str, &'a Process, Option<u64>),
+}
+
 pub(super) async fn top(
     daemon: &mut Daemon,
     page: &mut Page<'_>,
@@ -40,10 +46,6 @@ pub(super) async fn top(
     sorted.sort_by_key(|(_, grown)| {
         (i64::from(grown.before) - i64::from(grown.last), -i64::from(grown.most))
     });
-    enum Item {
-        Tree(Key, Grown),
-        Process(String, Process, Option<u64>),
-    }
     let items = sorted
         .into_iter()
         .map(|(key, grown)| Item::Tree(key, grown))
@@ -62,7 +64,7 @@ pub(super) async fn top(
         Item::Process(id, process, was) => {
             let facts = Facts::new()
                 .with("what", Fact::word("process"))
-                .with("evidence", Fact::word(&id))
+                .with("evidence", Fact::word(id))
                 .with("pid", Fact::Count(process.pid.into()))
                 .with("start_ns", Fact::Lasting(process.start_ns))
                 .with("comm", page.text(Kind::Comm, process.comm.as_bytes()))
@@ -104,21 +106,18 @@ fn trees(evidence: &[Evidence]) -> (BTreeMap<Key, Grown>, Option<(Timestamp, Tim
 
 /// Processes of the newest tree, those first that gained most anonymous memory since the oldest (or, with
 /// one tree only, hold most), each with what it had then, and the piece that says so.
-fn processes(evidence: &[Evidence]) -> Vec<(String, Process, Option<u64>)> {
+fn processes(evidence: &[Evidence]) -> Vec<(&str, &Process, Option<u64>)> {
     let trees: Vec<_> = evidence
         .iter()
         .filter_map(|piece| match &piece.content {
-            Some(Content::Tree(tree)) => Some((&piece.id, tree)),
+            Some(Content::Tree(tree)) => Some((piece.id.as_str(), tree)),
             _ => None,
         })
         .collect();
     let [first, .., last] = &trees[..] else {
         let of = trees.first().into_iter();
-        let mut all: Vec<_> = of
-            .flat_map(|(id, tree)| {
-                tree.processes.iter().map(|it| ((*id).clone(), it.clone(), None))
-            })
-            .collect();
+        let mut all: Vec<_> =
+            of.flat_map(|(id, tree)| tree.processes.iter().map(|it| (*id, it, None))).collect();
         all.sort_by_key(|(_, process, _)| std::cmp::Reverse(process.anon_bytes));
         return all;
     };
@@ -128,7 +127,7 @@ fn processes(evidence: &[Evidence]) -> Vec<(String, Process, Option<u64>)> {
         .1
         .processes
         .iter()
-        .map(|it| (last.0.clone(), it.clone(), was.get(&(it.pid, it.start_ns)).copied()))
+        .map(|it| (last.0, it, was.get(&(it.pid, it.start_ns)).copied()))
         .collect();
     all.sort_by_key(|(_, process, was)| {
         std::cmp::Reverse(i128::from(process.anon_bytes) - i128::from(was.unwrap_or(0)))

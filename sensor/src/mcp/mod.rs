@@ -45,7 +45,7 @@ pub use self::daemon::Daemon;
 use self::{page::Page, tools::Arguments};
 use crate::{
     evidence::Redactor,
-    render::{Marker, Rendering},
+    render::{Marker, Reference, Rendering},
 };
 
 /// Calls that may wait at once; they are answered one after the other.
@@ -114,7 +114,7 @@ impl Server {
     async fn call(&self, name: &str, arguments: JsonObject) -> Result<CallToolResult, Failed> {
         let arguments = Arguments::parse(name, arguments)?;
         let mut session = self.session.lock().await;
-        let kept: usize = session.rendering.references().map(|text| text.bytes()).sum();
+        let kept: usize = session.rendering.references().map(Reference::bytes).sum();
         if kept > TEXTS {
             return Err("this session holds 64 MiB of texts: start another one".to_owned());
         }

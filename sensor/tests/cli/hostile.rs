@@ -25,11 +25,11 @@ fn argv() -> Vec<Vec<u8>> {
 }
 
 fn at(seconds: i64) -> Option<Timestamp> {
-    Some(Timestamp { seconds: 1_800_000_000 + seconds, nanos: 0 })
+    Timestamp { seconds: 1_800_000_000 + seconds, nanos: 0 }.into()
 }
 
 fn key(pid: u32) -> Option<ProcessKey> {
-    Some(ProcessKey { pid, start_ns: 1 })
+    ProcessKey { pid, start_ns: 1 }.into()
 }
 
 pub fn incident() -> Incident {

@@ -114,8 +114,7 @@ fn harmless(text: &str) {
 
 /// Controls, hides or turns what is beside it.
 fn is_odd(character: char) -> bool {
-    character.is_control()
-        || matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}')
+    character.is_control() || matches!(character, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}')
 }
 
 /// Between the marker's two lines, and nothing in it could be taken for one of them.
