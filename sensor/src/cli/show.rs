@@ -22,6 +22,7 @@ use super::{
     error::CliError,
     evidence,
     out::{self, View},
+    report,
     style::{Style, Tone},
     table::{Cell, Table},
     text, time, watch,
@@ -471,6 +472,9 @@ fn findings(page: &mut String, investigation: &Investigation, style: &Style) {
         text::safe(&investigation.agent)
     );
     title(page, &name, &aside, style);
+    if let Some(found) = &investigation.report {
+        report::show(page, found, style);
+    }
     paragraph(page, &investigation.findings, 2, style);
     if !investigation.error.is_empty() {
         paragraph(page, &format!("failed: {}", investigation.error), 2, style);

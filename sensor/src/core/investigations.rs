@@ -11,6 +11,7 @@ use crate::{
     clock,
     config::{self, Agent},
     evidence::Gatherer,
+    feed::runs::Doors,
     investigate::{Command, Desk as Admission, Dossier, Driver, Event, Limits, Stop, Window},
     proto::{self, InvestigationState},
     render::Marker,
@@ -20,7 +21,7 @@ use crate::{
 #[derive(Debug)]
 pub enum Progress {
     Line { incident: String, transcript: proto::Transcript },
-    State { incident: String, investigation: proto::Investigation },
+    State { incident: String, investigation: Box<proto::Investigation> },
 }
 
 /// Who investigates on this host, and what runs.
@@ -45,11 +46,13 @@ impl Investigations {
         hierarchies: &Hierarchies,
         home: PathBuf,
         scratch: PathBuf,
+        doors: Doors,
         gatherer: Arc<Gatherer>,
     ) -> Self {
         let program = config.command.program.clone();
         let command = (!program.is_empty()).then(|| {
             let mut command = Command::new(program, hierarchies.clone(), home.clone(), scratch);
+            command.sandbox.doors = Some(doors);
             command.sandbox.user.clone_from(&config.command.user);
             command.sandbox.memory_bytes = config.command.memory_max_bytes;
             command.sandbox.pids = config.command.pids_max.into();
@@ -124,13 +127,18 @@ impl Investigations {
                     investigation.set_state(InvestigationState::Failed);
                     investigation.ended_at = Some(clock::wall());
                     investigation.error = denied.to_string();
-                    return Some(Progress::State { incident: incident_id, investigation });
+                    return Some(Progress::State {
+                        incident: incident_id,
+                        investigation: investigation.into(),
+                    });
                 }
             },
         };
         investigation.set_state(InvestigationState::Running);
-        let begun =
-            Progress::State { incident: incident_id.clone(), investigation: investigation.clone() };
+        let begun = Progress::State {
+            incident: incident_id.clone(),
+            investigation: investigation.clone().into(),
+        };
         let mut dossier = Dossier { incident: incident.clone(), evidence, window: None };
         let gatherer = Arc::clone(&self.gatherer);
         let tokens = self.tokens;
@@ -164,7 +172,7 @@ impl Investigations {
                         Some(proto::Cost { wall_ns: end.wall_ns, ..Default::default() });
                     told(Progress::State {
                         incident: incident_id.clone(),
-                        investigation: investigation.clone(),
+                        investigation: investigation.clone().into(),
                     });
                 }
             });

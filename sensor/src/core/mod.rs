@@ -9,6 +9,7 @@
 mod absorb;
 mod containments;
 mod desk;
+mod findings;
 mod investigations;
 pub mod memory;
 mod privileges;
@@ -60,6 +61,7 @@ use crate::{
     feed::{
         access::Named,
         link::{Link, LinkError, LinkOptions, Question, Tcp},
+        runs::Doors,
         tls::Files,
         webhooks::link::{Told, Webhooks, WebhooksError, WebhooksOptions},
     },
@@ -298,6 +300,7 @@ impl Daemon {
         });
         // The running program itself, also when its file was replaced meanwhile.
         let program = Path::new("/proc/self/exe");
+        let doors = Doors::default();
         let (link, questions) = Link::start(LinkOptions {
             program: program.to_owned(),
             socket: config.socket(),
@@ -305,6 +308,7 @@ impl Daemon {
             user: serve_user,
             tcp: tcp(&config.feed.tcp),
             unwritten: log.unwritten(),
+            doors: doors.clone(),
         })?;
         let (webhooks, delivered) = Webhooks::start(&WebhooksOptions {
             program,
@@ -344,6 +348,7 @@ impl Daemon {
                 &hierarchies,
                 home,
                 scratch,
+                doors,
                 Arc::clone(&gatherer),
             ),
             gatherer,

@@ -2,6 +2,7 @@
 //! of the result. `cargo xtask fuzz` runs them for as long as one likes, the tests here for a moment.
 
 mod files;
+mod findings;
 mod frames;
 mod kernel;
 mod log;
@@ -34,7 +35,7 @@ const fn target(
 }
 
 /// All of them.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 21] = [
     target("config", "the configuration", files::config, files::configs, 4096),
     target("export", "an exported incident", files::export, files::exports, 4096),
     target("trace", "a lifecycle trace, and its replay", files::trace, files::traces, 4096),
@@ -54,6 +55,7 @@ pub const TARGETS: [Target; 20] = [
     target("redaction", "text and arguments with secrets", text::redaction, text::secrets, 2048),
     target("rendering", "text for a model", text::rendering, text::renderings, 1024),
     target("agent", "what an agent writes", text::agent, text::agent_lines, 4096),
+    target("findings", "what an agent submits", findings::run, findings::seeds, 2048),
     target("project", "a culprit's files, as rules read them", project::run, project::seeds, 2048),
 ];
 

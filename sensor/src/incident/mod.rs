@@ -374,6 +374,14 @@ fn fingerprint(kind: proto::Kind, identity: [u64; 3]) -> String {
     format!("{hash:016x}")
 }
 
+/// The first sentence of a cause, as the one line of a summary.
+pub fn headline(cause: &str) -> Option<String> {
+    let line = cause.lines().next()?.trim();
+    let end = line.find(". ").unwrap_or(line.len());
+    let sentence = line[..end].trim_end_matches('.');
+    (!sentence.is_empty()).then(|| sentence.to_owned())
+}
+
 /// A new incident id: ten letters and digits without those that look alike (Crockford's base 32),
 /// random, so that ids of different hosts can stand in one list.
 pub fn new_id() -> String {

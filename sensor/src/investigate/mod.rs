@@ -7,6 +7,7 @@
 
 mod budget;
 pub(crate) mod builtin;
+pub mod claims;
 mod command;
 pub(crate) mod findings;
 pub(crate) mod lines;
@@ -190,6 +191,7 @@ impl Command {
                 hierarchies,
                 home,
                 scratch,
+                doors: None,
             },
             // A person waits for it; what an agent has not found by then it rarely finds.
             deadline: Duration::from_mins(5),

@@ -252,7 +252,7 @@ fn a_program_is_confined() {
     // PWD, OLDPWD, SHLVL and _ are the shell's own.
     let own = ["PWD", "OLDPWD", "SHLVL", "_"];
     let names: Vec<&str> = lines[3].split_whitespace().filter(|name| !own.contains(name)).collect();
-    assert_eq!(names, ["HOME", "LANG", "PATH", "SENSOR_INCIDENT", "TMPDIR"]);
+    assert_eq!(names, ["HOME", "LANG", "PATH", "SENSOR_INCIDENT", "SENSOR_PROGRAM", "TMPDIR"]);
     assert!(lines[4].contains("CapPrm: 0000000000000000"), "{}", lines[4]);
     assert!(lines[4].contains("CapEff: 0000000000000000") && lines[4].contains("NoNewPrivs: 1"));
     assert_eq!(lines[5], "0");

@@ -6,6 +6,8 @@
 
 mod canned;
 mod fake;
+mod hostile;
+mod mcp;
 mod program;
 mod schema;
 mod trace;
@@ -103,6 +105,9 @@ fn every_word_of_the_schema_is_in_the_documents() {
     }
     for value in known(words::investigation_state::word) {
         with(&|incident| incident.investigations[0].state = value);
+    }
+    for value in known(words::verdict::word) {
+        with(&|incident| incident.investigations[0].report.get_or_insert_default().verdict = value);
     }
     for value in known(words::file_state::word) {
         let mut item = canned::file();
