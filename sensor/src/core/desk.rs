@@ -559,6 +559,7 @@ fn identity_of(group: &Group, [exe, loose, _]: [u64; 3]) -> [u64; 3] {
         By::Executable => [exe, if group.alike { loose } else { 0 }, 0],
         By::Session => [1, group.shared, 1],
         By::User => [2, group.shared, 2],
+        By::Cgroup => [3, group.shared, 3],
     }
 }
 

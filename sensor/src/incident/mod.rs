@@ -292,6 +292,10 @@ fn recorded(group: &Group, eldest: Option<&proto::Culprit>) -> proto::Group {
         }
         group::By::Session => (proto::GroupBy::Session, group.shared.to_string()),
         group::By::User => (proto::GroupBy::User, group.shared.to_string()),
+        group::By::Cgroup => {
+            let cgroup = eldest.map(|eldest| eldest.cgroup.clone());
+            (proto::GroupBy::Cgroup, cgroup.unwrap_or_default())
+        }
     };
     let mut recorded = proto::Group {
         by: by.into(),
