@@ -10,6 +10,8 @@ mod cast;
 mod lifecycle;
 mod lineage;
 mod maps;
+mod memory;
+mod pressure;
 mod recursion;
 mod respawn;
 mod storm;
@@ -22,6 +24,7 @@ use aya_ebpf::{
 };
 use brake::Fork;
 use cast::Cast;
+use pressure::Reclaim;
 use sensor_common::{ProcessKey, layout::Field};
 use task::Task;
 
@@ -49,6 +52,9 @@ fn fork(task: Task, cast: Cast) -> i32 {
     let key = ProcessKey::new(tgid, task.start_ns());
     if cast::plays_fork(cast, task, key) {
         let (slot, child) = lineage::forked(key);
+        if child != 0 {
+            memory::sensor_shared_at_fork(task.memory(), child, key.start_ns);
+        }
         brake::check(slot, child);
     }
     0
@@ -115,6 +121,29 @@ fn exit(task: Task, cast: Cast) -> i32 {
     0
 }
 
+/// Direct reclaim: the host has too little memory, and whoever wants some looks for it. The arguments do
+/// not matter: it is `current`.
+#[btf_tracepoint(function = "mm_vmscan_direct_reclaim_begin")]
+pub fn sensor_reclaim_begin(_: BtfTracePointContext) -> i32 {
+    pressure::begins(Reclaim::Direct)
+}
+
+#[btf_tracepoint(function = "mm_vmscan_direct_reclaim_end")]
+pub fn sensor_reclaim_end(_: BtfTracePointContext) -> i32 {
+    pressure::ends(Reclaim::Direct)
+}
+
+/// The same where a cgroup is at its limit.
+#[btf_tracepoint(function = "mm_vmscan_memcg_reclaim_begin")]
+pub fn sensor_group_reclaim_begin(_: BtfTracePointContext) -> i32 {
+    pressure::begins(Reclaim::Group)
+}
+
+#[btf_tracepoint(function = "mm_vmscan_memcg_reclaim_end")]
+pub fn sensor_group_reclaim_end(_: BtfTracePointContext) -> i32 {
+    pressure::ends(Reclaim::Group)
+}
+
 #[inline(always)]
 fn current() -> Task {
     // SAFETY: has no preconditions.
@@ -176,6 +205,18 @@ pub extern "C" fn sensor_baseline(ctx: *mut IterTask) -> i32 {
         lineage::sensor_bury();
     } else {
         lineage::baseline(Task(task));
+    }
+    0
+}
+
+/// A look at who holds memory: one call per task, and a last one with none.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub extern "C" fn sensor_memory(ctx: *mut IterTask) -> i32 {
+    // SAFETY: the kernel hands over this structure.
+    let task = unsafe { (*ctx).task };
+    if task != 0 {
+        memory::look(Task(task));
     }
     0
 }

@@ -83,7 +83,7 @@ impl Trees {
     }
 
     /// As they were counted last, or are now where nobody does so.
-    fn recent(&self) -> Arc<Census> {
+    pub fn recent(&self) -> Arc<Census> {
         let last = Arc::clone(&self.last());
         if clock::boot_ns().saturating_sub(last.at_ns) < RECENT_NS { last } else { self.count() }
     }

@@ -55,6 +55,7 @@ pub struct Stat {
     pub comm: Vec<u8>,
     pub state: char,
     pub ppid: u32,
+    pub session: u32,
     pub threads: u32,
     /// On the boot clock, in ticks of 10 ms.
     pub start_ticks: u64,
@@ -70,6 +71,8 @@ pub struct Status {
     /// Bytes.
     pub rss: u64,
     pub anon: u64,
+    pub shmem: u64,
+    pub swap: u64,
 }
 
 /// Where `cwd` or `exe` points.
@@ -251,10 +254,11 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let ppid = fields.next()?.parse().ok()?;
-    // Fields 20 and 22 of proc(5); ppid is field 4.
-    let threads = fields.nth(15)?.parse().ok()?;
+    // Fields 6, 20 and 22 of proc(5); ppid is field 4.
+    let session = fields.nth(1)?.parse().ok()?;
+    let threads = fields.nth(13)?.parse().ok()?;
     let start_ticks = fields.nth(1)?.parse().ok()?;
-    Some(Stat { comm, state, ppid, threads, start_ticks })
+    Some(Stat { comm, state, ppid, session, threads, start_ticks })
 }
 
 pub(crate) fn parse_status(text: &[u8]) -> Status {
@@ -267,12 +271,15 @@ pub(crate) fn parse_status(text: &[u8]) -> Status {
             continue;
         };
         let mut numbers = value.split_ascii_whitespace().map_while(|word| word.parse::<u64>().ok());
+        let mut bytes = || numbers.next().unwrap_or_default().saturating_mul(1024);
         match name {
             "Uid" => status.uid = numbers.next().unwrap_or_default() as u32,
             "Gid" => status.gid = numbers.next().unwrap_or_default() as u32,
             "Groups" => status.groups = numbers.map(|group| group as u32).collect(),
-            "VmRSS" => status.rss = numbers.next().unwrap_or_default().saturating_mul(1024),
-            "RssAnon" => status.anon = numbers.next().unwrap_or_default().saturating_mul(1024),
+            "VmRSS" => status.rss = bytes(),
+            "RssAnon" => status.anon = bytes(),
+            "RssShmem" => status.shmem = bytes(),
+            "VmSwap" => status.swap = bytes(),
             _ => {}
         }
     }

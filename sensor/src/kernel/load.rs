@@ -24,6 +24,8 @@ use super::{
     brake::{Brake, Gear, Gears, Loaded},
     btf::{Btf, BtfError},
     lineage::Lineage,
+    memory::{self, Memory},
+    stalls::Stalls,
     table::{Mapping, Table, fdinfo},
     understudy,
     visit::{Visitor, bpf},
@@ -81,7 +83,18 @@ const TRACEPOINTS: [(&str, &str); 3] = [
     ("sensor_fork", "sched_process_fork"),
 ];
 
+/// Who looks for memory, and for how long: the end before the beginning, which would otherwise wait for it.
+const RECLAIM: [(&str, &str); 4] = [
+    ("sensor_reclaim_end", "mm_vmscan_direct_reclaim_end"),
+    ("sensor_reclaim_begin", "mm_vmscan_direct_reclaim_begin"),
+    ("sensor_group_reclaim_end", "mm_vmscan_memcg_reclaim_end"),
+    ("sensor_group_reclaim_begin", "mm_vmscan_memcg_reclaim_begin"),
+];
+
 const BASELINE: &str = "sensor_baseline";
+
+/// Looks at who holds memory.
+const MEMORY: &str = "sensor_memory";
 
 /// The loss that the kernel causes itself: it skips a program that would run inside another one.
 pub const SKIPPED: &str = "recursion_guard";
@@ -100,15 +113,24 @@ pub struct Programs {
     pub no_baseline: Option<String>,
     /// Whether somebody stands in for a skipped program, or why nobody does where it is needed.
     pub understudies: Result<bool, String>,
+    /// Whether the time in reclaim is counted, or why some of it is not.
+    pub stalls: Result<(), String>,
     visitor: Option<Arc<Visitor>>,
+    memory: Arc<Memory>,
     gears: Gears,
+    /// Keep the programs of [`RECLAIM`] attached. Nobody needs them when we are gone.
+    _reclaim: Vec<OwnedFd>,
 }
 
 /// Loads and attaches everything; the baseline is still to be run.
 pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData>), LoadError> {
-    let offsets = Btf::of_kernel()?.offsets()?;
+    let types = Btf::of_kernel()?;
+    let offsets = types.offsets()?;
+    let layout = types.memory();
+    drop(types);
+    let memory = layout.unwrap_or_default();
     let btf = aya::Btf::from_sys_fs()?;
-    let tables = ["NODES", "MARKS", "INDEX", "FREE", "EXECS", "KNOWN"];
+    let tables = ["NODES", "MARKS", "INDEX", "FREE", "EXECS", "KNOWN", "STALLS", "HELD"];
     let lifecycle = u32::from(options.lifecycle);
     let mut loader = EbpfLoader::new();
     loader
@@ -120,6 +142,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         .override_global("LIFECYCLE", &lifecycle, true)
         .override_global("CALLS", &calls::NUMBERS, true)
         .override_global("ARGUMENT", &calls::ARGUMENT, true)
+        .override_global("MEMORY", &memory, true)
         .map_max_entries("EVENTS", options.ring_bytes);
     for table in tables {
         loader.map_max_entries(table, options.max_processes);
@@ -148,11 +171,13 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         links.extend(understudies);
         links.len() > TRACEPOINTS.len()
     });
+    let (reclaim, stalls) = attach_reclaim(&mut ebpf, &btf);
     let iterator: &mut Iter = program(&mut ebpf, BASELINE)?;
     let (visitor, no_baseline) = match load_iterator(iterator, &btf) {
         Ok(visitor) => (Some(Arc::new(visitor)), None),
         Err(error) => (None, Some(reason(&error))),
     };
+    let memory = Arc::new(load_memory(&mut ebpf, &btf, layout.err())?);
     let gears = load_gears(&mut ebpf, &btf, options.brake)?;
     let programs = Programs {
         ebpf,
@@ -163,15 +188,53 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         early_exits: 0,
         no_baseline,
         understudies,
+        stalls,
         visitor,
+        memory,
         gears,
+        _reclaim: reclaim,
     };
     Ok((programs, lineage, ring))
+}
+
+/// Attaches what counts the time in reclaim, as far as it goes: a kernel without memory cgroups has
+/// half of it.
+fn attach_reclaim(ebpf: &mut Ebpf, btf: &aya::Btf) -> (Vec<OwnedFd>, Result<(), String>) {
+    let (mut links, mut refused) = (Vec::new(), Vec::new());
+    for (name, tracepoint) in RECLAIM {
+        let mut attached = || {
+            let program: &mut BtfTracePoint =
+                program(ebpf, name).map_err(|error| error.to_string())?;
+            program.load(tracepoint, btf).map_err(|error| reason(&error))?;
+            let loaded = program.fd().map_err(|error| reason(&error))?;
+            attach(loaded.as_fd()).map_err(|error| error.to_string())
+        };
+        match attached() {
+            Ok(link) => links.push(link),
+            Err(why) => refused.push(format!("{tracepoint}: {why}")),
+        }
+    }
+    let stalls = if refused.is_empty() { Ok(()) } else { Err(refused.join("; ")) };
+    (links, stalls)
 }
 
 fn load_iterator(iterator: &mut Iter, btf: &aya::Btf) -> Result<Visitor, ProgramError> {
     iterator.load("task", btf)?;
     Ok(Visitor::new(iterator.fd()?.as_fd().try_clone_to_owned().map_err(ProgramError::IOError)?))
+}
+
+/// What looks at who holds memory. `unknown`: a field that this kernel lacks.
+fn load_memory(
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    unknown: Option<&'static str>,
+) -> Result<Memory, LoadError> {
+    let held = mapped(ebpf, "HELD")?;
+    let visitor = match unknown {
+        Some(field) => Err(format!("this kernel has no {field}")),
+        None => load_iterator(program(ebpf, MEMORY)?, btf).map_err(|error| reason(&error)),
+    };
+    Ok(Memory::new(visitor.map(|visitor| memory::Kernel { visitor, held })))
 }
 
 /// Has the kernel verify what can pause a fork, from `best` on.
@@ -223,6 +286,11 @@ impl Programs {
         self.visitor.clone()
     }
 
+    /// Who looks at who holds memory.
+    pub fn memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.memory)
+    }
+
     /// Losses so far, by reason, and how often the kernel skipped a program.
     pub fn losses(&self) -> Vec<(&'static str, u64)> {
         let mut losses: Vec<(&'static str, u64)> = Reason::ALL
@@ -266,10 +334,7 @@ impl Programs {
 
     /// Finds the brake that works here. Once, when everybody is known.
     pub(super) fn choose_brake(&mut self, lineage: &Lineage) -> Result<Brake, LoadError> {
-        let Some(Map::Array(data)) = self.ebpf.map("TALLIES") else {
-            return Err(LoadError::Absent("TALLIES"));
-        };
-        let tallies = Mapping::new(data.fd().as_fd()).map_err(LoadError::Table)?;
+        let tallies = mapped(&self.ebpf, "TALLIES")?;
         let (brake, links) = Brake::choose(mem::take(&mut self.gears), lineage, tallies)?;
         self.links.extend(links);
         Ok(brake)
@@ -342,7 +407,14 @@ fn lineage(ebpf: &mut Ebpf) -> Result<Lineage, LoadError> {
     let execs: BpfHashMap<MapData, Slot, ExecRecord> = typed(ebpf, "EXECS", BpfHashMap::try_from)?;
     let known: BpfHashMap<MapData, u32, Known> = typed(ebpf, "KNOWN", BpfHashMap::try_from)?;
     let gone = typed(ebpf, "GONE", Queue::try_from)?;
-    Ok(Lineage::new(table, index, execs, known, gone))
+    let stalls = Stalls::new(mapped(ebpf, "STALLS")?, mapped(ebpf, "RECLAIMS")?);
+    Ok(Lineage::new(table, index, execs, known, gone, stalls))
+}
+
+/// An array that the kernel side shares with us.
+fn mapped<T: Copy>(ebpf: &Ebpf, name: &'static str) -> Result<Mapping<T>, LoadError> {
+    let Some(Map::Array(data)) = ebpf.map(name) else { return Err(LoadError::Absent(name)) };
+    Mapping::new(data.fd().as_fd()).map_err(LoadError::Table)
 }
 
 fn fill_free_slots(ebpf: &mut Ebpf, entries: u32) -> Result<(), LoadError> {

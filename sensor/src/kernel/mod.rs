@@ -9,12 +9,14 @@ mod doctor;
 mod idle;
 mod lineage;
 mod load;
+mod memory;
 #[cfg(test)]
 mod missed;
 pub(crate) mod reader;
 #[cfg(test)]
 mod recycled;
 pub mod selftest;
+mod stalls;
 pub mod table;
 mod understudy;
 mod visit;
@@ -27,7 +29,9 @@ pub use self::{
     doctor::{Capability, Working, doctor},
     lineage::{Detail, Lineage, split},
     load::{LoadError, LoadOptions, Programs, SKIPPED},
+    memory::Memory,
     reader::{Event, HELPER_PRIORITY, Reader, become_realtime},
+    stalls::Stalls,
     visit::Visitor,
 };
 

@@ -3,6 +3,8 @@
 //!
 //! Counting and choosing take 0.12 µs a process; 84 bytes of it are kept until the next time.
 
+pub mod memory;
+
 use std::{cmp::Reverse, collections::HashSet, ops::Range};
 
 use super::ProcessKey;
@@ -27,10 +29,15 @@ pub struct Counted {
     pub parent_slot: u32,
     pub parent: ProcessKey,
     pub alive: bool,
-    /// Forks in its tree since it is known.
+    /// Forks in its tree since it is known, and exits.
     pub forks: u32,
+    pub exits: u32,
     /// cgroup v2 id.
     pub cgroup: u64,
+    /// Hashes of the program that it executed, and of that with arguments and directory; 0: none, or nobody
+    /// knows.
+    pub program: u64,
+    pub signature: u64,
 }
 
 /// A process in its tree.

@@ -148,6 +148,14 @@ pub fn status(paused: bool) -> GetStatusResponse {
         losses: vec![LossCount { reason: nasty(), count: 3 }],
         map_bytes: 1 << 20,
         log_bytes: 1 << 20,
+        memory_sampling: Some(SamplingStatus {
+            by: "proc".into(),
+            why: nasty(),
+            took_ns: 1_700_000,
+            cpu_percent: 0.25,
+            every_ms: 5_000,
+            processes: 200,
+        }),
     }
 }
 

@@ -20,6 +20,7 @@ fn a_name_may_look_like_fields() {
             comm: b"od) S 1 (d\nx".to_vec(),
             state: 'S',
             ppid: 4000,
+            session: 4100,
             threads: 11,
             start_ticks: 123_456
         }
@@ -43,6 +44,8 @@ fn all_facts_of_a_process() {
         groups: vec![4, 24, 1000],
         rss: 70_000 << 10,
         anon: 50_000 << 10,
+        shmem: 3_000 << 10,
+        swap: 2_000 << 10,
     };
     assert_eq!(opened.status(), status);
     assert_eq!(opened.argv(4096), (vec![b"npm run quux".to_vec()], false));
