@@ -58,8 +58,8 @@ pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
         return run_log(args, &config);
     }
     if args.keep.is_some() {
-        let why = "--keep is for logs: a trace is a file of its own already";
-        return Err(CliError::part(std::io::Error::other(why)));
+        let why = "--keep is for logs: a trace is a file of its own already".to_owned();
+        return Err(CliError::Usage(why));
     }
     let report =
         replay::replay(&args.file, &config, args.cgroup.as_deref()).map_err(CliError::part)?;
@@ -71,8 +71,9 @@ pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
 
 fn run_log(args: &ReplayArgs, config: &Config) -> Result<(), CliError> {
     if args.cgroup.is_some() {
-        let why = "--cgroup is for traces: samples of a log tell of whole trees, wherever they run";
-        return Err(CliError::part(std::io::Error::other(why)));
+        let why = "--cgroup is for traces: samples of a log tell of whole trees, wherever they run"
+            .to_owned();
+        return Err(CliError::Usage(why));
     }
     let report =
         observed::replay(&args.file, config, args.keep.as_deref()).map_err(CliError::part)?;

@@ -8,6 +8,7 @@
 
 mod containments;
 mod desk;
+mod growth;
 mod investigations;
 pub mod memory;
 mod privileges;
@@ -45,6 +46,7 @@ use tokio::{
 use self::{
     containments::Containments,
     desk::{Desk, Done},
+    growth::Growth,
     investigations::Investigations,
     memory::{Sampler, Sampling},
     reactor::{MESSAGES, Notice, Reactor, Times},
@@ -324,7 +326,8 @@ impl Daemon {
             Arc::clone(&gatherer),
             hierarchies.clone(),
         );
-        let memory = sampling(sampler, &log).map_err(CoreError::Threads)?;
+        let growth = Growth::new(config.detect.memory(), Arc::clone(&reactor));
+        let memory = sampling(sampler, &log, growth).map_err(CoreError::Threads)?;
         let mut desk = Desk {
             log,
             recorder,
@@ -360,6 +363,7 @@ impl Daemon {
             acting: HashSet::new(),
             matters: HashMap::new(),
             loops: HashMap::new(),
+            unseen: HashMap::new(),
             quiet_ns: quiet_ns(&config.detect.respawns()),
         };
         desk.begin(&opened, degradations, baseline_processes);
@@ -530,12 +534,13 @@ fn recorder(
     Recorder::start(state_dir, before, trees, move |sample| log.append_vitals(sample))
 }
 
-/// Samples of who holds memory, into the log.
-fn sampling(sampler: Sampler, log: &Log) -> io::Result<Sampling> {
+/// Samples of who holds memory, into the log and to the detectors.
+fn sampling(sampler: Sampler, log: &Log, mut growth: Growth) -> io::Result<Sampling> {
     let log = log.clone();
     Sampling::start(sampler, move |sample| {
         let fact = Some(Fact::Memory(sample.clone()));
         log.append(Draft::bulk(Body::Observation(proto::Observation { fact })));
+        growth.see(sample);
     })
 }
 

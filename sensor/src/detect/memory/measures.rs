@@ -8,6 +8,7 @@ use super::{
     zombies::{RISING_NS, Unreaped},
 };
 use crate::{
+    cli::{text, time},
     detect::Finding,
     proto::{Measure, Severity},
 };
@@ -120,6 +121,26 @@ pub fn confidence(rule: Rule, buckets: usize) -> f64 {
         Rule::M2 | Rule::M3 | Rule::M4 if full => 0.8,
         Rule::M1 | Rule::M2 | Rule::M3 | Rule::M4 => 0.7,
         Rule::M5 | Rule::M6 => 0.6,
+    }
+}
+
+/// One line about it. `who`: the culprit in words; `many`: a group.
+pub fn summary(who: &str, many: bool, finding: &Finding) -> String {
+    let count = |name| value(finding, name).unwrap_or(0.0) as u64;
+    let lasted = time::duration((value(finding, OVER).unwrap_or(0.0) * 1e9) as u64);
+    let grown = text::bytes(count(GROWN));
+    match finding.rule {
+        "R4" => format!("{who} starts processes that stay: {} more in {lasted}", count(MORE)),
+        "R5" => format!("{who} does not wait for its children: {} have ended", count(ZOMBIES)),
+        "M6" => format!("memory of {who} goes, and into no process: {grown} in {lasted}"),
+        "M5" => {
+            format!("{who} {} {grown} in {lasted}", if many { "grew by" } else { "has grown by" })
+        }
+        _ => {
+            let soonest = time::duration((value(finding, SOONEST).unwrap_or(0.0) * 1e9) as u64);
+            let grows = if many { "grow" } else { "grows" };
+            format!("{who} {grows}: {grown} in {lasted}, and all is used up in {soonest} or later")
+        }
     }
 }
 

@@ -33,7 +33,7 @@ mod zombies;
 
 pub use self::{
     claims::Over,
-    measures::severity,
+    measures::{severity, summary},
     watch::{Told, Watch},
 };
 
