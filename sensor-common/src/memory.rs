@@ -9,7 +9,7 @@ pub const FORKED: u32 = 1;
 /// It has no memory of its own but uses its parent's, as after vfork.
 pub const SHARES: u32 = 2;
 
-/// Indices of the kernel's counters (`MM_ANONPAGES` and so on of include/linux/mm_types_task.h),
+/// Indices of the kernel's counters (`MM_ANONPAGES` and so on of `include/linux/mm_types_task.h`),
 /// unchanged since 4.5.
 pub const ANON: u64 = 1;
 pub const SWAP: u64 = 2;

@@ -188,7 +188,7 @@ mod tests {
     }
 
     fn tree(pid: u32, processes: u32, forks: u32) -> TopTree {
-        TopTree { pid, start_ns: 1, comm: "make".into(), processes, forks }
+        TopTree { pid, start_ns: 1, comm: "make".into(), processes, forks, ..TopTree::default() }
     }
 
     #[test]

@@ -316,9 +316,10 @@ impl Daemon {
             started_ns,
         })?;
         let gatherer = Arc::new(gatherer(config));
+        let memory = programs.memory();
         let trees =
-            Arc::new(Trees::new(Arc::clone(&lineage), Arc::clone(&gatherer), hierarchies.clone()));
-        let trees = Arc::clone(counted.get_or_init(|| trees));
+            Trees::new(Arc::clone(&lineage), memory, Arc::clone(&gatherer), hierarchies.clone());
+        let trees = Arc::clone(counted.get_or_init(|| Arc::new(trees)));
         let sampler = Sampler::new(
             programs.memory(),
             Arc::clone(&lineage),

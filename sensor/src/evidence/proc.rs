@@ -75,6 +75,15 @@ pub struct Status {
     pub swap: u64,
 }
 
+/// Of /proc/PID/smaps_rollup, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rollup {
+    pub rss: u64,
+    /// What is shared is divided among those who share it.
+    pub pss: u64,
+    pub swap: u64,
+}
+
 /// Where `cwd` or `exe` points.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target {
@@ -109,6 +118,11 @@ impl Proc {
 impl Opened {
     pub fn status(&self) -> Status {
         read(&self.dir, "status", STATUS_LIMIT).map(|text| parse_status(&text)).unwrap_or_default()
+    }
+
+    /// What it holds exactly: the kernel walks all of its pages, and waits for who changes them.
+    pub fn rollup(&self) -> Option<Rollup> {
+        read(&self.dir, "smaps_rollup", STAT_LIMIT).map(|text| parse_rollup(&text))
     }
 
     /// Arguments as they are now, at most `limit` bytes, and whether there are more.
@@ -284,6 +298,22 @@ pub(crate) fn parse_status(text: &[u8]) -> Status {
         }
     }
     status
+}
+
+pub(crate) fn parse_rollup(text: &[u8]) -> Rollup {
+    let mut rollup = Rollup::default();
+    for line in String::from_utf8_lossy(text).lines() {
+        let Some((name, value)) = line.split_once(':') else { continue };
+        let kib = value.split_ascii_whitespace().next().and_then(|word| word.parse::<u64>().ok());
+        let place = match name {
+            "Rss" => &mut rollup.rss,
+            "Pss" => &mut rollup.pss,
+            "Swap" => &mut rollup.swap,
+            _ => continue,
+        };
+        *place = kib.unwrap_or_default().saturating_mul(1024);
+    }
+    rollup
 }
 
 /// Arguments end with a NUL each; a program that rewrote its title left one long one with a tail of NULs.

@@ -137,7 +137,7 @@ impl Btf {
 
     /// What is needed to see who holds memory; the name of what is not there.
     pub fn memory(&self) -> Result<Layout, &'static str> {
-        /// PIDTYPE_SID of include/linux/pid.h (pid_types.h since 6.8), unchanged since 4.19, of pointers.
+        /// `PIDTYPE_SID` of include/linux/pid.h, unchanged since 4.19, of pointers.
         const SESSION: u64 = 3 * 8;
         let (counters, stride) = self.counters().ok_or("mm_struct.rss_stat in a known form")?;
         let offset = |structure, member, name| self.offset(structure, member).ok_or(name);

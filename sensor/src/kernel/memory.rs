@@ -75,27 +75,21 @@ impl Memory {
     /// sight, as far as the parent has as much.
     fn read(&self, lineage: &Lineage, last: &mut Last) {
         let before = std::mem::take(&mut last.read);
+        let mut new = Vec::new();
         let living = lineage.table().nodes().filter(|(_, node)| node.flags & DEAD == 0);
         for (slot, node) in living {
             let Some(opened) = self.proc.open(node.key) else { continue };
             let status = opened.status();
             let private = status.anon + status.swap;
             let forked = node.flags & (EXECUTED | ADOPTED) == 0;
-            let known = before.get(&slot).filter(|(key, _)| *key == node.key);
-            let at_fork = match (forked, known) {
-                (false, _) => 0,
-                (true, Some((_, known))) => known.at_fork,
-                (true, None) => {
-                    let parent = last.read.get(&node.parent_slot).or(before.get(&node.parent_slot));
-                    parent
-                        .filter(|(key, _)| *key == node.parent)
-                        .map_or(0, |(_, parent)| parent.private.min(private))
-                }
-            };
+            let known = before.get(&slot).filter(|(key, _)| forked && *key == node.key);
+            if forked && known.is_none() {
+                new.push((slot, node.parent_slot, node.parent));
+            }
             let holds = Holds {
                 private,
                 shared: status.shmem,
-                at_fork,
+                at_fork: known.map_or(0, |(_, known)| known.at_fork),
                 forked,
                 threads: opened.stat.threads,
                 uid: status.uid,
@@ -104,6 +98,14 @@ impl Memory {
                 zombies: 0,
             };
             last.read.insert(slot, (node.key, holds));
+        }
+        // When all have been read: a parent may come after its children.
+        for (slot, parent_slot, parent) in new {
+            let parent = last.read.get(&parent_slot).filter(|(key, _)| *key == parent);
+            let had = parent.map_or(0, |(_, parent)| parent.private);
+            if let Some((_, holds)) = last.read.get_mut(&slot) {
+                holds.at_fork = had.min(holds.private);
+            }
         }
     }
 }

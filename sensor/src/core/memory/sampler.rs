@@ -13,6 +13,7 @@ use crate::{
     evidence::{
         gather::Gatherer,
         proc::Proc,
+        proportional::is_exhausted,
         room::{self, Room},
     },
     kernel::{Lineage, Memory},
@@ -32,9 +33,6 @@ const BELIEVED_NS: u64 = 60_000_000_000;
 
 /// /proc/meminfo has 1.5 KiB.
 const MEMINFO: usize = 4096;
-
-/// With less than this part of the host's memory available nobody looks through /proc, percent.
-const EXHAUSTED: u64 = 5;
 
 pub struct Sampler {
     memory: Arc<Memory>,
@@ -87,8 +85,14 @@ impl Sampler {
         self.memory.refused()
     }
 
-    /// Who holds memory now.
+    /// Who holds memory now. Whoever lists trees is told as well.
     pub fn sample(&mut self) -> io::Result<MemorySample> {
+        let sample = self.measure()?;
+        self.trees.outlook().see(&sample);
+        Ok(sample)
+    }
+
+    fn measure(&mut self) -> io::Result<MemorySample> {
         let host = self.host();
         let at_ns = clock::boot_ns();
         let sample = MemorySample {
@@ -206,13 +210,6 @@ fn name_of(group: &Gathering) -> String {
         }
         GroupBy::Cgroup => opened().map(|opened| opened.cgroup()).unwrap_or_default(),
         _ => group.what.to_string(),
-    }
-}
-
-fn is_exhausted(host: &HostMemory) -> bool {
-    match (host.available_bytes, host.total_bytes) {
-        (Some(available), Some(total)) => available.saturating_mul(100) < total * EXHAUSTED,
-        _ => false,
     }
 }
 

@@ -58,6 +58,16 @@ fn all_facts_of_a_process() {
 }
 
 #[test]
+fn what_a_process_holds_exactly() {
+    let text =
+        b"55d0-7ffe ---p 00000000 00:00 0 [rollup]\nRss:  2000 kB\nPss:  1000 kB\nPss_Anon: 7 kB\n\
+                 Swap: 12 kB\nSwapPss: 3 kB\n";
+    let expected = Rollup { rss: 2_000 << 10, pss: 1_000 << 10, swap: 12 << 10 };
+    assert_eq!(parse_rollup(text), expected);
+    assert_eq!(parse_rollup(b""), Rollup::default());
+}
+
+#[test]
 fn empty_arguments_stay() {
     let opened = fixture().open(ProcessKey::new(4300, 1_234_700_000_000)).unwrap();
     let argv = ["sh", "-c", "", "echo hi"].map(|argument| argument.as_bytes().to_vec());
@@ -103,6 +113,7 @@ proptest! {
     fn parsers_take_any_bytes(text in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = parse_stat(&text);
         let _ = parse_status(&text);
+        let _ = parse_rollup(&text);
         let _ = mount_dev(&text, 1);
         let argv = split_argv(&text);
         prop_assert!(argv.iter().map(Vec::len).sum::<usize>() <= text.len());

@@ -114,11 +114,7 @@ struct Sum {
 impl Census {
     /// What all trees and groups hold. `held` answers for a living process by its slot and key.
     pub fn tally(&self, held: impl Fn(u32, ProcessKey) -> Option<Holds>, worth: &Worth) -> Tally {
-        let holds: Vec<Option<Holds>> = self
-            .members
-            .iter()
-            .map(|it| it.counted.alive.then(|| held(it.counted.slot, it.counted.key)).flatten())
-            .collect();
+        let holds = self.holds(held);
         let parents = self.parents();
         let heirs = self.heirs(&holds, &parents);
         let sums = self.sums(&holds, &parents, &heirs);
@@ -153,6 +149,20 @@ impl Census {
         let trees = chosen.iter().map(|at| self.holding(*at, &holds, &sums)).collect();
         let processes = holds.iter().flatten().count() as u32;
         Tally { trees, groups: self.gather(&holds, &sums, worth), omitted, processes }
+    }
+
+    /// The same with what each tree holds, for an order by it.
+    #[must_use]
+    pub fn weighed(&self, held: impl Fn(u32, ProcessKey) -> Option<Holds>) -> Self {
+        let (holds, parents) = (self.holds(held), self.parents());
+        let sums = self.sums(&holds, &parents, &self.heirs(&holds, &parents));
+        let weights = sums.iter().map(|sum| sum.bytes + sum.shared).collect();
+        Self { weights, ..self.clone() }
+    }
+
+    fn holds(&self, held: impl Fn(u32, ProcessKey) -> Option<Holds>) -> Vec<Option<Holds>> {
+        let counted = self.members.iter().map(|member| &member.counted);
+        counted.map(|it| it.alive.then(|| held(it.slot, it.key)).flatten()).collect()
     }
 
     /// The place of each one's parent.
