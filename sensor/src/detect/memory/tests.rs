@@ -57,7 +57,7 @@ fn leaks_are_found_in_time_with_their_slope_and_their_end() {
     ] {
         for kind in kinds {
             let bytes = kind(rate);
-            let host = Host::of_gib(gib, if rate < 10_000 { 60 } else { 5 });
+            let host = Host::of_gib(gib, if rate < 10_000 { 60 } else { 10 });
             let told = host.watch(latest + HOUR, |at| service(bytes(at), at));
             assert_eq!(short(&told)[0], (rule, Some(20)), "{rate}: {told:?}");
             let (at, finding) = findings(&told)[0];
@@ -149,7 +149,7 @@ fn agents(at: u64, count: u32) -> Vec<Process> {
 
 #[test]
 fn seven_honest_agents_are_a_group() {
-    let told = Host::of_gib(12, 5).watch(4 * HOUR, |at| agents(at, 7));
+    let told = Host::of_gib(12, 10).watch(4 * HOUR, |at| agents(at, 7));
     let found = findings(&told);
     assert!(!found.is_empty());
     let group = found[0].1.group.as_ref().unwrap_or_else(|| panic!("{told:?}"));
@@ -203,7 +203,7 @@ fn honest_work_is_silent() {
     };
     // A garbage collector that lets 2 GiB pile up in between, every 40 s and every 25 min.
     for period in [40, 25 * MINUTE] {
-        silent("sawtooth", Host::of_gib(8, 5), 12 * HOUR, &|at| {
+        silent("sawtooth", Host::of_gib(8, 5), 4 * HOUR, &|at| {
             service(GIB / 2 + 2 * GIB * (at % period) / period, at)
         });
     }
@@ -218,14 +218,14 @@ fn honest_work_is_silent() {
         service((GIB as f64 * (1.75 + 0.75 * turn)) as u64 + noise(at, 5, 50) * MIB, at)
     });
     // A database takes its buffer of 6 GiB at once, or within an hour, and keeps it.
-    for seconds in [6, HOUR] {
-        silent("database", Host::of_gib(16, 1), 2 * HOUR, &|at| {
+    for (seconds, every) in [(6, 1), (HOUR, 10)] {
+        silent("database", Host::of_gib(16, every), 2 * HOUR, &|at| {
             let since = at.saturating_sub(20);
             service(100 * MIB + (6 * GIB * since / seconds).min(6 * GIB), at)
         });
     }
     // Builds: each minute a tree that takes up to 3 GiB and gives it back, in many processes.
-    silent("builds", Host::of_gib(16, 1), HOUR, &|at| {
+    silent("builds", Host::of_gib(16, 1), 15 * MINUTE, &|at| {
         let (build, into) = (at / 60, at % 60);
         let mut all = service(50 * MIB, at);
         let make = 1000 * (build as u32 + 1);
@@ -239,7 +239,7 @@ fn honest_work_is_silent() {
         all
     });
     // 24 children of a server, each with a little of its own.
-    silent("server", Host::of_gib(8, 1), 2 * HOUR, &|at| {
+    silent("server", Host::of_gib(8, 1), 20 * MINUTE, &|at| {
         let mut all = vec![Process::new(20, 80 * MIB)];
         let count = if at > 10 { 24 } else { 0 };
         for child in 0..count {
