@@ -75,7 +75,7 @@ pub struct Status {
     pub swap: u64,
 }
 
-/// Of /proc/PID/smaps_rollup, bytes.
+/// Of `/proc/PID/smaps_rollup`, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Rollup {
     pub rss: u64,
