@@ -155,6 +155,7 @@ pub fn replay(file: &Path, config: &Config, keep: Option<&Path>) -> Result<Repor
 }
 
 /// Likewise, from wherever the observations come.
+#[cfg(any(fuzzing, test))]
 pub(crate) fn read<R: std::io::Read>(export: &mut Export<R>, config: &Config) -> Report {
     let mut replay = Replay::new(config);
     export.by_ref().for_each(|record| replay.apply(&record));

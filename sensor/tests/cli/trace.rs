@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use sensor::{record::Exporter, trace::Writer};
 use sensor_proto::v1::{
-    HostMemory, MemorySample, Observation, ProcessKey, Record, TreeMemory, observation::Fact, record::Body, TraceEnd, TraceExec, TraceFork, TraceGroup, TraceSignatures, TraceStart,
+    HostMemory, MemorySample, Observation, ProcessKey, Record, TraceEnd, TraceExec, TraceFork,
+    TraceGroup, TraceSignatures, TraceStart, TreeMemory, observation::Fact, record::Body,
     trace_entry::Entry,
 };
 

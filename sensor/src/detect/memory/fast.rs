@@ -146,13 +146,13 @@ impl Fast {
         };
         let quick = stands(self.quick.slope, limits.fast_s);
         self.quick_row = if quick { self.quick_row.saturating_add(1) } else { 0 };
-        if !stands(self.steady.slope, limits.soon_s) {
-            self.steady_row = 0;
-        } else {
+        if stands(self.steady.slope, limits.soon_s) {
             if self.steady_row == 0 {
                 self.steady_since_ns = now_ns;
             }
             self.steady_row = self.steady_row.saturating_add(1);
+        } else {
+            self.steady_row = 0;
         }
     }
 

@@ -146,23 +146,19 @@ impl Watch {
                 alike: tree.alike,
                 forks: tree.forks,
             };
-            let known = self.trees.get_mut(&key);
-            let series = match known {
-                Some(series) => series,
-                None => {
-                    let mut series = Series::new();
-                    // One that was not told of until now had less than it needs to be, or nothing.
-                    if before_ns > 0 {
-                        let born = key.start_ns > before_ns;
-                        let had = if born { 0 } else { tree.bytes.min(TOLD_OF) };
-                        let then = now_ns.saturating_sub((sample.at_ns - before_ns).min(PAUSE_NS));
-                        let root_bytes = tree.root_bytes.min(had);
-                        let earlier = Point { bytes: had, root_bytes, ..point };
-                        series.fast.follow(then, earlier, &room, &self.limits);
-                    }
-                    self.trees.entry(key).or_insert(series)
+            let series = self.trees.entry(key).or_insert_with(|| {
+                let mut series = Series::new();
+                // One that was not told of until now had less than it needs to be, or nothing.
+                if before_ns > 0 {
+                    let born = key.start_ns > before_ns;
+                    let had = if born { 0 } else { tree.bytes.min(TOLD_OF) };
+                    let then = now_ns.saturating_sub((sample.at_ns - before_ns).min(PAUSE_NS));
+                    let root_bytes = tree.root_bytes.min(had);
+                    let earlier = Point { bytes: had, root_bytes, ..point };
+                    series.fast.follow(then, earlier, &room, &self.limits);
                 }
-            };
+                series
+            });
             series.seen_ns = now_ns;
             series.add(now_ns, point);
             series.fast.follow(now_ns, point, &room, &self.limits);
@@ -439,7 +435,7 @@ impl Watch {
             self.now_ns,
             patience(growth.window),
         ));
-        Some(self.finding(sample, Rule::M6, (None, None), told, growth.buckets))
+        Some(finding(sample, Rule::M6, (None, None), told, growth.buckets))
     }
 
     /// R4.
@@ -508,11 +504,7 @@ impl Watch {
 
     /// Tells of a finding unless something as urgent was told about the same tree, or one above or below it.
     /// What was told before keeps its culprit.
-    #[expect(
-        clippy::too_many_arguments,
-        clippy::type_complexity,
-        reason = "the parts of one finding"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "the parts of one finding")]
     fn tell(
         &mut self,
         sample: &MemorySample,
@@ -540,7 +532,7 @@ impl Watch {
             // It is followed from where it stands now.
             claim.rule = rule;
             claim.patience_ns = claim.patience_ns.max(patience(window));
-            return Some(self.finding(sample, rule, (culprit, group), told, buckets));
+            return Some(finding(sample, rule, (culprit, group), told, buckets));
         }
         self.claims.put(Claim::new(
             rule,
@@ -550,28 +542,27 @@ impl Watch {
             now_ns,
             patience(window),
         ));
-        Some(self.finding(sample, rule, (culprit, group), told, buckets))
+        Some(finding(sample, rule, (culprit, group), told, buckets))
     }
+}
 
-    fn finding(
-        &self,
-        sample: &MemorySample,
-        rule: Rule,
-        (culprit, group): (Option<ProcessKey>, Option<Group>),
-        told: Vec<crate::proto::Measure>,
-        buckets: usize,
-    ) -> Finding {
-        Finding {
-            kind: Kind::MemoryGrowth,
-            rule: rule.name(),
-            culprit,
-            group,
-            leaf: None,
-            contain: false,
-            confidence: measures::confidence(rule, buckets),
-            at_ns: sample.at_ns,
-            measures: told,
-        }
+fn finding(
+    sample: &MemorySample,
+    rule: Rule,
+    (culprit, group): (Option<ProcessKey>, Option<Group>),
+    told: Vec<crate::proto::Measure>,
+    buckets: usize,
+) -> Finding {
+    Finding {
+        kind: Kind::MemoryGrowth,
+        rule: rule.name(),
+        culprit,
+        group,
+        leaf: None,
+        contain: false,
+        confidence: measures::confidence(rule, buckets),
+        at_ns: sample.at_ns,
+        measures: told,
     }
 }
 
