@@ -5,7 +5,10 @@ mod host;
 use host::{DAY, GIB, HOUR, Host, MIB, MINUTE, Process, noise};
 
 use super::{Told, measures, severity};
-use crate::{detect::Finding, proto::Severity};
+use crate::{
+    detect::Finding,
+    proto::{Severity, TreeMemory},
+};
 
 /// The findings, each with its second, and no ends.
 fn findings(told: &[(u64, Told)]) -> Vec<(u64, &Finding)> {
@@ -35,7 +38,7 @@ fn service(bytes: u64, at: u64) -> Vec<Process> {
     ]
 }
 
-/// Arenas of 1 MiB that are never given back, as CPython has them.
+/// Arenas of 1 MiB that are never given back, as Python has them.
 fn like_python(rate_kib: u64) -> impl Fn(u64) -> u64 {
     move |at| 80 * MIB + (at * rate_kib / 60 / 1024) * MIB + noise(at, 1, 512) * 1024
 }
@@ -47,16 +50,14 @@ fn like_node(rate_kib: u64) -> impl Fn(u64) -> u64 {
 
 #[test]
 fn leaks_are_found_in_time_with_their_slope_and_their_end() {
-    let kinds: [fn(u64) -> Box<dyn Fn(u64) -> u64>; 2] =
-        [|rate| Box::new(like_python(rate)), |rate| Box::new(like_node(rate))];
     // KiB a minute, GiB, the rule, at the latest after, s. The host is full after 70 h, 14 h, 1 h.
     for (rate, gib, rule, latest) in [
         (512, 4, "M4", 50 * HOUR),
         (5 * 1024, 6, "M3", 9 * HOUR),
         (50 * 1024, 8, "M2", 82 * MINUTE),
     ] {
-        for kind in kinds {
-            let bytes = kind(rate);
+        let (python, node) = (like_python(rate), like_node(rate));
+        for bytes in [&python as &dyn Fn(u64) -> u64, &node] {
             let host = Host::of_gib(gib, if rate < 10_000 { 60 } else { 10 });
             let told = host.watch(latest + HOUR, |at| service(bytes(at), at));
             assert_eq!(short(&told)[0], (rule, Some(20)), "{rate}: {told:?}");
@@ -131,7 +132,7 @@ fn a_spike_to_the_limit_is_told_before_it_is_there() {
     let (at, finding) = findings(&told)[0];
     // Full after 30 + 32 s; two thirds are gone after 30 + 20.
     assert!((48..=53).contains(&at), "after {at} s");
-    assert_eq!(value(finding, "limit"), (2 * GIB) as f64);
+    assert_eq!(value(finding, "limit") as u64, 2 * GIB);
     assert_eq!(severity(finding), Severity::Critical);
 }
 
@@ -254,7 +255,7 @@ fn honest_work_is_silent() {
 fn whatever_a_sample_says_it_is_an_answer() {
     // Circles, the same root twice, numbers at their ends, time that goes back.
     let key = |pid| Some(crate::proto::ProcessKey { pid, start_ns: u64::MAX });
-    let tree = |pid, parent| crate::proto::TreeMemory {
+    let tree = |pid, parent| TreeMemory {
         root: key(pid),
         parent: key(parent),
         alive: true,
@@ -272,7 +273,7 @@ fn whatever_a_sample_says_it_is_an_answer() {
     for at in [0, 5, u64::MAX / 2, u64::MAX, 3, u64::MAX - 1, 7] {
         let sample = crate::proto::MemorySample {
             at_ns: at,
-            trees: vec![tree(1, 2), tree(2, 3), tree(3, 1), tree(3, 3), Default::default()],
+            trees: vec![tree(1, 2), tree(2, 3), tree(3, 1), tree(3, 3), TreeMemory::default()],
             groups: vec![crate::proto::GroupMemory {
                 by: 1,
                 bytes: u64::MAX,
