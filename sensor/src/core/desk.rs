@@ -110,6 +110,8 @@ pub struct Desk {
     pub matters: HashMap<String, Matter>,
     /// Respawn loops by their incident.
     pub loops: HashMap<String, Looping>,
+    /// Memory incidents of an earlier run that this one has not seen grow, and since when it looks, ns.
+    pub unseen: HashMap<String, u64>,
     /// How long nobody has told of one that is over, ns.
     pub quiet_ns: u64,
 }
@@ -164,6 +166,8 @@ impl Desk {
             Notice::Rehearsing(rehearsal) => self.rehearsals.push(*rehearsal),
             Notice::Acted { incident, action } => self.act(&incident, action),
             Notice::Respawned(respawning) => self.respawned(*respawning),
+            Notice::Grown(grown) => self.grown(*grown),
+            Notice::Shrunk(over) => self.shrunk(&over),
             Notice::Contained { incident, contained, thaw_ns, turn } => {
                 self.contained(&incident, contained, thaw_ns, turn);
             }
@@ -573,11 +577,12 @@ impl Desk {
 
 /// Kernel facts that make a group the same: what its members share. Their groups and arguments may
 /// differ.
-fn identity_of(group: &Group, [exe, loose, _]: [u64; 3]) -> [u64; 3] {
+pub fn identity_of(group: &Group, [exe, loose, _]: [u64; 3]) -> [u64; 3] {
     match group.by {
         By::Executable => [exe, if group.alike { loose } else { 0 }, 0],
         By::Session => [1, group.shared, 1],
         By::User => [2, group.shared, 2],
+        By::Cgroup => [3, group.shared, 3],
     }
 }
 

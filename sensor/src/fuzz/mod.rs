@@ -39,6 +39,13 @@ pub const TARGETS: [Target; 21] = [
     target("config", "the configuration", files::config, files::configs, 4096),
     target("export", "an exported incident", files::export, files::exports, 4096),
     target("trace", "a lifecycle trace, and its replay", files::trace, files::traces, 4096),
+    target(
+        "observations",
+        "observations of a log, and their replay",
+        files::observations,
+        files::many_observations,
+        4096,
+    ),
     target("numbers", "the file of reserved numbers", files::numbers, files::number_lines, 128),
     target("certificate", "a client's certificate, and PEM files", files::tls, files::pems, 4096),
     target("log", "the log's file, damaged", log::run, log::seeds, 256),
