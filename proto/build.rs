@@ -14,13 +14,14 @@ const FILES: [&str; 4] = [
 ];
 
 /// Enum fields: message.field → module path of the serializer that knows its words.
-const ENUMS: [(&str, &str); 12] = [
+const ENUMS: [(&str, &str); 13] = [
     ("Record.priority", "priority"),
     ("Incident.kind", "kind"),
     ("Incident.severity", "severity"),
     ("Incident.state", "state"),
     ("Group.by", "group_by"),
     ("GroupMemory.by", "group_by"),
+    ("Oom.scope", "oom_scope"),
     ("Transition.from", "state"),
     ("Transition.to", "state"),
     ("Action.kind", "action_kind"),
@@ -30,7 +31,7 @@ const ENUMS: [(&str, &str); 12] = [
 ];
 
 /// 64-bit integers that JSON carries as strings, because readers hold numbers in doubles.
-const STRINGS: [&str; 21] = [
+const STRINGS: [&str; 26] = [
     "Record.seq",
     "Record.boot_ns",
     "Alarm.span_ns",
@@ -52,6 +53,11 @@ const STRINGS: [&str; 21] = [
     "MemorySample.at_ns",
     "MemorySample.took_ns",
     "TreeMemory.stalled_ns",
+    "OomKill.at_ns",
+    "Killed.at_ns",
+    "Killed.sent_ns",
+    "Oom.period_ns",
+    "OomHolder.grown_ns",
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.
@@ -70,8 +76,9 @@ const BYTES: [&str; 11] = [
 ];
 
 /// `repeated bytes` fields.
-const BYTE_LISTS: [&str; 7] = [
+const BYTE_LISTS: [&str; 8] = [
     "Exec.argv",
+    "Actor.argv",
     "Process.argv",
     "Process.open_files",
     "Link.argv",

@@ -12,6 +12,7 @@ use sensor_common::{
     brake::{Mark, TALLIES as NUMBERS, Tally},
     lineage::{self, ExecRecord, Image, Known, Node, Slot},
     loss::Reason,
+    oom::{self, Kill, Told},
     recursion::{Found, Nodes},
     respawn::{self, Loop, Window},
     signature::ARGV_WORDS,
@@ -72,6 +73,14 @@ pub static KNOWN: HashMap<u32, Known> = HashMap::with_max_entries(TABLE, BPF_F_N
 /// Commands that failed at once, by who starts them.
 #[map]
 pub static LOOPS: LruHashMap<Loop, Window> = LruHashMap::with_max_entries(respawn::LOOPS, 0);
+
+/// Who sent SIGKILL, by the target's tgid, until that has ended.
+#[map]
+pub static KILLS: LruHashMap<u32, Kill> = LruHashMap::with_max_entries(oom::KILLS, 0);
+
+/// Ends by SIGKILL that were told of.
+#[map]
+pub static TOLD: Array<Told> = Array::with_max_entries(1, 0);
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);

@@ -9,6 +9,7 @@
 mod containments;
 mod desk;
 mod investigations;
+mod oom;
 mod privileges;
 mod reactor;
 mod requests;
@@ -343,6 +344,7 @@ impl Daemon {
             acting: HashSet::new(),
             matters: HashMap::new(),
             loops: HashMap::new(),
+            deaths: oom::Deaths::default(),
             quiet_ns: quiet_ns(&config.detect.respawns()),
         };
         desk.begin(&opened, degradations, baseline_processes);

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::{
     containments::{Containment, Containments, POLICY, Turn},
+    oom::{Ending, Marking},
     respawn::Respawning,
 };
 use crate::{
@@ -59,6 +60,10 @@ pub enum Notice {
     /// A dry run has begun.
     Rehearsing(Box<Rehearsal>),
     Respawned(Box<Respawning>),
+    /// The OOM killer took a process.
+    Oom(Box<Marking>),
+    /// Somebody else's SIGKILL ended one.
+    Ended(Box<Ending>),
     /// What a containment came to.
     Contained {
         incident: String,
@@ -136,6 +141,8 @@ impl Reactor {
                 }
             }
             Event::Braked(braked) => self.braked(braked),
+            Event::Marked(marked) => self.marked(*marked),
+            Event::Killed(killed) => self.killed(*killed),
             // A daemon never asks for the lifecycle.
             Event::Forked(_) | Event::Executed(_) | Event::Exited(_) => {}
         }

@@ -11,6 +11,7 @@ mod git_hook;
 mod lines;
 mod make;
 mod npm;
+pub mod oom;
 pub mod respawn;
 mod script;
 mod site;

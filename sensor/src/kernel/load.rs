@@ -24,6 +24,7 @@ use super::{
     brake::{Brake, Gear, Gears, Loaded},
     btf::{Btf, BtfError},
     lineage::Lineage,
+    oom::{self, Kills},
     table::{Mapping, Table, fdinfo},
     understudy,
     visit::{Visitor, bpf},
@@ -100,13 +101,20 @@ pub struct Programs {
     pub no_baseline: Option<String>,
     /// Whether somebody stands in for a skipped program, or why nobody does where it is needed.
     pub understudies: Result<bool, String>,
+    /// What of kills can be seen here.
+    pub kills: Kills,
     visitor: Option<Arc<Visitor>>,
     gears: Gears,
+    /// Keep the programs that see kills attached. Nobody needs them when we are gone.
+    _kills: Vec<OwnedFd>,
 }
 
 /// Loads and attaches everything; the baseline is still to be run.
 pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData>), LoadError> {
-    let offsets = Btf::of_kernel()?.offsets()?;
+    let types = Btf::of_kernel()?;
+    let offsets = types.offsets()?;
+    let (places, numbers) = oom::layout(&types);
+    drop(types);
     let btf = aya::Btf::from_sys_fs()?;
     let tables = ["NODES", "MARKS", "INDEX", "FREE", "EXECS", "KNOWN"];
     let lifecycle = u32::from(options.lifecycle);
@@ -114,6 +122,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     loader
         .btf(Some(&btf))
         .override_global("OFFSETS", &offsets, true)
+        .override_global("OOM", &places, true)
         .override_global("LIMITS", &options.limits, true)
         .override_global("STORMS", &options.storms, true)
         .override_global("RESPAWNS", &options.respawns, true)
@@ -148,6 +157,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         links.extend(understudies);
         links.len() > TRACEPOINTS.len()
     });
+    let (kill_links, kills) = oom::load_kills(&mut ebpf, &btf, numbers);
     let iterator: &mut Iter = program(&mut ebpf, BASELINE)?;
     let (visitor, no_baseline) = match load_iterator(iterator, &btf) {
         Ok(visitor) => (Some(Arc::new(visitor)), None),
@@ -163,8 +173,10 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         early_exits: 0,
         no_baseline,
         understudies,
+        kills,
         visitor,
         gears,
+        _kills: kill_links,
     };
     Ok((programs, lineage, ring))
 }
@@ -365,7 +377,7 @@ fn typed<T>(
     convert(map).map_err(|source| LoadError::Map { name, source: Box::new(source) })
 }
 
-fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, LoadError>
+pub(super) fn program<'a, T>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut T, LoadError>
 where
     &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
 {

@@ -11,6 +11,7 @@ mod lineage;
 mod load;
 #[cfg(test)]
 mod missed;
+pub mod oom;
 pub(crate) mod reader;
 #[cfg(test)]
 mod recycled;
