@@ -11,6 +11,7 @@ mod lifecycle;
 mod lineage;
 mod maps;
 mod oom;
+mod pressure;
 mod recursion;
 mod respawn;
 mod storm;
@@ -23,6 +24,7 @@ use aya_ebpf::{
 };
 use brake::Fork;
 use cast::Cast;
+use pressure::Reclaim;
 use sensor_common::{ProcessKey, layout::Field};
 use task::Task;
 
@@ -127,6 +129,29 @@ pub fn sensor_signal(ctx: BtfTracePointContext) -> i32 {
 #[btf_tracepoint(function = "mark_victim")]
 pub fn sensor_victim(ctx: BtfTracePointContext) -> i32 {
     oom::marked(ctx.arg(0))
+}
+
+/// Direct reclaim: the host has too little memory, and whoever wants some looks for it. The arguments do
+/// not matter: it is `current`.
+#[btf_tracepoint(function = "mm_vmscan_direct_reclaim_begin")]
+pub fn sensor_reclaim_begin(_: BtfTracePointContext) -> i32 {
+    pressure::begins(Reclaim::Direct)
+}
+
+#[btf_tracepoint(function = "mm_vmscan_direct_reclaim_end")]
+pub fn sensor_reclaim_end(_: BtfTracePointContext) -> i32 {
+    pressure::ends(Reclaim::Direct)
+}
+
+/// The same where a cgroup is at its limit.
+#[btf_tracepoint(function = "mm_vmscan_memcg_reclaim_begin")]
+pub fn sensor_group_reclaim_begin(_: BtfTracePointContext) -> i32 {
+    pressure::begins(Reclaim::Group)
+}
+
+#[btf_tracepoint(function = "mm_vmscan_memcg_reclaim_end")]
+pub fn sensor_group_reclaim_end(_: BtfTracePointContext) -> i32 {
+    pressure::ends(Reclaim::Group)
 }
 
 #[inline(always)]

@@ -50,7 +50,7 @@ pub fn ids(dir: &Path) -> io::Result<HashSet<u64>> {
 
 /// Directory of the group with this id, below `mount`.
 pub fn by_id(mount: &Path, id: u64) -> io::Result<PathBuf> {
-    /// As open_by_handle_at(2) takes it, of a kernfs file.
+    /// As `open_by_handle_at`(2) takes it, of a kernfs file.
     #[repr(C)]
     struct Handle {
         bytes: u32,

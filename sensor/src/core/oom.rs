@@ -120,7 +120,7 @@ pub struct Killing {
 
 impl Reactor {
     /// On the thread that reads the ring.
-    pub(super) fn marked(&self, marked: Marked) {
+    pub(super) fn marked(&self, marked: &Marked) {
         let victim_cgroup = self.group_path(None, marked.victim_cgroup);
         if !self.covers(&victim_cgroup, marked.victim.tgid) {
             return;
@@ -129,7 +129,7 @@ impl Reactor {
         if ancestry.is_empty() {
             // It was quicker than we are.
             ancestry = self.lineage.ancestry(marked.parent);
-            ancestry.insert(0, gone(&marked));
+            ancestry.insert(0, gone(marked));
         }
         let limited = marked.flags & LIMITED != 0;
         self.tell(Notice::Oom(Box::new(Marking {
@@ -142,7 +142,7 @@ impl Reactor {
             },
             victim_cgroup,
             ancestry,
-            marked,
+            marked: *marked,
         })));
     }
 
@@ -270,8 +270,7 @@ impl Desk {
         }
         let (step, case) = self.deaths.kills.took(&kill);
         let case = case.clone();
-        let samples = self.memory_before();
-        let samples: Vec<&MemorySample> = samples.iter().collect();
+        let samples: Vec<&MemorySample> = Vec::new();
         let oom = Oom {
             holders: holders(
                 &samples,
@@ -409,11 +408,6 @@ impl Desk {
         found.dedup();
         found.truncate(NEIGHBOURS);
         found
-    }
-
-    /// Memory samples of the minutes before, oldest first.
-    fn memory_before(&self) -> Vec<MemorySample> {
-        Vec::new()
     }
 
     /// Puts what the kernel's log adds into an incident.

@@ -141,7 +141,7 @@ impl Reactor {
                 }
             }
             Event::Braked(braked) => self.braked(braked),
-            Event::Marked(marked) => self.marked(*marked),
+            Event::Marked(marked) => self.marked(&marked),
             Event::Killed(killed) => self.killed(*killed),
             // A daemon never asks for the lifecycle.
             Event::Forked(_) | Event::Executed(_) | Event::Exited(_) => {}

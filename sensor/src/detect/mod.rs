@@ -13,7 +13,7 @@ use crate::{lineage::ProcessKey, proto};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     pub kind: proto::Kind,
-    /// R1, R1b, R1c, R2, R3, R6, oom_kill, oom_loop, manual.
+    /// R1, R1b, R1c, R2, R3, R6, `oom_kill`, `oom_loop`, manual.
     pub rule: &'static str,
     /// What to stop; `None` for host-wide kinds. Of a group the eldest member.
     pub culprit: Option<ProcessKey>,

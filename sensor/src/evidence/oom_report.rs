@@ -1,8 +1,8 @@
 //! The kernel's own report of an OOM kill, out of its log: what was asked for, what was short, whose limit,
 //! who was a candidate, who was killed.
 //!
-//! Formats: `dump_header`, `dump_tasks` and `__oom_kill_process` of the kernel's mm/oom_kill.c, and
-//! `mem_cgroup_print_oom_meminfo` of mm/memcontrol.c, from 5.10 on. Names in it are chosen by anybody; numbers are
+//! Formats: `dump_header`, `dump_tasks` and `__oom_kill_process` of the kernel's `mm/oom_kill.c`, and
+//! `mem_cgroup_print_oom_meminfo` of `mm/memcontrol.c`, from 5.10 on. Names in it are chosen by anybody; numbers are
 //! not.
 
 use crate::proto::OomScope;

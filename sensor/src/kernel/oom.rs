@@ -1,15 +1,12 @@
 //! The programs that see OOM kills, and who sends SIGKILL: attached as far as this kernel lets them, because the
 //! rest does without.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 
-use aya::{Ebpf, programs::BtfTracePoint};
+use aya::Ebpf;
 use sensor_common::oom::{ABSENT, Layout};
 
-use super::{
-    btf::Btf,
-    load::{attach, program, reason},
-};
+use super::{btf::Btf, load::attach_tracepoint};
 
 /// What of it works; an error says why not.
 #[derive(Clone, Debug)]
@@ -74,11 +71,7 @@ pub fn load_kills(
 ) -> (Vec<OwnedFd>, Kills) {
     let mut links = Vec::new();
     let mut each = |name, tracepoint| {
-        let program: &mut BtfTracePoint = program(ebpf, name).map_err(|error| error.to_string())?;
-        program.load(tracepoint, btf).map_err(|error| reason(&error))?;
-        let loaded = program.fd().map_err(|error| reason(&error))?;
-        links.push(attach(loaded.as_fd()).map_err(|error| error.to_string())?);
-        Ok(())
+        attach_tracepoint(ebpf, btf, name, tracepoint).map(|link| links.push(link))
     };
     let senders = each("sensor_signal", "signal_generate");
     let victims = each("sensor_victim", "mark_victim");

@@ -9,6 +9,8 @@ mod limit;
 mod spike;
 mod unattributed;
 
+use std::fmt::Write as _;
+
 use super::{Claim, words::Words};
 use crate::{
     detect::{Finding, oom::held},
@@ -91,7 +93,9 @@ fn kill(case: &Case<'_>, words: &Words<'_>) -> String {
     if let Some(trigger) = &first.trigger
         && trigger.process != victim.process
     {
-        text += &format!(
+        // Writing to a String cannot fail.
+        let _ = write!(
+            text,
             " The memory was asked for by {}, which need not be to blame.",
             actor(trigger, words)
         );
