@@ -90,7 +90,8 @@ fn oom_kills_in_a_row_are_one_loop() {
     needs!();
     let cage = cage();
     let sensor = Sensor::start(&cage, "").unwrap();
-    let _running = oom::restarts(5).unwrap().start(&cage).unwrap();
+    let work = oom::restarts(5).unwrap();
+    let _running = work.start(&cage).unwrap();
     let incident = sensor
         .wait_for(CATCH * 2, |one| {
             one["kind"] == "oom_loop" && one["oom"]["kills"] == 5 && !one["diagnosis"].is_null()
@@ -117,7 +118,8 @@ fn an_oom_kill_of_a_whole_group_is_one() {
         return;
     }
     let sensor = Sensor::start(&cage, "").unwrap();
-    let mut running = oom::fills_with_children().unwrap().start(&cage).unwrap();
+    let work = oom::fills_with_children().unwrap();
+    let mut running = work.start(&cage).unwrap();
     assert_eq!(running.wait(CATCH).unwrap().signal(), Some(SIGKILL));
     let incident = sensor
         .wait_for(CATCH, |one| {
