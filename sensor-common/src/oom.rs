@@ -46,6 +46,9 @@ pub const DYING: u32 = 1 << 2;
 pub const COUNTED: u32 = 1 << 3;
 /// Somebody above the trigger has a limit.
 pub const LIMITED: u32 = 1 << 4;
+/// `parent` and `image` are known, and `record`. Otherwise there is anything in them.
+pub const NODE: u32 = 1 << 5;
+pub const RECORD: u32 = 1 << 6;
 
 /// A field that this kernel does not have.
 pub const ABSENT: u64 = u64::MAX;
@@ -183,7 +186,7 @@ pub struct Killed {
     pub cgroup: u64,
     pub comm: Comm,
     pub uid: u32,
-    /// 1: `kill` is known.
+    /// 1: `kill` is known. 0: there is anything in it.
     pub known: u32,
     /// Ends like this one that were not told of, since the last that was.
     pub untold: u64,

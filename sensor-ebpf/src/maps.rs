@@ -12,7 +12,7 @@ use sensor_common::{
     brake::{Mark, TALLIES as NUMBERS, Tally},
     lineage::{self, ExecRecord, Image, Known, Node, Slot},
     loss::Reason,
-    oom::{self, Kill, Told},
+    oom::{self, Kill, Limit, Told},
     pressure::{RECLAIMING as THREADS, Reclaims, Stall},
     recursion::{Found, Nodes},
     respawn::{self, Loop, Window},
@@ -78,6 +78,10 @@ pub static LOOPS: LruHashMap<Loop, Window> = LruHashMap::with_max_entries(respaw
 /// Who sent SIGKILL, by the target's tgid, until that has ended.
 #[map]
 pub static KILLS: LruHashMap<u32, Kill> = LruHashMap::with_max_entries(oom::KILLS, 0);
+
+/// The memory limit that a victim's trigger met: room for what one function of the verifier's answers another.
+#[map]
+pub static LIMIT: PerCpuArray<Limit> = PerCpuArray::with_max_entries(1, 0);
 
 /// Ends by SIGKILL that were told of.
 #[map]

@@ -20,12 +20,13 @@ use sensor_common::{
     loss::Reason,
     oom::{
         ABSENT, BY_KERNEL, BY_OOM, COUNTED, Comm, DYING, Kill, Killed, LEVELS, LIMITED, Layout,
-        Limit, MATTERS_PAGES, MATTERS_PROCESSES, Marked, Pages, SIGKILL, TOLD_A_SECOND, Told,
+        Limit, MATTERS_PAGES, MATTERS_PROCESSES, Marked, NODE, Pages, RECORD, SIGKILL,
+        TOLD_A_SECOND, Told,
     },
 };
 
 use crate::{
-    maps::{EVENTS, EXECS, KILLS, TOLD, lose, node, slot_of},
+    maps::{EVENTS, EXECS, KILLS, LIMIT, TOLD, lose, node, slot_of},
     task::{Address, Task, cgroup_id, read_at},
 };
 
@@ -92,7 +93,8 @@ fn pages_of(task: Task) -> Pages {
     let counter = |number: u64| -> u64 {
         let at = first.wrapping_add(step.wrapping_mul(number)).wrapping_add(place!(rss_count));
         let count: i64 = read_at(task.memory().wrapping_add(at));
-        if count < 0 { 0 } else { count as u64 }
+        // Negative, which a lagging counter may be, is none: without a branch, of which four make sixteen states.
+        (count & !(count >> 63)) as u64
     };
     if first == ABSENT || step == ABSENT {
         return Pages::default();
@@ -185,13 +187,12 @@ fn tell(task: u64) -> u32 {
     }
     let oom_score_adj = i32::from(field::<i16>(victim.signal(), place!(signal_oom_score_adj)));
     let victim_comm = field(victim.leader().0, place!(task_comm));
-    let limit = limit_of(current());
-    if limit.max != 0 {
-        flags |= LIMITED;
-    }
-    // SAFETY: the entry is ours until it is submitted, and every field is written.
+    sensor_limit();
+    let limit = LIMIT.get_ptr(0);
+    // SAFETY: the entry is ours until it is submitted, and what is not written is flagged so; values of arrays
+    // and of preallocated maps. No `write_bytes`: it becomes a loop over each byte.
     unsafe {
-        ptr::write_bytes(sent.cast::<u64>(), 0, size_of::<Marked>() / 8);
+        (*sent).zero = 0;
         (*sent).tag = event::MARKED;
         (*sent).at_ns = now();
         (*sent).victim = key;
@@ -204,47 +205,58 @@ fn tell(task: u64) -> u32 {
         (*sent).trigger_uid = own_uid();
         (*sent).victim_comm = victim_comm;
         (*sent).trigger_comm = own_comm();
-        (*sent).limit = limit;
-        (*sent).flags = flags;
+        if let Some(limit) = limit {
+            (*sent).limit = *limit;
+            if (*limit).max != 0 {
+                flags |= LIMITED;
+            }
+        }
         if let Some(slot) = slot_of(key.tgid)
             && let Some(this) = node(slot)
             && (*this).key.start_ns == key.start_ns
         {
             (*sent).parent = (*this).parent;
             (*sent).image = (*this).image;
+            flags |= NODE;
             if (*this).flags & EXECUTED != 0
                 && let Some(record) = EXECS.get_ptr(slot)
             {
                 ptr::copy_nonoverlapping(record, &raw mut (*sent).record, 1);
+                flags |= RECORD;
             }
         }
+        (*sent).flags = flags;
     }
     entry.submit(u64::from(BPF_RB_FORCE_WAKEUP));
     0
 }
 
-/// Of the limits above a task the one with the least room; none: zeroes.
-#[inline(always)]
-fn limit_of(task: Task) -> Limit {
+/// Of the limits above `current` the one with the least room, into `LIMIT`; none: zeroes.
+///
+/// Exported, which makes it a global function to the verifier: see `storm::sensor_look`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn sensor_limit() -> u32 {
     /// `PAGE_COUNTER_MAX`: nobody has so many pages of 4 KiB.
     const NONE: u64 = (i64::MAX as u64) / 4096;
-    let mut found = Limit::default();
-    let mut room = u64::MAX;
+    let Some(found) = LIMIT.get_ptr_mut(0) else { return 0 };
+    // SAFETY: a value of the array, of this CPU; at worst another one that asks for memory comes in between.
+    unsafe { *found = Limit::default() };
     let (set, counter) = (place!(set_memory), place!(memcg_counter));
     if set == ABSENT || counter == ABSENT {
-        return found;
+        return 0;
     }
-    let state: Address = field(task.cgroups(), set);
+    let state: Address = field(current().cgroups(), set);
     let mut level = state.wrapping_sub(place!(memcg_css)).wrapping_add(counter);
     let mut nearest: Address = 0;
+    let mut least = u64::MAX;
     for _ in 0..LEVELS {
         let (max, used): (u64, u64) =
             (field(level, place!(counter_max)), field(level, place!(counter_usage)));
+        let room = max.saturating_sub(used);
         // Zero: nothing could be read, or nothing may be used at all.
-        if max != 0 && max < NONE && max.saturating_sub(used) < room {
-            room = max.saturating_sub(used);
-            found.max = max;
-            found.used = used;
+        if max != 0 && max < NONE && room < least {
+            least = room;
             nearest = level;
         }
         level = field(level, place!(counter_parent));
@@ -254,9 +266,15 @@ fn limit_of(task: Task) -> Limit {
     }
     if nearest != 0 {
         let css = nearest.wrapping_sub(counter).wrapping_add(place!(memcg_css));
-        found.cgroup = cgroup_id(field(css, place!(css_cgroup)));
+        let met = Limit {
+            max: field(nearest, place!(counter_max)),
+            used: field(nearest, place!(counter_usage)),
+            cgroup: cgroup_id(field(css, place!(css_cgroup))),
+        };
+        // SAFETY: as above.
+        unsafe { *found = met };
     }
-    found
+    0
 }
 
 /// The process in a slot ends, whose last thread is `task`, which is `current`.
@@ -302,10 +320,9 @@ pub extern "C" fn sensor_killed(slot: Slot) -> u32 {
     };
     let sent = entry.as_mut_ptr();
     let comm = field(current().leader().0, place!(task_comm));
-    // SAFETY: the entry is ours until it is submitted, and every field is written; the kill is a value
-    // of a preallocated map, which at worst another one's has replaced.
+    // SAFETY: the entry is ours until it is submitted, and what is not written is flagged so; the kill is a
+    // value of a preallocated map, which at worst another one's has replaced.
     unsafe {
-        ptr::write_bytes(sent.cast::<u64>(), 0, size_of::<Killed>() / 8);
         (*sent).tag = event::KILLED;
         (*sent).live = live;
         (*sent).at_ns = at_ns;

@@ -13,7 +13,7 @@ use std::{
 
 use sensor_common::{
     lineage::ARGV_KEPT,
-    oom::{BY_KERNEL, COUNTED, DYING, Kill, Killed, LIMITED, Marked},
+    oom::{BY_KERNEL, COUNTED, DYING, Kill, Killed, LIMITED, Marked, NODE, RECORD},
     signature,
 };
 
@@ -128,8 +128,9 @@ impl Reactor {
         let mut ancestry = self.lineage.ancestry(marked.victim);
         if ancestry.is_empty() {
             // It was quicker than we are.
-            ancestry = self.lineage.ancestry(marked.parent);
-            ancestry.insert(0, gone(marked));
+            let victim = gone(marked);
+            ancestry = victim.parent.map(|it| self.lineage.ancestry(it)).unwrap_or_default();
+            ancestry.insert(0, victim);
         }
         let limited = marked.flags & LIMITED != 0;
         self.tell(Notice::Oom(Box::new(Marking {
@@ -181,14 +182,15 @@ impl Reactor {
 
 /// A victim whose node is gone already, by what came with the mark.
 fn gone(marked: &Marked) -> Node {
-    let Marked { image, record, .. } = marked;
+    let Marked { image, record, flags, .. } = marked;
+    let known = flags & NODE != 0;
     let argv = split(&record.argv[..(record.kept as usize).min(ARGV_KEPT)]);
     Node {
         key: marked.victim,
-        parent: (marked.parent.start_ns != 0).then_some(marked.parent),
+        parent: (known && marked.parent.start_ns != 0).then_some(marked.parent),
         cgroup: marked.victim_cgroup,
-        program: image.exe,
-        exec: (image.strict != 0).then(|| Exec {
+        program: if known { image.exe } else { 0 },
+        exec: (known && flags & RECORD != 0).then(|| Exec {
             at_ns: image.generations[0],
             exe: record.exe,
             cwd: record.cwd,
