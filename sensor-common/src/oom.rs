@@ -63,11 +63,9 @@ pub struct Layout {
     pub task_comm: u64,
     pub task_cred: u64,
     pub cred_uid: u64,
-    /// Page counters of an address space: where the first is, how far the next, and where in it the
-    /// number stands.
+    /// Page counters of an address space: where the first is, and how far the next.
     pub mm_rss: u64,
     pub rss_step: u64,
-    pub rss_count: u64,
     pub signal_oom_score_adj: u64,
     /// Of a `css_set`: the pointer to the memory controller's state.
     pub set_memory: u64,
@@ -88,7 +86,6 @@ impl Layout {
         cred_uid: ABSENT,
         mm_rss: ABSENT,
         rss_step: ABSENT,
-        rss_count: ABSENT,
         signal_oom_score_adj: ABSENT,
         set_memory: ABSENT,
         css_cgroup: ABSENT,
@@ -193,7 +190,7 @@ pub struct Killed {
     pub kill: Kill,
 }
 
-const _: () = assert!(size_of::<Layout>() == 16 * 8);
+const _: () = assert!(size_of::<Layout>() == 15 * 8);
 const _: () = assert!(size_of::<Kill>() == 112);
 const _: () = assert!(size_of::<Marked>() == 816);
 const _: () = assert!(size_of::<Killed>() == 200);

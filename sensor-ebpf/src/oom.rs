@@ -91,7 +91,7 @@ fn uid_of(task: Task) -> u32 {
 fn pages_of(task: Task) -> Pages {
     let (first, step) = (place!(mm_rss), place!(rss_step));
     let counter = |number: u64| -> u64 {
-        let at = first.wrapping_add(step.wrapping_mul(number)).wrapping_add(place!(rss_count));
+        let at = first.wrapping_add(step.wrapping_mul(number));
         let count: i64 = read_at(task.memory().wrapping_add(at));
         // Negative, which a lagging counter may be, is none: without a branch, of which four make sixteen states.
         (count & !(count >> 63)) as u64

@@ -19,6 +19,7 @@ use super::{
     Reins,
     containments::{Containments, GUARDIAN, POLICY},
     investigations::{Investigations, Progress},
+    memory::Sampling,
     oom::Deaths,
     reactor::{Containing, Found, Notice, Times, observation},
     requests::{self, Acted},
@@ -73,6 +74,7 @@ pub struct Desk {
     pub log: Log,
     /// None where it could not be started.
     pub recorder: Option<Recorder>,
+    pub memory: Sampling,
     pub host: Host,
     pub lineage: Arc<Lineage>,
     pub trees: Arc<Trees>,
@@ -284,6 +286,7 @@ impl Desk {
                 }
                 why.to_owned()
             });
+            self.absorb(incident, &held);
         }
         if turn == Containing::First {
             self.study(incident);

@@ -28,7 +28,7 @@ use crate::{
         Finding,
         oom::{
             Case, Kills, LOOP_NS, RESTART_NS, Step, held,
-            holders::{culprit, holders},
+            holders::{BEFORE_NS, culprit, holders},
             key,
         },
     },
@@ -272,7 +272,8 @@ impl Desk {
         }
         let (step, case) = self.deaths.kills.took(&kill);
         let case = case.clone();
-        let samples: Vec<&MemorySample> = Vec::new();
+        let samples = self.memory.recent().since(kill.at_ns.saturating_sub(BEFORE_NS));
+        let samples: Vec<&MemorySample> = samples.iter().collect();
         let oom = Oom {
             holders: holders(
                 &samples,

@@ -9,6 +9,7 @@ pub(crate) mod kmsg;
 mod log;
 pub mod oom_report;
 pub mod proc;
+pub mod proportional;
 pub mod redact;
 pub mod room;
 pub mod sockets;

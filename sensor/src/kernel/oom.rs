@@ -22,18 +22,15 @@ pub struct Kills {
 /// Where this kernel keeps what is read of a victim, and what of it is nowhere.
 pub fn layout(btf: &Btf) -> (Layout, Result<(), String>) {
     let mut missing = Vec::new();
+    let (mm_rss, rss_step) = btf.counters().unwrap_or_else(|| {
+        missing.push("mm_struct.rss_stat in a known form".to_owned());
+        (ABSENT, ABSENT)
+    });
     let mut offset = |structure: &str, member: &str| {
         btf.offset(structure, member).unwrap_or_else(|| {
             missing.push(format!("{structure}.{member}"));
             ABSENT
         })
-    };
-    // Since 6.2 the counters are per-CPU ones: https://github.com/torvalds/linux/commit/f1a7941243c1
-    let (rss_step, rss_count) = match btf.offset("mm_rss_stat", "count") {
-        Some(count) => (8, count),
-        None => {
-            (btf.size_of("percpu_counter").unwrap_or(ABSENT), offset("percpu_counter", "count"))
-        }
     };
     let memory = btf.enumerator("memory_cgrp_id").map(u64::from);
     let subsystems = offset("css_set", "subsys");
@@ -42,9 +39,8 @@ pub fn layout(btf: &Btf) -> (Layout, Result<(), String>) {
         task_comm: offset("task_struct", "comm"),
         task_cred: offset("task_struct", "cred"),
         cred_uid: offset("cred", "uid"),
-        mm_rss: offset("mm_struct", "rss_stat"),
+        mm_rss,
         rss_step,
-        rss_count,
         signal_oom_score_adj: offset("signal_struct", "oom_score_adj"),
         // An array of pointers, by the controller's number.
         set_memory: memory.map_or(ABSENT, |number| subsystems.saturating_add(8 * number)),

@@ -11,7 +11,7 @@ use crate::{
 const TOLD: usize = 16;
 
 /// How far back is looked, ns: what grew longer ago was there all the time.
-const BEFORE_NS: u64 = 900 * 1_000_000_000;
+pub const BEFORE_NS: u64 = 900 * 1_000_000_000;
 
 /// A tree whose growth is this share of the largest one's carries it, %: of nested trees the lowest such is
 /// to blame.
