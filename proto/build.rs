@@ -30,7 +30,7 @@ const ENUMS: [(&str, &str); 12] = [
 ];
 
 /// 64-bit integers that JSON carries as strings, because readers hold numbers in doubles.
-const STRINGS: [&str; 21] = [
+const STRINGS: [&str; 25] = [
     "Record.seq",
     "Record.boot_ns",
     "Alarm.span_ns",
@@ -52,6 +52,10 @@ const STRINGS: [&str; 21] = [
     "MemorySample.at_ns",
     "MemorySample.took_ns",
     "TreeMemory.stalled_ns",
+    "Pressure.at_ns",
+    "Pressure.window_ns",
+    "Pressure.falling_ns",
+    "Usage.at_ns",
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.

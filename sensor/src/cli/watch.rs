@@ -1,13 +1,15 @@
 //! `sensor watch`: records as they come, one a line.
 
+use std::fmt::Write as _;
+
 use clap::Args;
 use sensor_common::gate::Rule;
 use sensor_proto::{
     json::{self, RecordLine, escape},
-    v1::{Observation, Record, StreamRecordsRequest, observation::Fact, record::Body},
+    v1::{Observation, Pressure, Record, StreamRecordsRequest, observation::Fact, record::Body},
 };
 
-use crate::detect::respawn::ending;
+use crate::detect::{pressure::projected_s, respawn::ending};
 
 use super::{
     client, describe,
@@ -218,6 +220,18 @@ fn fact(observation: &Observation) -> String {
                 .map_or_else(|| "nobody knows what is".into(), text::bytes),
             text::count(sample.trees.len() as u64, "tree", "trees"),
         ),
+        Some(Fact::Pressure(pressure)) => shortage(pressure),
+        Some(Fact::Usage(usage)) => {
+            let parts = [
+                ("memory", usage.memory_percent),
+                ("disk", usage.disk_percent),
+                ("CPU", usage.cpu_percent),
+            ];
+            let parts = parts
+                .iter()
+                .filter_map(|(name, percent)| Some(format!("{name} {} %", (*percent)?)));
+            format!("used: {}", parts.collect::<Vec<_>>().join(", "))
+        }
         Some(Fact::Exec(exec)) => format!(
             "pid {} of {}: {}",
             exec.process.unwrap_or_default().pid,
@@ -225,4 +239,26 @@ fn fact(observation: &Observation) -> String {
             text::command(&exec.argv),
         ),
     }
+}
+
+/// How hard memory is to get, in a line.
+fn shortage(pressure: &Pressure) -> String {
+    let place =
+        if pressure.cgroup.is_empty() { "the host".into() } else { text::safe(&pressure.cgroup) };
+    let mut line = match (pressure.available_bytes, pressure.total_bytes) {
+        (Some(available), Some(total)) => {
+            format!("{place}: {} of {} available", text::bytes(available), text::bytes(total))
+        }
+        _ => place,
+    };
+    if let Some(seconds) = projected_s(pressure) {
+        let _ = write!(line, ", none in {seconds:.0} s");
+    }
+    let waits = [("some task waits", pressure.some_percent), ("all wait", pressure.full_percent)];
+    for (who, percent) in waits {
+        if let Some(percent) = percent.filter(|percent| *percent >= 0.5) {
+            let _ = write!(line, ", {who} {percent:.0} % of the time");
+        }
+    }
+    line
 }
