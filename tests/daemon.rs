@@ -54,17 +54,27 @@ impl Sensor {
         Self::start_binary(&target::sensor()?, cage, more)
     }
 
-    /// The same with this binary.
+    /// Starts a daemon that looks at the whole machine: for machines that are the test's own.
+    pub fn of_the_host(more: &str) -> Result<Self> {
+        Self::start_with(&target::sensor()?, None, None, more)
+    }
+
+    /// The same with this binary, for one cage.
     pub fn start_binary(binary: &Path, cage: &Cage, more: &str) -> Result<Self> {
-        Self::start_with(binary, cage, None, more)
+        Self::start_with(binary, Some(cage), None, more)
     }
 
     /// The same with its log on another disk.
     pub fn start_on(state: &Path, cage: &Cage, more: &str) -> Result<Self> {
-        Self::start_with(&target::sensor()?, cage, Some(state), more)
+        Self::start_with(&target::sensor()?, Some(cage), Some(state), more)
     }
 
-    fn start_with(binary: &Path, cage: &Cage, state: Option<&Path>, more: &str) -> Result<Self> {
+    fn start_with(
+        binary: &Path,
+        cage: Option<&Cage>,
+        state: Option<&Path>,
+        more: &str,
+    ) -> Result<Self> {
         let binary = binary.to_path_buf();
         let base = tempfile::Builder::new().prefix("sensor-test-").tempdir()?;
         // The socket decides who may talk to it, not the path to it.
@@ -72,10 +82,10 @@ impl Sensor {
         let state = state.map_or_else(|| base.path().join("state"), Path::to_path_buf);
         let config = format!(
             "state_dir = \"{state}\"\nruntime_dir = \"{base}/run\"\n\n\
-             [scope]\ncgroup = [\"{scope}\"]\n\n{more}\n",
+             [scope]\ncgroup = {scope:?}\n\n{more}\n",
             state = state.display(),
             base = base.path().display(),
-            scope = cage.path(),
+            scope = cage.map(Cage::path).as_slice(),
         );
         fs::write(base.path().join("sensor.toml"), config)?;
         let group = Cage::new(Limits::NONE)?;

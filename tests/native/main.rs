@@ -24,9 +24,13 @@ mod judge;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod lead;
+#[cfg(test)]
 mod left_alone;
 #[cfg(test)]
 mod pause;
+#[cfg(test)]
+mod pressure;
 #[cfg(test)]
 mod privileges;
 #[cfg(test)]

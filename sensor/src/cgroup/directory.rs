@@ -46,6 +46,24 @@ pub fn ids(dir: &Path) -> io::Result<HashSet<u64>> {
     Ok(below(dir)?.iter().filter_map(|group| super::id(group).ok()).collect())
 }
 
+/// `dir` and the groups below it, parents first, so many at most. What is gone meanwhile is left out.
+pub fn below_within(dir: &Path, most: usize) -> Vec<std::path::PathBuf> {
+    let mut found = vec![dir.to_owned()];
+    let mut next = 0;
+    while let Some(group) = found.get(next).cloned() {
+        next += 1;
+        for entry in fs::read_dir(&group).into_iter().flatten().flatten() {
+            if found.len() >= most {
+                return found;
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
 /// `dir` and the groups below it, parents first.
 fn below(dir: &Path) -> io::Result<Vec<std::path::PathBuf>> {
     let mut found = vec![dir.to_owned()];

@@ -19,6 +19,7 @@ use super::{
     Reins,
     containments::{Containments, GUARDIAN, POLICY},
     investigations::{Investigations, Progress},
+    pressure::Shortages,
     reactor::{Containing, Found, Notice, Times, observation},
     requests::{self, Acted},
     respawn::Looping,
@@ -31,6 +32,7 @@ use crate::{
         Finding,
         group::{By, Group},
     },
+    diagnose::pressure::Shortage,
     evidence::gather::{Gatherer, Restarted},
     feed::link::Reply,
     host::Host,
@@ -107,6 +109,7 @@ pub struct Desk {
     pub loops: HashMap<String, Looping>,
     /// How long nobody has told of one that is over, ns.
     pub quiet_ns: u64,
+    pub shortages: Shortages,
 }
 
 /// What an incident is about, and how far it has been looked at.
@@ -124,8 +127,15 @@ pub struct Matter {
 impl Matter {
     pub fn new(incident: &str, finding: Finding) -> Self {
         let incident = incident.to_owned();
-        let subject = Subject { incident, finding, restarted: None, given: 0 };
+        let subject = Subject { incident, finding, restarted: None, shortage: None, given: 0 };
         Self { subject, studying: false, again: false, studied: false, asked: Vec::new() }
+    }
+
+    /// The same of a shortage.
+    pub fn short(incident: &str, finding: Finding, shortage: Shortage) -> Self {
+        let mut matter = Self::new(incident, finding);
+        matter.subject.shortage = Some(shortage);
+        matter
     }
 
     /// The same of a respawn loop.
@@ -154,6 +164,8 @@ impl Desk {
                 self.contained(&incident, contained, thaw_ns, turn);
             }
             Notice::Exec(exec) => self.executed(&exec),
+            Notice::Pressure(pressure) => self.pressed(*pressure),
+            Notice::Usage(usage) => self.used(usage),
             Notice::Braked(braked) => {
                 tracing::debug!("the brake holds process {}", braked.process.tgid);
             }
@@ -548,6 +560,7 @@ impl Desk {
         if let Some(looping) = self.loops.get_mut(id) {
             looping.close();
         }
+        self.shortages.close(id);
         Some(self.announce(change))
     }
 }

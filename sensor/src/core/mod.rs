@@ -9,6 +9,7 @@
 mod containments;
 mod desk;
 mod investigations;
+mod pressure;
 mod privileges;
 mod reactor;
 mod requests;
@@ -45,6 +46,7 @@ use self::{
     containments::Containments,
     desk::{Desk, Done},
     investigations::Investigations,
+    pressure::Shortages,
     reactor::{MESSAGES, Notice, Reactor, Times},
     succession::Legacy,
     trees::Trees,
@@ -270,6 +272,15 @@ impl Daemon {
             freeze_ns: u64::from(config.respond.freeze_s) * 1_000_000_000,
             brake_extra_ns: u64::from(config.respond.brake_extra_s) * 1_000_000_000,
         };
+        let shortages = Shortages::start(
+            config,
+            &hierarchies,
+            &responder_options.scope,
+            &lineage,
+            &notice_sender,
+            &overflow,
+            &mut degradations,
+        );
         let responder = Arc::new(responder);
         let guardian = Arc::new(guardian);
         let (explosions, alarms) = storm::channel();
@@ -347,6 +358,7 @@ impl Daemon {
             matters: HashMap::new(),
             loops: HashMap::new(),
             quiet_ns: quiet_ns(&config.detect.respawns()),
+            shortages,
         };
         desk.begin(&opened, degradations, baseline_processes);
         desk.succeed(Legacy { opened, predecessor });

@@ -4,8 +4,12 @@
 use std::sync::Arc;
 
 use crate::{
-    detect::Finding,
-    diagnose::{self, Case, respawn, storm},
+    detect::{Finding, usage},
+    diagnose::{
+        self, Case,
+        pressure::{self, Shortage},
+        respawn, storm,
+    },
     evidence::{
         EvidenceLog,
         gather::{Gatherer, Restarted},
@@ -33,6 +37,8 @@ pub struct Subject {
     pub finding: Finding,
     /// Of a respawn loop: what is restarted, where this run has seen it.
     pub restarted: Option<Restarted>,
+    /// Of pressure on memory: what was at hand as it was said.
+    pub shortage: Option<Shortage>,
     /// Evidence ids that were used before.
     pub given: u32,
 }
@@ -58,10 +64,15 @@ pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> 
             _ => None,
         };
     }
-    for evidence in
-        [gatherer.pressure(), gatherer.meminfo(), gatherer.kernel_log()].into_iter().flatten()
-    {
-        log.add(evidence);
+    let around = [gatherer.pressure(), gatherer.meminfo(), gatherer.kernel_log()];
+    let cited: Vec<String> =
+        around.into_iter().flatten().map(|evidence| log.add(evidence)).collect();
+    if let Some(shortage) = &subject.shortage {
+        let redactor = gatherer.redactor();
+        let case = pressure::Case { shortage, cited: &cited, redactor };
+        diagnosis = Some(pressure::diagnose(&case));
+    } else if subject.finding.rule == usage::RULE {
+        diagnosis = Some(diagnose::numbers(&subject.finding, &cited));
     }
     Study {
         incident: subject.incident.clone(),

@@ -11,6 +11,7 @@ mod git_hook;
 mod lines;
 mod make;
 mod npm;
+pub mod pressure;
 pub mod respawn;
 mod script;
 mod site;
@@ -143,6 +144,13 @@ fn told(claim: Claim, chain_evidence: &str) -> proto::Diagnosis {
         remedy: claim.remedy,
         cycle: None,
     }
+}
+
+/// What can be said of a finding without a chain: its numbers.
+pub fn numbers(finding: &Finding, cited: &[String]) -> proto::Diagnosis {
+    let mut diagnosis = told(generic::numbers(finding), "");
+    diagnosis.evidence = cited.to_vec();
+    diagnosis
 }
 
 /// How far it went, as one more sentence.

@@ -11,7 +11,7 @@ use crate::{
     detect::{
         Finding,
         group::{self, Group},
-        respawn,
+        pressure, respawn, usage,
     },
     lineage::ProcessKey,
     proto::{self, Incident, Severity, State},
@@ -135,7 +135,13 @@ impl Incidents {
 
     /// The incident that a finding is about: the same culprit, or one in the same line of descent.
     fn belonging(&self, finding: &Finding, scene: &Scene) -> Option<String> {
-        let culprit = finding.culprit?;
+        let Some(culprit) = finding.culprit else {
+            // Nobody's: it is the same where all the facts are.
+            let fingerprint = fingerprint(finding.kind, scene.identity);
+            let same =
+                |live: &&Live| live.culprit.is_none() && live.incident.fingerprint == fingerprint;
+            return self.live.values().find(same).map(|live| live.incident.id.clone());
+        };
         if finding.kind == proto::Kind::CrashLoop {
             // A supervisor restarts several commands: each is a cause of its own.
             let fingerprint = fingerprint(finding.kind, scene.identity);
@@ -262,9 +268,14 @@ impl Default for Change {
 
 /// What may be contained is critical, and so is what has come back three times; but a respawn loop,
 /// which costs two processes, is never.
-fn severity(finding: &Finding, before: u32) -> Severity {
+pub fn severity(finding: &Finding, before: u32) -> Severity {
     let kind = finding.kind;
-    if kind == proto::Kind::CrashLoop && respawn::is_grave(finding) {
+    if finding.rule == usage::RULE {
+        // A number that somebody chose: that it comes back makes it no worse.
+        Severity::Warning
+    } else if pressure::is_critical(finding) {
+        Severity::Critical
+    } else if kind == proto::Kind::CrashLoop && respawn::is_grave(finding) {
         Severity::Warning
     } else if matches!(kind, proto::Kind::Manual | proto::Kind::CrashLoop) {
         Severity::Info
@@ -275,7 +286,7 @@ fn severity(finding: &Finding, before: u32) -> Severity {
     }
 }
 
-fn claim(finding: &Finding) -> proto::Finding {
+pub fn claim(finding: &Finding) -> proto::Finding {
     proto::Finding {
         rule: finding.rule.into(),
         confidence: finding.confidence,
@@ -343,8 +354,20 @@ fn summary(finding: &Finding, culprit: Option<&proto::Culprit>) -> String {
         proto::Kind::Recursion => format!("{who} runs itself again and again"),
         proto::Kind::ForkStorm => format!("{who} starts processes without end"),
         proto::Kind::CrashLoop => format!("{who} restarts a command that fails at once"),
+        _ if finding.rule == usage::RULE => above(finding),
+        proto::Kind::MemoryPressure => "memory is short".to_owned(),
         _ => format!("{who} was reported by hand"),
     }
+}
+
+/// A threshold of an operator's that was crossed.
+fn above(finding: &Finding) -> String {
+    let Some(measure) = finding.measures.first() else { return finding.rule.to_owned() };
+    let proto::Measure { name, value, threshold, unit } = measure;
+    let name = if name == "cpu" { "the CPUs" } else { name };
+    let are = if name == "the CPUs" { "are" } else { "is" };
+    let limit = threshold.unwrap_or_default();
+    format!("{name} {are} used to {value} {unit}, above the threshold of {limit} {unit}")
 }
 
 /// A culprit in a few words: its command line, escaped and cut, and its pid.

@@ -5,6 +5,7 @@ mod cut;
 mod guest;
 mod initramfs;
 mod kernel;
+mod lead;
 mod page;
 
 use std::{
@@ -62,6 +63,10 @@ pub struct Args {
     /// No tests: cut the guest's power so often while it writes, and see that nothing announced is gone
     #[arg(long, value_name = "TIMES", conflicts_with_all = ["shell", "page", "filter"])]
     cut: Option<u32>,
+    /// Only leaks that the kernel ends: how long before that the sensor told of them, and earlyoom would have acted;
+    /// writes the table in docs/measurements.md
+    #[arg(long, conflicts_with_all = ["shell", "page", "filter", "cut"])]
+    lead: bool,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -71,6 +76,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if let Some(times) = args.cut {
         return cut::run(&args.kernels[0], times);
+    }
+    if args.lead {
+        return lead::run(&args.kernels);
     }
     let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
     let mut able = Vec::new();
@@ -107,7 +115,7 @@ fn guest(
     skips: &SkipList,
 ) -> Result<(Suite, Option<page::Able>)> {
     let name = format!("vm {kernel}");
-    let console = place::target().join(format!("vm/{kernel}.log"));
+    let console = console(kernel);
     let filter = filter.unwrap_or_default();
     if filter.contains(|c: char| c.is_whitespace() || c.is_control()) {
         bail!("{filter:?}: a test's name has no spaces");
@@ -139,6 +147,11 @@ fn guest(
     Ok((suite, able))
 }
 
+/// Where the guest's first serial line goes.
+fn console(kernel: &str) -> PathBuf {
+    place::target().join(format!("vm/{kernel}.log"))
+}
+
 fn shell(kernel: &str) -> Result<ExitCode> {
     let mut machine = machine(kernel, &format!("sensor.vm={kernel} sensor.shell"))?;
     let status = machine.args(["-serial", "mon:stdio"]).status().context("cannot start QEMU")?;
@@ -156,7 +169,7 @@ fn machine(kernel: &str, more: &str) -> Result<Command> {
     let kernel = kernel::get(kernel)?;
     eprintln!("kernel {}", kernel.version);
     let initramfs = place::target().join("vm/initramfs");
-    guest::write(&initramfs, &cargo::sensor(false)?, &tests()?)?;
+    guest::write(&initramfs, &cargo::sensor(false)?, &tests()?, &lead::peer())?;
     let mut machine = Command::new("qemu-system-x86_64");
     machine
         // Emulation: works where there is no KVM, and alike everywhere. One thread for all processors:
