@@ -160,7 +160,7 @@ impl Desk {
         for said in said.unwrap_or_default() {
             match said {
                 Said::Risen { cgroup, level, finding } => {
-                    if let Some(opened) = self.short(&cgroup, level, finding, &pressure) {
+                    if let Some(opened) = self.short(&cgroup, level, *finding, &pressure) {
                         id = Some(opened);
                     }
                 }
@@ -271,7 +271,7 @@ impl Desk {
                     let opened = change.incident.id.clone();
                     self.shortages.above.insert(kind, opened.clone());
                     self.announce(change);
-                    self.matters.insert(opened.clone(), Matter::new(&opened, finding));
+                    self.matters.insert(opened.clone(), Matter::new(&opened, *finding));
                     self.study(&opened);
                     id = Some(opened);
                 }

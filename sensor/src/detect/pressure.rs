@@ -142,7 +142,7 @@ impl Sign {
     /// The threshold of a level, or the nearest below it that there is.
     fn threshold(&self, level: Level) -> Option<f64> {
         let below = Level::RISEN.into_iter().zip(self.thresholds).filter(|(at, _)| *at <= level);
-        below.filter_map(|(_, threshold)| threshold).last()
+        below.filter_map(|(_, threshold)| threshold).next_back()
     }
 }
 
@@ -314,7 +314,7 @@ impl Teller {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Said {
     /// A place got worse, to `warning` or `critical`.
-    Risen { cgroup: String, level: Level, finding: Finding },
+    Risen { cgroup: String, level: Level, finding: Box<Finding> },
     /// A place of which something was said is calm again.
     Calm { cgroup: String },
 }
@@ -342,7 +342,7 @@ impl Detector {
             self.places.remove(&cgroup);
         }
         if now > before && now >= Level::Warning {
-            let finding = finding(pressure, now, &self.limits);
+            let finding = Box::new(finding(pressure, now, &self.limits));
             vec![Said::Risen { cgroup, level: now, finding }]
         } else if before >= Level::Warning && now < Level::Warning {
             vec![Said::Calm { cgroup }]

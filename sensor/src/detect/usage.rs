@@ -35,7 +35,7 @@ const CONFIDENCE: f64 = 0.5;
 /// What a look changes.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Said {
-    Above(Finding),
+    Above(Box<Finding>),
     /// Not any more.
     Below(Kind),
 }
@@ -66,7 +66,7 @@ impl Detector {
             if is_above(pair) {
                 self.left[at] = CALM_LOOKS;
                 if before == 0 {
-                    said.push(Said::Above(finding(kind, name, pair, usage)));
+                    said.push(Said::Above(Box::new(finding(kind, name, pair, usage))));
                 }
             } else if before > 0 {
                 self.left[at] -= 1;

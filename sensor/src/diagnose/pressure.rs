@@ -170,8 +170,7 @@ pub fn diagnose(case: &Case<'_>) -> proto::Diagnosis {
         );
     }
     if remedy.is_empty() {
-        remedy =
-            "Look with `sensor top` at who holds most, and end or bound what may go.".to_owned();
+        remedy += "Look with `sensor top` at who holds most, and end or bound what may go.";
     }
     proto::Diagnosis {
         cause,
@@ -255,7 +254,7 @@ impl<'a> Change<'a> {
 
     /// What is gone of the memory that was available, bytes.
     fn gone(&self) -> i64 {
-        self.host(|host| host.available_bytes).map_or(0, |change| change.saturating_neg())
+        self.host(|host| host.available_bytes).map_or(0, i64::saturating_neg)
     }
 
     /// Whether so much growth explains what is gone.
@@ -433,14 +432,14 @@ mod tests {
     const MIB: u64 = 1 << 20;
     const S: u64 = 1_000_000_000;
 
-    fn root(pid: u32) -> Option<proto::ProcessKey> {
-        Some(proto::ProcessKey { pid, start_ns: u64::from(pid) })
+    fn root(pid: u32) -> proto::ProcessKey {
+        proto::ProcessKey { pid, start_ns: u64::from(pid) }
     }
 
     fn tree(pid: u32, parent: u32, mib: u64) -> TreeMemory {
         TreeMemory {
-            root: root(pid),
-            parent: root(parent),
+            root: Some(root(pid)),
+            parent: Some(root(parent)),
             alive: true,
             comm: format!("p{pid}"),
             bytes: mib * MIB,
@@ -542,7 +541,7 @@ mod tests {
             what: "/usr/bin/claude".into(),
             processes: 40,
             bytes: mib * MIB,
-            eldest: root(9),
+            eldest: Some(root(9)),
         };
         let mut before = sample(0, 2000, &[]);
         before.groups = vec![of(100)];

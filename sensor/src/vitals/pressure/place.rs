@@ -344,7 +344,7 @@ mod tests {
             let reclaimed = (second * 10, second * 60_000_000);
             let now = place.look(second * S, [false; 2], reclaimed, &mut buffer);
             assert_eq!((now.some_percent, now.full_percent), (Some(80.0), Some(40.0)));
-            assert_eq!(now.full_windows as u64, second - 1);
+            assert_eq!(u64::from(now.full_windows), second - 1);
             assert_eq!(now.full_avg10, Some(21.5));
             if second > 2 {
                 assert_eq!((now.reclaims, now.reclaim_percent), (Some(10), Some(6.0)));
