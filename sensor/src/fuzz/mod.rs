@@ -34,7 +34,7 @@ const fn target(
 }
 
 /// All of them.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 20] = [
     target("config", "the configuration", files::config, files::configs, 4096),
     target("export", "an exported incident", files::export, files::exports, 4096),
     target("trace", "a lifecycle trace, and its replay", files::trace, files::traces, 4096),
@@ -52,6 +52,7 @@ pub const TARGETS: [Target; 19] = [
     target("vitals", "pressure, load and memory", kernel::vitals, kernel::vital_files, 1024),
     target("kmsg", "lines of the kernel's log", kernel::kmsg, kernel::kernel_lines, 8192),
     target("redaction", "text and arguments with secrets", text::redaction, text::secrets, 2048),
+    target("rendering", "text for a model", text::rendering, text::renderings, 1024),
     target("agent", "what an agent writes", text::agent, text::agent_lines, 4096),
     target("project", "a culprit's files, as rules read them", project::run, project::seeds, 2048),
 ];
