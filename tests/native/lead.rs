@@ -124,7 +124,7 @@ impl Earlyoom {
             .spawn()
             .unwrap();
         let said = child.stderr.take()?;
-        let acted_ns = Arc::default();
+        let acted_ns: Arc<Mutex<Option<u64>>> = Arc::default();
         let acted = Arc::clone(&acted_ns);
         thread::spawn(move || {
             for line in BufReader::new(said).lines().map_while(Result::ok) {

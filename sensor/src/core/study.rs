@@ -72,7 +72,7 @@ pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> 
         let case = pressure::Case { shortage, cited: &cited, redactor };
         diagnosis = Some(pressure::diagnose(&case));
     } else if subject.finding.rule == usage::RULE {
-        diagnosis = Some(diagnose::numbers(&subject.finding, &cited));
+        diagnosis = Some(diagnose::threshold(&subject.finding, &cited));
     }
     Study {
         incident: subject.incident.clone(),

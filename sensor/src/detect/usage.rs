@@ -126,6 +126,19 @@ fn finding(
     }
 }
 
+/// What was crossed, in words.
+pub fn sentence(finding: &Finding) -> String {
+    let Some(measure) = finding.measures.first() else { return finding.rule.to_owned() };
+    let proto::Measure { name, value, threshold, unit } = measure;
+    let (what, are) = match name.as_str() {
+        "cpu" => ("the CPUs", "are"),
+        "disk" => ("the disk", "is"),
+        _ => ("the memory", "is"),
+    };
+    let limit = threshold.unwrap_or_default();
+    format!("{what} {are} used to {value} {unit}, above the threshold of {limit} {unit}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +178,7 @@ mod tests {
             told,
             [("cpu", 81.0, Some(80.0)), ("memory", 91.0, None), ("disk", 100.0, None)]
         );
+        assert_eq!(sentence(finding), "the CPUs are used to 81 %, above the threshold of 80 %");
         assert_eq!(detector.observe(&both), []);
         for _ in 0..2 {
             assert!(detector.tells(&quiet));

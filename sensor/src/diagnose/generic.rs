@@ -42,11 +42,7 @@ pub(super) fn numbers(finding: &Finding) -> Claim {
     Claim {
         by: "numbers",
         cause: format!("{} crossed: {numbers}. No rule knows why.", finding.rule),
-        remedy: if finding.culprit.is_some() {
-            "Look at the tree and the chain of this incident.".to_owned()
-        } else {
-            "Look with `sensor top` at what runs.".to_owned()
-        },
+        remedy: "Look at the tree and the chain of this incident.".to_owned(),
         // What was measured is true; it explains little.
         confidence: finding.confidence.clamp(0.0, 0.3),
         evidence: Vec::new(),

@@ -354,20 +354,10 @@ fn summary(finding: &Finding, culprit: Option<&proto::Culprit>) -> String {
         proto::Kind::Recursion => format!("{who} runs itself again and again"),
         proto::Kind::ForkStorm => format!("{who} starts processes without end"),
         proto::Kind::CrashLoop => format!("{who} restarts a command that fails at once"),
-        _ if finding.rule == usage::RULE => above(finding),
+        _ if finding.rule == usage::RULE => usage::sentence(finding),
         proto::Kind::MemoryPressure => "memory is short".to_owned(),
         _ => format!("{who} was reported by hand"),
     }
-}
-
-/// A threshold of an operator's that was crossed.
-fn above(finding: &Finding) -> String {
-    let Some(measure) = finding.measures.first() else { return finding.rule.to_owned() };
-    let proto::Measure { name, value, threshold, unit } = measure;
-    let name = if name == "cpu" { "the CPUs" } else { name };
-    let are = if name == "the CPUs" { "are" } else { "is" };
-    let limit = threshold.unwrap_or_default();
-    format!("{name} {are} used to {value} {unit}, above the threshold of {limit} {unit}")
 }
 
 /// A culprit in a few words: its command line, escaped and cut, and its pid.

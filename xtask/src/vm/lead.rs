@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use super::{console, guest, kernel};
+use super::{console, kernel};
 use crate::{
     measure::machine::Machine,
     place, step,
@@ -56,6 +56,10 @@ pub fn run(kernels: &[String]) -> Result<ExitCode> {
         for lead in parse(&String::from_utf8_lossy(&log)) {
             found.insert((lead.mb, order), lead);
         }
+    }
+    if found.is_empty() {
+        // The table stays as it was.
+        return Ok(test::report(&suites));
     }
     let machine = Machine::read();
     let Machine { processor, commit, load, .. } = &machine;
