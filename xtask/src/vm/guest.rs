@@ -21,7 +21,7 @@ const PYTHON: &str = "/usr/bin/python3";
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Writes the guest's initramfs with the sensor, the test programs and a peer, where there is one, to `file`.
-pub fn write(file: &Path, sensor: &Path, tests: &[PathBuf], peer: &Path) -> Result<()> {
+pub fn write(file: &Path, sensor: &Path, tests: &Path, peer: &Path) -> Result<()> {
     let mut tree = tree(sensor, tests)?;
     if peer.exists() {
         let name = peer.file_name().context("a peer without a name")?;
@@ -35,7 +35,7 @@ pub fn write(file: &Path, sensor: &Path, tests: &[PathBuf], peer: &Path) -> Resu
     Ok(())
 }
 
-fn tree(sensor: &Path, tests: &[PathBuf]) -> Result<Tree> {
+fn tree(sensor: &Path, tests: &Path) -> Result<Tree> {
     let mut tree = Tree::default();
     for (link, to) in
         [("/bin", "usr/bin"), ("/sbin", "usr/bin"), ("/lib", "usr/lib"), ("/lib64", "usr/lib64")]
@@ -58,10 +58,8 @@ fn tree(sensor: &Path, tests: &[PathBuf]) -> Result<Tree> {
 
     tree.copy("/init", 0o755, place::workspace().join("tests/vm/init"))?;
     program(&mut tree, "/usr/bin/sensor", &stripped(sensor)?)?;
-    for test in tests {
-        let name = test.file_name().context("a test program without a name")?;
-        program(&mut tree, Path::new("/usr/lib/sensor-tests").join(name), &stripped(test)?)?;
-    }
+    let name = tests.file_name().context("a test program without a name")?;
+    program(&mut tree, Path::new("/usr/lib/sensor-tests").join(name), &stripped(tests)?)?;
     for name in USERLAND {
         let path = place::command(name)
             .with_context(|| format!("{name} is needed in the guest but not installed here"))?;

@@ -18,7 +18,7 @@ use super::{console, kernel};
 use crate::{
     measure::machine::Machine,
     place, step,
-    test::{self, results::Suite, skips::SkipList},
+    test::{self, Built, results::Suite, skips::SkipList},
 };
 
 /// The tests that measure, and how their lines on the console begin.
@@ -45,10 +45,11 @@ struct Lead {
 pub fn run(kernels: &[String]) -> Result<ExitCode> {
     fetch_peer()?;
     let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
+    let built = Built::all()?;
     let mut found: BTreeMap<(u32, usize), Lead> = BTreeMap::new();
     let mut suites: Vec<Suite> = Vec::new();
     for (order, name) in kernels.iter().enumerate() {
-        match super::suite(name, Some(TESTS), &skips) {
+        match super::suite(name, &built, Some(TESTS), &skips) {
             Ok(suite) => suites.push(suite),
             Err(error) => suites.push(test::broken(&format!("vm {name}"), &error)),
         }
