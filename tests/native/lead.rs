@@ -116,16 +116,16 @@ impl Earlyoom {
     /// `None`: it is not in this guest.
     fn start() -> Option<Self> {
         let program = skip::find("earlyoom")?;
-        let mut child = Command::new(program)
+        let child = Command::new(program)
             .args(["--dryrun", "-r", "0"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let said = child.stderr.take()?;
-        let acted_ns: Arc<Mutex<Option<u64>>> = Arc::default();
-        let acted = Arc::clone(&acted_ns);
+        let mut started = Self { child, acted_ns: Arc::default() };
+        let said = started.child.stderr.take().unwrap();
+        let acted = Arc::clone(&started.acted_ns);
         thread::spawn(move || {
             for line in BufReader::new(said).lines().map_while(Result::ok) {
                 if line.contains("low memory!") {
@@ -133,7 +133,7 @@ impl Earlyoom {
                 }
             }
         });
-        Some(Self { child, acted_ns })
+        Some(started)
     }
 
     /// When it would have sent its first signal.

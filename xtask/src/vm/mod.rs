@@ -10,6 +10,7 @@ mod page;
 
 use std::{
     env, fs,
+    path::PathBuf,
     process::{Command, ExitCode},
     time::Duration,
 };
