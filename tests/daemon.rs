@@ -100,7 +100,10 @@ impl Sensor {
         let mut ended = None;
         let ready = until(START_LIMIT, || {
             ended = self.core.try_wait().ok().flatten();
-            ended.is_some() || self.call(&["status"]).is_ok_and(|said| said.status.success())
+            // To ask is work, too: for a socket that is not there yet it would only hold up the start.
+            ended.is_some()
+                || self.socket().exists()
+                    && self.call(&["status"]).is_ok_and(|said| said.status.success())
         });
         match ended {
             Some(status) => bail!("the daemon ended: {status}\n{}", self.log_tail()),

@@ -115,7 +115,7 @@ fn suites(args: &Args) -> Result<Vec<Suite>> {
 fn guests(built: &Built, skips: &SkipList) -> Vec<Suite> {
     step::go_first();
     let suite = |kernel: &str| {
-        let suite = vm::suite(kernel, built, None, skips);
+        let suite = vm::suite(kernel, built, skips);
         suite.unwrap_or_else(|error| broken(&format!("vm {kernel}"), &error))
     };
     vm::DEFAULT.into_iter().map(suite).collect()

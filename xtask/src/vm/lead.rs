@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use serde::Deserialize;
 
-use super::{console, kernel};
+use super::{Which, console, guest, kernel};
 use crate::{
     measure::machine::Machine,
     place, step,
@@ -49,8 +49,8 @@ pub fn run(kernels: &[String]) -> Result<ExitCode> {
     let mut found: BTreeMap<(u32, usize), Lead> = BTreeMap::new();
     let mut suites: Vec<Suite> = Vec::new();
     for (order, name) in kernels.iter().enumerate() {
-        match super::suite(name, &built, Some(TESTS), &skips) {
-            Ok(suite) => suites.push(suite),
+        match guest(name, &built, &Which::Only(vec![TESTS]), &skips) {
+            Ok((suite, _)) => suites.push(suite),
             Err(error) => suites.push(test::broken(&format!("vm {name}"), &error)),
         }
         let log = fs::read(console(name)).unwrap_or_default();
