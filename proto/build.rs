@@ -30,7 +30,7 @@ const ENUMS: [(&str, &str); 12] = [
 ];
 
 /// 64-bit integers that JSON carries as strings, because readers hold numbers in doubles.
-const STRINGS: [&str; 25] = [
+const STRINGS: [&str; 31] = [
     "Record.seq",
     "Record.boot_ns",
     "Alarm.span_ns",
@@ -52,6 +52,12 @@ const STRINGS: [&str; 25] = [
     "MemorySample.at_ns",
     "MemorySample.took_ns",
     "TreeMemory.stalled_ns",
+    "MemorySample.series_ns",
+    "TreeMemory.program",
+    "TreeMemory.signature",
+    "TreeMemory.alike_program",
+    "SamplingStatus.took_ns",
+    "LiveTree.stalled_ns",
     "Pressure.at_ns",
     "Pressure.window_ns",
     "Pressure.falling_ns",

@@ -19,6 +19,7 @@ use super::{
     Reins,
     containments::{Containments, GUARDIAN, POLICY},
     investigations::{Investigations, Progress},
+    memory::Sampling,
     pressure::Shortages,
     reactor::{Containing, Found, Notice, Times, observation},
     requests::{self, Acted},
@@ -72,6 +73,7 @@ pub struct Desk {
     pub log: Log,
     /// None where it could not be started.
     pub recorder: Option<Recorder>,
+    pub memory: Sampling,
     pub host: Host,
     pub lineage: Arc<Lineage>,
     pub trees: Arc<Trees>,

@@ -50,6 +50,10 @@ const GROUPS_EVERY_S: u32 = 10;
 /// cgroups that one such look goes through, 10 µs each.
 const LOOKED_AT: usize = 1024;
 
+/// Who holds what is compared with how it was so long ago, ns: a minute's growth of a slow leak is within what
+/// programs take and give back.
+const COMPARED_NS: u64 = 180_000_000_000;
+
 /// Processes that wait most, of which an incident tells.
 const WAITING: usize = 3;
 
@@ -250,12 +254,23 @@ impl Desk {
         });
         let growths = growths
             .filter_map(|incident| Some((incident.culprit.as_ref()?.pid, incident.id.clone())));
-        Shortage {
+        let since_ns = pressure.at_ns.saturating_sub(COMPARED_NS);
+        let (before, now) = self.memory.recent().ends(since_ns).unzip();
+        let mut shortage = Shortage {
             pressure: pressure.clone(),
             waiting: waiting.collect(),
             growths: growths.collect(),
-            ..Shortage::default()
-        }
+            before,
+            now,
+            commands: Vec::new(),
+        };
+        // Of the few that are told, what they run.
+        let commands = shortage.growing().into_iter().filter_map(|key| {
+            let node = self.lineage.living(key.tgid).filter(|node| node.key == key)?;
+            Some((key, node.exec?.argv))
+        });
+        shortage.commands = commands.collect();
+        shortage
     }
 
     /// A look at the percentages.

@@ -75,6 +75,16 @@ impl Shortage {
     }
 }
 
+impl Shortage {
+    /// Roots of the trees that are told as those who take it.
+    pub fn growing(&self) -> Vec<ProcessKey> {
+        let growers = Change::of(self).map(|change| change.growers()).unwrap_or_default();
+        let root = |(tree, _): (&TreeMemory, i64)| tree.root;
+        let roots = growers.into_iter().filter_map(root);
+        roots.map(|root| ProcessKey::new(root.pid, root.start_ns)).collect()
+    }
+}
+
 /// `the host`, or a cgroup's path.
 pub fn place(cgroup: &str) -> String {
     if cgroup.is_empty() { "the host".into() } else { escape(cgroup.as_bytes()) }

@@ -204,6 +204,8 @@ pub fn vitals(text: &[u8]) {
     for average in [stalls.some_avg10, stalls.full_avg10].into_iter().flatten() {
         assert!((0.0..=100.0).contains(&average));
     }
+    let host = parse::host(text);
+    assert!(host.available_bytes.is_none_or(|bytes| bytes % 1024 == 0));
 }
 
 pub fn vital_files() -> Vec<Vec<u8>> {
