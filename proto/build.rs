@@ -14,7 +14,7 @@ const FILES: [&str; 4] = [
 ];
 
 /// Enum fields: message.field → module path of the serializer that knows its words.
-const ENUMS: [(&str, &str); 12] = [
+const ENUMS: [(&str, &str); 13] = [
     ("Record.priority", "priority"),
     ("Incident.kind", "kind"),
     ("Incident.severity", "severity"),
@@ -25,6 +25,7 @@ const ENUMS: [(&str, &str); 12] = [
     ("Transition.to", "state"),
     ("Action.kind", "action_kind"),
     ("Investigation.state", "investigation_state"),
+    ("Findings.verdict", "verdict"),
     ("FileFact.state", "file_state"),
     ("ActRequest.verb", "verb"),
 ];
@@ -61,7 +62,7 @@ const STRINGS: [&str; 27] = [
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.
-const BYTES: [&str; 11] = [
+const BYTES: [&str; 12] = [
     "Evidence.content.text",
     "Process.cwd",
     "Process.exe",
@@ -73,6 +74,7 @@ const BYTES: [&str; 11] = [
     "Culprit.exe",
     "Step.cwd",
     "Transcript.text",
+    "ReadSourceRequest.path",
 ];
 
 /// `repeated bytes` fields.
@@ -86,7 +88,7 @@ const BYTE_LISTS: [&str; 7] = [
     "LiveTree.argv",
 ];
 
-const TIMES: [&str; 10] = [
+const TIMES: [&str; 11] = [
     "Record.at",
     "Evidence.at",
     "Incident.opened_at",
@@ -95,6 +97,7 @@ const TIMES: [&str; 10] = [
     "Action.at",
     "Investigation.started_at",
     "Investigation.ended_at",
+    "Findings.at",
     "VitalsSample.at",
     "TreeList.at",
 ];

@@ -9,6 +9,8 @@
 mod absorb;
 mod containments;
 mod desk;
+mod findings;
+mod growth;
 mod investigations;
 pub mod memory;
 mod privileges;
@@ -46,6 +48,7 @@ use tokio::{
 use self::{
     containments::Containments,
     desk::{Desk, Done},
+    growth::Growth,
     investigations::Investigations,
     memory::{Sampler, Sampling},
     reactor::{MESSAGES, Notice, Reactor, Times},
@@ -60,6 +63,7 @@ use crate::{
     feed::{
         access::Named,
         link::{Link, LinkError, LinkOptions, Question, Tcp},
+        runs::Doors,
         tls::Files,
         webhooks::link::{Told, Webhooks, WebhooksError, WebhooksOptions},
     },
@@ -298,6 +302,7 @@ impl Daemon {
         });
         // The running program itself, also when its file was replaced meanwhile.
         let program = Path::new("/proc/self/exe");
+        let doors = Doors::default();
         let (link, questions) = Link::start(LinkOptions {
             program: program.to_owned(),
             socket: config.socket(),
@@ -305,6 +310,7 @@ impl Daemon {
             user: serve_user,
             tcp: tcp(&config.feed.tcp),
             unwritten: log.unwritten(),
+            doors: doors.clone(),
         })?;
         let (webhooks, delivered) = Webhooks::start(&WebhooksOptions {
             program,
@@ -326,7 +332,8 @@ impl Daemon {
             Arc::clone(&gatherer),
             hierarchies.clone(),
         );
-        let memory = sampling(sampler, &log).map_err(CoreError::Threads)?;
+        let growth = Growth::new(config.detect.memory(), Arc::clone(&reactor));
+        let memory = sampling(sampler, &log, growth).map_err(CoreError::Threads)?;
         let mut desk = Desk {
             log,
             recorder,
@@ -344,6 +351,7 @@ impl Daemon {
                 &hierarchies,
                 home,
                 scratch,
+                doors,
                 Arc::clone(&gatherer),
             ),
             gatherer,
@@ -362,6 +370,7 @@ impl Daemon {
             acting: HashSet::new(),
             matters: HashMap::new(),
             loops: HashMap::new(),
+            unseen: HashMap::new(),
             quiet_ns: quiet_ns(&config.detect.respawns()),
         };
         desk.begin(&opened, degradations, baseline_processes);
@@ -532,12 +541,13 @@ fn recorder(
     Recorder::start(state_dir, before, trees, move |sample| log.append_vitals(sample))
 }
 
-/// Samples of who holds memory, into the log.
-fn sampling(sampler: Sampler, log: &Log) -> io::Result<Sampling> {
+/// Samples of who holds memory, into the log and to the detectors.
+fn sampling(sampler: Sampler, log: &Log, mut growth: Growth) -> io::Result<Sampling> {
     let log = log.clone();
     Sampling::start(sampler, move |sample| {
         let fact = Some(Fact::Memory(sample.clone()));
         log.append(Draft::bulk(Body::Observation(proto::Observation { fact })));
+        growth.see(sample);
     })
 }
 

@@ -16,7 +16,7 @@ use sensor_common::respawn::Window;
 
 use super::{
     EvidenceLog, Redactor,
-    files::{Projects, SourceFiles, homes},
+    files::{self, Projects, SourceFiles, homes},
     kmsg,
     proc::{Opened, Proc, Target, read_file},
     proportional, room,
@@ -267,6 +267,16 @@ impl Gatherer {
         let living: Vec<ProcessKey> =
             chain.links.iter().filter(|link| link.alive).map(|link| link.key).collect();
         SourceFiles::new(&self.proc, &living, projects, &self.redactor, log)
+    }
+
+    /// A file that an investigator asks for: see [`files::read_source`].
+    pub fn read_source(
+        &self,
+        processes: &[ProcessKey],
+        cwd: &[u8],
+        path: &[u8],
+    ) -> proto::Evidence {
+        files::read_source(&self.proc, processes, cwd, path, &self.homes, &self.redactor)
     }
 
     /// Stalls of the host (PSI); `None` where the kernel does not measure them.

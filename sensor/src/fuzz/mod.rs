@@ -2,6 +2,7 @@
 //! of the result. `cargo xtask fuzz` runs them for as long as one likes, the tests here for a moment.
 
 mod files;
+mod findings;
 mod frames;
 mod kernel;
 mod log;
@@ -34,10 +35,17 @@ const fn target(
 }
 
 /// All of them.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 21] = [
     target("config", "the configuration", files::config, files::configs, 4096),
     target("export", "an exported incident", files::export, files::exports, 4096),
     target("trace", "a lifecycle trace, and its replay", files::trace, files::traces, 4096),
+    target(
+        "observations",
+        "observations of a log, and their replay",
+        files::observations,
+        files::many_observations,
+        4096,
+    ),
     target("numbers", "the file of reserved numbers", files::numbers, files::number_lines, 128),
     target("certificate", "a client's certificate, and PEM files", files::tls, files::pems, 4096),
     target("log", "the log's file, damaged", log::run, log::seeds, 256),
@@ -54,6 +62,7 @@ pub const TARGETS: [Target; 20] = [
     target("redaction", "text and arguments with secrets", text::redaction, text::secrets, 2048),
     target("rendering", "text for a model", text::rendering, text::renderings, 1024),
     target("agent", "what an agent writes", text::agent, text::agent_lines, 4096),
+    target("findings", "what an agent submits", findings::run, findings::seeds, 2048),
     target("project", "a culprit's files, as rules read them", project::run, project::seeds, 2048),
 ];
 

@@ -127,6 +127,25 @@ fn investigation() -> Investigation {
         findings: nasty(),
         cost: Some(Cost { usd: 0.01, tokens: 12, wall_ns: 1_000_000 }),
         error: nasty(),
+        report: Some(report()),
+    }
+}
+
+fn report() -> Findings {
+    let claim = || Some(Claim { text: nasty(), evidence: vec!["e1".into(), nasty()] });
+    Findings {
+        verdict: Verdict::Extends.into(),
+        confidence: 0.4,
+        cause: claim(),
+        mechanism: claim(),
+        culprit: Some(AccusedProcess { pid: 7, text: nasty(), evidence: vec!["e1".into()] }),
+        remedy: claim(),
+        prevention: None,
+        fix_location: Some(FixLocation { path: nasty(), line: 3, evidence: vec!["e2".into()] }),
+        refutation: None,
+        dropped: 1,
+        dropped_why: vec![nasty()],
+        at: at(2),
     }
 }
 
