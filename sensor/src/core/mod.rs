@@ -13,6 +13,7 @@ mod findings;
 mod growth;
 mod investigations;
 pub mod memory;
+mod oom;
 mod privileges;
 mod reactor;
 mod requests;
@@ -371,6 +372,7 @@ impl Daemon {
             matters: HashMap::new(),
             loops: HashMap::new(),
             unseen: HashMap::new(),
+            deaths: oom::Deaths::default(),
             quiet_ns: quiet_ns(&config.detect.respawns()),
         };
         desk.begin(&opened, degradations, baseline_processes);

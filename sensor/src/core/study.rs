@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::oom::{self, Killing};
 use crate::{
     detect::Finding,
     diagnose::{self, Case, memory, respawn, storm},
@@ -24,6 +25,8 @@ pub struct Study {
     pub given: u32,
     pub diagnosis: Option<proto::Diagnosis>,
     pub tree: Option<proto::Tree>,
+    /// Of an OOM kill: what is known of it now.
+    pub killing: Option<Box<Killing>>,
 }
 
 /// What to look at.
@@ -33,12 +36,17 @@ pub struct Subject {
     pub finding: Finding,
     /// Of a respawn loop: what is restarted, where this run has seen it.
     pub restarted: Option<Restarted>,
+    /// Of an OOM kill: what this run has seen of it.
+    pub killing: Option<Box<Killing>>,
     /// Evidence ids that were used before.
     pub given: u32,
 }
 
 /// Gathers and explains.
 pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> Study {
+    if let Some(killing) = &subject.killing {
+        return oom::study(subject, killing, lineage, gatherer);
+    }
     let mut log = EvidenceLog::after(subject.given);
     let mut tree = None;
     let mut diagnosis = None;
@@ -82,6 +90,7 @@ pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> 
         given: log.given(),
         diagnosis,
         tree,
+        killing: None,
     }
 }
 

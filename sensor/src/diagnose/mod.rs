@@ -12,6 +12,7 @@ mod lines;
 mod make;
 pub mod memory;
 mod npm;
+pub mod oom;
 pub mod respawn;
 mod script;
 mod site;

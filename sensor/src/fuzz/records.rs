@@ -20,10 +20,11 @@ use crate::{
     },
     investigate::{Dossier, Window, builtin, window},
     proto::{
-        Action, Alarm, Chain, Culprit, Cycle, Degraded, Diagnosis, Evidence, Exec, ExportStart,
-        FileFact, Finding, FlightRecord, Group, Incident, Investigation, Link, Lost, Measure,
-        Observation, Process, ProcessKey, ProcessTree, Record, Step, Transcript, Transition, Tree,
-        Vitals, VitalsSample, evidence::Content, observation::Fact, record::Body,
+        Action, Actor, Alarm, Chain, Culprit, Cycle, Degraded, Diagnosis, Evidence, Exec,
+        ExportStart, FileFact, Finding, FlightRecord, Group, Incident, Investigation, Killed, Link,
+        Lost, Measure, Observation, OomKill, Process, ProcessKey, ProcessTree, Record, Step,
+        Transcript, Transition, Tree, Vitals, VitalsSample, evidence::Content, observation::Fact,
+        record::Body,
     },
     render::Marker,
 };
@@ -247,6 +248,16 @@ pub fn samples() -> Vec<Record> {
     let mut bodies = vec![
         fact(Fact::Alarm(alarm)),
         fact(Fact::Exec(exec)),
+        fact(Fact::OomKill(OomKill {
+            victim: Some(Actor { argv: argv(), ..Actor::default() }),
+            limit_bytes: Some(1),
+            limit_used_bytes: Some(1),
+            ..OomKill::default()
+        })),
+        fact(Fact::Killed(Killed {
+            sender: Some(Actor { comm: "a\x1b".into(), ..Actor::default() }),
+            ..Killed::default()
+        })),
         Body::Transition(transition),
         Body::Transcript(Transcript { text: b"a\x1b".to_vec(), ..Default::default() }),
         Body::Lost(Lost { reason: "map_full".into(), count: 3 }),

@@ -136,6 +136,10 @@ impl Incidents {
     /// The incident that a finding is about: the same culprit, or one in the same line of descent.
     fn belonging(&self, finding: &Finding, scene: &Scene) -> Option<String> {
         let culprit = finding.culprit?;
+        if is_oom(finding.kind) {
+            // Its detector knows which kills are one cause.
+            return None;
+        }
         if finding.kind == proto::Kind::CrashLoop {
             // A supervisor restarts several commands: each is a cause of its own.
             let fingerprint = fingerprint(finding.kind, scene.identity);
@@ -279,7 +283,12 @@ fn severity(finding: &Finding, before: u32) -> Severity {
     }
 }
 
-fn claim(finding: &Finding) -> proto::Finding {
+/// About what the OOM killer did: whoever is to blame may be gone.
+pub fn is_oom(kind: proto::Kind) -> bool {
+    matches!(kind, proto::Kind::OomKill | proto::Kind::OomLoop)
+}
+
+pub fn claim(finding: &Finding) -> proto::Finding {
     proto::Finding {
         rule: finding.rule.into(),
         confidence: finding.confidence,
