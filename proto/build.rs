@@ -31,7 +31,7 @@ const ENUMS: [(&str, &str); 13] = [
 ];
 
 /// 64-bit integers that JSON carries as strings, because readers hold numbers in doubles.
-const STRINGS: [&str; 21] = [
+const STRINGS: [&str; 27] = [
     "Record.seq",
     "Record.boot_ns",
     "Alarm.span_ns",
@@ -53,6 +53,12 @@ const STRINGS: [&str; 21] = [
     "MemorySample.at_ns",
     "MemorySample.took_ns",
     "TreeMemory.stalled_ns",
+    "MemorySample.series_ns",
+    "TreeMemory.program",
+    "TreeMemory.signature",
+    "TreeMemory.alike_program",
+    "SamplingStatus.took_ns",
+    "LiveTree.stalled_ns",
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.

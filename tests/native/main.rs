@@ -26,6 +26,8 @@ mod killed;
 #[cfg(test)]
 mod left_alone;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod pause;
 #[cfg(test)]
 mod privileges;

@@ -20,6 +20,7 @@ use super::{
     containments::{Containments, GUARDIAN, POLICY},
     findings::SourceRead,
     investigations::{Investigations, Progress},
+    memory::Sampling,
     reactor::{Containing, Found, Notice, Times, observation},
     requests::{self, Acted},
     respawn::Looping,
@@ -73,6 +74,7 @@ pub struct Desk {
     pub log: Log,
     /// None where it could not be started.
     pub recorder: Option<Recorder>,
+    pub memory: Sampling,
     pub host: Host,
     pub lineage: Arc<Lineage>,
     pub trees: Arc<Trees>,
@@ -289,6 +291,7 @@ impl Desk {
                 }
                 why.to_owned()
             });
+            self.absorb(incident, &held);
         }
         if turn == Containing::First {
             self.study(incident);

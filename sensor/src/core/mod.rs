@@ -6,10 +6,12 @@
 //! ([`reactor`]), the desk ([`desk`]), the thread that writes the log, and whatever may block beside
 //! them.
 
+mod absorb;
 mod containments;
 mod desk;
 mod findings;
 mod investigations;
+pub mod memory;
 mod privileges;
 mod reactor;
 mod requests;
@@ -46,6 +48,7 @@ use self::{
     containments::Containments,
     desk::{Desk, Done},
     investigations::Investigations,
+    memory::{Sampler, Sampling},
     reactor::{MESSAGES, Notice, Reactor, Times},
     succession::Legacy,
     trees::Trees,
@@ -68,7 +71,7 @@ use crate::{
         Brake, Detail, Gear, Kernel, Lineage, LoadError, LoadOptions, Programs, Reader, Visitor,
     },
     lineage::{Forest, ProcessKey},
-    proto::{self, record::Body},
+    proto::{self, observation::Fact, record::Body},
     record::{Draft, Log, LogError, LogOptions, Opened},
     respond::{
         Marks, Options, Responder,
@@ -233,6 +236,9 @@ impl Daemon {
         if let Some(why) = &programs.no_baseline {
             degradations.push(format!("no baseline: {why}"));
         }
+        if let Some(why) = programs.memory().refused() {
+            degradations.push(format!("memory is sampled from /proc: {why}"));
+        }
         if let Err(why) = &programs.understudies {
             degradations.push(format!("nobody stands in for skipped programs: {why}"));
         }
@@ -313,12 +319,22 @@ impl Daemon {
             started_ns,
         })?;
         let gatherer = Arc::new(gatherer(config));
+        let memory = programs.memory();
         let trees =
-            Arc::new(Trees::new(Arc::clone(&lineage), Arc::clone(&gatherer), hierarchies.clone()));
-        let trees = Arc::clone(counted.get_or_init(|| trees));
+            Trees::new(Arc::clone(&lineage), memory, Arc::clone(&gatherer), hierarchies.clone());
+        let trees = Arc::clone(counted.get_or_init(|| Arc::new(trees)));
+        let sampler = Sampler::new(
+            programs.memory(),
+            Arc::clone(&lineage),
+            Arc::clone(&trees),
+            Arc::clone(&gatherer),
+            hierarchies.clone(),
+        );
+        let memory = sampling(sampler, &log).map_err(CoreError::Threads)?;
         let mut desk = Desk {
             log,
             recorder,
+            memory,
             host,
             lineage,
             trees,
@@ -519,6 +535,15 @@ fn recorder(
     let log = log.clone();
     let trees = move || trees.get().map(|trees| trees.outstanding()).unwrap_or_default();
     Recorder::start(state_dir, before, trees, move |sample| log.append_vitals(sample))
+}
+
+/// Samples of who holds memory, into the log.
+fn sampling(sampler: Sampler, log: &Log) -> io::Result<Sampling> {
+    let log = log.clone();
+    Sampling::start(sampler, move |sample| {
+        let fact = Some(Fact::Memory(sample.clone()));
+        log.append(Draft::bulk(Body::Observation(proto::Observation { fact })));
+    })
 }
 
 /// (uid, gid) of a user, `nobody` where there is no such user.

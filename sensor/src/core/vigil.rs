@@ -174,6 +174,7 @@ impl Desk {
             losses,
             map_bytes: self.programs.map_bytes(),
             log_bytes: self.log.disk_bytes(),
+            memory_sampling: Some(self.memory.cost()),
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     files::{self, Projects, SourceFiles, homes},
     kmsg,
     proc::{Opened, Proc, Target, read_file},
-    room,
+    proportional, room,
 };
 use crate::{
     cgroup::Hierarchies,
@@ -190,6 +190,13 @@ impl Gatherer {
             ..Default::default()
         };
         (evidence, totals)
+    }
+
+    /// What the largest processes of a tree hold exactly, of evidence that lists it. `None` where that cannot be
+    /// looked at, or would make things worse.
+    pub fn proportional(&self, tree: &proto::Evidence) -> Option<proto::Evidence> {
+        let Some(Content::Tree(tree)) = &tree.content else { return None };
+        proportional::gather(&self.proc, tree)
     }
 
     /// From the culprit down to `leaf`; without one, or when it is in another tree, to the deepest

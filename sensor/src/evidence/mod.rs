@@ -8,6 +8,7 @@ pub mod gather;
 pub(crate) mod kmsg;
 mod log;
 pub mod proc;
+pub mod proportional;
 pub mod redact;
 pub mod room;
 pub mod sockets;
