@@ -28,6 +28,8 @@ mod left_alone;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod oom;
+#[cfg(test)]
 mod pause;
 #[cfg(test)]
 mod privileges;

@@ -27,7 +27,7 @@ mod status;
 pub(crate) mod style;
 mod table;
 pub(crate) mod text;
-mod time;
+pub(crate) mod time;
 mod top;
 mod trigger;
 mod vitals;

@@ -21,6 +21,7 @@ use super::{
     findings::SourceRead,
     investigations::{Investigations, Progress},
     memory::Sampling,
+    oom::Deaths,
     reactor::{Containing, Found, Notice, Times, observation},
     requests::{self, Acted},
     respawn::Looping,
@@ -53,6 +54,8 @@ use crate::{
 pub enum Done {
     /// An incident that was opened a moment ago is to be looked at, unless it was meanwhile.
     StudyDue(String),
+    /// An incident about OOM kills is to be looked at, also where it was before.
+    OomDue(String),
     Studied(Study),
     Investigated(Progress),
     /// A person's action was carried out.
@@ -110,6 +113,10 @@ pub struct Desk {
     pub matters: HashMap<String, Matter>,
     /// Respawn loops by their incident.
     pub loops: HashMap<String, Looping>,
+    /// Memory incidents of an earlier run that this one has not seen grow, and since when it looks, ns.
+    pub unseen: HashMap<String, u64>,
+    /// What is known of kills.
+    pub deaths: Deaths,
     /// How long nobody has told of one that is over, ns.
     pub quiet_ns: u64,
 }
@@ -131,7 +138,7 @@ pub struct Matter {
 impl Matter {
     pub fn new(incident: &str, finding: Finding) -> Self {
         let incident = incident.to_owned();
-        let subject = Subject { incident, finding, restarted: None, given: 0 };
+        let subject = Subject { incident, finding, restarted: None, killing: None, given: 0 };
         Self {
             subject,
             studying: false,
@@ -164,6 +171,10 @@ impl Desk {
             Notice::Rehearsing(rehearsal) => self.rehearsals.push(*rehearsal),
             Notice::Acted { incident, action } => self.act(&incident, action),
             Notice::Respawned(respawning) => self.respawned(*respawning),
+            Notice::Grown(grown) => self.grown(*grown),
+            Notice::Shrunk(over) => self.shrunk(&over),
+            Notice::Oom(marking) => self.oom(*marking),
+            Notice::Ended(ending) => self.ended(*ending),
             Notice::Contained { incident, contained, thaw_ns, turn } => {
                 self.contained(&incident, contained, thaw_ns, turn);
             }
@@ -371,6 +382,7 @@ impl Desk {
                     self.study(&incident);
                 }
             }
+            Done::OomDue(incident) => self.study(&incident),
             Done::Studied(study) => self.studied(study),
             Done::Investigated(progress) => drop(self.investigated(progress)),
             Done::Acted(acted) => self.acted(*acted),
@@ -386,6 +398,12 @@ impl Desk {
         let id = study.incident.as_str();
         let again = self.matters.get_mut(id).is_some_and(|matter| {
             matter.subject.given = study.given;
+            // One of a later kill is not explained by this one.
+            if let (Some(known), Some(seen)) = (&mut matter.subject.killing, &study.killing)
+                && seen.is_of(known)
+            {
+                known.clone_from(seen);
+            }
             matter.studying = false;
             std::mem::take(&mut matter.again)
         });
@@ -396,7 +414,7 @@ impl Desk {
         if let Some(diagnosis) = &study.diagnosis {
             self.log.append(Draft::of(id, Body::Diagnosis(diagnosis.clone())));
         }
-        let (tree, diagnosis) = (study.tree, study.diagnosis);
+        let (tree, diagnosis, killing) = (study.tree, study.diagnosis, study.killing);
         self.change(id, |incident| {
             if let Some(tree) = tree {
                 if let Some(group) = &mut incident.group {
@@ -404,6 +422,9 @@ impl Desk {
                     group.anon_bytes = tree.anon_bytes;
                 }
                 incident.tree = Some(tree);
+            }
+            if let Some(killing) = killing {
+                Self::oom_studied(incident, killing.oom().clone());
             }
             if let Some(diagnosis) = diagnosis {
                 if let Some(line) = headline(&diagnosis.cause) {
@@ -573,11 +594,12 @@ impl Desk {
 
 /// Kernel facts that make a group the same: what its members share. Their groups and arguments may
 /// differ.
-fn identity_of(group: &Group, [exe, loose, _]: [u64; 3]) -> [u64; 3] {
+pub fn identity_of(group: &Group, [exe, loose, _]: [u64; 3]) -> [u64; 3] {
     match group.by {
         By::Executable => [exe, if group.alike { loose } else { 0 }, 0],
         By::Session => [1, group.shared, 1],
         By::User => [2, group.shared, 2],
+        By::Cgroup => [3, group.shared, 3],
     }
 }
 

@@ -12,8 +12,9 @@ use crate::{
     config::{self, Agent},
     evidence::Gatherer,
     feed::runs::Doors,
-    investigate::{Command, Desk as Admission, Dossier, Driver, Event, Limits, Stop},
+    investigate::{Command, Desk as Admission, Dossier, Driver, Event, Limits, Stop, Window},
     proto::{self, InvestigationState},
+    render::Marker,
 };
 
 /// What an investigation has come to.
@@ -32,6 +33,8 @@ pub struct Investigations {
     admission: Admission,
     gatherer: Arc<Gatherer>,
     stop: Option<Stop>,
+    /// Of the evidence window.
+    tokens: usize,
 }
 
 /// One at a time: an investigator is a load of its own on a host in trouble.
@@ -65,7 +68,14 @@ impl Investigations {
         let limits = Limits { at_once: AT_ONCE, per_hour: config.max_per_hour };
         let stop =
             Stop::new().inspect_err(|error| tracing::warn!("no investigations: {error}")).ok();
-        Self { driver, command, admission: Admission::new(&home, limits), gatherer, stop }
+        Self {
+            driver,
+            command,
+            admission: Admission::new(&home, limits),
+            gatherer,
+            stop,
+            tokens: config.window_tokens as usize,
+        }
     }
 
     /// Who investigates under this name, which a person gave; empty: whoever does by itself. An error says
@@ -129,9 +139,16 @@ impl Investigations {
             incident: incident_id.clone(),
             investigation: investigation.clone().into(),
         };
-        let dossier = Dossier { incident: incident.clone(), evidence };
+        let mut dossier = Dossier { incident: incident.clone(), evidence, window: None };
         let gatherer = Arc::clone(&self.gatherer);
+        let tokens = self.tokens;
         tokio::task::spawn_blocking(move || {
+            if matches!(driver, Driver::Command(_)) {
+                let Dossier { incident, evidence, .. } = &dossier;
+                let redactor = gatherer.redactor();
+                let window = Window::fit(incident, evidence, redactor, Marker::random(), tokens);
+                dossier.window = Some(window);
+            }
             let redact = |text: &[u8]| gatherer.redactor().text(text).0;
             let mut lines = 0;
             let id = investigation.id.clone();

@@ -10,8 +10,10 @@ mod absorb;
 mod containments;
 mod desk;
 mod findings;
+mod growth;
 mod investigations;
 pub mod memory;
+mod oom;
 mod privileges;
 mod reactor;
 mod requests;
@@ -47,6 +49,7 @@ use tokio::{
 use self::{
     containments::Containments,
     desk::{Desk, Done},
+    growth::Growth,
     investigations::Investigations,
     memory::{Sampler, Sampling},
     reactor::{MESSAGES, Notice, Reactor, Times},
@@ -330,7 +333,8 @@ impl Daemon {
             Arc::clone(&gatherer),
             hierarchies.clone(),
         );
-        let memory = sampling(sampler, &log).map_err(CoreError::Threads)?;
+        let growth = Growth::new(config.detect.memory(), Arc::clone(&reactor));
+        let memory = sampling(sampler, &log, growth).map_err(CoreError::Threads)?;
         let mut desk = Desk {
             log,
             recorder,
@@ -367,6 +371,8 @@ impl Daemon {
             acting: HashSet::new(),
             matters: HashMap::new(),
             loops: HashMap::new(),
+            unseen: HashMap::new(),
+            deaths: oom::Deaths::default(),
             quiet_ns: quiet_ns(&config.detect.respawns()),
         };
         desk.begin(&opened, degradations, baseline_processes);
@@ -537,12 +543,13 @@ fn recorder(
     Recorder::start(state_dir, before, trees, move |sample| log.append_vitals(sample))
 }
 
-/// Samples of who holds memory, into the log.
-fn sampling(sampler: Sampler, log: &Log) -> io::Result<Sampling> {
+/// Samples of who holds memory, into the log and to the detectors.
+fn sampling(sampler: Sampler, log: &Log, mut growth: Growth) -> io::Result<Sampling> {
     let log = log.clone();
     Sampling::start(sampler, move |sample| {
         let fact = Some(Fact::Memory(sample.clone()));
         log.append(Draft::bulk(Body::Observation(proto::Observation { fact })));
+        growth.see(sample);
     })
 }
 

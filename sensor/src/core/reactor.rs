@@ -21,6 +21,8 @@ use tokio::sync::mpsc;
 
 use super::{
     containments::{Containment, Containments, POLICY, Turn},
+    growth::Grown,
+    oom::{Ending, Marking},
     respawn::Respawning,
 };
 use crate::{
@@ -28,6 +30,7 @@ use crate::{
     clock,
     detect::{
         Finding,
+        memory::Over,
         recursion::{self, Crossing},
     },
     kernel::{Event, HELPER_PRIORITY, Lineage, become_realtime},
@@ -59,6 +62,14 @@ pub enum Notice {
     /// A dry run has begun.
     Rehearsing(Box<Rehearsal>),
     Respawned(Box<Respawning>),
+    /// Memory grows.
+    Grown(Box<Grown>),
+    /// Memory grows no more.
+    Shrunk(Over),
+    /// The OOM killer took a process.
+    Oom(Box<Marking>),
+    /// Somebody else's SIGKILL ended one.
+    Ended(Box<Ending>),
     /// What a containment came to.
     Contained {
         incident: String,
@@ -136,6 +147,8 @@ impl Reactor {
                 }
             }
             Event::Braked(braked) => self.braked(braked),
+            Event::Marked(marked) => self.marked(&marked),
+            Event::Killed(killed) => self.killed(*killed),
             // A daemon never asks for the lifecycle.
             Event::Forked(_) | Event::Executed(_) | Event::Exited(_) => {}
         }

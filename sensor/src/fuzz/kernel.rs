@@ -10,6 +10,7 @@ use sensor_common::{
     event,
     gate::{Level, Rule},
     lineage::ARGV_KEPT,
+    oom,
 };
 
 use super::choice;
@@ -17,6 +18,7 @@ use crate::{
     cgroup::{Hierarchies, directory, membership},
     evidence::{
         kmsg::{self, Tail},
+        oom_report::{self, Candidate},
         proc, sockets,
     },
     investigate::sandbox,
@@ -35,7 +37,8 @@ pub fn event(bytes: &[u8]) {
             let area = &exec.argv[..(exec.kept as usize).min(ARGV_KEPT)];
             return rejoined(area, &split(area));
         }
-        Event::Braked(_) | Event::Forked(_) | Event::Exited(_) => (None, None),
+        Event::Marked(marked) => (None, Some(&marked.record)),
+        Event::Braked(_) | Event::Forked(_) | Event::Exited(_) | Event::Killed(_) => (None, None),
     };
     if let Some(alarm) = alarm {
         assert!(Rule::of(alarm.rule).is_none_or(|rule| rule as u16 == alarm.rule));
@@ -62,6 +65,8 @@ pub fn events() -> Vec<Vec<u8>> {
         (event::EXECUTED, size_of::<event::Executed>()),
         (event::EXITED, size_of::<event::Exited>()),
         (event::RESPAWNED, size_of::<event::Respawned>()),
+        (event::MARKED, size_of::<oom::Marked>()),
+        (event::KILLED, size_of::<oom::Killed>()),
     ]
     .map(|(tag, size)| [&tag.to_ne_bytes()[..], &vec![1; size - 4]].concat())
     .to_vec()
@@ -224,6 +229,25 @@ pub fn kmsg(bytes: &[u8]) {
     let (text, _) = tail.finish(false);
     assert!(text.len() <= kmsg::BYTES);
     assert!(text.is_empty() || text.starts_with(b"[") && text.ends_with(b"\n"));
+}
+
+/// Numbers and names of a report stay within bounds, and names reach no terminal as a command.
+pub fn oom(log: &[u8]) {
+    for report in oom_report::reports(log) {
+        assert!(report.pid != 0 || !report.victims.is_empty());
+        assert!(report.victims.len() <= 64 && report.candidates.len() <= 16);
+        let size = |one: &Candidate| one.rss_pages.saturating_add(one.swap_entries);
+        assert!(report.candidates.is_sorted_by(|one, next| size(one) >= size(next)));
+        let names = report.victims.iter().map(|victim| &victim.comm);
+        let names = names.chain(report.candidates.iter().map(|one| &one.comm));
+        for name in names.chain([&report.trigger, &report.gfp, &report.cgroup]) {
+            assert!(!name.contains(char::is_control), "{name:?}");
+        }
+    }
+}
+
+pub fn ooms() -> Vec<Vec<u8>> {
+    vec![oom_report::SAMPLE.as_bytes().to_vec()]
 }
 
 pub fn kernel_lines() -> Vec<Vec<u8>> {

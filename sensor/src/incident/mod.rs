@@ -11,7 +11,7 @@ use crate::{
     detect::{
         Finding,
         group::{self, Group},
-        respawn,
+        memory, respawn,
     },
     lineage::ProcessKey,
     proto::{self, Incident, Severity, State},
@@ -136,6 +136,10 @@ impl Incidents {
     /// The incident that a finding is about: the same culprit, or one in the same line of descent.
     fn belonging(&self, finding: &Finding, scene: &Scene) -> Option<String> {
         let culprit = finding.culprit?;
+        if is_oom(finding.kind) {
+            // Its detector knows which kills are one cause.
+            return None;
+        }
         if finding.kind == proto::Kind::CrashLoop {
             // A supervisor restarts several commands: each is a cause of its own.
             let fingerprint = fingerprint(finding.kind, scene.identity);
@@ -162,7 +166,9 @@ impl Incidents {
             let stronger = incident
                 .finding
                 .as_ref()
-                .is_none_or(|known| finding.contain || finding.confidence >= known.confidence);
+                .is_none_or(|known| finding.contain || finding.confidence >= known.confidence)
+                || finding.kind == proto::Kind::MemoryGrowth
+                    && severity(finding, 0) as i32 > incident.severity;
             if stronger {
                 incident.finding = Some(claim(finding));
                 incident.severity = incident.severity.max(severity(finding, 0) as i32);
@@ -264,7 +270,9 @@ impl Default for Change {
 /// which costs two processes, is never.
 fn severity(finding: &Finding, before: u32) -> Severity {
     let kind = finding.kind;
-    if kind == proto::Kind::CrashLoop && respawn::is_grave(finding) {
+    if kind == proto::Kind::MemoryGrowth {
+        memory::severity(finding)
+    } else if kind == proto::Kind::CrashLoop && respawn::is_grave(finding) {
         Severity::Warning
     } else if matches!(kind, proto::Kind::Manual | proto::Kind::CrashLoop) {
         Severity::Info
@@ -275,7 +283,12 @@ fn severity(finding: &Finding, before: u32) -> Severity {
     }
 }
 
-fn claim(finding: &Finding) -> proto::Finding {
+/// About what the OOM killer did: whoever is to blame may be gone.
+pub fn is_oom(kind: proto::Kind) -> bool {
+    matches!(kind, proto::Kind::OomKill | proto::Kind::OomLoop)
+}
+
+pub fn claim(finding: &Finding) -> proto::Finding {
     proto::Finding {
         rule: finding.rule.into(),
         confidence: finding.confidence,
@@ -292,6 +305,10 @@ fn recorded(group: &Group, eldest: Option<&proto::Culprit>) -> proto::Group {
         }
         group::By::Session => (proto::GroupBy::Session, group.shared.to_string()),
         group::By::User => (proto::GroupBy::User, group.shared.to_string()),
+        group::By::Cgroup => {
+            let cgroup = eldest.map(|eldest| eldest.cgroup.clone());
+            (proto::GroupBy::Cgroup, cgroup.unwrap_or_default())
+        }
     };
     let mut recorded = proto::Group {
         by: by.into(),
@@ -336,12 +353,16 @@ pub fn describe_group(group: &proto::Group) -> String {
 fn summary(finding: &Finding, culprit: Option<&proto::Culprit>) -> String {
     if let Some(group) = &finding.group {
         let who = describe_group(&recorded(group, culprit));
-        return format!("{who} start processes without end, side by side");
+        return match finding.kind {
+            proto::Kind::MemoryGrowth => memory::summary(&who, true, finding),
+            _ => format!("{who} start processes without end, side by side"),
+        };
     }
     let who = culprit.map_or_else(|| "the host".to_owned(), describe);
     match finding.kind {
         proto::Kind::Recursion => format!("{who} runs itself again and again"),
         proto::Kind::ForkStorm => format!("{who} starts processes without end"),
+        proto::Kind::MemoryGrowth => memory::summary(&who, false, finding),
         proto::Kind::CrashLoop => format!("{who} restarts a command that fails at once"),
         _ => format!("{who} was reported by hand"),
     }

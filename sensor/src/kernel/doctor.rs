@@ -13,7 +13,7 @@ use rustix::{
 };
 use serde::Serialize;
 
-use super::{Brake, Gear, Kernel, LoadError, LoadOptions, btf::Btf, reader};
+use super::{Brake, Gear, Kernel, LoadError, LoadOptions, btf::Btf, oom::Kills, reader};
 use crate::{cgroup::Hierarchies, core::survival};
 
 /// How well something works.
@@ -124,7 +124,7 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
                     if any { "attached" } else { "not needed: none is ever interrupted here" };
                 why.to_string()
             });
-            vec![
+            let mut found = vec![
                 capability(TRACING.0, TRACING.1, missing, Ok(tables)),
                 capability(UNDERSTUDIES.0, UNDERSTUDIES.1, understudies, stand_in),
                 brake(&kernel.brake),
@@ -142,7 +142,9 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
                     missing,
                     Ok("a child's fork, exec and exit were read right".into()),
                 ),
-            ]
+            ];
+            found.extend(kills(&kernel.programs.kills));
+            found
         }
         Err(error @ LoadError::SelfTest(_)) => {
             vec![capability(SELF_TEST.0, SELF_TEST.1, missing, Err(error.to_string()))]
@@ -161,6 +163,31 @@ fn measured(kernel: &Kernel) -> Result<String, String> {
     memory.look(&kernel.lineage).map_err(|error| format!("the iterator fails: {error}"))?;
     let took = began.elapsed().as_secs_f64() * 1_000.0;
     Ok(format!("by iterator, {took:.1} ms for {} processes", kernel.lineage.living_count()))
+}
+
+/// What of kills is seen.
+fn kills(kills: &Kills) -> [Capability; 2] {
+    let numbers = |()| match &kills.numbers {
+        Ok(()) => "oom:mark_victim".to_owned(),
+        Err(why) => format!("oom:mark_victim; some numbers are unknown: {why}"),
+    };
+    [
+        capability(
+            "OOM kills",
+            "who was killed, who asked for memory, and which limit was met",
+            (Working::Missing, "none: a kernel with the tracepoint oom:mark_victim is needed"),
+            kills.victims.clone().map(numbers),
+        ),
+        capability(
+            "senders of SIGKILL",
+            "telling exit 137 from an OOM kill, and by whom it was",
+            (
+                Working::Degraded,
+                "none: needs the tracepoint signal:signal_generate; until then a kill has no sender",
+            ),
+            kills.senders.clone().map(|()| "signal:signal_generate".into()),
+        ),
+    ]
 }
 
 /// The gear that passed its trial, and what is wrong with better ones.

@@ -34,6 +34,7 @@ fn every_document_fits_its_schema() {
     for (schema, args) in [
         ("incidents", vec!["incidents", "--json"]),
         ("incident", vec!["show", id, "--json"]),
+        ("window", vec!["show", id, "--markdown", "--json"]),
         ("incident", vec!["trigger", "--pid", "7", "--why", "slow", "--json"]),
         ("status", vec!["status", "--json"]),
         ("trees", vec!["top", "--json", "--once"]),
@@ -145,6 +146,7 @@ fn nothing_from_outside_reaches_the_terminal() {
     for args in [
         vec!["incidents"],
         vec!["show", id],
+        vec!["show", id, "--markdown"],
         vec!["evidence", id],
         vec!["status"],
         vec!["top"],
@@ -437,6 +439,8 @@ fn an_incident_is_exported_and_shown_elsewhere() {
     let lines = sensor(&["show", "--file", file, "--records", "--json"]).run().done();
     assert_eq!(lines.lines().count(), records);
     lines.lines().for_each(|line| schema::check("record", &json(line)));
+    let window = sensor(&["show", "--file", file, "--markdown", "--json"]).run().done();
+    schema::check("window", &json(&window));
     for args in [vec!["show", "--file", file], vec!["show", "--file", file, "--records"]] {
         let page = sensor(&args).run().done();
         assert!(page.lines().count() > 1);
