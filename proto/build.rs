@@ -66,6 +66,10 @@ const STRINGS: &[&str] = &[
     "Oom.period_ns",
     "OomHolder.grown_ns",
     "Actor.signature",
+    "Pressure.at_ns",
+    "Pressure.window_ns",
+    "Pressure.falling_ns",
+    "Usage.at_ns",
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.

@@ -24,6 +24,8 @@ mod judge;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod lead;
+#[cfg(test)]
 mod left_alone;
 #[cfg(test)]
 mod memory;
@@ -31,6 +33,8 @@ mod memory;
 mod oom;
 #[cfg(test)]
 mod pause;
+#[cfg(test)]
+mod pressure;
 #[cfg(test)]
 mod privileges;
 #[cfg(test)]

@@ -75,6 +75,24 @@ pub fn by_id(mount: &Path, id: u64) -> io::Result<PathBuf> {
     if path.exists() { Ok(path) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
+/// `dir` and the groups below it, parents first, so many at most. What is gone meanwhile is left out.
+pub fn below_within(dir: &Path, most: usize) -> Vec<PathBuf> {
+    let mut found = vec![dir.to_owned()];
+    let mut next = 0;
+    while let Some(group) = found.get(next).cloned() {
+        next += 1;
+        for entry in fs::read_dir(&group).into_iter().flatten().flatten() {
+            if found.len() >= most {
+                return found;
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
 /// `dir` and the groups below it, parents first.
 fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = vec![dir.to_owned()];

@@ -17,7 +17,9 @@ use std::{
     time::Duration,
 };
 
-pub use directory::{freeze, frozen, ids, kill, members, populated, remove, thaw};
+pub use directory::{
+    below_within as below, freeze, frozen, ids, kill, members, populated, remove, thaw,
+};
 pub use group::{Group, Holds, Limits};
 
 /// What cannot be done with a group, and what to do about it.

@@ -1,16 +1,18 @@
 //! `sensor watch`: records as they come, one a line.
 
+use std::fmt::Write as _;
+
 use clap::Args;
 use sensor_common::gate::Rule;
 use sensor_proto::{
     json::{self, RecordLine, escape},
     v1::{
-        Actor, Killed, Observation, OomKill, Record, StreamRecordsRequest, observation::Fact,
-        record::Body,
+        Actor, Killed, Observation, OomKill, Pressure, Record, StreamRecordsRequest,
+        observation::Fact, record::Body,
     },
 };
 
-use crate::detect::respawn::ending;
+use crate::detect::{pressure::projected_s, respawn::ending};
 
 use super::{
     client, describe,
@@ -259,6 +261,18 @@ fn fact(observation: &Observation) -> String {
         ),
         Some(Fact::OomKill(kill)) => oom_kill(kill),
         Some(Fact::Killed(killed)) => end(killed),
+        Some(Fact::Pressure(pressure)) => shortage(pressure),
+        Some(Fact::Usage(usage)) => {
+            let parts = [
+                ("memory", usage.memory_percent),
+                ("disk", usage.disk_percent),
+                ("CPU", usage.cpu_percent),
+            ];
+            let parts = parts
+                .iter()
+                .filter_map(|(name, percent)| Some(format!("{name} {} %", (*percent)?)));
+            format!("used: {}", parts.collect::<Vec<_>>().join(", "))
+        }
         Some(Fact::Exec(exec)) => format!(
             "pid {} of {}: {}",
             exec.process.unwrap_or_default().pid,
@@ -266,4 +280,26 @@ fn fact(observation: &Observation) -> String {
             text::command(&exec.argv),
         ),
     }
+}
+
+/// How hard memory is to get, in a line.
+fn shortage(pressure: &Pressure) -> String {
+    let place =
+        if pressure.cgroup.is_empty() { "the host".into() } else { text::safe(&pressure.cgroup) };
+    let mut line = match (pressure.available_bytes, pressure.total_bytes) {
+        (Some(available), Some(total)) => {
+            format!("{place}: {} of {} available", text::bytes(available), text::bytes(total))
+        }
+        _ => place,
+    };
+    if let Some(seconds) = projected_s(pressure) {
+        let _ = write!(line, ", none in {seconds:.0} s");
+    }
+    let waits = [("some task waits", pressure.some_percent), ("all wait", pressure.full_percent)];
+    for (who, percent) in waits {
+        if let Some(percent) = percent.filter(|percent| *percent >= 0.5) {
+            let _ = write!(line, ", {who} {percent:.0} % of the time");
+        }
+    }
+    line
 }

@@ -22,6 +22,7 @@ use super::{
     investigations::{Investigations, Progress},
     memory::Sampling,
     oom::Deaths,
+    pressure::Shortages,
     reactor::{Containing, Found, Notice, Times, observation},
     requests::{self, Acted},
     respawn::Looping,
@@ -34,6 +35,7 @@ use crate::{
         Finding,
         group::{By, Group},
     },
+    diagnose::pressure::Shortage,
     evidence::gather::{Gatherer, Restarted},
     feed::link::Reply,
     host::Host,
@@ -119,6 +121,7 @@ pub struct Desk {
     pub deaths: Deaths,
     /// How long nobody has told of one that is over, ns.
     pub quiet_ns: u64,
+    pub shortages: Shortages,
 }
 
 /// What an incident is about, and how far it has been looked at.
@@ -138,7 +141,8 @@ pub struct Matter {
 impl Matter {
     pub fn new(incident: &str, finding: Finding) -> Self {
         let incident = incident.to_owned();
-        let subject = Subject { incident, finding, restarted: None, killing: None, given: 0 };
+        let subject =
+            Subject { incident, finding, restarted: None, killing: None, shortage: None, given: 0 };
         Self {
             subject,
             studying: false,
@@ -147,6 +151,13 @@ impl Matter {
             asked: Vec::new(),
             sources: 0,
         }
+    }
+
+    /// The same of a shortage.
+    pub fn short(incident: &str, finding: Finding, shortage: Shortage) -> Self {
+        let mut matter = Self::new(incident, finding);
+        matter.subject.shortage = Some(shortage);
+        matter
     }
 
     /// The same of a respawn loop.
@@ -179,6 +190,8 @@ impl Desk {
                 self.contained(&incident, contained, thaw_ns, turn);
             }
             Notice::Exec(exec) => self.executed(&exec),
+            Notice::Pressure(pressure) => self.pressed(*pressure),
+            Notice::Usage(usage) => self.used(usage),
             Notice::Braked(braked) => {
                 tracing::debug!("the brake holds process {}", braked.process.tgid);
             }
@@ -588,6 +601,7 @@ impl Desk {
         if let Some(looping) = self.loops.get_mut(id) {
             looping.close();
         }
+        self.shortages.close(id);
         Some(self.announce(change))
     }
 }

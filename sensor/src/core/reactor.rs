@@ -79,6 +79,10 @@ pub enum Notice {
     },
     Exec(Box<Exec>),
     Braked(Braked),
+    /// A look at memory that is worth a record.
+    Pressure(Box<proto::Pressure>),
+    /// The same of percentages.
+    Usage(proto::Usage),
 }
 
 /// Why something is contained.

@@ -44,6 +44,7 @@ impl Desk {
                 tracing::warn!("{error}");
             }
         }
+        self.forget_shortages();
         let ids: Vec<String> = self.incidents.iter().map(|incident| incident.id.clone()).collect();
         for id in ids {
             self.take_up(&id);

@@ -20,6 +20,7 @@ impl Desk {
         self.resolve_ended_loops();
         self.resolve_unseen_growth();
         self.resolve_ended_ooms();
+        self.choose_groups();
         self.record_losses();
         // What a person has ordered is in the book of containments only when it is done.
         if self.acting.is_empty() {

@@ -3,9 +3,11 @@
 pub mod group;
 pub mod memory;
 pub mod oom;
+pub mod pressure;
 pub mod recursion;
 pub mod respawn;
 pub mod storm;
+pub mod usage;
 
 use self::group::Group;
 use crate::{lineage::ProcessKey, proto};

@@ -197,12 +197,18 @@ pub fn cgroups() -> Vec<Vec<u8>> {
 }
 
 pub fn vitals(text: &[u8]) {
-    let _ = parse::stalls(text);
     let (load, _) = parse::load(text);
     assert!(load.is_none_or(|load| load.is_finite() && load >= 0.0));
     let memory = parse::memory(text);
     assert!(memory.available.is_none_or(|bytes| bytes % 1024 == 0));
-    assert!(memory.swapped.is_none_or(|bytes| bytes % 1024 == 0));
+    assert!(memory.swapped().is_none_or(|bytes| bytes % 1024 == 0));
+    assert!(memory.file().is_none_or(|bytes| bytes % 1024 == 0));
+    let _ = (parse::cache(text), parse::refaults(text), parse::single(text));
+    assert!(parse::cpus(text).is_none_or(|(all, idle)| idle <= all));
+    let stalls = parse::stalls(text);
+    for average in [stalls.some_avg10, stalls.full_avg10].into_iter().flatten() {
+        assert!((0.0..=100.0).contains(&average));
+    }
     let host = parse::host(text);
     assert!(host.available_bytes.is_none_or(|bytes| bytes % 1024 == 0));
 }
@@ -211,7 +217,11 @@ pub fn vital_files() -> Vec<Vec<u8>> {
     [
         "some avg10=7.84 avg60=30.06 avg300=29.35 total=4686632056\nfull avg10=0.00 total=12\n",
         "4.86 9.68 10.02 2/99 8980\n",
-        "MemTotal: 24684092 kB\nMemAvailable: 1000 kB\nSwapTotal:  2048 kB\nSwapFree:  2000 kB\n",
+        "MemTotal: 24684092 kB\nMemAvailable: 1000 kB\nSwapTotal:  2048 kB\nSwapFree:  2000 kB\n\
+         Active(file): 3 kB\nInactive(file): 4 kB\n",
+        "anon 5\ninactive_file 4096\nactive_file 8192\nworkingset_refault_file 7\n",
+        "cpu  100 5 50 800 20 1 2 22 9 0\ncpu0 1 1 1 1 1 1 1 1 1 0\n",
+        "max\n",
     ]
     .map(|text| text.as_bytes().to_vec())
     .to_vec()

@@ -22,9 +22,9 @@ use crate::{
     proto::{
         Action, Actor, Alarm, Chain, Culprit, Cycle, Degraded, Diagnosis, Evidence, Exec,
         ExportStart, FileFact, Finding, FlightRecord, Group, Incident, Investigation, Killed, Link,
-        Lost, Measure, Observation, OomKill, Process, ProcessKey, ProcessTree, Record, Step,
-        Transcript, Transition, Tree, Vitals, VitalsSample, evidence::Content, observation::Fact,
-        record::Body,
+        Lost, Measure, Observation, OomKill, Pressure, Process, ProcessKey, ProcessTree, Record,
+        Step, Transcript, Transition, Tree, Vitals, VitalsSample, evidence::Content,
+        observation::Fact, record::Body,
     },
     render::Marker,
 };
@@ -243,6 +243,15 @@ pub fn samples() -> Vec<Record> {
         Alarm { rule: "R6".into(), process: Some(key(7)), top: Some(key(5)), ..Default::default() };
     let exec =
         Exec { process: Some(key(7)), parent: Some(key(5)), argv: argv(), ..Default::default() };
+    let pressure = Pressure {
+        cgroup: "/a\x1b".into(),
+        total_bytes: Some(1 << 30),
+        available_bytes: Some(100 << 20),
+        some_percent: Some(34.5),
+        falling_bytes_per_second: Some(10 << 20),
+        falling_ns: 60_000_000_000,
+        ..Default::default()
+    };
     let fact = |fact| Body::Observation(Observation { fact: Some(fact) });
     let transition = Transition { to: 2, incident: Some(sample()), ..Default::default() };
     let mut bodies = vec![
@@ -258,6 +267,7 @@ pub fn samples() -> Vec<Record> {
             sender: Some(Actor { comm: "a\x1b".into(), ..Actor::default() }),
             ..Killed::default()
         })),
+        fact(Fact::Pressure(pressure)),
         Body::Transition(transition),
         Body::Transcript(Transcript { text: b"a\x1b".to_vec(), ..Default::default() }),
         Body::Lost(Lost { reason: "map_full".into(), count: 3 }),

@@ -14,7 +14,7 @@ use rustix::{
 use serde::Serialize;
 
 use super::{Brake, Gear, Kernel, LoadError, LoadOptions, btf::Btf, oom::Kills, reader};
-use crate::{cgroup::Hierarchies, core::survival};
+use crate::{cgroup::Hierarchies, core::survival, vitals::pressure::try_trigger};
 
 /// How well something works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -52,6 +52,7 @@ pub fn doctor(options: &LoadOptions) -> Vec<Capability> {
         hierarchy(),
         group_kill(),
         pressure(),
+        triggers(),
         kernel_log(),
         beneath(),
     ]);
@@ -306,6 +307,19 @@ fn pressure() -> Capability {
         "how the host was doing at the moment of an incident",
         "/proc/pressure/memory",
         "boot with psi=1",
+    )
+}
+
+fn triggers() -> Capability {
+    capability(
+        "PSI triggers",
+        "being woken as soon as processes wait for memory",
+        (
+            Working::Degraded,
+            "give the service CAP_SYS_RESOURCE, or use Linux 5.2 or newer with psi=1; until then waiting is \
+             seen a second or two later",
+        ),
+        try_trigger(Path::new("/proc")),
     )
 }
 

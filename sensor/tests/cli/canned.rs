@@ -451,6 +451,19 @@ pub fn records() -> Vec<Record> {
     };
     let exec =
         Exec { process: key(7), parent: key(4121), exec_ns: 4, argv: argv(), argv_bytes: 10 };
+    let pressure = Pressure {
+        at_ns: 6,
+        cgroup: nasty(),
+        total_bytes: Some(1 << 30),
+        available_bytes: Some(100 << 20),
+        window_ns: 2_000_000_000,
+        some_percent: Some(34.5),
+        full_windows: 2,
+        falling_bytes_per_second: Some(10 << 20),
+        falling_ns: 60_000_000_000,
+        ..Pressure::default()
+    };
+    let usage = Usage { at_ns: 7, cpu_percent: Some(99), ..Usage::default() };
     let fact = |fact| Body::Observation(Observation { fact: Some(fact) });
     let mut bodies = vec![
         Body::Started(Started {
@@ -475,6 +488,8 @@ pub fn records() -> Vec<Record> {
             processes: 9,
             untold: 1,
         })),
+        fact(observation::Fact::Pressure(pressure)),
+        fact(observation::Fact::Usage(usage)),
         Body::Transition(Transition {
             from: State::Unspecified.into(),
             to: State::Open.into(),
