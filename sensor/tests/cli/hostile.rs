@@ -138,7 +138,7 @@ fn process(pid: u32, anon_bytes: u64) -> Process {
         uid: 1_000,
         fds: 3,
         open_files: argv(),
-        depth: 0,
+        ..Default::default()
     }
 }
 
@@ -181,7 +181,7 @@ pub fn evidence() -> Vec<Evidence> {
             comm: text(),
             processes,
             forks: 9,
-            ..TopTree::default()
+            ..Default::default()
         }],
         ..Default::default()
     };
