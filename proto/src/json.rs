@@ -54,8 +54,10 @@ words! {
     severity, v1::Severity, "SEVERITY_";
     state, v1::State, "STATE_";
     group_by, v1::GroupBy, "GROUP_BY_";
+    oom_scope, v1::OomScope, "OOM_SCOPE_";
     action_kind, v1::ActionKind, "ACTION_KIND_";
     investigation_state, v1::InvestigationState, "INVESTIGATION_STATE_";
+    verdict, v1::Verdict, "VERDICT_";
     file_state, v1::file_fact::State, "STATE_";
     priority, v1::Priority, "PRIORITY_";
     verb, v1::Verb, "VERB_";

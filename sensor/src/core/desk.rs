@@ -18,8 +18,11 @@ use tonic::Code;
 use super::{
     Reins,
     containments::{Containments, GUARDIAN, POLICY},
+    findings::SourceRead,
     investigations::{Investigations, Progress},
     memory::Sampling,
+    oom::Deaths,
+    pressure::Shortages,
     reactor::{Containing, Found, Notice, Times, observation},
     requests::{self, Acted},
     respawn::Looping,
@@ -32,10 +35,11 @@ use crate::{
         Finding,
         group::{By, Group},
     },
+    diagnose::pressure::Shortage,
     evidence::gather::{Gatherer, Restarted},
     feed::link::Reply,
     host::Host,
-    incident::{self, Change, Incidents, Scene},
+    incident::{self, Change, Incidents, Scene, headline},
     investigate::Driver,
     kernel::{Lineage, Programs, split},
     lineage::{Forest, Node, ProcessKey},
@@ -52,12 +56,16 @@ use crate::{
 pub enum Done {
     /// An incident that was opened a moment ago is to be looked at, unless it was meanwhile.
     StudyDue(String),
+    /// An incident about OOM kills is to be looked at, also where it was before.
+    OomDue(String),
     Studied(Study),
     Investigated(Progress),
     /// A person's action was carried out.
     Acted(Box<Acted>),
     /// A person's action on this incident came to no end.
     Abandoned(String),
+    /// A file was looked at for an investigator.
+    Source(Box<SourceRead>),
 }
 
 /// An incident as it was just recorded, and the promise that the record becomes durable.
@@ -109,8 +117,11 @@ pub struct Desk {
     pub loops: HashMap<String, Looping>,
     /// Memory incidents of an earlier run that this one has not seen grow, and since when it looks, ns.
     pub unseen: HashMap<String, u64>,
+    /// What is known of kills.
+    pub deaths: Deaths,
     /// How long nobody has told of one that is over, ns.
     pub quiet_ns: u64,
+    pub shortages: Shortages,
 }
 
 /// What an incident is about, and how far it has been looked at.
@@ -123,13 +134,30 @@ pub struct Matter {
     studied: bool,
     /// Investigations that people wait for.
     asked: Vec<(Driver, Reply)>,
+    /// Files that investigators have asked for.
+    pub sources: u32,
 }
 
 impl Matter {
     pub fn new(incident: &str, finding: Finding) -> Self {
         let incident = incident.to_owned();
-        let subject = Subject { incident, finding, restarted: None, given: 0 };
-        Self { subject, studying: false, again: false, studied: false, asked: Vec::new() }
+        let subject =
+            Subject { incident, finding, restarted: None, killing: None, shortage: None, given: 0 };
+        Self {
+            subject,
+            studying: false,
+            again: false,
+            studied: false,
+            asked: Vec::new(),
+            sources: 0,
+        }
+    }
+
+    /// The same of a shortage.
+    pub fn short(incident: &str, finding: Finding, shortage: Shortage) -> Self {
+        let mut matter = Self::new(incident, finding);
+        matter.subject.shortage = Some(shortage);
+        matter
     }
 
     /// The same of a respawn loop.
@@ -156,10 +184,14 @@ impl Desk {
             Notice::Respawned(respawning) => self.respawned(*respawning),
             Notice::Grown(grown) => self.grown(*grown),
             Notice::Shrunk(over) => self.shrunk(&over),
+            Notice::Oom(marking) => self.oom(*marking),
+            Notice::Ended(ending) => self.ended(*ending),
             Notice::Contained { incident, contained, thaw_ns, turn } => {
                 self.contained(&incident, contained, thaw_ns, turn);
             }
             Notice::Exec(exec) => self.executed(&exec),
+            Notice::Pressure(pressure) => self.pressed(*pressure),
+            Notice::Usage(usage) => self.used(usage),
             Notice::Braked(braked) => {
                 tracing::debug!("the brake holds process {}", braked.process.tgid);
             }
@@ -363,9 +395,11 @@ impl Desk {
                     self.study(&incident);
                 }
             }
+            Done::OomDue(incident) => self.study(&incident),
             Done::Studied(study) => self.studied(study),
             Done::Investigated(progress) => drop(self.investigated(progress)),
             Done::Acted(acted) => self.acted(*acted),
+            Done::Source(read) => self.source_read(*read),
             Done::Abandoned(incident) => {
                 tracing::error!("an action on incident {incident} came to no end");
                 self.acting.remove(&incident);
@@ -377,6 +411,12 @@ impl Desk {
         let id = study.incident.as_str();
         let again = self.matters.get_mut(id).is_some_and(|matter| {
             matter.subject.given = study.given;
+            // One of a later kill is not explained by this one.
+            if let (Some(known), Some(seen)) = (&mut matter.subject.killing, &study.killing)
+                && seen.is_of(known)
+            {
+                known.clone_from(seen);
+            }
             matter.studying = false;
             std::mem::take(&mut matter.again)
         });
@@ -387,7 +427,7 @@ impl Desk {
         if let Some(diagnosis) = &study.diagnosis {
             self.log.append(Draft::of(id, Body::Diagnosis(diagnosis.clone())));
         }
-        let (tree, diagnosis) = (study.tree, study.diagnosis);
+        let (tree, diagnosis, killing) = (study.tree, study.diagnosis, study.killing);
         self.change(id, |incident| {
             if let Some(tree) = tree {
                 if let Some(group) = &mut incident.group {
@@ -395,6 +435,9 @@ impl Desk {
                     group.anon_bytes = tree.anon_bytes;
                 }
                 incident.tree = Some(tree);
+            }
+            if let Some(killing) = killing {
+                Self::oom_studied(incident, killing.oom().clone());
             }
             if let Some(diagnosis) = diagnosis {
                 if let Some(line) = headline(&diagnosis.cause) {
@@ -447,7 +490,7 @@ impl Desk {
         };
         let begun = self.investigations.begin(driver, incident, evidence, told)?;
         let Progress::State { investigation, .. } = &begun else { return None };
-        let investigation = investigation.clone();
+        let investigation = proto::Investigation::clone(investigation);
         self.investigated(begun).map(|announced| (announced, investigation))
     }
 
@@ -457,16 +500,19 @@ impl Desk {
                 self.log.append(Draft::of(incident, Body::Transcript(transcript)));
                 None
             }
-            Progress::State { incident, investigation } => {
+            Progress::State { incident, mut investigation } => {
                 let ended = investigation.ended_at.is_some();
+                if investigation.report.is_none() {
+                    investigation.report = self.report_of(&incident, &investigation.id);
+                }
                 self.log.append(Draft::of(
                     incident.clone(),
-                    Body::Investigation(investigation.clone()),
+                    Body::Investigation(proto::Investigation::clone(&investigation)),
                 ));
                 self.change(&incident, |incident| {
                     let why = format!("investigation by {}", investigation.agent);
                     incident.investigations.retain(|known| known.id != investigation.id);
-                    incident.investigations.push(investigation);
+                    incident.investigations.push(*investigation);
                     format!("{why} {}", if ended { "ended" } else { "began" })
                 })
             }
@@ -555,6 +601,7 @@ impl Desk {
         if let Some(looping) = self.loops.get_mut(id) {
             looping.close();
         }
+        self.shortages.close(id);
         Some(self.announce(change))
     }
 }
@@ -568,14 +615,6 @@ pub fn identity_of(group: &Group, [exe, loose, _]: [u64; 3]) -> [u64; 3] {
         By::User => [2, group.shared, 2],
         By::Cgroup => [3, group.shared, 3],
     }
-}
-
-/// The first sentence of a cause, as the one line of a summary.
-fn headline(cause: &str) -> Option<String> {
-    let line = cause.lines().next()?.trim();
-    let end = line.find(". ").unwrap_or(line.len());
-    let sentence = line[..end].trim_end_matches('.');
-    (!sentence.is_empty()).then(|| sentence.to_owned())
 }
 
 pub fn refusal(why: String) -> proto::Action {

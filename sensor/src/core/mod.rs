@@ -9,9 +9,12 @@
 mod absorb;
 mod containments;
 mod desk;
+mod findings;
 mod growth;
 mod investigations;
 pub mod memory;
+mod oom;
+mod pressure;
 mod privileges;
 mod reactor;
 mod requests;
@@ -50,6 +53,7 @@ use self::{
     growth::Growth,
     investigations::Investigations,
     memory::{Sampler, Sampling},
+    pressure::Shortages,
     reactor::{MESSAGES, Notice, Reactor, Times},
     succession::Legacy,
     trees::Trees,
@@ -62,6 +66,7 @@ use crate::{
     feed::{
         access::Named,
         link::{Link, LinkError, LinkOptions, Question, Tcp},
+        runs::Doors,
         tls::Files,
         webhooks::link::{Told, Webhooks, WebhooksError, WebhooksOptions},
     },
@@ -278,6 +283,15 @@ impl Daemon {
             freeze_ns: u64::from(config.respond.freeze_s) * 1_000_000_000,
             brake_extra_ns: u64::from(config.respond.brake_extra_s) * 1_000_000_000,
         };
+        let shortages = Shortages::start(
+            config,
+            &hierarchies,
+            &responder_options.scope,
+            &lineage,
+            &notice_sender,
+            &overflow,
+            &mut degradations,
+        );
         let responder = Arc::new(responder);
         let guardian = Arc::new(guardian);
         let (explosions, alarms) = storm::channel();
@@ -300,6 +314,7 @@ impl Daemon {
         });
         // The running program itself, also when its file was replaced meanwhile.
         let program = Path::new("/proc/self/exe");
+        let doors = Doors::default();
         let (link, questions) = Link::start(LinkOptions {
             program: program.to_owned(),
             socket: config.socket(),
@@ -307,6 +322,7 @@ impl Daemon {
             user: serve_user,
             tcp: tcp(&config.feed.tcp),
             unwritten: log.unwritten(),
+            doors: doors.clone(),
         })?;
         let (webhooks, delivered) = Webhooks::start(&WebhooksOptions {
             program,
@@ -347,6 +363,7 @@ impl Daemon {
                 &hierarchies,
                 home,
                 scratch,
+                doors,
                 Arc::clone(&gatherer),
             ),
             gatherer,
@@ -366,7 +383,9 @@ impl Daemon {
             matters: HashMap::new(),
             loops: HashMap::new(),
             unseen: HashMap::new(),
+            deaths: oom::Deaths::default(),
             quiet_ns: quiet_ns(&config.detect.respawns()),
+            shortages,
         };
         desk.begin(&opened, degradations, baseline_processes);
         desk.succeed(Legacy { opened, predecessor });

@@ -16,8 +16,9 @@ use sensor_common::respawn::Window;
 
 use super::{
     EvidenceLog, Redactor,
-    files::{Projects, SourceFiles, homes},
+    files::{self, Projects, SourceFiles, homes},
     kmsg,
+    oom_report::{self, Report},
     proc::{Opened, Proc, Target, read_file},
     proportional, room,
 };
@@ -77,6 +78,8 @@ pub struct Restarted {
     pub window: Window,
     /// Length of the window, ns.
     pub span_ns: u64,
+    /// Who sent the SIGKILL that ended the last run, in words, where that is how it ended.
+    pub killer: Option<String>,
 }
 
 /// Looks at processes and host.
@@ -269,6 +272,16 @@ impl Gatherer {
         SourceFiles::new(&self.proc, &living, projects, &self.redactor, log)
     }
 
+    /// A file that an investigator asks for: see [`files::read_source`].
+    pub fn read_source(
+        &self,
+        processes: &[ProcessKey],
+        cwd: &[u8],
+        path: &[u8],
+    ) -> proto::Evidence {
+        files::read_source(&self.proc, processes, cwd, path, &self.homes, &self.redactor)
+    }
+
     /// Stalls of the host (PSI); `None` where the kernel does not measure them.
     pub fn pressure(&self) -> Option<proto::Evidence> {
         let root = self.proc.root().join("pressure");
@@ -295,6 +308,13 @@ impl Gatherer {
         let (text, truncated) = kmsg::tail(self.limits.kernel_log)?;
         let (text, redactions) = self.redactor.text(&text);
         Some(proto::Evidence { truncated, redactions, ..plain("kernel_log", "/dev/kmsg", text) })
+    }
+
+    /// The kernel's newest report of the death of one of these; `None`: it is not in its log, or that cannot be
+    /// read.
+    pub fn oom_report(&self, pids: &[u32]) -> Option<Report> {
+        let (text, _) = kmsg::tail(self.limits.kernel_log)?;
+        oom_report::reports(&text).into_iter().rev().find(|report| report.is_of(pids))
     }
 
     fn process(&self, node: &Node, depth: u32) -> (proto::Process, u32) {

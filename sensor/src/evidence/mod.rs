@@ -7,6 +7,7 @@ pub mod files;
 pub mod gather;
 pub(crate) mod kmsg;
 mod log;
+pub mod oom_report;
 pub mod proc;
 pub mod proportional;
 pub mod redact;

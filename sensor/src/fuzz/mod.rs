@@ -2,6 +2,7 @@
 //! of the result. `cargo xtask fuzz` runs them for as long as one likes, the tests here for a moment.
 
 mod files;
+mod findings;
 mod frames;
 mod kernel;
 mod log;
@@ -58,9 +59,11 @@ pub const TARGETS: [Target; 21] = [
     target("cgroup", "mounts, memberships and names", kernel::cgroup, kernel::cgroups, 1024),
     target("vitals", "pressure, load and memory", kernel::vitals, kernel::vital_files, 1024),
     target("kmsg", "lines of the kernel's log", kernel::kmsg, kernel::kernel_lines, 8192),
+    target("oom_report", "the kernel's report of an OOM kill", kernel::oom, kernel::ooms, 8192),
     target("redaction", "text and arguments with secrets", text::redaction, text::secrets, 2048),
     target("rendering", "text for a model", text::rendering, text::renderings, 1024),
     target("agent", "what an agent writes", text::agent, text::agent_lines, 4096),
+    target("findings", "what an agent submits", findings::run, findings::seeds, 2048),
     target("project", "a culprit's files, as rules read them", project::run, project::seeds, 2048),
 ];
 

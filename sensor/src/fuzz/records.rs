@@ -18,13 +18,15 @@ use crate::{
         text::safe,
         watch,
     },
-    investigate::{Dossier, builtin},
+    investigate::{Dossier, Window, builtin, window},
     proto::{
-        Action, Alarm, Chain, Culprit, Cycle, Degraded, Diagnosis, Evidence, Exec, ExportStart,
-        FileFact, Finding, FlightRecord, Group, Incident, Investigation, Link, Lost, Measure,
-        Observation, Process, ProcessKey, ProcessTree, Record, Step, Transcript, Transition, Tree,
-        Vitals, VitalsSample, evidence::Content, observation::Fact, record::Body,
+        Action, Actor, Alarm, Chain, Culprit, Cycle, Degraded, Diagnosis, Evidence, Exec,
+        ExportStart, FileFact, Finding, FlightRecord, Group, Incident, Investigation, Killed, Link,
+        Lost, Measure, Observation, OomKill, Pressure, Process, ProcessKey, ProcessTree, Record,
+        Step, Transcript, Transition, Tree, Vitals, VitalsSample, evidence::Content,
+        observation::Fact, record::Body,
     },
+    render::Marker,
 };
 
 pub fn view() -> View {
@@ -99,9 +101,12 @@ pub fn incident(bytes: &[u8]) {
     {
         evidence.push(item);
     }
-    let dossier = Dossier { incident, evidence };
-    json(&dossier);
     let redactor = text::redactor();
+    let budget = window::LEAST_TOKENS + evidence.len() * 100;
+    let window = Window::fit(&incident, &evidence, &redactor, Marker::random(), budget);
+    assert!(window.tokens() <= budget, "{} of {budget} tokens", window.tokens());
+    let dossier = Dossier { incident, evidence, window: Some(window) };
+    json(&dossier);
     let mut lines = 0;
     let end = builtin::run(&dossier, &|text| redactor.text(text).0, &mut |_| lines += 1);
     // A line for each piece that it can read, the diagnosis, and what was done.
@@ -238,11 +243,31 @@ pub fn samples() -> Vec<Record> {
         Alarm { rule: "R6".into(), process: Some(key(7)), top: Some(key(5)), ..Default::default() };
     let exec =
         Exec { process: Some(key(7)), parent: Some(key(5)), argv: argv(), ..Default::default() };
+    let pressure = Pressure {
+        cgroup: "/a\x1b".into(),
+        total_bytes: Some(1 << 30),
+        available_bytes: Some(100 << 20),
+        some_percent: Some(34.5),
+        falling_bytes_per_second: Some(10 << 20),
+        falling_ns: 60_000_000_000,
+        ..Default::default()
+    };
     let fact = |fact| Body::Observation(Observation { fact: Some(fact) });
     let transition = Transition { to: 2, incident: Some(sample()), ..Default::default() };
     let mut bodies = vec![
         fact(Fact::Alarm(alarm)),
         fact(Fact::Exec(exec)),
+        fact(Fact::OomKill(OomKill {
+            victim: Some(Actor { argv: argv(), ..Actor::default() }),
+            limit_bytes: Some(1),
+            limit_used_bytes: Some(1),
+            ..OomKill::default()
+        })),
+        fact(Fact::Killed(Killed {
+            sender: Some(Actor { comm: "a\x1b".into(), ..Actor::default() }),
+            ..Killed::default()
+        })),
+        fact(Fact::Pressure(pressure)),
         Body::Transition(transition),
         Body::Transcript(Transcript { text: b"a\x1b".to_vec(), ..Default::default() }),
         Body::Lost(Lost { reason: "map_full".into(), count: 3 }),

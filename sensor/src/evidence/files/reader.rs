@@ -14,7 +14,6 @@ use rustix::{
     io::Errno,
 };
 
-use super::FILE_LIMIT;
 use crate::{
     diagnose::FileState,
     evidence::proc::{Proc, Status, read_up_to},
@@ -43,6 +42,7 @@ pub(super) enum Error {
 struct Request {
     top: PathBuf,
     rest: PathBuf,
+    limit: usize,
 }
 
 /// What stands there, and its whole size in bytes.
@@ -68,7 +68,7 @@ impl Reader {
                 return;
             }
             for request in incoming {
-                if outgoing.send(look(&root, &request.top, &request.rest)).is_err() {
+                if outgoing.send(look(&root, &request)).is_err() {
                     return;
                 }
             }
@@ -81,9 +81,15 @@ impl Reader {
         Ok(Self { requests, replies })
     }
 
-    /// `None` when the answer took too long; the reader must not be asked again.
-    pub(super) fn read(&self, top: PathBuf, rest: PathBuf, wait: Duration) -> Option<Reply> {
-        self.requests.send(Request { top, rest }).ok()?;
+    /// At most `limit` bytes of a file. `None` when the answer took too long; the reader must not be asked
+    /// again.
+    pub(super) fn read(
+        &self,
+        (top, rest): (PathBuf, PathBuf),
+        limit: usize,
+        wait: Duration,
+    ) -> Option<Reply> {
+        self.requests.send(Request { top, rest, limit }).ok()?;
         self.replies.recv_timeout(wait).ok()
     }
 }
@@ -108,9 +114,9 @@ fn become_user(status: &Status) -> Result<(), Error> {
     if set { Ok(()) } else { Err(refused) }
 }
 
-fn look(root: &OwnedFd, top: &Path, rest: &Path) -> Reply {
-    match open(root, top, rest) {
-        Ok((file, size)) => match read_up_to(&file, FILE_LIMIT) {
+fn look(root: &OwnedFd, request: &Request) -> Reply {
+    match open(root, &request.top, &request.rest) {
+        Ok((file, size)) => match read_up_to(&file, request.limit) {
             Ok(content) => (FileState::Present(content), size),
             Err(error) => (FileState::Refused(format!("it cannot be read: {error}")), 0),
         },
