@@ -6,15 +6,16 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 4] = [
+const FILES: [&str; 5] = [
     "sensor/v1/sensor.proto",
     "sensor/v1/trace.proto",
     "sensor/v1/export.proto",
     "sensor/internal/v1/link.proto",
+    "sensor/internal/v1/parse.proto",
 ];
 
 /// Enum fields: message.field → module path of the serializer that knows its words.
-const ENUMS: [(&str, &str); 12] = [
+const ENUMS: [(&str, &str); 13] = [
     ("Record.priority", "priority"),
     ("Incident.kind", "kind"),
     ("Incident.severity", "severity"),
@@ -26,6 +27,7 @@ const ENUMS: [(&str, &str); 12] = [
     ("Action.kind", "action_kind"),
     ("Investigation.state", "investigation_state"),
     ("FileFact.state", "file_state"),
+    ("Frame.kind", "frame_kind"),
     ("ActRequest.verb", "verb"),
 ];
 
@@ -55,7 +57,7 @@ const STRINGS: [&str; 21] = [
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.
-const BYTES: [&str; 11] = [
+const BYTES: [&str; 20] = [
     "Evidence.content.text",
     "Process.cwd",
     "Process.exe",
@@ -67,10 +69,19 @@ const BYTES: [&str; 11] = [
     "Culprit.exe",
     "Step.cwd",
     "Transcript.text",
+    "HeldPlace.name",
+    "Listener.address",
+    "DeletedFile.path",
+    "GroupFacts.path",
+    "Change.what",
+    "GitState.top",
+    "GitState.branch",
+    "GitState.moved_by",
+    "LogLine.text",
 ];
 
 /// `repeated bytes` fields.
-const BYTE_LISTS: [&str; 7] = [
+const BYTE_LISTS: [&str; 8] = [
     "Exec.argv",
     "Process.argv",
     "Process.open_files",
@@ -78,9 +89,10 @@ const BYTE_LISTS: [&str; 7] = [
     "Culprit.argv",
     "Step.argv",
     "LiveTree.argv",
+    "GitState.modified",
 ];
 
-const TIMES: [&str; 10] = [
+const TIMES: [&str; 14] = [
     "Record.at",
     "Evidence.at",
     "Incident.opened_at",
@@ -91,6 +103,10 @@ const TIMES: [&str; 10] = [
     "Investigation.ended_at",
     "VitalsSample.at",
     "TreeList.at",
+    "Change.at",
+    "GitState.moved_at",
+    "LogLine.at",
+    "LogLine.until",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -57,6 +57,7 @@ words! {
     action_kind, v1::ActionKind, "ACTION_KIND_";
     investigation_state, v1::InvestigationState, "INVESTIGATION_STATE_";
     file_state, v1::file_fact::State, "STATE_";
+    frame_kind, v1::frame::Kind, "KIND_";
     priority, v1::Priority, "PRIORITY_";
     verb, v1::Verb, "VERB_";
 }

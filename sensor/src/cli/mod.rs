@@ -14,6 +14,7 @@ mod doctor;
 mod error;
 pub(crate) mod evidence;
 mod export;
+mod gathered;
 mod incidents;
 mod investigate;
 pub(crate) mod out;

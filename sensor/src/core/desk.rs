@@ -117,6 +117,8 @@ pub struct Matter {
     /// Once more when that is done: much has changed.
     again: bool,
     studied: bool,
+    /// What the look that goes on has found so far.
+    evidence: Vec<proto::Evidence>,
     /// Investigations that people wait for.
     asked: Vec<(Driver, Reply)>,
 }
@@ -125,7 +127,14 @@ impl Matter {
     pub fn new(incident: &str, finding: Finding) -> Self {
         let incident = incident.to_owned();
         let subject = Subject { incident, finding, restarted: None, given: 0 };
-        Self { subject, studying: false, again: false, studied: false, asked: Vec::new() }
+        Self {
+            subject,
+            studying: false,
+            again: false,
+            studied: false,
+            evidence: Vec::new(),
+            asked: Vec::new(),
+        }
     }
 
     /// The same of a respawn loop.
@@ -344,8 +353,10 @@ impl Desk {
         let (lineage, gatherer, done) =
             (Arc::clone(&self.lineage), Arc::clone(&self.gatherer), self.done.clone());
         tokio::task::spawn_blocking(move || {
-            // The desk is gone only when the daemon ends.
-            let _ = done.send(Done::Studied(study::study(&subject, &lineage, &gatherer)));
+            study::study(&subject, &lineage, &gatherer, |study| {
+                // The desk is gone only when the daemon ends.
+                let _ = done.send(Done::Studied(study));
+            });
         });
     }
 
@@ -368,12 +379,18 @@ impl Desk {
 
     fn studied(&mut self, study: Study) {
         let id = study.incident.as_str();
+        let mut evidence = study.evidence.clone();
         let again = self.matters.get_mut(id).is_some_and(|matter| {
             matter.subject.given = study.given;
-            matter.studying = false;
+            matter.studying = study.more;
+            matter.evidence.append(&mut evidence);
+            if study.more {
+                return false;
+            }
+            // All of this look.
+            evidence = std::mem::take(&mut matter.evidence);
             std::mem::take(&mut matter.again)
         });
-        let evidence = study.evidence.clone();
         for item in study.evidence {
             self.log.append(Draft::of(id, Body::Evidence(item)));
         }
@@ -381,6 +398,9 @@ impl Desk {
             self.log.append(Draft::of(id, Body::Diagnosis(diagnosis.clone())));
         }
         let (tree, diagnosis) = (study.tree, study.diagnosis);
+        if !study.more && tree.is_none() && diagnosis.is_none() {
+            return self.studied_all(id, again, evidence);
+        }
         self.change(id, |incident| {
             if let Some(tree) = tree {
                 if let Some(group) = &mut incident.group {
@@ -397,6 +417,13 @@ impl Desk {
             }
             "evidence was gathered and explained".to_owned()
         });
+        if !study.more {
+            self.studied_all(id, again, evidence);
+        }
+    }
+
+    /// A look came to its end, with all this evidence.
+    fn studied_all(&mut self, id: &str, again: bool, evidence: Vec<proto::Evidence>) {
         if again {
             return self.study(id);
         }

@@ -24,6 +24,8 @@ pub struct Study {
     pub given: u32,
     pub diagnosis: Option<proto::Diagnosis>,
     pub tree: Option<proto::Tree>,
+    /// More evidence comes, without which the diagnosis stands already.
+    pub more: bool,
 }
 
 /// What to look at.
@@ -37,8 +39,13 @@ pub struct Subject {
     pub given: u32,
 }
 
-/// Gathers and explains.
-pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> Study {
+/// Gathers and explains, and tells what is known so far; then gathers what takes longer.
+pub fn study(
+    subject: &Subject,
+    lineage: &Lineage,
+    gatherer: &Arc<Gatherer>,
+    mut tell: impl FnMut(Study),
+) {
     let mut log = EvidenceLog::after(subject.given);
     let mut tree = None;
     let mut diagnosis = None;
@@ -63,12 +70,27 @@ pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> 
     {
         log.add(evidence);
     }
-    Study {
-        incident: subject.incident.clone(),
+    let more = subject.finding.culprit.is_some();
+    let incident = &subject.incident;
+    tell(Study {
+        incident: incident.clone(),
         evidence: log.take(),
         given: log.given(),
         diagnosis,
         tree,
+        more,
+    });
+    if more {
+        let forest = lineage.forest(Detail::Execs);
+        gatherer.rest(&forest, &subject.finding.roots(), &mut log);
+        tell(Study {
+            incident: incident.clone(),
+            evidence: log.take(),
+            given: log.given(),
+            diagnosis: None,
+            tree: None,
+            more: false,
+        });
     }
 }
 

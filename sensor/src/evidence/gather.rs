@@ -4,6 +4,7 @@
 //! The kernel's lineage says which processes there are and what they executed; /proc adds what it
 //! still knows. Bounds in number and time hold for a tree of any size.
 
+mod rest;
 mod trees;
 
 use std::{
@@ -18,6 +19,7 @@ use super::{
     EvidenceLog, Redactor,
     files::{Projects, SourceFiles, homes},
     kmsg,
+    memory::Memory,
     proc::{Opened, Proc, Target, read_file},
     room,
 };
@@ -29,6 +31,11 @@ use crate::{
     proto::{self, evidence::Content},
     respond::surge::Tasks,
 };
+
+/// Processes of a tree whose exact share is read.
+const SHARES: usize = 16;
+/// Resident set up to which that is cheap: the kernel walks all pages, 10 ms a GiB.
+const CHEAP: u64 = 1 << 30;
 
 /// How much is gathered.
 #[derive(Clone, Debug)]
@@ -161,14 +168,19 @@ impl Gatherer {
         let mut totals = proto::Tree::default();
         let mut tree = proto::ProcessTree::default();
         let (mut redactions, mut truncated) = (0, false);
+        let mut memory = Memory::new(&self.proc, self.limits.argv);
+        // What the kernel side recorded has to do then: see `rest`.
+        let exhausted = self.exhausted();
         let trees = roots.iter().flat_map(|root| forest.tree(*root));
         for (node, depth) in trees.filter(|(node, _)| node.alive) {
             totals.processes += 1;
             totals.depth = totals.depth.max(depth);
-            let in_time = began.elapsed() < self.limits.patience;
+            let in_time = began.elapsed() < self.limits.patience && !exhausted;
             truncated |= !in_time;
-            let (threads, anon) = if in_time && tree.processes.len() < self.limits.listed {
-                let (process, more) = self.process(node, depth);
+            let listed = tree.processes.len() < self.limits.listed;
+            let (threads, anon) = if (in_time || exhausted) && listed {
+                let opened = in_time.then(|| self.proc.open(node.key)).flatten();
+                let (process, more) = self.process(node, depth, opened.as_ref(), &mut memory);
                 redactions += more;
                 let sums = (process.threads, process.anon_bytes);
                 tree.processes.push(process);
@@ -180,6 +192,9 @@ impl Gatherer {
             };
             totals.threads += threads.max(1);
             totals.anon_bytes += anon;
+        }
+        if !exhausted {
+            shares(&mut tree.processes, &mut memory);
         }
         let evidence = proto::Evidence {
             name: "tree".to_owned(),
@@ -290,7 +305,13 @@ impl Gatherer {
         Some(proto::Evidence { truncated, redactions, ..plain("kernel_log", "/dev/kmsg", text) })
     }
 
-    fn process(&self, node: &Node, depth: u32) -> (proto::Process, u32) {
+    fn process(
+        &self,
+        node: &Node,
+        depth: u32,
+        opened: Option<&Opened>,
+        memory: &mut Memory,
+    ) -> (proto::Process, u32) {
         let mut process = proto::Process {
             pid: node.key.tgid,
             start_ns: node.key.start_ns,
@@ -302,7 +323,7 @@ impl Gatherer {
         // Programs rewrite their arguments; what they were at exec says more, and costs no lock.
         let mut argv = node.exec.as_ref().map(|exec| exec.argv.clone()).unwrap_or_default();
         let mut redactions = 0;
-        if let Some(opened) = self.proc.open(node.key) {
+        if let Some(opened) = opened {
             let status = opened.status();
             process.ppid = opened.stat.ppid;
             process.comm = sensor_proto::json::escape(&opened.stat.comm);
@@ -310,6 +331,9 @@ impl Gatherer {
             process.threads = opened.stat.threads;
             process.rss_bytes = status.rss;
             process.anon_bytes = status.anon;
+            process.swap_bytes = status.swap;
+            process.cpu_ms = opened.stat.cpu_ticks.saturating_mul(10);
+            process.fds_max = opened.most_files().unwrap_or(0);
             process.uid = status.uid;
             process.cgroup = opened.cgroup();
             process.cwd = opened.cwd().map(|cwd| cwd.path).unwrap_or_default();
@@ -322,7 +346,7 @@ impl Gatherer {
                 redactions += more;
             }
             if argv.is_empty() {
-                argv = opened.argv(self.limits.argv).0;
+                argv = memory.argv(node.key);
             }
         }
         let (argv, more) = self.redactor.argv(&argv);
@@ -336,6 +360,7 @@ impl Gatherer {
         // Whoever started the culprit often stands where it began.
         let above = nodes.first().map(|node| forest.ancestry(node.key)).unwrap_or_default();
         let mut known = Paths::default();
+        let mut memory = Memory::new(&self.proc, self.limits.argv);
         for node in above.into_iter().skip(1).take(4) {
             known.look(node, self.open(node).as_ref());
         }
@@ -347,7 +372,7 @@ impl Gatherer {
                 let argv = match (&node.exec, opened) {
                     (Some(exec), _) if !exec.argv.is_empty() => exec.argv.clone(),
                     // Was there before the sensor; a mere fork would only show its parent's.
-                    (_, Some(opened)) if node.adopted => opened.argv(self.limits.argv).0,
+                    (_, Some(_)) if node.adopted => memory.argv(node.key),
                     _ => Vec::new(),
                 };
                 (cwd, exe, argv)
@@ -374,6 +399,15 @@ impl Gatherer {
 
     fn open(&self, node: &Node) -> Option<Opened> {
         node.alive.then(|| self.proc.open(node.key)).flatten()
+    }
+}
+
+/// The largest of them get their part of what they share: for the others it says little.
+fn shares(processes: &mut [proto::Process], memory: &mut Memory) {
+    let mut largest: Vec<&mut proto::Process> = processes.iter_mut().collect();
+    largest.sort_by_key(|process| std::cmp::Reverse(process.rss_bytes));
+    for process in largest.into_iter().take(SHARES).filter(|it| it.rss_bytes <= CHEAP) {
+        process.pss_bytes = memory.pss(ProcessKey::new(process.pid, process.start_ns));
     }
 }
 

@@ -3,13 +3,17 @@
 //! [`gather`] looks at processes and the host, [`files`] at a culprit's sources; both write into an
 //! [`EvidenceLog`]. What they read has been chosen by somebody else: see [`proc`] and [`redact`].
 
+mod beside;
 pub mod files;
 pub mod gather;
 pub(crate) mod kmsg;
 mod log;
+mod memory;
+pub(crate) mod open_files;
 pub mod proc;
 pub mod redact;
 pub mod room;
+pub(crate) mod setting;
 pub mod sockets;
 
 pub use gather::{Chain, Gatherer, Limits};

@@ -58,6 +58,8 @@ pub struct Stat {
     pub threads: u32,
     /// On the boot clock, in ticks of 10 ms.
     pub start_ticks: u64,
+    /// Time on a CPU, of all threads, in ticks of 10 ms.
+    pub cpu_ticks: u64,
 }
 
 /// Of /proc/PID/status; what a kernel thread or a zombie lacks is 0.
@@ -70,6 +72,7 @@ pub struct Status {
     /// Bytes.
     pub rss: u64,
     pub anon: u64,
+    pub swap: u64,
 }
 
 /// Where `cwd` or `exe` points.
@@ -82,6 +85,27 @@ pub struct Target {
     ino: u64,
     dev: u32,
     mount: u64,
+}
+
+/// What a descriptor of a process leads to.
+#[derive(Clone, Debug)]
+pub struct Descriptor {
+    /// As the kernel prints it.
+    pub target: Vec<u8>,
+    pub file_type: fs::FileType,
+    /// Names that lead there; `None`: not known.
+    pub links: Option<u32>,
+    /// Room that it takes.
+    pub bytes: u64,
+    pub dev: u32,
+    pub ino: u64,
+}
+
+impl Default for Descriptor {
+    fn default() -> Self {
+        let file_type = fs::FileType::Unknown;
+        Self { target: Vec::new(), file_type, links: None, bytes: 0, dev: 0, ino: 0 }
+    }
 }
 
 impl Proc {
@@ -133,15 +157,7 @@ impl Opened {
 
     /// How many descriptors are open, and where the first few point.
     pub fn files(&self, first: usize) -> (u32, Vec<Vec<u8>>) {
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let Ok(dir) = fs::openat(&self.dir, "fd", flags, Mode::empty()) else {
-            return (0, Vec::new());
-        };
-        // Since 6.2 the directory's size is the number of its entries; before, it is 0.
-        let counted = fs::fstat(&dir).ok().filter(|stat| stat.st_size > 0 && is_real(&dir));
-        let Ok(entries) = Dir::read_from(&dir) else {
-            return (0, Vec::new());
-        };
+        let Some((dir, entries, counted)) = self.open_fds() else { return (0, Vec::new()) };
         // A process can have a million.
         let bound = if counted.is_some() { first } else { 65_536 };
         let mut targets = Vec::new();
@@ -161,7 +177,68 @@ impl Opened {
                 break;
             }
         }
-        (counted.map_or(seen, |stat| stat.st_size as u32), targets)
+        (counted.unwrap_or(seen), targets)
+    }
+
+    /// A descriptor each, the first ones, and how many there are.
+    pub fn descriptors(&self, first: usize) -> (u32, Vec<Descriptor>) {
+        let Some((dir, entries, counted)) = self.open_fds() else { return (0, Vec::new()) };
+        let mut found = Vec::new();
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if name.to_bytes().starts_with(b".") {
+                continue;
+            }
+            if found.len() >= first {
+                break;
+            }
+            let Ok(target) = fs::readlinkat(&dir, name, Vec::new()) else { continue };
+            // Without asking a file server.
+            let held = fs::statx(
+                &dir,
+                name,
+                AtFlags::STATX_DONT_SYNC,
+                StatxFlags::TYPE | StatxFlags::INO | StatxFlags::NLINK | StatxFlags::BLOCKS,
+            );
+            let mut descriptor =
+                Descriptor { target: target.into_bytes(), ..Descriptor::default() };
+            descriptor.target.truncate(4096);
+            if let Ok(held) = held {
+                descriptor.file_type = fs::FileType::from_raw_mode(held.stx_mode.into());
+                descriptor.links = Some(held.stx_nlink);
+                descriptor.bytes = held.stx_blocks.saturating_mul(512);
+                descriptor.ino = held.stx_ino;
+                descriptor.dev = kernel_dev(held.stx_dev_major, held.stx_dev_minor);
+            }
+            found.push(descriptor);
+        }
+        (counted.unwrap_or(0).max(found.len() as u32), found)
+    }
+
+    /// Descriptors that it may have open.
+    pub fn most_files(&self) -> Option<u64> {
+        let limits = super::setting::limits(&self.file("limits")?);
+        limits.into_iter().find(|limit| limit.name == "nofile")?.soft
+    }
+
+    /// A small file of its directory.
+    pub(super) fn file(&self, name: &str) -> Option<Vec<u8>> {
+        read(&self.dir, name, STATUS_LIMIT)
+    }
+
+    /// Where a link of its directory points.
+    pub(super) fn link(&self, name: &str) -> Option<Vec<u8>> {
+        Some(fs::readlinkat(&self.dir, name, Vec::new()).ok()?.into_bytes())
+    }
+
+    /// The directory of its descriptors, and how many there are where the kernel says so.
+    fn open_fds(&self) -> Option<(OwnedFd, Dir, Option<u32>)> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let dir = fs::openat(&self.dir, "fd", flags, Mode::empty()).ok()?;
+        // Since 6.2 the directory's size is the number of its entries; before, it is 0.
+        let counted = fs::fstat(&dir).ok().filter(|stat| stat.st_size > 0 && is_real(&dir));
+        let entries = Dir::read_from(&dir).ok()?;
+        Some((dir, entries, counted.map(|stat| stat.st_size as u32)))
     }
 
     /// Its root directory, as a place to open paths from.
@@ -251,10 +328,13 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let ppid = fields.next()?.parse().ok()?;
-    // Fields 20 and 22 of proc(5); ppid is field 4.
-    let threads = fields.nth(15)?.parse().ok()?;
+    // Fields 14, 15, 20 and 22 of proc(5); ppid is field 4.
+    let user: u64 = fields.nth(9)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let cpu_ticks = user.saturating_add(system);
+    let threads = fields.nth(4)?.parse().ok()?;
     let start_ticks = fields.nth(1)?.parse().ok()?;
-    Some(Stat { comm, state, ppid, threads, start_ticks })
+    Some(Stat { comm, state, ppid, threads, start_ticks, cpu_ticks })
 }
 
 pub(crate) fn parse_status(text: &[u8]) -> Status {
@@ -273,10 +353,18 @@ pub(crate) fn parse_status(text: &[u8]) -> Status {
             "Groups" => status.groups = numbers.map(|group| group as u32).collect(),
             "VmRSS" => status.rss = numbers.next().unwrap_or_default().saturating_mul(1024),
             "RssAnon" => status.anon = numbers.next().unwrap_or_default().saturating_mul(1024),
+            "VmSwap" => status.swap = numbers.next().unwrap_or_default().saturating_mul(1024),
             _ => {}
         }
     }
     status
+}
+
+/// Of /proc/PID/smaps_rollup, bytes.
+pub(crate) fn parse_pss(text: &[u8]) -> Option<u64> {
+    let text = String::from_utf8_lossy(text);
+    let value = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024))
 }
 
 /// Arguments end with a NUL each; a program that rewrote its title left one long one with a tail of NULs.

@@ -61,6 +61,12 @@ fn step(incident: &proto::Incident, evidence: &Evidence) -> Option<Step> {
         Content::Text(text) => of_text(&evidence.name, &String::from_utf8_lossy(text))?,
         // For people: what it says of a tree, the evidence about the tree says better.
         Content::Vitals(_) => return None,
+        // Nor does it draw conclusions from what only names and counts.
+        Content::Stacks(_)
+        | Content::OpenFiles(_)
+        | Content::Setting(_)
+        | Content::Changes(_)
+        | Content::Logs(_) => return None,
     };
     step.looked = format!("{} ({})", step.looked, evidence.id);
     if evidence.truncated {

@@ -7,7 +7,7 @@
 //! server is left behind. What may be looked at: see [`project`].
 
 mod project;
-mod reader;
+pub(super) mod reader;
 
 use std::{
     collections::HashMap,
@@ -71,7 +71,7 @@ impl<'a> SourceFiles<'a> {
             Err(why) => return refused(why),
         };
         let left = self.deadline.saturating_duration_since(Instant::now());
-        match &self.reader {
+        match &mut self.reader {
             Ok(reader) => reader.read(top, rest, left).unwrap_or_else(|| {
                 self.reader = Err("an earlier file did not answer in time".to_owned());
                 refused("it did not answer in time")

@@ -21,7 +21,8 @@ fn a_name_may_look_like_fields() {
             state: 'S',
             ppid: 4000,
             threads: 11,
-            start_ticks: 123_456
+            start_ticks: 123_456,
+            cpu_ticks: 0
         }
     );
 }
@@ -43,6 +44,7 @@ fn all_facts_of_a_process() {
         groups: vec![4, 24, 1000],
         rss: 70_000 << 10,
         anon: 50_000 << 10,
+        swap: 0,
     };
     assert_eq!(opened.status(), status);
     assert_eq!(opened.argv(4096), (vec![b"npm run quux".to_vec()], false));
@@ -101,6 +103,7 @@ proptest! {
         let _ = parse_stat(&text);
         let _ = parse_status(&text);
         let _ = mount_dev(&text, 1);
+        let _ = parse_pss(&text);
         let argv = split_argv(&text);
         prop_assert!(argv.iter().map(Vec::len).sum::<usize>() <= text.len());
     }
@@ -109,8 +112,9 @@ proptest! {
     fn any_name_is_read_back(comm in prop::collection::vec(any::<u8>(), 0..16), ppid: u32, ticks: u64) {
         let mut text = b"7 (".to_vec();
         text.extend_from_slice(&comm);
-        text.extend_from_slice(format!(") Z {ppid} 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1 0 {ticks} 0 0\n").as_bytes());
+        text.extend_from_slice(format!(") Z {ppid} 0 0 0 0 0 0 0 0 0 7 4 0 0 0 0 1 0 {ticks} 0 0\n").as_bytes());
         let stat = parse_stat(&text).unwrap();
         prop_assert_eq!((stat.comm, stat.ppid, stat.start_ticks), (comm, ppid, ticks));
+        prop_assert_eq!((stat.cpu_ticks, stat.threads), (11, 1));
     }
 }
