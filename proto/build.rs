@@ -143,7 +143,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A oneof stands flat in its message. prost applies a field attribute of a oneof to the
     // variants as well, where serde refuses it, so it is put in here.
     let generated = out.join("sensor.v1.rs");
-    let code = fs::read_to_string(&generated)?;
-    fs::write(&generated, code.replace("#[prost(oneof", "#[serde(flatten)]\n    #[prost(oneof"))?;
+    let mut code = fs::read_to_string(&generated)?;
+    // Where there are many variants, the attribute has lines of its own.
+    for oneof in ["#[prost(oneof", "#[prost(\n        oneof"] {
+        code = code.replace(oneof, &format!("#[serde(flatten)]\n    {oneof}"));
+    }
+    fs::write(&generated, code)?;
     Ok(())
 }

@@ -53,7 +53,7 @@ use crate::{
     cgroup::{CgroupError, Hierarchies},
     clock,
     config::{self, Config},
-    evidence::{Redactor, gather},
+    evidence::{Parser, Redactor, gather},
     feed::{
         access::Named,
         link::{Link, LinkError, LinkOptions, Question, Tcp},
@@ -305,7 +305,8 @@ impl Daemon {
             begin: (&opened.log_id, opened.last_seq + 1),
             started_ns,
         })?;
-        let gatherer = Arc::new(gatherer(config));
+        let parser = Parser::new(program, serve_user);
+        let gatherer = Arc::new(gatherer(config).with_parser(parser));
         let trees =
             Arc::new(Trees::new(Arc::clone(&lineage), Arc::clone(&gatherer), hierarchies.clone()));
         let trees = Arc::clone(counted.get_or_init(|| trees));

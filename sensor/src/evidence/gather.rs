@@ -16,7 +16,7 @@ use std::{
 use sensor_common::respawn::Window;
 
 use super::{
-    EvidenceLog, Redactor,
+    EvidenceLog, Parser, Redactor,
     files::{Projects, SourceFiles, homes},
     kmsg,
     memory::Memory,
@@ -92,19 +92,28 @@ pub struct Gatherer {
     limits: Limits,
     proc: Proc,
     homes: BTreeSet<PathBuf>,
+    /// Without one there are no stacks.
+    parser: Option<Parser>,
 }
 
 impl Gatherer {
     /// Of this host.
     pub fn new(redactor: Redactor, limits: Limits) -> Self {
         let passwd = read_file("/etc/passwd", 1 << 20).unwrap_or_default();
-        Self { redactor, limits, proc: Proc::default(), homes: homes(&passwd) }
+        Self { redactor, limits, proc: Proc::default(), homes: homes(&passwd), parser: None }
     }
 
     /// The same with another /proc, for tests.
     #[must_use]
     pub fn with_proc(mut self, proc: Proc) -> Self {
         self.proc = proc;
+        self
+    }
+
+    /// Who decodes foreign files.
+    #[must_use]
+    pub fn with_parser(mut self, parser: Parser) -> Self {
+        self.parser = Some(parser);
         self
     }
 

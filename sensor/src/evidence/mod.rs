@@ -10,12 +10,15 @@ pub(crate) mod kmsg;
 mod log;
 mod memory;
 pub(crate) mod open_files;
+pub mod parse;
 pub mod proc;
 pub mod redact;
 pub mod room;
 pub(crate) mod setting;
 pub mod sockets;
+pub(crate) mod stacks;
 
 pub use gather::{Chain, Gatherer, Limits};
 pub use log::EvidenceLog;
+pub use parse::Parser;
 pub use redact::Redactor;

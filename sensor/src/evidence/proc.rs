@@ -226,6 +226,22 @@ impl Opened {
         read(&self.dir, name, STATUS_LIMIT)
     }
 
+    /// A file of which a few KiB would not do.
+    pub(super) fn large_file(&self, name: &str, limit: usize) -> Option<Vec<u8>> {
+        read(&self.dir, name, limit)
+    }
+
+    /// Ids of its threads, the first ones.
+    pub(super) fn threads(&self, first: usize) -> Vec<u32> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let Ok(dir) = fs::openat(&self.dir, "task", flags, Mode::empty()) else {
+            return Vec::new();
+        };
+        let Ok(entries) = Dir::read_from(&dir) else { return Vec::new() };
+        let number = |entry: fs::DirEntry| entry.file_name().to_str().ok()?.parse().ok();
+        entries.flatten().filter_map(number).take(first).collect()
+    }
+
     /// Where a link of its directory points.
     pub(super) fn link(&self, name: &str) -> Option<Vec<u8>> {
         Some(fs::readlinkat(&self.dir, name, Vec::new()).ok()?.into_bytes())

@@ -19,9 +19,9 @@ pub mod access;
 pub mod client;
 pub(crate) mod frames;
 pub mod link;
-mod privileges;
+pub(crate) mod privileges;
 pub mod serve;
-mod supervisor;
+pub(crate) mod supervisor;
 pub mod tls;
 pub mod webhooks;
 

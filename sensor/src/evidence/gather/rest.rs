@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 
 use super::{Gatherer, plain};
 use crate::{
-    evidence::{EvidenceLog, open_files, proc::read_file, setting},
+    evidence::{EvidenceLog, open_files, proc::read_file, setting, stacks},
     lineage::{Forest, ProcessKey},
     proto::{self, evidence::Content},
 };
 
 /// For all steps together; a step that has begun may take its own bound on top.
-const PATIENCE: Duration = Duration::from_secs(3);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Memory that must be available before /proc is asked: what one gathering takes at most, and as much
 /// again for the others. On a small host a sixteenth of all.
@@ -80,6 +80,20 @@ impl Gatherer {
         })
     }
 
+    fn stacks(&self, forest: &Forest, roots: &[ProcessKey]) -> Option<proto::Evidence> {
+        let parser = self.parser.as_ref()?;
+        let living = living(forest, roots);
+        let (stacks, redactions) = stacks::of(&self.proc, parser, &living, &self.redactor)?;
+        Some(proto::Evidence {
+            name: "stacks".into(),
+            source: "perf events, /proc/PID/task, /proc/PID/maps".into(),
+            truncated: stacks.omitted > 0 || stacks.samples_omitted > 0,
+            redactions,
+            content: Some(Content::Stacks(stacks)),
+            ..Default::default()
+        })
+    }
+
     fn open_files(&self, forest: &Forest, roots: &[ProcessKey]) -> Option<proto::Evidence> {
         let (files, redactions) =
             open_files::of(&self.proc, &living(forest, roots), &self.redactor);
@@ -97,8 +111,11 @@ impl Gatherer {
 type Step = fn(&Gatherer, &Forest, &[ProcessKey]) -> Option<proto::Evidence>;
 
 /// The most perishable first.
-const STEPS: [(&str, Step); 2] =
-    [("open_files", Gatherer::open_files), ("setting", Gatherer::setting)];
+const STEPS: [(&str, Step); 3] = [
+    ("stacks", Gatherer::stacks),
+    ("open_files", Gatherer::open_files),
+    ("setting", Gatherer::setting),
+];
 
 fn log_some(log: &mut EvidenceLog, evidence: Option<proto::Evidence>) {
     if let Some(evidence) = evidence {

@@ -6,7 +6,7 @@
 use std::{collections::HashMap, fs::File, ptr};
 
 use object::{
-    Object as _, ObjectSegment as _, ObjectSymbol as _, ObjectSymbolTable as _, SymbolKind,
+    ObjectSegment as _, ObjectSymbol as _, ObjectSymbolTable as _, SymbolKind,
     read::elf::{ElfFile32, ElfFile64},
 };
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -80,7 +80,10 @@ struct Best<'a> {
     inside: bool,
 }
 
-fn search<'a>(elf: &impl object::Object<'a>, wanted: &SymbolsWanted) -> Result<ParseAnswer, String> {
+fn search<'a>(
+    elf: &impl object::Object<'a>,
+    wanted: &SymbolsWanted,
+) -> Result<ParseAnswer, String> {
     let segments: Vec<(u64, u64, u64)> = elf
         .segments()
         .map(|segment| (segment.file_range().0, segment.file_range().1, segment.address()))
@@ -144,9 +147,16 @@ fn search<'a>(elf: &impl object::Object<'a>, wanted: &SymbolsWanted) -> Result<P
             symbols[*at] = Symbol { name: readable(best.name), offset: address - best.start };
         }
     }
-    let base = address(wanted.base);
+    // A mapping begins with the page that its segment begins in, which may hold the end of another.
+    let page = rustix::param::page_size() as u64;
+    let base = segments.iter().find_map(|(start, _, address)| {
+        let before = start.checked_sub(wanted.base).filter(|before| *before < page)?;
+        Some(address.wrapping_sub(before))
+    });
     let place = |name: &String| Place {
-        distance: base.zip(named.get(name.as_bytes())).map(|(base, at)| at.wrapping_sub(base) as i64),
+        distance: base
+            .zip(named.get(name.as_bytes()))
+            .map(|(base, at)| at.wrapping_sub(base) as i64),
     };
     Ok(ParseAnswer { symbols, places: names().map(place).collect(), error: String::new() })
 }
@@ -189,7 +199,10 @@ mod tests {
             base: map.offset,
         };
         let answer = symbols(&file, &wanted).unwrap();
-        assert_eq!((answer.symbols[0].name.as_slice(), answer.symbols[0].offset), (&b"sensor_test_landmark"[..], 1));
+        assert_eq!(
+            (answer.symbols[0].name.as_slice(), answer.symbols[0].offset),
+            (&b"sensor_test_landmark"[..], 1)
+        );
         assert_eq!(answer.symbols[1], Symbol::default());
         assert_eq!(answer.places[0].distance, Some((at - map.start) as i64));
         assert_eq!(answer.places[1].distance, None);

@@ -30,7 +30,10 @@ use sensor_proto::internal::v1::{
 
 use crate::{
     core::survival,
-    feed::privileges::{self, PrivilegesError},
+    feed::{
+        privileges::{self, PrivilegesError},
+        supervisor::pidfd,
+    },
 };
 
 /// Files of one request.
@@ -53,6 +56,9 @@ pub struct Parser {
     program: PathBuf,
     /// User and group of the process; none: as whoever runs this.
     user: Option<(u32, u32)>,
+    /// A test's, which has no such program: it decodes by itself.
+    #[cfg(test)]
+    here: bool,
 }
 
 /// Why there is no answer; one sentence.
@@ -90,7 +96,17 @@ pub enum ChildError {
 
 impl Parser {
     pub fn new(program: impl Into<PathBuf>, user: Option<(u32, u32)>) -> Self {
-        Self { program: program.into(), user }
+        Self {
+            program: program.into(),
+            user,
+            #[cfg(test)]
+            here: false,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn here() -> Self {
+        Self { here: true, ..Self::new("", None) }
     }
 
     /// Asks a fresh process about these files; one answer for each.
@@ -99,6 +115,11 @@ impl Parser {
         asked: Vec<(OwnedFd, What)>,
         patience: Duration,
     ) -> Result<Vec<ParseAnswer>, ParseError> {
+        #[cfg(test)]
+        if self.here {
+            let one = |(file, what)| answer(ParseJob { what: Some(what) }, &File::from(file));
+            return Ok(asked.into_iter().map(one).collect());
+        }
         let deadline = Instant::now() + patience;
         let count = asked.len();
         let (files, jobs): (Vec<OwnedFd>, Vec<ParseJob>) =
@@ -133,8 +154,13 @@ impl Parser {
 }
 
 /// Sends all, then reads until the other side closes.
-fn exchange(link: &mut UnixStream, request: &[u8], deadline: Instant) -> Result<Vec<u8>, ParseError> {
-    let left = || Some(deadline.saturating_duration_since(Instant::now())).filter(|it| !it.is_zero());
+fn exchange(
+    link: &mut UnixStream,
+    request: &[u8],
+    deadline: Instant,
+) -> Result<Vec<u8>, ParseError> {
+    let left =
+        || Some(deadline.saturating_duration_since(Instant::now())).filter(|it| !it.is_zero());
     let broken = |error: io::Error| match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ParseError::Late,
         _ => ParseError::Failed,
@@ -164,7 +190,7 @@ struct Running(Child);
 impl Running {
     /// Whether it ended well by then.
     fn end(&mut self, deadline: Instant) -> bool {
-        if let Ok(pidfd) = crate::respond::process::pidfd_of(&self.0) {
+        if let Ok(pidfd) = pidfd(&self.0) {
             let left = deadline.saturating_duration_since(Instant::now());
             let mut polled = [PollFd::new(&pidfd, PollFlags::IN)];
             // When it does not end in time it is killed.
@@ -179,7 +205,7 @@ impl Drop for Running {
         if matches!(self.0.try_wait(), Ok(None)) {
             let _ = self.0.kill();
             // It may hang on a file server that does not answer, where even this signal waits.
-            if let Ok(pidfd) = crate::respond::process::pidfd_of(&self.0) {
+            if let Ok(pidfd) = pidfd(&self.0) {
                 let mut polled = [PollFd::new(&pidfd, PollFlags::IN)];
                 let _ = poll(&mut polled, Some(&Timespec { tv_sec: 1, tv_nsec: 0 }));
             }
@@ -190,7 +216,8 @@ impl Drop for Running {
 
 /// The hidden verb.
 pub fn run(args: &ParseArgs) -> Result<(), ChildError> {
-    let link = rustix::io::dup(io::stdin().as_fd()).map_err(|error| ChildError::ByHand(error.into()))?;
+    let link =
+        rustix::io::dup(io::stdin().as_fd()).map_err(|error| ChildError::ByHand(error.into()))?;
     let mut link = UnixStream::from(link);
     link.peer_addr().map_err(ChildError::ByHand)?;
     // Refused where it is not ours to say.

@@ -67,7 +67,8 @@ mod tests {
 
     #[test]
     fn the_last_line_counts() {
-        let text = b"1000 20 old\nodd\n1010 10 LazyCompile:*leak /srv/a b.js:7\n0x2000 1 x\n1000 8 new\n";
+        let text =
+            b"1000 20 old\nodd\n1010 10 LazyCompile:*leak /srv/a b.js:7\n0x2000 1 x\n1000 8 new\n";
         let found = find(&text[..], &[0x101f, 0x1007, 0x1020, 0x2000]);
         let names: Vec<&str> =
             found.iter().map(|it| std::str::from_utf8(&it.name).unwrap()).collect();
