@@ -10,6 +10,7 @@ mod cast;
 mod lifecycle;
 mod lineage;
 mod maps;
+mod pressure;
 mod recursion;
 mod respawn;
 mod storm;
@@ -22,6 +23,7 @@ use aya_ebpf::{
 };
 use brake::Fork;
 use cast::Cast;
+use pressure::Reclaim;
 use sensor_common::{ProcessKey, layout::Field};
 use task::Task;
 
@@ -113,6 +115,29 @@ fn exit(task: Task, cast: Cast) -> i32 {
         lifecycle::exited(key, task.exit_code(), at_ns);
     }
     0
+}
+
+/// Direct reclaim: the host has too little memory, and whoever wants some looks for it. The arguments do
+/// not matter: it is `current`.
+#[btf_tracepoint(function = "mm_vmscan_direct_reclaim_begin")]
+pub fn sensor_reclaim_begin(_: BtfTracePointContext) -> i32 {
+    pressure::begins(Reclaim::Direct)
+}
+
+#[btf_tracepoint(function = "mm_vmscan_direct_reclaim_end")]
+pub fn sensor_reclaim_end(_: BtfTracePointContext) -> i32 {
+    pressure::ends(Reclaim::Direct)
+}
+
+/// The same where a cgroup is at its limit.
+#[btf_tracepoint(function = "mm_vmscan_memcg_reclaim_begin")]
+pub fn sensor_group_reclaim_begin(_: BtfTracePointContext) -> i32 {
+    pressure::begins(Reclaim::Group)
+}
+
+#[btf_tracepoint(function = "mm_vmscan_memcg_reclaim_end")]
+pub fn sensor_group_reclaim_end(_: BtfTracePointContext) -> i32 {
+    pressure::ends(Reclaim::Group)
 }
 
 #[inline(always)]

@@ -12,6 +12,7 @@ use sensor_common::{
     brake::{Mark, TALLIES as NUMBERS, Tally},
     lineage::{self, ExecRecord, Image, Known, Node, Slot},
     loss::Reason,
+    pressure::{RECLAIMING as THREADS, Reclaims, Stall},
     recursion::{Found, Nodes},
     respawn::{self, Loop, Window},
     signature::ARGV_WORDS,
@@ -72,6 +73,19 @@ pub static KNOWN: HashMap<u32, Known> = HashMap::with_max_entries(TABLE, BPF_F_N
 /// Commands that failed at once, by who starts them.
 #[map]
 pub static LOOPS: LruHashMap<Loop, Window> = LruHashMap::with_max_entries(respawn::LOOPS, 0);
+
+/// What processes stood in reclaim, by slot. User space maps it.
+#[map]
+pub static STALLS: Array<Stall> = Array::with_max_entries(TABLE, BPF_F_MMAPABLE);
+
+/// The same of the whole host.
+#[map]
+pub static RECLAIMS: Array<Reclaims> = Array::with_max_entries(1, BPF_F_MMAPABLE);
+
+/// When a thread began to look for memory, boot clock, ns. Preallocated, and old ones fall out: where
+/// an end was missed, the thread's next beginning takes its place.
+#[map]
+pub static RECLAIMING: LruHashMap<u32, u64> = LruHashMap::with_max_entries(THREADS, 0);
 
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);

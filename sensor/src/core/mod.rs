@@ -234,6 +234,9 @@ impl Daemon {
         if let Err(why) = &programs.understudies {
             degradations.push(format!("nobody stands in for skipped programs: {why}"));
         }
+        if let Err(why) = &programs.stalls {
+            degradations.push(format!("not all time in reclaim is counted: {why}"));
+        }
         if brake.gear() == Gear::Signals && config.kernel.brake < Gear::Signals {
             let why: Vec<_> = brake.refused().iter().map(|(_, why)| why.as_str()).collect();
             degradations.push(format!("forks cannot be paused: {}", why.join("; ")));

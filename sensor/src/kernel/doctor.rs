@@ -86,6 +86,7 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
     const TRACING: (&str, &str) = ("tracing programs", "seeing every fork, exec and exit");
     const UNDERSTUDIES: (&str, &str) =
         ("understudies", "seeing also what happens while a tracing program stands interrupted");
+    const STALLS: (&str, &str) = ("reclaim tracepoints", "knowing who waits for memory");
     const BASELINE: (&str, &str) = ("task iterator", "knowing the processes from before the start");
     const SELF_TEST: (&str, &str) = ("self-test", "trusting what is read from kernel structures");
     let missing = (
@@ -94,6 +95,10 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
     );
     let baseline =
         (Working::Degraded, "processes from before the start are taken in when they next fork");
+    let stalls = (
+        Working::Degraded,
+        "use a kernel with CONFIG_MEMCG=y; until then pressure is judged without the time in reclaim",
+    );
     let understudies = (
         Working::Degraded,
         "allow perf_event_open(2) and fsopen(2) of tracefs; until then the kernel's list of tasks makes up for it, within a second",
@@ -116,6 +121,12 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
                 capability(TRACING.0, TRACING.1, missing, Ok(tables)),
                 capability(UNDERSTUDIES.0, UNDERSTUDIES.1, understudies, stand_in),
                 brake(&kernel.brake),
+                capability(
+                    STALLS.0,
+                    STALLS.1,
+                    stalls,
+                    kernel.programs.stalls.clone().map(|()| "attached".into()),
+                ),
                 capability(BASELINE.0, BASELINE.1, baseline, known),
                 capability(
                     SELF_TEST.0,

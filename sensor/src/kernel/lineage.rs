@@ -16,7 +16,7 @@ use sensor_common::{
     lineage::{ADOPTED, DEAD, EXECUTED, ExecRecord, Known, Node as KernelNode, Slot},
 };
 
-use super::table::Table;
+use super::{stalls::Stalls, table::Table};
 use crate::{
     clock,
     lineage::{Exec, Forest, Node, trees::Counted},
@@ -38,6 +38,7 @@ pub struct Lineage {
     execs: BpfHashMap<MapData, Slot, ExecRecord>,
     known: Mutex<BpfHashMap<MapData, u32, Known>>,
     gone: Mutex<Queue<MapData, ProcessKey>>,
+    stalls: Stalls,
 }
 
 impl Lineage {
@@ -47,12 +48,18 @@ impl Lineage {
         execs: BpfHashMap<MapData, Slot, ExecRecord>,
         known: BpfHashMap<MapData, u32, Known>,
         gone: Queue<MapData, ProcessKey>,
+        stalls: Stalls,
     ) -> Self {
-        Self { table, index, execs, known: Mutex::new(known), gone: Mutex::new(gone) }
+        Self { table, index, execs, known: Mutex::new(known), gone: Mutex::new(gone), stalls }
     }
 
     pub fn table(&self) -> &Table {
         &self.table
+    }
+
+    /// What processes and the host stood in reclaim.
+    pub fn stalls(&self) -> &Stalls {
+        &self.stalls
     }
 
     /// All processes that the kernel side knows now.

@@ -24,6 +24,7 @@ use super::{
     brake::{Brake, Gear, Gears, Loaded},
     btf::{Btf, BtfError},
     lineage::Lineage,
+    stalls::Stalls,
     table::{Mapping, Table, fdinfo},
     understudy,
     visit::{Visitor, bpf},
@@ -81,6 +82,14 @@ const TRACEPOINTS: [(&str, &str); 3] = [
     ("sensor_fork", "sched_process_fork"),
 ];
 
+/// Who looks for memory, and for how long: the end before the beginning, which would otherwise wait for it.
+const RECLAIM: [(&str, &str); 4] = [
+    ("sensor_reclaim_end", "mm_vmscan_direct_reclaim_end"),
+    ("sensor_reclaim_begin", "mm_vmscan_direct_reclaim_begin"),
+    ("sensor_group_reclaim_end", "mm_vmscan_memcg_reclaim_end"),
+    ("sensor_group_reclaim_begin", "mm_vmscan_memcg_reclaim_begin"),
+];
+
 const BASELINE: &str = "sensor_baseline";
 
 /// The loss that the kernel causes itself: it skips a program that would run inside another one.
@@ -100,15 +109,19 @@ pub struct Programs {
     pub no_baseline: Option<String>,
     /// Whether somebody stands in for a skipped program, or why nobody does where it is needed.
     pub understudies: Result<bool, String>,
+    /// Whether the time in reclaim is counted, or why some of it is not.
+    pub stalls: Result<(), String>,
     visitor: Option<Arc<Visitor>>,
     gears: Gears,
+    /// Keep the programs of [`RECLAIM`] attached. Nobody needs them when we are gone.
+    _reclaim: Vec<OwnedFd>,
 }
 
 /// Loads and attaches everything; the baseline is still to be run.
 pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData>), LoadError> {
     let offsets = Btf::of_kernel()?.offsets()?;
     let btf = aya::Btf::from_sys_fs()?;
-    let tables = ["NODES", "MARKS", "INDEX", "FREE", "EXECS", "KNOWN"];
+    let tables = ["NODES", "MARKS", "INDEX", "FREE", "EXECS", "KNOWN", "STALLS"];
     let lifecycle = u32::from(options.lifecycle);
     let mut loader = EbpfLoader::new();
     loader
@@ -148,6 +161,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         links.extend(understudies);
         links.len() > TRACEPOINTS.len()
     });
+    let (reclaim, stalls) = attach_reclaim(&mut ebpf, &btf);
     let iterator: &mut Iter = program(&mut ebpf, BASELINE)?;
     let (visitor, no_baseline) = match load_iterator(iterator, &btf) {
         Ok(visitor) => (Some(Arc::new(visitor)), None),
@@ -163,10 +177,33 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         early_exits: 0,
         no_baseline,
         understudies,
+        stalls,
         visitor,
         gears,
+        _reclaim: reclaim,
     };
     Ok((programs, lineage, ring))
+}
+
+/// Attaches what counts the time in reclaim, as far as it goes: a kernel without memory cgroups has
+/// half of it.
+fn attach_reclaim(ebpf: &mut Ebpf, btf: &aya::Btf) -> (Vec<OwnedFd>, Result<(), String>) {
+    let (mut links, mut refused) = (Vec::new(), Vec::new());
+    for (name, tracepoint) in RECLAIM {
+        let mut attached = || {
+            let program: &mut BtfTracePoint =
+                program(ebpf, name).map_err(|error| error.to_string())?;
+            program.load(tracepoint, btf).map_err(|error| reason(&error))?;
+            let loaded = program.fd().map_err(|error| reason(&error))?;
+            attach(loaded.as_fd()).map_err(|error| error.to_string())
+        };
+        match attached() {
+            Ok(link) => links.push(link),
+            Err(why) => refused.push(format!("{tracepoint}: {why}")),
+        }
+    }
+    let stalls = if refused.is_empty() { Ok(()) } else { Err(refused.join("; ")) };
+    (links, stalls)
 }
 
 fn load_iterator(iterator: &mut Iter, btf: &aya::Btf) -> Result<Visitor, ProgramError> {
@@ -266,10 +303,7 @@ impl Programs {
 
     /// Finds the brake that works here. Once, when everybody is known.
     pub(super) fn choose_brake(&mut self, lineage: &Lineage) -> Result<Brake, LoadError> {
-        let Some(Map::Array(data)) = self.ebpf.map("TALLIES") else {
-            return Err(LoadError::Absent("TALLIES"));
-        };
-        let tallies = Mapping::new(data.fd().as_fd()).map_err(LoadError::Table)?;
+        let tallies = mapped(&self.ebpf, "TALLIES")?;
         let (brake, links) = Brake::choose(mem::take(&mut self.gears), lineage, tallies)?;
         self.links.extend(links);
         Ok(brake)
@@ -342,7 +376,14 @@ fn lineage(ebpf: &mut Ebpf) -> Result<Lineage, LoadError> {
     let execs: BpfHashMap<MapData, Slot, ExecRecord> = typed(ebpf, "EXECS", BpfHashMap::try_from)?;
     let known: BpfHashMap<MapData, u32, Known> = typed(ebpf, "KNOWN", BpfHashMap::try_from)?;
     let gone = typed(ebpf, "GONE", Queue::try_from)?;
-    Ok(Lineage::new(table, index, execs, known, gone))
+    let stalls = Stalls::new(mapped(ebpf, "STALLS")?, mapped(ebpf, "RECLAIMS")?);
+    Ok(Lineage::new(table, index, execs, known, gone, stalls))
+}
+
+/// An array that the kernel side shares with us.
+fn mapped<T: Copy>(ebpf: &Ebpf, name: &'static str) -> Result<Mapping<T>, LoadError> {
+    let Some(Map::Array(data)) = ebpf.map(name) else { return Err(LoadError::Absent(name)) };
+    Mapping::new(data.fd().as_fd()).map_err(LoadError::Table)
 }
 
 fn fill_free_slots(ebpf: &mut Ebpf, entries: u32) -> Result<(), LoadError> {

@@ -15,6 +15,7 @@ pub(crate) mod reader;
 #[cfg(test)]
 mod recycled;
 pub mod selftest;
+mod stalls;
 pub mod table;
 mod understudy;
 mod visit;
@@ -28,6 +29,7 @@ pub use self::{
     lineage::{Detail, Lineage, split},
     load::{LoadError, LoadOptions, Programs, SKIPPED},
     reader::{Event, HELPER_PRIORITY, Reader, become_realtime},
+    stalls::Stalls,
     visit::Visitor,
 };
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use prost::Message as _;
-use rusqlite::{Connection, OpenFlags, Row, ToSql, ffi, types::Value};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row, ToSql, ffi, types::Value};
 
 use super::{FILE, KINDS, schema, store};
 use crate::proto::{self, record::Body};
@@ -308,35 +308,40 @@ impl Reader {
         Ok(page)
     }
 
-    /// None when the bytes are no record: it counts as missing, the rest goes on.
+    /// None when the row is no record: it counts as missing, the rest goes on.
     fn record(
         &self,
         connection: &Connection,
         row: &Row<'_>,
         bytes: &mut usize,
     ) -> rusqlite::Result<Option<proto::Record>> {
-        let blob = row.get_ref(4)?.as_blob()?;
+        let Ok(blob) = row.get_ref(4)?.as_blob() else { return Ok(None) };
         *bytes += blob.len();
         let Ok(mut record) = proto::Record::decode(blob) else { return Ok(None) };
-        let (boot_id, host) = self.run(connection, row.get(1)?)?;
+        let (Ok(run), Ok(priority), Ok(incident)) = (row.get(1), row.get(2), row.get(3)) else {
+            return Ok(None);
+        };
+        let (boot_id, host) = self.run(connection, run)?;
         record.log_id = self.log_id.to_string();
         record.seq = row.get(0)?;
-        record.priority = row.get(2)?;
-        record.incident = row.get(3)?;
+        record.priority = priority;
+        record.incident = incident;
         record.boot_id = boot_id;
         record.host = host;
         Ok(Some(record))
     }
 
+    /// Boot and host of a run; nothing where damage took them: its records are worth having without.
     fn run(&self, connection: &Connection, run: i64) -> rusqlite::Result<(String, String)> {
         if let Some(known) = self.runs.borrow().get(&run) {
             return Ok(known.clone());
         }
-        let shared: (String, String) = connection.query_row(
-            "SELECT boot_id, host FROM runs WHERE run = ?1",
-            [run],
-            |row| Ok((row.get(0)?, row.get(1)?)),
-        )?;
+        let shared: (String, String) = connection
+            .query_row("SELECT boot_id, host FROM runs WHERE run = ?1", [run], |row| {
+                Ok((row.get(0).unwrap_or_default(), row.get(1).unwrap_or_default()))
+            })
+            .optional()?
+            .unwrap_or_default();
         self.runs.borrow_mut().insert(run, shared.clone());
         Ok(shared)
     }

@@ -13,7 +13,7 @@ use std::{
 use prost::Message as _;
 use rusqlite::{Connection, OpenFlags, Row as SqlRow, Transaction, params};
 
-use super::{KINDS, mend::Mended, numbers::Reserved, queue::Projection, store, vitals};
+use super::{KINDS, mend::Mended, numbers::Reserved, queue::Projection, schema, store, vitals};
 use crate::proto;
 
 /// The daemon starts after this at the latest: older records stay in the file that was set aside.
@@ -75,12 +75,16 @@ pub(super) fn salvage(
     into: &mut Connection,
     known: Option<Reserved>,
 ) -> rusqlite::Result<Salvaged> {
-    if let Ok(old) = open(aside) {
-        return copy(&old, into, known, TIME);
-    }
-    if let Ok(mended) = Mended::new(aside)
+    let straight = open(aside);
+    // Where only the names of what is in it are damaged, nothing else is.
+    let named = |old: &Connection| schema::check_tables(old, aside).is_ok();
+    if !straight.as_ref().is_ok_and(named)
+        && let Ok(mended) = Mended::new(aside)
         && let Ok(old) = open(mended.path())
     {
+        return copy(&old, into, known, TIME);
+    }
+    if let Ok(old) = straight {
         return copy(&old, into, known, TIME);
     }
     // Nothing is left but who it was.

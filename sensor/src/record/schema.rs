@@ -8,6 +8,7 @@ use std::{
         DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _, chown,
     },
     path::{Path, PathBuf},
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -142,6 +143,7 @@ pub(super) fn open(
     }
     let new = version == 0;
     set_up(&mut connection, version).map_err(|source| failure(&path, source))?;
+    check_tables(&connection, &path)?;
     Ok((connection, new))
 }
 
@@ -269,10 +271,49 @@ pub(super) fn check(connection: &Connection, path: &Path) -> Result<(), LogError
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
         .map_err(|source| failure(path, source))?;
     if found == "ok" {
-        Ok(())
+        check_tables(connection, path)
     } else {
         Err(LogError::Corrupt { path: path.to_owned(), why: found })
     }
+}
+
+/// Tables and indexes are the ones that we make: a name with another letter in it is sound to SQLite, and
+/// nobody who asks for it finds it.
+pub(super) fn check_tables(connection: &Connection, path: &Path) -> Result<(), LogError> {
+    static OURS: LazyLock<rusqlite::Result<Vec<String>>> = LazyLock::new(|| {
+        let empty = Connection::open_in_memory()?;
+        empty.execute_batch(TABLES)?;
+        STEPS.iter().try_for_each(|step| empty.execute_batch(step))?;
+        definitions(&empty)
+    });
+    let there = definitions(connection).map_err(|source| failure(path, source))?;
+    match &*OURS {
+        Ok(ours) => match ours.iter().find(|it| !there.contains(it)) {
+            Some(missing) => Err(LogError::Corrupt {
+                path: path.to_owned(),
+                why: format!("it has lost {missing}"),
+            }),
+            None => Ok(()),
+        },
+        // No memory for an empty database: others will say so.
+        Err(error) => {
+            tracing::warn!("the log's tables are not compared: {error}");
+            Ok(())
+        }
+    }
+}
+
+/// What stands in a database, as it was defined, on one line each, without comments.
+fn definitions(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement =
+        connection.prepare("SELECT tbl_name, sql FROM sqlite_schema WHERE sql IS NOT NULL")?;
+    let defined = statement.query_map([], |row| {
+        let (table, sql): (String, String) = (row.get(0)?, row.get(1)?);
+        let lines = sql.lines().map(|line| line.split("--").next().unwrap_or_default());
+        let words: Vec<&str> = lines.flat_map(str::split_whitespace).collect();
+        Ok(format!("{table}: {}", words.join(" ")))
+    })?;
+    defined.collect()
 }
 
 /// A connection that looks through the file while others use it.
@@ -395,8 +436,22 @@ pub(super) fn failure(path: &Path, source: rusqlite::Error) -> LogError {
     }
 }
 
-/// The file is not what SQLite made of it, or ends too early.
+/// The file is not what SQLite made of it, ends too early, or lacks what every log has.
 pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error;
+    // All statements and all values are ours: what they name is no more called so, a row of `meta` is gone,
+    // or a value is not what was put there.
+    if matches!(
+        error,
+        Error::SqlInputError { .. }
+            | Error::QueryReturnedNoRows
+            | Error::FromSqlConversionFailure(..)
+            | Error::InvalidColumnType(..)
+            | Error::IntegralValueOutOfRange(..)
+            | Error::Utf8Error(..)
+    ) {
+        return true;
+    }
     // Has no code of its own (sqlite3InitOne): the header names a format that there never was.
     if error.to_string().starts_with("unsupported file format") {
         return true;

@@ -326,6 +326,42 @@ fn a_log_without_its_first_page_is_read_out() {
 }
 
 #[test]
+fn a_log_whose_tables_are_called_otherwise_is_read_out() {
+    let origin = tempfile::tempdir().unwrap();
+    let (first, whole) = unclean_log(origin.path());
+    let numbers = fs::read(origin.path().join("log.numbers")).unwrap();
+    let name = b"priority INTEGER NOT NULL";
+    let at = whole.windows(name.len()).position(|bytes| bytes == name).unwrap();
+    assert!(at < 4_096, "the tables are defined on the first page");
+    // A letter, and a byte that is none.
+    for byte in [b'q', 0xff] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut bytes = whole.clone();
+        bytes[at] = byte;
+        fs::write(directory.path().join(FILE), bytes).unwrap();
+        fs::write(directory.path().join("log.numbers"), &numbers).unwrap();
+        let (log, second) = open(directory.path());
+        assert!(second.set_aside.is_some(), "{byte}");
+        assert_eq!(second.log_id, first.log_id);
+        drop(log);
+        assert_eq!(genuine(&Reader::open(directory.path()).unwrap()), 4_998, "{byte}");
+    }
+}
+
+#[test]
+fn a_host_that_is_no_text_costs_its_run_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let _ = unclean_log(directory.path());
+    let database = Connection::open(directory.path().join(FILE)).unwrap();
+    database.execute("UPDATE runs SET host = CAST(x'ff' AS TEXT)", []).unwrap();
+    drop(database);
+    let (log, _) = open(directory.path());
+    log.append_durable(Draft::bulk(line(b"new"))).wait().unwrap();
+    log.close("test").unwrap();
+    assert_eq!(genuine(&Reader::open(directory.path()).unwrap()), 4_998);
+}
+
+#[test]
 #[ignore = "helper that other tests start as a process of its own"]
 fn salvager() {
     let Some(directory) = env::var_os(CRASH_DIRECTORY) else { return };
