@@ -9,6 +9,7 @@ pub mod managed;
 pub mod planted;
 pub mod respawn;
 pub mod script;
+pub mod stacks;
 pub mod storm;
 
 use std::{

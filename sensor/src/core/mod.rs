@@ -53,7 +53,7 @@ use crate::{
     cgroup::{CgroupError, Hierarchies},
     clock,
     config::{self, Config},
-    evidence::{Parser, Redactor, gather},
+    evidence::{Parser, Redactor, Sources, gather},
     feed::{
         access::Named,
         link::{Link, LinkError, LinkOptions, Question, Tcp},
@@ -590,7 +590,9 @@ fn gatherer(config: &Config) -> gather::Gatherer {
         listed: config.evidence.max_processes as usize,
         ..gather::Limits::default()
     };
+    let evidence = &config.evidence;
     gather::Gatherer::new(Redactor::with_random_key(), limits)
+        .with_logs(Sources::here(evidence.files.clone()), evidence.deploy_markers.clone())
 }
 
 /// The guardian with what keeps the brake alive, and its events on a channel of ours.

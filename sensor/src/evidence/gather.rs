@@ -16,7 +16,7 @@ use std::{
 use sensor_common::respawn::Window;
 
 use super::{
-    EvidenceLog, Parser, Redactor,
+    EvidenceLog, Parser, Redactor, Sources,
     files::{Projects, SourceFiles, homes},
     kmsg,
     memory::Memory,
@@ -92,21 +92,39 @@ pub struct Gatherer {
     limits: Limits,
     proc: Proc,
     homes: BTreeSet<PathBuf>,
-    /// Without one there are no stacks.
+    /// Without one there is nothing of which foreign files have to be read.
     parser: Option<Parser>,
+    logs: Sources,
+    /// Files by which deploys are known.
+    markers: Vec<PathBuf>,
 }
 
 impl Gatherer {
     /// Of this host.
     pub fn new(redactor: Redactor, limits: Limits) -> Self {
         let passwd = read_file("/etc/passwd", 1 << 20).unwrap_or_default();
-        Self { redactor, limits, proc: Proc::default(), homes: homes(&passwd), parser: None }
+        Self {
+            redactor,
+            limits,
+            proc: Proc::default(),
+            homes: homes(&passwd),
+            parser: None,
+            logs: Sources::default(),
+            markers: Vec::new(),
+        }
     }
 
     /// The same with another /proc, for tests.
     #[must_use]
     pub fn with_proc(mut self, proc: Proc) -> Self {
         self.proc = proc;
+        self
+    }
+
+    /// Logs that are read, and files by which deploys are known.
+    #[must_use]
+    pub fn with_logs(mut self, logs: Sources, markers: Vec<PathBuf>) -> Self {
+        (self.logs, self.markers) = (logs, markers);
         self
     }
 

@@ -4,13 +4,17 @@
 //! [`EvidenceLog`]. What they read has been chosen by somebody else: see [`proc`] and [`redact`].
 
 mod beside;
+pub(crate) mod changes;
 pub mod files;
 pub mod gather;
+pub(crate) mod git;
 pub(crate) mod kmsg;
 mod log;
+pub(crate) mod logs;
 mod memory;
 pub(crate) mod open_files;
 pub mod parse;
+mod plainly;
 pub mod proc;
 pub mod redact;
 pub mod room;
@@ -20,5 +24,6 @@ pub(crate) mod stacks;
 
 pub use gather::{Chain, Gatherer, Limits};
 pub use log::EvidenceLog;
+pub use logs::Sources;
 pub use parse::Parser;
 pub use redact::Redactor;

@@ -13,7 +13,7 @@ use rustix::{
 use serde::Serialize;
 
 use super::{Brake, Gear, Kernel, LoadError, LoadOptions, btf::Btf, reader};
-use crate::{cgroup::Hierarchies, core::survival};
+use crate::{cgroup::Hierarchies, core::survival, evidence::stacks::sample};
 
 /// How well something works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -52,6 +52,7 @@ pub fn doctor(options: &LoadOptions) -> Vec<Capability> {
         group_kill(),
         pressure(),
         kernel_log(),
+        perf_events(),
         beneath(),
     ]);
     found
@@ -268,6 +269,17 @@ fn kernel_log() -> Capability {
         "what the kernel said around an incident",
         "/dev/kmsg",
         "give the service CAP_SYSLOG and access to /dev/kmsg",
+    )
+}
+
+fn perf_events() -> Capability {
+    capability(
+        "perf events",
+        "what a culprit's running threads do",
+        (Working::Degraded, "give the service CAP_PERFMON, or CAP_SYS_ADMIN before Linux 5.8"),
+        sample::probe()
+            .map(|()| "every CPU can be sampled".to_owned())
+            .map_err(|error| format!("{error}; only threads that wait are shown")),
     )
 }
 

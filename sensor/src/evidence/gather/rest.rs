@@ -8,7 +8,10 @@ use std::time::{Duration, Instant};
 
 use super::{Gatherer, plain};
 use crate::{
-    evidence::{EvidenceLog, open_files, proc::read_file, setting, stacks},
+    evidence::{
+        EvidenceLog, changes, files::Projects, git, logs, open_files, proc::read_file, setting,
+        stacks,
+    },
     lineage::{Forest, ProcessKey},
     proto::{self, evidence::Content},
 };
@@ -94,6 +97,47 @@ impl Gatherer {
         })
     }
 
+    fn lines(&self, _: &Forest, _: &[ProcessKey]) -> Option<proto::Evidence> {
+        let parser = self.parser.as_ref()?;
+        let window = self.limits.kernel_log;
+        let (lines, redactions) = logs::of(parser, &self.logs, window, &self.redactor)?;
+        Some(proto::Evidence {
+            name: "logs".into(),
+            source: "the journal, evidence.files".into(),
+            truncated: lines.omitted > 0,
+            redactions,
+            content: Some(Content::Logs(lines)),
+            ..Default::default()
+        })
+    }
+
+    fn changes(&self, forest: &Forest, roots: &[ProcessKey]) -> Option<proto::Evidence> {
+        let parser = self.parser.as_ref()?;
+        let (mut changes, mut redactions) = changes::of(parser, &self.markers, &self.redactor);
+        // The first that is still there, in its own directory.
+        let place = living(forest, roots).into_iter().find_map(|key| {
+            let cwd = self.proc.open(key)?.cwd().filter(|cwd| !cwd.deleted)?;
+            Some((key, cwd.path))
+        });
+        if let Some((key, cwd)) = place {
+            let projects = Projects::new([cwd.as_slice()], &self.homes);
+            let at = (key, cwd.as_slice());
+            let found = git::of(&self.proc, parser, at, projects, &self.redactor);
+            if let Some((state, more)) = found {
+                changes.git = Some(state);
+                redactions += more;
+            }
+        }
+        Some(proto::Evidence {
+            name: "changes".into(),
+            source: "logs of packages, units, evidence.deploy_markers, .git".into(),
+            truncated: changes.omitted > 0,
+            redactions,
+            content: Some(Content::Changes(changes)),
+            ..Default::default()
+        })
+    }
+
     fn open_files(&self, forest: &Forest, roots: &[ProcessKey]) -> Option<proto::Evidence> {
         let (files, redactions) =
             open_files::of(&self.proc, &living(forest, roots), &self.redactor);
@@ -111,10 +155,12 @@ impl Gatherer {
 type Step = fn(&Gatherer, &Forest, &[ProcessKey]) -> Option<proto::Evidence>;
 
 /// The most perishable first.
-const STEPS: [(&str, Step); 3] = [
+const STEPS: [(&str, Step); 5] = [
     ("stacks", Gatherer::stacks),
     ("open_files", Gatherer::open_files),
     ("setting", Gatherer::setting),
+    ("logs", Gatherer::lines),
+    ("changes", Gatherer::changes),
 ];
 
 fn log_some(log: &mut EvidenceLog, evidence: Option<proto::Evidence>) {

@@ -158,7 +158,7 @@ fn search<'a>(
             .zip(named.get(name.as_bytes()))
             .map(|(base, at)| at.wrapping_sub(base) as i64),
     };
-    Ok(ParseAnswer { symbols, places: names().map(place).collect(), error: String::new() })
+    Ok(ParseAnswer { symbols, places: names().map(place).collect(), ..Default::default() })
 }
 
 /// As the programmer wrote it, where that is known, and not too long.

@@ -4,8 +4,15 @@
 //!
 //! - `elf`: functions of executables and libraries
 //! - `perf_map`: functions that a runtime compiled
+//! - `packages`: what package managers did
+//! - `lines`: lines of logs, those that are alike once
+//! - `git_index`: what git last saw of a work tree
 
 pub(crate) mod elf;
+pub(crate) mod git_index;
+pub(crate) mod lines;
+mod moment;
+pub(crate) mod packages;
 pub(crate) mod perf_map;
 
 use std::{
@@ -247,6 +254,9 @@ pub(crate) fn answer(job: ParseJob, file: &File) -> ParseAnswer {
     let answer = match job.what {
         Some(What::Symbols(wanted)) => elf::symbols(file, &wanted),
         Some(What::PerfMap(wanted)) => perf_map::symbols(file, &wanted.addresses),
+        Some(What::Packages(wanted)) => packages::changes(file, &wanted),
+        Some(What::Lines(wanted)) => lines::find(file, &wanted),
+        Some(What::Index(wanted)) => git_index::entries(file, &wanted),
         None => Err("nothing was asked".to_owned()),
     };
     answer.unwrap_or_else(|error| ParseAnswer { error, ..Default::default() })
@@ -264,4 +274,11 @@ fn bound() -> io::Result<()> {
         setrlimit(resource, limit, limit)?;
     }
     Ok(())
+}
+
+/// Now, s since 1970, and how far this host's calendar is from Greenwich, s: the process that parses
+/// cannot read the file that says so.
+pub(super) fn clock_offset() -> (i64, i32) {
+    let now = jiff::Timestamp::now();
+    (now.as_second(), jiff::tz::TimeZone::system().to_offset(now).seconds())
 }

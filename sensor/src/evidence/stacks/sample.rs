@@ -79,7 +79,7 @@ pub(super) fn take(wanted: &HashSet<u32>, span: Duration) -> io::Result<Samples>
     Ok(samples)
 }
 
-/// Whether a CPU can be sampled here, for the doctor.
+/// Whether CPUs can be sampled here, for the doctor.
 pub(crate) fn probe() -> io::Result<()> {
     Ring::open(0).map(drop)
 }

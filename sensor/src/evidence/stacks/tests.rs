@@ -54,11 +54,7 @@ fn names(program: &Program, wanted: &str, kind: Kind) -> bool {
 fn compiled(directory: &std::path::Path, source: &str) -> Option<PathBuf> {
     let (file, program) = (directory.join("program.c"), directory.join("program"));
     std::fs::write(&file, source).unwrap();
-    let made = Command::new("cc")
-        .args(["-O0", "-o"])
-        .args([&program, &file])
-        .status()
-        .ok()?;
+    let made = Command::new("cc").args(["-O0", "-o"]).args([&program, &file]).status().ok()?;
     made.success().then_some(program)
 }
 
