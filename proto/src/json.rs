@@ -111,13 +111,17 @@ fn escape_bytes(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Not a control character, and nothing that hides or reorders its neighbours.
+/// Not a control character, and nothing that hides, reorders its neighbours or stands for something
+/// invisible: bidirectional marks, separators, and what Unicode lets a display leave out
+/// (`Default_Ignorable_Code_Point`), which smuggles text past the eyes of a reader, not past a model.
 fn is_plain(character: char) -> bool {
     !character.is_control()
         && !matches!(
             character,
-            '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
-                | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}'
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}'
+                | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{3164}'
+                | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}' | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}' | '\u{e0000}'..='\u{e0fff}'
         )
 }
 
@@ -130,6 +134,10 @@ mod tests {
         assert_eq!(escape(b"plain \xc3\xa9"), "plain é");
         assert_eq!(escape(b"\x1b[31m\n\\\xff"), "\\x1b[31m\\x0a\\\\\\xff");
         assert_eq!(escape("a\u{202e}b".as_bytes()), "a\\xe2\\x80\\xaeb");
+        assert_eq!(
+            escape("\u{61c}\u{ad}\u{e0041}".as_bytes()),
+            "\\xd8\\x9c\\xc2\\xad\\xf3\\xa0\\x81\\x81"
+        );
     }
 
     #[test]

@@ -4,7 +4,8 @@
 //! [`incident`] makes incidents of findings, [`record`] keeps everything, [`feed`] serves it.
 //! [`respond`], [`evidence`], [`diagnose`] and [`investigate`] hang off an incident. [`core`] holds
 //! the pipeline together and is the only place where all of them meet. [`trace`] feeds the detectors
-//! from a file instead of a kernel, [`vitals`] is the flight recorder.
+//! from a file instead of a kernel, [`vitals`] is the flight recorder, [`render`] shows evidence to whoever
+//! can be fooled by it.
 
 pub mod cgroup;
 pub mod cli;
@@ -24,6 +25,7 @@ pub mod kernel;
 pub mod lineage;
 mod packed;
 pub mod record;
+pub mod render;
 pub mod respond;
 pub mod trace;
 pub mod vitals;

@@ -43,9 +43,7 @@ const UNREADABLE: &str = r#"
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
-int main(int argc, char **argv) {
-    long page = sysconf(_SC_PAGESIZE);
-    uintptr_t at = (uintptr_t)argv[0] & ~(page - 1);
+__attribute__((noinline)) int hide(uintptr_t at, long page) {
     int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
     struct uffdio_api api = { .api = UFFD_API };
     if (fd < 0 || ioctl(fd, UFFDIO_API, &api)) { puts("none"); fflush(stdout); pause(); }
@@ -55,6 +53,13 @@ int main(int argc, char **argv) {
     if (ioctl(fd, UFFDIO_REGISTER, &it)) return 2;
     write(1, "ready\n", 6);
     for (;;) pause();
+}
+int main(int argc, char **argv) {
+    /* Its own frames are two pages further down. */
+    volatile char apart[8192 + 4096];
+    apart[0] = apart[sizeof apart - 1] = 0;
+    long page = sysconf(_SC_PAGESIZE);
+    return hide((uintptr_t)argv[argc - 1] & ~(page - 1), page);
 }
 "#;
 

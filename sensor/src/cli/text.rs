@@ -3,39 +3,12 @@
 use sensor_proto::json::escape;
 use unicode_width::UnicodeWidthChar as _;
 
-/// Arguments that a command line shows; the rest is counted.
-const SHOWN_ARGUMENTS: usize = 64;
-
-/// Bytes of one argument that are looked at: wider than any terminal.
-const SHOWN_BYTES: usize = 4096;
+pub use crate::render::command;
 
 /// Text that the daemon put together: nothing in it reaches the terminal as a command, newlines
 /// included. Backslashes stay as they are, because what it quotes is escaped already.
 pub fn safe(text: &str) -> String {
     text.split('\\').map(|part| escape(part.as_bytes())).collect::<Vec<_>>().join("\\")
-}
-
-/// A command line as one would type it, escaped.
-pub fn command(argv: &[Vec<u8>]) -> String {
-    let mut words: Vec<String> =
-        argv.iter().take(SHOWN_ARGUMENTS).map(|argument| word(argument)).collect();
-    if argv.len() > SHOWN_ARGUMENTS {
-        words.push(format!("… ({} more)", argv.len() - SHOWN_ARGUMENTS));
-    }
-    words.join(" ")
-}
-
-fn word(argument: &[u8]) -> String {
-    let shown = &argument[..argument.len().min(SHOWN_BYTES)];
-    let cut = if shown.len() < argument.len() { "…" } else { "" };
-    let text = escape(shown);
-    let bare =
-        |character: char| character.is_alphanumeric() || "_-+=:,./@%\\[]^~!".contains(character);
-    if !text.is_empty() && text.chars().all(bare) {
-        format!("{text}{cut}")
-    } else {
-        format!("'{}'{cut}", text.replace('\'', "'\\''"))
-    }
 }
 
 /// Columns that a text takes. Characters without a width of their own count as none.
@@ -127,24 +100,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    fn args(words: &[&str]) -> Vec<Vec<u8>> {
-        words.iter().map(|word| word.as_bytes().to_vec()).collect()
-    }
-
-    #[test]
-    fn a_command_line_reads_as_typed() {
-        assert_eq!(command(&args(&["npm", "run", "a:b"])), "npm run a:b");
-        assert_eq!(command(&args(&["sh", "-c", "cd a && npm test"])), "sh -c 'cd a && npm test'");
-        assert_eq!(command(&args(&["x", "", "it's"])), "x '' 'it'\\''s'");
-        assert_eq!(command(&[b"\x1b[2J".to_vec()]), "\\x1b[2J");
-    }
-
-    #[test]
-    fn a_long_command_line_is_cut() {
-        assert!(command(&vec![b"a".to_vec(); 100]).ends_with("a … (36 more)"));
-        assert_eq!(command(&[vec![b'a'; 131_072]]).len(), SHOWN_BYTES + "…".len());
-    }
 
     #[test]
     fn escapes_stay_readable() {

@@ -376,7 +376,7 @@ pub(crate) fn parse_status(text: &[u8]) -> Status {
     status
 }
 
-/// Of /proc/PID/smaps_rollup, bytes.
+/// Of `/proc/PID/smaps_rollup`, bytes.
 pub(crate) fn parse_pss(text: &[u8]) -> Option<u64> {
     let text = String::from_utf8_lossy(text);
     let value = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;

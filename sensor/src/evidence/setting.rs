@@ -198,10 +198,10 @@ pub(crate) fn name(memberships: &[u8], setting: &mut proto::Setting) {
         let Some(path) = crate::cgroup::membership(memberships, controller) else { continue };
         let path = path.to_string_lossy().into_owned();
         for part in path.split('/') {
-            if part.ends_with(".slice") {
-                setting.slice = escape(part.as_bytes());
-            } else if part.ends_with(".service") || part.ends_with(".scope") {
-                setting.unit = escape(part.as_bytes());
+            match part.rsplit_once('.') {
+                Some((_, "slice")) => setting.slice = escape(part.as_bytes()),
+                Some((_, "service" | "scope")) => setting.unit = escape(part.as_bytes()),
+                _ => {}
             }
         }
         contain(&path, setting);
@@ -227,8 +227,7 @@ fn contain(path: &str, setting: &mut proto::Setting) {
         let stem = part.strip_suffix(".scope").unwrap_or(part);
         let scoped = SCOPES.iter().find_map(|(prefix, runtime)| {
             let id = stem.strip_prefix(prefix)?;
-            (hex(id) || (*runtime == "nspawn" && part.ends_with(".scope")))
-                .then_some((*runtime, id))
+            (hex(id) || (*runtime == "nspawn" && stem.len() < part.len())).then_some((*runtime, id))
         });
         let plain = match above {
             _ if !hex(stem) => None,

@@ -35,7 +35,7 @@ const fn target(
 }
 
 /// All of them.
-pub const TARGETS: [Target; 23] = [
+pub const TARGETS: [Target; 24] = [
     target("config", "the configuration", files::config, files::configs, 4096),
     target("export", "an exported incident", files::export, files::exports, 4096),
     target("trace", "a lifecycle trace, and its replay", files::trace, files::traces, 4096),
@@ -53,6 +53,7 @@ pub const TARGETS: [Target; 23] = [
     target("vitals", "pressure, load and memory", kernel::vitals, kernel::vital_files, 1024),
     target("kmsg", "lines of the kernel's log", kernel::kmsg, kernel::kernel_lines, 8192),
     target("redaction", "text and arguments with secrets", text::redaction, text::secrets, 2048),
+    target("rendering", "text for a model", text::rendering, text::renderings, 1024),
     target("agent", "what an agent writes", text::agent, text::agent_lines, 4096),
     target("elf", "symbols of an executable", parse::elf, parse::elfs, 16_384),
     target("stack", "maps, stacks and samples", parse::stack, parse::stacks, 2048),

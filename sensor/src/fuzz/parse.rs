@@ -152,7 +152,7 @@ pub fn git(bytes: &[u8]) {
     let (choice, rest) = choice(bytes);
     if choice % 2 == 0 {
         let wanted = IndexWanted { sha256: choice % 4 == 2 };
-        if let Ok(answer) = git_index::find(rest, &wanted) {
+        if let Ok(answer) = git_index::find(rest, wanted) {
             assert!(answer.entries.len() <= rest.len());
             assert!(answer.entries.iter().all(|entry| entry.path.len() <= 4096));
         }

@@ -62,13 +62,10 @@ pub(super) fn symbols(file: &File, wanted: &SymbolsWanted) -> Result<ParseAnswer
 /// The same of bytes.
 pub(crate) fn find(bytes: &[u8], wanted: &SymbolsWanted) -> Result<ParseAnswer, String> {
     match bytes.get(4) {
-        Some(1) => search(&ElfFile32::<object::Endianness>::parse(bytes).map_err(said)?, wanted),
-        _ => search(&ElfFile64::<object::Endianness>::parse(bytes).map_err(said)?, wanted),
+        Some(1) => ElfFile32::<object::Endianness>::parse(bytes).map(|elf| search(&elf, wanted)),
+        _ => ElfFile64::<object::Endianness>::parse(bytes).map(|elf| search(&elf, wanted)),
     }
-}
-
-fn said(error: object::Error) -> String {
-    error.to_string()
+    .map_err(|error| error.to_string())
 }
 
 /// The best that was found for one address so far.
@@ -80,10 +77,7 @@ struct Best<'a> {
     inside: bool,
 }
 
-fn search<'a>(
-    elf: &impl object::Object<'a>,
-    wanted: &SymbolsWanted,
-) -> Result<ParseAnswer, String> {
+fn search<'a>(elf: &impl object::Object<'a>, wanted: &SymbolsWanted) -> ParseAnswer {
     let segments: Vec<(u64, u64, u64)> = elf
         .segments()
         .map(|segment| (segment.file_range().0, segment.file_range().1, segment.address()))
@@ -158,7 +152,7 @@ fn search<'a>(
             .zip(named.get(name.as_bytes()))
             .map(|(base, at)| at.wrapping_sub(base) as i64),
     };
-    Ok(ParseAnswer { symbols, places: names().map(place).collect(), ..Default::default() })
+    ParseAnswer { symbols, places: names().map(place).collect(), ..Default::default() }
 }
 
 /// As the programmer wrote it, where that is known, and not too long.

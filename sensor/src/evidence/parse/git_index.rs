@@ -12,14 +12,14 @@ const ENTRIES: usize = 10_000;
 /// As the kernel has it.
 const PATH_LIMIT: usize = 4096;
 
-pub(super) fn entries(file: &File, wanted: &IndexWanted) -> Result<ParseAnswer, String> {
+pub(super) fn entries(file: &File, wanted: IndexWanted) -> Result<ParseAnswer, String> {
     let mut bytes = Vec::new();
     file.take(INDEX_LIMIT).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     find(&bytes, wanted)
 }
 
 /// The same of bytes.
-pub(crate) fn find(bytes: &[u8], wanted: &IndexWanted) -> Result<ParseAnswer, String> {
+pub(crate) fn find(bytes: &[u8], wanted: IndexWanted) -> Result<ParseAnswer, String> {
     let word = |at: usize| Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?));
     let (Some(b"DIRC"), Some(version @ 2..=4), Some(count)) = (bytes.get(..4), word(4), word(8))
     else {
@@ -116,7 +116,7 @@ mod tests {
         for version in ["2", "4"] {
             assert!(git(&["update-index", "--index-version", version]));
             let bytes = std::fs::read(directory.path().join(".git/index")).unwrap();
-            let found = find(&bytes, &IndexWanted { sha256: false }).unwrap();
+            let found = find(&bytes, IndexWanted { sha256: false }).unwrap();
             let told: Vec<(&str, u32)> = found
                 .entries
                 .iter()
@@ -140,7 +140,7 @@ mod tests {
             let mut file = b"DIRC\0\0\0".to_vec();
             file.push(version);
             file.extend(bytes);
-            if let Ok(answer) = find(&file, &IndexWanted { sha256: false }) {
+            if let Ok(answer) = find(&file, IndexWanted { sha256: false }) {
                 prop_assert!(answer.entries.iter().all(|it| it.path.len() <= PATH_LIMIT));
             }
         }

@@ -127,7 +127,9 @@ fn entry(line: &[u8]) -> Option<Line> {
 
 /// What is alike is one; what is too much goes, the least severe and oldest first.
 pub(crate) fn select(lines: Vec<Line>, wanted: &LinesWanted, cut: bool) -> ParseAnswer {
-    let mut known: HashMap<(Vec<u8>, Option<u32>, Vec<u8>), usize> = HashMap::new();
+    // Writer, severity and text without numbers.
+    type Kind = (Vec<u8>, Option<u32>, Vec<u8>);
+    let mut known: HashMap<Kind, usize> = HashMap::new();
     let mut found: Vec<FoundLine> = Vec::new();
     let (mut omitted, mut repeated) = (0_u64, 0_u64);
     let inside = |line: &Line| line.at.is_none_or(|at| at >= wanted.since && at <= wanted.now + 60);

@@ -256,7 +256,7 @@ pub(crate) fn answer(job: ParseJob, file: &File) -> ParseAnswer {
         Some(What::PerfMap(wanted)) => perf_map::symbols(file, &wanted.addresses),
         Some(What::Packages(wanted)) => packages::changes(file, &wanted),
         Some(What::Lines(wanted)) => lines::find(file, &wanted),
-        Some(What::Index(wanted)) => git_index::entries(file, &wanted),
+        Some(What::Index(wanted)) => git_index::entries(file, wanted),
         None => Err("nothing was asked".to_owned()),
     };
     answer.unwrap_or_else(|error| ParseAnswer { error, ..Default::default() })

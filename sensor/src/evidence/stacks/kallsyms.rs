@@ -32,11 +32,12 @@ fn search(mut lines: impl BufRead, asked: &[u64]) -> HashMap<u64, (String, u64)>
             (start, fields.next(), fields.next())
         {
             // A function reaches to the next one: for most addresses this one is too far below.
-            for at in asked.partition_point(|address| *address < start)..asked.len() {
-                if best[at].0 > start {
+            let first = asked.partition_point(|address| *address < start);
+            for known in &mut best[first..] {
+                if known.0 > start {
                     break;
                 }
-                best[at] = (start, name.to_owned());
+                *known = (start, name.to_owned());
             }
         }
         line.clear();

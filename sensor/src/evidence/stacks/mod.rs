@@ -341,13 +341,16 @@ fn within(frames: &[u64]) -> impl Iterator<Item = u64> {
     frames.iter().enumerate().map(|(at, address)| address.saturating_sub(u64::from(at > 0)))
 }
 
+/// Name of a function, and a distance from its beginning.
+type Named = (Vec<u8>, u64);
+
 /// What was found out about addresses.
 #[derive(Default)]
 struct Names {
-    /// By the mapped file and the offset in it.
-    files: HashMap<(u64, Vec<u8>, u64), (Vec<u8>, u64)>,
+    /// By the mapped file (inode and path) and the offset in it.
+    files: HashMap<(u64, Vec<u8>, u64), Named>,
     /// By process and address.
-    compiled: HashMap<(u32, u64), (Vec<u8>, u64)>,
+    compiled: HashMap<(u32, u64), Named>,
 }
 
 impl Names {

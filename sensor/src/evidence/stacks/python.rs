@@ -6,9 +6,9 @@
 
 use super::remote::Remote;
 
-/// Where the fields are in one release: what the compiler makes of its own headers (pycore_runtime.h,
-/// pycore_interp.h, pystate.h, pycore_frame.h, code.h), measured with 3.9.18, 3.10.13, 3.11.7, 3.12.1 and
-/// 3.13.0 on 64-bit machines. CPython keeps them within a minor release.
+/// Where the fields are in one release: what the compiler makes of its own headers (`pycore_runtime.h`,
+/// `pycore_interp.h`, `pystate.h`, `pycore_frame.h`, `code.h`), measured with 3.9.18, 3.10.13, 3.11.7,
+/// 3.12.1 and 3.13.0 on 64-bit machines. They stay within a minor release.
 struct Layout {
     minor: u32,
     /// `_PyRuntime.interpreters.head`

@@ -1,5 +1,5 @@
 //! Samples of what runs on each CPU, by a clock of perf: for a fraction of a second, at a rate that is no
-//! multiple of what programs do. Works from Linux 5.8 on with CAP_PERFMON, with or without a counter in
+//! multiple of what programs do. Works from Linux 5.8 on with `CAP_PERFMON`, with or without a counter in
 //! hardware.
 
 use std::{
