@@ -32,7 +32,7 @@ class Cache:
 Cache().remember_all()
 ";
 
-/// A process whose arguments lie in memory that nobody ever fills: whoever reads them waits.
+/// A process with a page above its stack that nobody ever fills: whoever reads on to there waits.
 const UNREADABLE: &str = r#"
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -92,7 +92,7 @@ pub fn python() -> Result<Workload> {
     Ok(work.runs(["python3".into(), file.into_os_string()]))
 }
 
-/// Says `ready` when its arguments cannot be read any more, `none` where the kernel has no such thing.
+/// Says `ready` when its stack cannot be read any more, `none` where the kernel has no such thing.
 pub fn unreadable() -> Result<Workload> {
     compiled("unreadable", UNREADABLE)
 }

@@ -299,8 +299,9 @@ mod tests {
         assert!(!ran.exists());
 
         // A link out of the project is none.
-        std::fs::rename(app.join(".git"), directory.path().join("elsewhere")).unwrap();
-        std::os::unix::fs::symlink("../elsewhere", app.join(".git")).unwrap();
+        let elsewhere = tempfile::tempdir().unwrap();
+        std::fs::rename(app.join(".git"), elsewhere.path().join("git")).unwrap();
+        std::os::unix::fs::symlink(elsewhere.path().join("git"), app.join(".git")).unwrap();
         assert!(of(&Proc::default(), &Parser::here(), (key, &cwd), projects, &redactor).is_none());
     }
 

@@ -307,7 +307,7 @@ mod tests {
             .map(|at| std::fs::File::create(directory.path().join(at.to_string())).unwrap())
             .collect();
         let mut gone = std::fs::File::create(directory.path().join("gone")).unwrap();
-        gone.write_all(&[7; 1 << 20]).unwrap();
+        gone.write_all(&vec![7; 1 << 20]).unwrap();
         gone.sync_all().unwrap();
         std::fs::remove_file(directory.path().join("gone")).unwrap();
 
