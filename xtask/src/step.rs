@@ -2,6 +2,7 @@
 //! is there when it fails.
 
 use std::{
+    cell::Cell,
     io::{BufRead as _, BufReader, IsTerminal as _, Read, Write as _, stderr},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel},
@@ -15,6 +16,8 @@ use anyhow::{Context as _, Result, bail};
 const TICK: Duration = Duration::from_millis(200);
 /// Without a terminal, a line this often says that the step still runs.
 const STILL: Duration = Duration::from_mins(1);
+/// Of the longest of several steps beside each other, as nice(2) has it: three times the share of others.
+const FIRST: i32 = -5;
 /// A failed step shows this many of its last lines; compilers need most.
 const TAIL: usize = 40;
 
@@ -97,6 +100,21 @@ pub fn must(label: &str, command: &mut Command, limit: Duration) -> Result<Outpu
     Ok(output)
 }
 
+thread_local! {
+    /// The moving line belongs to another thread.
+    static BESIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// What this thread does from now on is the longest of several parts beside each other: it gets a processor
+/// before they do, where that is allowed, and leaves them the line that moves.
+pub fn go_first() {
+    BESIDE.set(true);
+    // On Linux a thread has a priority of its own, and its children begin with it.
+    if let Err(error) = rustix::process::setpriority_process(None, FIRST) {
+        eprintln!("no priority for the longest part ({error}): it will take longer");
+    }
+}
+
 /// Says that a step is done.
 pub fn done(label: &str, took: Duration) {
     eprintln!("{label}: done in {}", seconds(took));
@@ -141,7 +159,8 @@ struct Progress<'a> {
 
 impl<'a> Progress<'a> {
     fn new(label: &'a str, started: Instant) -> Self {
-        Self { label, started, last: String::new(), shown: None, terminal: stderr().is_terminal() }
+        let terminal = stderr().is_terminal() && !BESIDE.get();
+        Self { label, started, last: String::new(), shown: None, terminal }
     }
 
     fn keep(&mut self, all: &mut String, line: &str) {

@@ -7,12 +7,13 @@ pub mod skips;
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, ExitCode},
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::ValueEnum;
 
 use self::{
@@ -73,54 +74,78 @@ fn suites(args: &Args) -> Result<Vec<Suite>> {
     setup::ensure(&needs)?;
     let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
     fs::create_dir_all(logs())?;
+    if args.only == [Part::Lint] {
+        return Ok(vec![lint()?]);
+    }
+    let built = match Built::all() {
+        Ok(built) => built,
+        Err(error) => return Ok(vec![broken("build of the tests", &error)]),
+    };
 
     let mut suites = Vec::new();
-    if wanted(Part::Lint) {
-        suites.push(lint()?);
-    }
-    if wanted(Part::Unit) || wanted(Part::Native) {
-        match tests() {
-            Ok(programs) => {
-                let (native, unit): (Vec<_>, Vec<_>) =
-                    programs.into_iter().partition(is_end_to_end);
-                if wanted(Part::Unit) {
-                    for program in &unit {
-                        suites.push(unit_suite(program, &skips)?);
-                    }
-                    suites.push(documentation(&skips)?);
-                }
-                if wanted(Part::Native) {
-                    let sensor = cargo::sensor(false)?;
-                    for program in &native {
-                        suites.push(native_suite(program, &sensor, &skips)?);
-                    }
-                }
-            }
-            Err(error) => suites.push(broken("build of the tests", &error)),
+    // A guest takes one processor for a quarter of an hour: what takes no times runs beside it.
+    let guests = thread::scope(|scope| -> Result<Vec<Suite>> {
+        let guests = wanted(Part::Vm).then(|| scope.spawn(|| guests(&built, &skips)));
+        if wanted(Part::Lint) {
+            suites.push(lint()?);
         }
+        if wanted(Part::Unit) {
+            for program in &built.unit {
+                suites.push(unit_suite(program, &skips)?);
+            }
+            suites.push(documentation(&skips)?);
+        }
+        if wanted(Part::Native) && place::is_root() {
+            suites.push(patient_suite(&built, &skips)?);
+        }
+        let guests = guests.map(thread::ScopedJoinHandle::join);
+        guests.unwrap_or(Ok(Vec::new())).map_err(|_| anyhow!("the guests' part panicked"))
+    })?;
+    if wanted(Part::Native) {
+        suites.push(native_suite(&built, &skips)?);
     }
     if wanted(Part::Eval) {
-        let suite = eval::suite(|| cargo::sensor(false), &skips);
+        let suite = eval::suite(&built.sensor, &skips);
         suites.push(suite.unwrap_or_else(|error| broken(eval::NAME, &error)));
     }
-    if wanted(Part::Vm) {
-        for kernel in vm::DEFAULT {
-            let suite = vm::suite(kernel, None, &skips);
-            suites.push(suite.unwrap_or_else(|error| broken(&format!("vm {kernel}"), &error)));
-        }
-    }
+    suites.extend(guests);
     Ok(suites)
 }
 
-/// The tests of all crates, built.
-fn tests() -> Result<Vec<Executable>> {
-    let mut args = vec!["--no-run"];
-    args.extend(CRATES);
-    Ok(cargo::build("test", &args)?.into_iter().filter(|program| program.test).collect())
+fn guests(built: &Built, skips: &SkipList) -> Vec<Suite> {
+    step::go_first();
+    let suite = |kernel: &str| {
+        let suite = vm::suite(kernel, built, skips);
+        suite.unwrap_or_else(|error| broken(&format!("vm {kernel}"), &error))
+    };
+    vm::DEFAULT.into_iter().map(suite).collect()
+}
+
+/// The tests of all crates, and the sensor that they test.
+pub struct Built {
+    pub sensor: PathBuf,
+    pub end_to_end: Executable,
+    unit: Vec<Executable>,
+}
+
+impl Built {
+    /// Builds them, all at once: a selection of crates of its own would have others' features, and be
+    /// compiled once more.
+    pub fn all() -> Result<Self> {
+        let mut args = vec!["--no-run"];
+        args.extend(CRATES);
+        let built = cargo::build("test", &args)?;
+        let is_sensor = |it: &&Executable| it.target == "sensor" && it.kind == "bin" && !it.test;
+        let sensor = built.iter().find(is_sensor).context("cargo built no sensor")?.path.clone();
+        let (mut native, unit): (Vec<_>, Vec<_>) =
+            built.into_iter().filter(|program| program.test).partition(is_end_to_end);
+        let end_to_end = native.pop().context("cargo built no end-to-end tests")?;
+        Ok(Self { sensor, end_to_end, unit })
+    }
 }
 
 /// The end-to-end tests are integration tests of the crate `tests`.
-pub fn is_end_to_end(program: &Executable) -> bool {
+fn is_end_to_end(program: &Executable) -> bool {
     program.kind == "test" && program.crate_dir == place::workspace().join("tests")
 }
 
@@ -161,33 +186,40 @@ fn unit_suite(program: &Executable, skips: &SkipList) -> Result<Suite> {
     };
     let mut command = Command::new(&program.path);
     command.current_dir(&program.crate_dir).env("CARGO_MANIFEST_DIR", &program.crate_dir);
-    suite(name, &mut [command], UNIT_LIMIT, &Place::Unit, skips)
+    suite(name, command, UNIT_LIMIT, &Place::Unit, skips)
 }
 
 fn documentation(skips: &SkipList) -> Result<Suite> {
     let mut command = cargo::command("test");
     command.args(["--doc", "-p", "sensor-common", "-p", "sensor", "-p", "sensor-proto"]);
-    suite("documentation".into(), &mut [command], UNIT_LIMIT, &Place::Unit, skips)
+    suite("documentation".into(), command, UNIT_LIMIT, &Place::Unit, skips)
 }
 
-fn native_suite(program: &Executable, sensor: &Path, skips: &SkipList) -> Result<Suite> {
-    let name = program.target.clone();
-    let command = || {
-        let mut command = Command::new(&program.path);
-        command
-            .current_dir(&program.crate_dir)
-            .env("CARGO_MANIFEST_DIR", &program.crate_dir)
-            .env("SENSOR_BIN", sensor);
-        command
-    };
+fn end_to_end(built: &Built) -> Command {
+    let program = &built.end_to_end;
+    let mut command = Command::new(&program.path);
+    command
+        .current_dir(&program.crate_dir)
+        .env("CARGO_MANIFEST_DIR", &program.crate_dir)
+        .env("SENSOR_BIN", &built.sensor);
+    command
+}
+
+/// Those of the native tests that mostly wait.
+fn patient_suite(built: &Built, skips: &SkipList) -> Result<Suite> {
+    let mut command = end_to_end(built);
+    command.args(PATIENT).arg(PATIENT_AT_ONCE);
+    suite("native, patient".into(), command, NATIVE_LIMIT, &Place::Native, skips)
+}
+
+fn native_suite(built: &Built, skips: &SkipList) -> Result<Suite> {
+    let (name, mut command) = (built.end_to_end.target.clone(), end_to_end(built));
     if !place::is_root() {
-        return unprivileged(name, &mut command(), skips);
+        return unprivileged(name, &mut command, skips);
     }
-    let (mut patient, mut others) = (command(), command());
-    patient.args(PATIENT).arg(PATIENT_AT_ONCE);
     // One at a time: each runs a daemon on the one kernel that they share.
-    others.args(PATIENT.iter().flat_map(|prefix| ["--skip", prefix])).arg("--test-threads=1");
-    suite(name, &mut [patient, others], NATIVE_LIMIT, &Place::Native, skips)
+    command.args(PATIENT.iter().flat_map(|prefix| ["--skip", prefix])).arg("--test-threads=1");
+    suite(name, command, NATIVE_LIMIT, &Place::Native, skips)
 }
 
 /// Without root no end-to-end test can run: each is a skip, so that the counts tell.
@@ -206,54 +238,40 @@ fn unprivileged(name: String, command: &mut Command, skips: &SkipList) -> Result
     Ok(Suite { name, cases, took: output.took })
 }
 
-/// Runs a test program, in as many parts as there are commands, and judges what it says.
+/// Runs a test program and judges what it says.
 fn suite(
     name: String,
-    parts: &mut [Command],
+    mut command: Command,
     limit: Duration,
     place: &Place,
     skips: &SkipList,
 ) -> Result<Suite> {
-    let log = logs().join(format!("{}.log", name.replace(' ', "-")));
+    let log = logs().join(format!("{}.log", name.replace(", ", "-").replace(' ', "-")));
     let skipped = log.with_extension("skips");
     if let Err(error) = fs::remove_file(&skipped)
         && error.kind() != std::io::ErrorKind::NotFound
     {
         return Err(error).with_context(|| format!("cannot remove {}", skipped.display()));
     }
-    let started = Instant::now();
-    let (mut outputs, mut said) = (Vec::new(), String::new());
-    for part in parts {
-        let left = limit.saturating_sub(started.elapsed());
-        let output = step::run(&name, part.env("SENSOR_SKIP_FILE", &skipped), left)?;
-        said.extend([&output.stdout, "\n", &output.stderr, "\n"]);
-        outputs.push(output);
-    }
-    fs::write(&log, &said).with_context(|| format!("cannot write {}", log.display()))?;
+    let output = step::run(&name, command.env("SENSOR_SKIP_FILE", &skipped), limit)?;
+    fs::write(&log, [&output.stdout, "\n", &output.stderr, "\n"].concat())
+        .with_context(|| format!("cannot write {}", log.display()))?;
     let skip_lines = fs::read_to_string(&skipped).unwrap_or_default();
-    let stdouts = outputs.iter().map(|output| output.stdout.as_str());
-    let mut cases = judged(stdouts, &skip_lines, place, skips);
-    if outputs.iter().any(|output| output.timed_out) {
+    let mut cases = judged(&output.stdout, &skip_lines, place, skips);
+    if output.timed_out {
         cases.push(Case::failed(format!("(stopped after {})", step::seconds(limit))));
     }
-    let suite = Suite { name, cases, took: started.elapsed() };
+    let suite = Suite { name, cases, took: output.took };
     if suite.counts().failed > 0 {
         println!("{}: what it said, all of it in {}:", suite.name, log.display());
-        for output in outputs.iter().filter(|output| !output.success()) {
-            println!("{}", output.tail());
-        }
+        println!("{}", output.tail());
     }
     Ok(suite)
 }
 
-/// The cases of a test program whose parts printed `outputs` and left `skip_lines`.
-pub fn judged<'a>(
-    outputs: impl IntoIterator<Item = &'a str>,
-    skip_lines: &str,
-    place: &Place,
-    skips: &SkipList,
-) -> Vec<Case> {
-    let mut cases: Vec<Case> = outputs.into_iter().flat_map(results::parse).collect();
+/// The cases of a test program that printed `output` and left `skip_lines`.
+pub fn judged(output: &str, skip_lines: &str, place: &Place, skips: &SkipList) -> Vec<Case> {
+    let mut cases = results::parse(output);
     results::apply_skips(&mut cases, skip_lines);
     skips.judge(&mut cases, place);
     cases

@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use super::machine;
-use crate::{place, step};
+use crate::{place, step, test::Built};
 
 const DISK_BYTES: u64 = 256 << 20;
 
@@ -28,7 +28,7 @@ const SHORTEST_MS: u64 = 500;
 const LONGEST_MS: u64 = 12_000;
 
 pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
-    let (machine, disk) = (machine(kernel, "sensor.cut")?, disk()?);
+    let (machine, disk) = (machine(kernel, &Built::all()?, "sensor.cut")?, disk()?);
     let mut announced = HashSet::new();
     for cut in 1..=times {
         let guest = Guest::start(&machine, &disk)?;

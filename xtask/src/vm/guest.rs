@@ -21,7 +21,7 @@ const PYTHON: &str = "/usr/bin/python3";
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Writes the guest's initramfs with the sensor and the test programs to `file`.
-pub fn write(file: &Path, sensor: &Path, tests: &[PathBuf]) -> Result<()> {
+pub fn write(file: &Path, sensor: &Path, tests: &Path) -> Result<()> {
     let tree = tree(sensor, tests)?;
     let mut out = BufWriter::new(
         File::create(file).with_context(|| format!("cannot write {}", file.display()))?,
@@ -31,7 +31,7 @@ pub fn write(file: &Path, sensor: &Path, tests: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-fn tree(sensor: &Path, tests: &[PathBuf]) -> Result<Tree> {
+fn tree(sensor: &Path, tests: &Path) -> Result<Tree> {
     let mut tree = Tree::default();
     for (link, to) in
         [("/bin", "usr/bin"), ("/sbin", "usr/bin"), ("/lib", "usr/lib"), ("/lib64", "usr/lib64")]
@@ -54,10 +54,8 @@ fn tree(sensor: &Path, tests: &[PathBuf]) -> Result<Tree> {
 
     tree.copy("/init", 0o755, place::workspace().join("tests/vm/init"))?;
     program(&mut tree, "/usr/bin/sensor", &stripped(sensor)?)?;
-    for test in tests {
-        let name = test.file_name().context("a test program without a name")?;
-        program(&mut tree, Path::new("/usr/lib/sensor-tests").join(name), &stripped(test)?)?;
-    }
+    let name = tests.file_name().context("a test program without a name")?;
+    program(&mut tree, Path::new("/usr/lib/sensor-tests").join(name), &stripped(tests)?)?;
     for name in USERLAND {
         let path = place::command(name)
             .with_context(|| format!("{name} is needed in the guest but not installed here"))?;

@@ -9,7 +9,6 @@ mod page;
 
 use std::{
     env, fs,
-    path::PathBuf,
     process::{Command, ExitCode},
     time::Duration,
 };
@@ -17,11 +16,11 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 use crate::{
-    cargo, place,
+    place,
     setup::{self, Need},
     step,
     test::{
-        self,
+        self, Built,
         results::{self, Case, Suite},
         skips::{Place, SkipList},
     },
@@ -73,12 +72,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return cut::run(&args.kernels[0], times);
     }
     let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
+    let built = Built::all()?;
     let mut able = Vec::new();
     let suites: Vec<Suite> = args
         .kernels
         .iter()
         .map(|kernel| {
-            let run = guest(kernel, args.filter.as_deref(), &skips);
+            let run = guest(kernel, &built, args.filter.as_deref(), &skips);
             let run = run.map(|(suite, doctor)| {
                 able.extend(doctor);
                 suite
@@ -96,13 +96,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
 }
 
 /// Boots `kernel`, runs the end-to-end tests in it, judges what they say.
-pub fn suite(kernel: &str, filter: Option<&str>, skips: &SkipList) -> Result<Suite> {
-    guest(kernel, filter, skips).map(|(suite, _)| suite)
+pub fn suite(kernel: &str, built: &Built, skips: &SkipList) -> Result<Suite> {
+    guest(kernel, built, None, skips).map(|(suite, _)| suite)
 }
 
 /// The same, and what the sensor says that it can do there.
 fn guest(
     kernel: &str,
+    built: &Built,
     filter: Option<&str>,
     skips: &SkipList,
 ) -> Result<(Suite, Option<page::Able>)> {
@@ -116,13 +117,13 @@ fn guest(
         "" => format!("sensor.skip={USER_SPACE}"),
         filter => format!("sensor.filter={filter}"),
     };
-    let mut machine = machine(kernel, &format!("sensor.vm={kernel} {which}"))?;
+    let mut machine = machine(kernel, built, &format!("sensor.vm={kernel} {which}"))?;
     machine.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
     let output = step::run(&name, &mut machine, LIMIT)?;
     fs::write(console.with_extension("tests.log"), &output.stdout)?;
 
     let said = Said::parse(&output.stdout);
-    let mut cases = test::judged([said.tests], said.skips, &Place::Vm(kernel.to_owned()), skips);
+    let mut cases = test::judged(said.tests, said.skips, &Place::Vm(kernel.to_owned()), skips);
     if output.timed_out {
         cases.push(Case::failed(format!("(stopped after {})", step::seconds(LIMIT))));
     } else if said.exit.is_none() {
@@ -140,13 +141,13 @@ fn guest(
 }
 
 fn shell(kernel: &str) -> Result<ExitCode> {
-    let mut machine = machine(kernel, &format!("sensor.vm={kernel} sensor.shell"))?;
+    let mut machine = machine(kernel, &Built::all()?, &format!("sensor.vm={kernel} sensor.shell"))?;
     let status = machine.args(["-serial", "mon:stdio"]).status().context("cannot start QEMU")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// QEMU with the kernel and the guest, all but its serial lines.
-fn machine(kernel: &str, more: &str) -> Result<Command> {
+fn machine(kernel: &str, built: &Built, more: &str) -> Result<Command> {
     if env::consts::ARCH != "x86_64" {
         bail!(
             "the guests are x86_64 and run this host's own programs, which are {}",
@@ -156,7 +157,7 @@ fn machine(kernel: &str, more: &str) -> Result<Command> {
     let kernel = kernel::get(kernel)?;
     eprintln!("kernel {}", kernel.version);
     let initramfs = place::target().join("vm/initramfs");
-    guest::write(&initramfs, &cargo::sensor(false)?, &tests()?)?;
+    guest::write(&initramfs, &built.sensor, &built.end_to_end.path)?;
     let mut machine = Command::new("qemu-system-x86_64");
     machine
         // Emulation: works where there is no KVM, and alike everywhere. One thread for all processors:
@@ -174,12 +175,6 @@ fn machine(kernel: &str, more: &str) -> Result<Command> {
         // A panic ends the machine (`-no-reboot`) instead of waiting for the time limit.
         .arg(format!("console=ttyS0 panic=-1 random.trust_cpu=on {} {more}", kernel.command_line));
     Ok(machine)
-}
-
-/// The end-to-end test programs.
-fn tests() -> Result<Vec<PathBuf>> {
-    let built = cargo::build("test", &["--no-run", "-p", "tests"])?;
-    Ok(built.into_iter().filter(test::is_end_to_end).map(|program| program.path).collect())
 }
 
 /// What came over the second serial line.
