@@ -39,6 +39,7 @@ const UNREADABLE: &str = r#"
 #include <linux/userfaultfd.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -47,9 +48,14 @@ __attribute__((noinline)) int hide(uintptr_t at, long page) {
     int fd = syscall(SYS_userfaultfd, O_CLOEXEC);
     struct uffdio_api api = { .api = UFFD_API };
     if (fd < 0 || ioctl(fd, UFFDIO_API, &api)) { puts("none"); fflush(stdout); pause(); }
-    if (mmap((void *)at, page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED)
-        return 1;
-    struct uffdio_register it = { .range = { at, page }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+    /* All of the stack: a part of it would be a mapping of its own. What is there stays there. */
+    unsigned long from = 0, to = 0;
+    char line[512];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (maps && fgets(line, sizeof line, maps))
+        if (strstr(line, "[stack]")) sscanf(line, "%lx-%lx", &from, &to);
+    if (madvise((void *)at, page, MADV_DONTNEED)) return 1;
+    struct uffdio_register it = { .range = { from, to - from }, .mode = UFFDIO_REGISTER_MODE_MISSING };
     if (ioctl(fd, UFFDIO_REGISTER, &it)) return 2;
     write(1, "ready\n", 6);
     for (;;) pause();
