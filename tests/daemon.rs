@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Loading and checking the programs takes 1–2 s here, ten times that in an emulated machine.
-const START_LIMIT: Duration = Duration::from_mins(1);
+const START_LIMIT: Duration = Duration::from_mins(3);
 
 /// An orderly end: the log is written out, the processes are told.
 const STOP_LIMIT: Duration = Duration::from_secs(5);
@@ -89,7 +89,10 @@ impl Sensor {
         let mut ended = None;
         let ready = until(START_LIMIT, || {
             ended = self.core.try_wait().ok().flatten();
-            ended.is_some() || self.call(&["status"]).is_ok_and(|said| said.status.success())
+            // To ask is work, too: for a socket that is not there yet it would only hold up the start.
+            ended.is_some()
+                || self.socket().exists()
+                    && self.call(&["status"]).is_ok_and(|said| said.status.success())
         });
         match ended {
             Some(status) => bail!("the daemon ended: {status}\n{}", self.log_tail()),

@@ -5,6 +5,7 @@
 //! Nothing here outlives its owner, however that ends: every cage has a keeper process that kills
 //! what is inside when the owner is gone.
 
+pub mod bomb;
 pub mod cage;
 pub mod daemon;
 pub mod judge;
@@ -17,6 +18,7 @@ pub mod target;
 pub mod watch;
 pub mod workloads;
 
+pub use bomb::Bomb;
 pub use cage::{Cage, Limits};
 pub use daemon::Sensor;
 pub use watch::Watch;

@@ -28,7 +28,7 @@ use sensor_common::{
 
 use crate::{
     lifecycle,
-    maps::{CLAIMS, EXECS, FREE, GONE, INDEX, KNOWN, UNFREED, lose, node, slot_of},
+    maps::{CLAIMS, ENTERED, EXECS, FREE, GONE, INDEX, KNOWN, UNFREED, lose, node, slot_of},
     respawn, storm,
     task::Task,
 };
@@ -170,10 +170,20 @@ fn ensure(task: u64) -> Slot {
     if let Some(slot) = slot_of(task.tgid()) {
         return slot;
     }
-    if task.is_kernel_thread() {
+    if task.is_kernel_thread() || was_counted() {
         return 0;
     }
     create(task.key(), 0, task.cgroup(), ADOPTED).unwrap_or(0)
+}
+
+/// Whether the table is full, and whoever is not in it was counted as lost before: at its birth, or when
+/// those from before the start were entered. Once is enough.
+#[inline(always)]
+fn was_counted() -> bool {
+    // SAFETY: a value of the array; user space writes it once.
+    let entered =
+        ENTERED.get_ptr(0).is_some_and(|entered| unsafe { ptr::read_volatile(entered) != 0 });
+    entered && !matches!(FREE.peek(), Ok(Some(_)))
 }
 
 /// The same for `current`, which forks or executes something, with its parent: its birth may have been lost a moment

@@ -70,6 +70,10 @@ pub static EXECS: HashMap<Slot, ExecRecord> = HashMap::with_max_entries(TABLE, B
 #[map]
 pub static KNOWN: HashMap<u32, Known> = HashMap::with_max_entries(TABLE, BPF_F_NO_PREALLOC);
 
+/// Not 0: everybody from before the start was entered, or counted as one who did not fit.
+#[map]
+pub static ENTERED: Array<u32> = Array::with_max_entries(1, 0);
+
 /// Commands that failed at once, by who starts them.
 #[map]
 pub static LOOPS: LruHashMap<Loop, Window> = LruHashMap::with_max_entries(respawn::LOOPS, 0);

@@ -5,7 +5,7 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use serde_json::Value;
-use tests::{Cage, Limits, Sensor, Workload, needs, takes_its_time, workloads::storm};
+use tests::{Bomb, Cage, Limits, Sensor, Workload, needs, takes_its_time, workloads::storm};
 
 use crate::support::{
     CATCH, catches_a_planted_recursion, evidence, explosions, id, killed, stands_still,
@@ -34,12 +34,13 @@ fn caught(name: &str, tasks: u32, rules: &[&str]) -> Value {
         })
         .unwrap();
     let rule = incident["finding"]["rule"].as_str().unwrap();
-    eprintln!("{rule}: {} alive when contained", incident["tree"]["processes"]);
+    let bomb = Bomb::of(name, &sensor, &cage, &incident).unwrap();
+    bomb.note().unwrap();
     for action in incident["actions"].as_array().unwrap() {
         let ms = (ns(&action["ended_ns"]) - ns(&incident["opened_ns"])) / 1_000_000;
         eprintln!("    {} done {ms} ms after the incident opened", action["kind"]);
     }
-    assert_eq!(cage.refused_forks().unwrap(), 0, "the cage stopped it, not the sensor");
+    assert_eq!(bomb.refused, 0, "the cage stopped it, not the sensor");
     assert_eq!(incident["culprit"]["pid"], running.pid(), "{incident:#}");
     assert!(rules.contains(&rule), "{incident:#}");
     stands_still(&cage);
@@ -151,6 +152,30 @@ fn left_alone_a_server_with_300_workers() {
     needs!("python3");
     takes_its_time!();
     left_alone(storm::server(300, None, 5));
+}
+
+/// A script that is no newcomer lets one bomb loose, which is blamed alone, and then another beside it:
+/// now it is the script's, and what was contained first is a part of that.
+#[test]
+fn two_halves_are_one_incident() {
+    needs!("bash");
+    takes_its_time!();
+    let work = storm::halves().unwrap();
+    let cage = Cage::new(Limits::tasks(WIDE)).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let running = work.start(&cage).unwrap();
+    let contained = |one: &Value| one["state"] == "contained" && !one["diagnosis"].is_null();
+    let half = sensor.wait_for(CATCH, contained).unwrap();
+    assert_ne!(half["culprit"]["pid"], running.pid(), "{half:#}");
+    let is_whole = |one: &Value| contained(one) && one["culprit"]["pid"] == running.pid();
+    let whole = sensor.wait_for(CATCH, is_whole).unwrap();
+    let part = |one: &Value| one["id"] == half["id"] && one["state"] == "resolved";
+    sensor.wait_for(CATCH, part).unwrap();
+    let left = sensor.incidents().unwrap();
+    let left = left.iter().filter(|one| one["state"] != "resolved").count();
+    assert_eq!(left, 1, "one cause, one incident: {:#?}", sensor.incidents());
+    stands_still(&cage);
+    killed(&sensor, &cage, &whole);
 }
 
 /// What goes on is told of, even where it is not to be stopped: when it crossed, and why it runs.

@@ -18,6 +18,18 @@ pub fn parallel(count: u32, at_once: u32, seconds: &str) -> Result<Workload> {
     shell(&body)
 }
 
+/// Two function bombs beside each other, one after the other, of a script that has run for longer than what
+/// is taken for a newcomer.
+pub fn halves() -> Result<Workload> {
+    let work = Workload::new()?;
+    let name = names::word();
+    let body = format!(
+        "{name}() {{\n    {name} | {name} &\n}}\nsleep 11\n({name}; wait) &\nsleep 3\n({name}; wait) &\nsleep 600\n"
+    );
+    let script = work.write(&names::word(), &body)?;
+    Ok(work.runs(["bash".into(), script.into_os_string()]))
+}
+
 /// A server that listens, starts its workers at once or so many a second, and ends some seconds
 /// after the last.
 pub fn server(workers: u32, per_second: Option<u32>, seconds: u32) -> Result<Workload> {

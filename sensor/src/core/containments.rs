@@ -244,6 +244,11 @@ impl Containments {
         }
     }
 
+    /// Whether it is just being contained.
+    pub fn is_busy(&self, incident: &str) -> bool {
+        self.state().busy.values().any(|busy| busy == incident)
+    }
+
     /// Whether a person let it run.
     pub fn is_let_run(&self, incident: &str) -> bool {
         self.state().let_run.contains(incident)

@@ -286,6 +286,7 @@ impl Desk {
                 }
                 why.to_owned()
             });
+            self.absorb(incident, &held);
         }
         if turn == Containing::First {
             self.study(incident);

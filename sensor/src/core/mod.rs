@@ -6,6 +6,7 @@
 //! ([`reactor`]), the desk ([`desk`]), the thread that writes the log, and whatever may block beside
 //! them.
 
+mod absorb;
 mod containments;
 mod desk;
 mod investigations;

@@ -18,6 +18,9 @@ const ARGV_READ: u64 = 1 << 20;
 pub fn run(visitor: &Visitor, lineage: &Lineage) -> Result<u32, LoadError> {
     // First visit: everybody gets a node, with its exact start time.
     visitor.visit().map_err(LoadError::Baseline)?;
+    lineage
+        .all_entered()
+        .map_err(|source| LoadError::Map { name: "ENTERED", source: Box::new(source) })?;
     let unknown: Vec<ProcessKey> = lineage
         .table()
         .nodes()

@@ -76,16 +76,21 @@ impl fmt::Display for Gear {
 }
 
 /// A gear whose program this kernel has verified.
-pub(super) struct Loaded {
+pub(super) struct Loaded<P = OwnedFd> {
     pub gear: Gear,
-    pub program: OwnedFd,
+    pub program: P,
 }
 
 /// What can be tried, best first, and what cannot, and why.
-#[derive(Default)]
-pub(super) struct Gears {
-    pub loaded: Vec<Loaded>,
+pub(super) struct Gears<P = OwnedFd> {
+    pub loaded: Vec<Loaded<P>>,
     pub refused: Vec<(Gear, String)>,
+}
+
+impl<P> Default for Gears<P> {
+    fn default() -> Self {
+        Self { loaded: Vec::new(), refused: Vec::new() }
+    }
 }
 
 /// The brake as it works here.
@@ -102,33 +107,22 @@ impl Brake {
     /// Tries what was loaded, best first, and keeps the first that works. Second: the links that hold
     /// it, which the guardian keeps as well.
     pub(super) fn choose(
-        Gears { loaded, mut refused }: Gears,
+        gears: Gears,
         lineage: &Lineage,
         tallies: Mapping<Tally>,
     ) -> Result<(Self, Vec<OwnedFd>), LoadError> {
-        for Loaded { gear, program } in loaded {
-            let link = match attach(program.as_fd()) {
-                Ok(link) => link,
-                Err(error) => {
-                    refused.push((gear, unattachable(&error)));
-                    continue;
-                }
-            };
-            match trial(lineage, &tallies) {
-                Ok(()) => {
-                    // Attached for good, or taken off until it is needed.
-                    let (switch, links) = match gear {
-                        Gear::SysEnter => (Some((program, Mutex::new(None))), Vec::new()),
-                        _ => (None, vec![link]),
-                    };
-                    return Ok((Self { gear, refused, tallies, switch }, links));
-                }
-                Err(TrialError::Child(error)) => return Err(LoadError::BrakeTest(error)),
-                Err(TrialError::NotPaused) => refused.push((gear, not_called(gear))),
-                Err(TrialError::Broken(what)) => refused.push((gear, what)),
+        let attached = |program: &OwnedFd| attach(program.as_fd());
+        let (chosen, refused) = first_that_works(gears, attached, || trial(lineage, &tallies))
+            .map_err(LoadError::BrakeTest)?;
+        let (gear, switch, links) = match chosen {
+            // Taken off until it is needed.
+            Some((Loaded { gear: Gear::SysEnter, program }, _)) => {
+                (Gear::SysEnter, Some((program, Mutex::new(None))), Vec::new())
             }
-        }
-        Ok((Self { gear: Gear::Signals, refused, tallies, switch: None }, Vec::new()))
+            Some((Loaded { gear, .. }, link)) => (gear, None, vec![link]),
+            None => (Gear::Signals, None, Vec::new()),
+        };
+        Ok((Self { gear, refused, tallies, switch }, links))
     }
 
     pub fn gear(&self) -> Gear {
@@ -163,6 +157,34 @@ impl Brake {
     pub fn tally(&self, number: u32) -> Tally {
         self.tallies.get(tally_index(number)).unwrap_or_default()
     }
+}
+
+/// What works, with what holds it; and what does not, with the reason.
+type Chosen<P, L> = (Option<(Loaded<P>, L)>, Vec<(Gear, String)>);
+
+/// The first of the gears that can be attached and stands its trial, and why those before it do not. An
+/// error: nothing could be tried.
+fn first_that_works<P, L>(
+    Gears { loaded, mut refused }: Gears<P>,
+    attach: impl Fn(&P) -> io::Result<L>,
+    trial: impl Fn() -> Result<(), TrialError>,
+) -> io::Result<Chosen<P, L>> {
+    for one in loaded {
+        let link = match attach(&one.program) {
+            Ok(link) => link,
+            Err(error) => {
+                refused.push((one.gear, unattachable(&error)));
+                continue;
+            }
+        };
+        match trial() {
+            Ok(()) => return Ok((Some((one, link)), refused)),
+            Err(TrialError::Child(error)) => return Err(error),
+            Err(TrialError::NotPaused) => refused.push((one.gear, not_called(one.gear))),
+            Err(TrialError::Broken(what)) => refused.push((one.gear, what)),
+        }
+    }
+    Ok((None, refused))
 }
 
 /// Why a program that is attached does nothing.
@@ -316,5 +338,46 @@ mod tests {
         assert!(said.contains("arm64") && said.contains("524"), "{said}");
         let said = unattachable(&io::Error::from_raw_os_error(libc::EPERM));
         assert!(said.contains("it cannot be attached: Operation not permitted"), "{said}");
+    }
+
+    /// Gears whose attachment ends with these errors, 0 for none, and then the trial does: what is
+    /// chosen, held by which link, and what is said of the others.
+    fn chosen(attached: &[(Gear, i32)], trial: fn() -> Result<(), TrialError>) -> Tried {
+        let load = |&(gear, program)| Loaded { gear, program };
+        let gears = Gears {
+            loaded: attached.iter().map(load).collect(),
+            refused: vec![(Gear::TaskAlloc, "the verifier says no".to_owned())],
+        };
+        let attach = |error: &i32| match error {
+            0 => Ok("a link"),
+            error => Err(io::Error::from_raw_os_error(*error)),
+        };
+        let (chosen, refused) = first_that_works(gears, attach, trial).unwrap();
+        let refused = refused.into_iter().skip(1).collect();
+        (chosen.map(|(loaded, _)| loaded.gear), refused)
+    }
+    type Tried = (Option<Gear>, Vec<(Gear, String)>);
+
+    /// Of an arm64 kernel before 6.4, whose trampolines serve neither LSM nor fentry programs.
+    const ARM64: [(Gear, i32); 3] =
+        [(Gear::TaskAlloc, 524), (Gear::KernelClone, 524), (Gear::SysEnter, 0)];
+
+    #[test]
+    fn where_programs_cannot_be_called_from_the_kernels_functions_the_next_gear_is_named() {
+        let (gear, refused) = chosen(&ARM64, || Ok(()));
+        assert_eq!(gear, Some(Gear::SysEnter));
+        let gears: Vec<Gear> = refused.iter().map(|(gear, _)| *gear).collect();
+        assert_eq!(gears, [Gear::TaskAlloc, Gear::KernelClone]);
+        assert!(refused.iter().all(|(_, why)| why.contains("524, ENOTSUPP")), "{refused:?}");
+    }
+
+    #[test]
+    fn what_is_attached_and_not_called_is_no_brake() {
+        let (gear, refused) = chosen(&ARM64, || Err(TrialError::NotPaused));
+        assert_eq!(gear, None, "signals are left");
+        assert_eq!(refused.last().unwrap().0, Gear::SysEnter);
+        assert!(refused.last().unwrap().1.contains("came past it"), "{refused:?}");
+        let (gear, _) = chosen(&[(Gear::TaskAlloc, 0), (Gear::SysEnter, 0)], || Ok(()));
+        assert_eq!(gear, Some(Gear::TaskAlloc), "the best that works");
     }
 }

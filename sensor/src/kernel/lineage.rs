@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use aya::maps::{HashMap as BpfHashMap, MapData, Queue};
+use aya::maps::{Array, HashMap as BpfHashMap, MapData, MapError, Queue};
 use rustix::{
     io::Errno,
     process::{Pid, test_kill_process},
@@ -38,6 +38,7 @@ pub struct Lineage {
     execs: BpfHashMap<MapData, Slot, ExecRecord>,
     known: Mutex<BpfHashMap<MapData, u32, Known>>,
     gone: Mutex<Queue<MapData, ProcessKey>>,
+    entered: Mutex<Array<MapData, u32>>,
     stalls: Stalls,
 }
 
@@ -48,9 +49,11 @@ impl Lineage {
         execs: BpfHashMap<MapData, Slot, ExecRecord>,
         known: BpfHashMap<MapData, u32, Known>,
         gone: Queue<MapData, ProcessKey>,
+        entered: Array<MapData, u32>,
         stalls: Stalls,
     ) -> Self {
-        Self { table, index, execs, known: Mutex::new(known), gone: Mutex::new(gone), stalls }
+        let (known, gone, entered) = (Mutex::new(known), Mutex::new(gone), Mutex::new(entered));
+        Self { table, index, execs, known, gone, entered, stalls }
     }
 
     pub fn table(&self) -> &Table {
@@ -144,6 +147,12 @@ impl Lineage {
     /// How many processes live, by what the kernel side knows.
     pub fn living_count(&self) -> u32 {
         self.table.nodes().filter(|(_, node)| node.flags & DEAD == 0).count() as u32
+    }
+
+    /// From now on who does not fit into the table is counted when it is born, and not whenever somebody
+    /// looks for it.
+    pub(super) fn all_entered(&self) -> Result<(), MapError> {
+        self.entered.lock().unwrap_or_else(PoisonError::into_inner).set(0, 1, 0)
     }
 
     /// Has the next visit bury who is gone though its exit was not seen: 0.3 µs for each of the living.

@@ -9,7 +9,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{HashMap as BpfHashMap, Map, MapData, PerCpuArray, Queue, RingBuf, Stack},
+    maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, Queue, RingBuf, Stack},
     programs::{BtfTracePoint, Iter, Program, ProgramError},
 };
 use aya_obj::generated::{bpf_attr, bpf_cmd};
@@ -376,8 +376,9 @@ fn lineage(ebpf: &mut Ebpf) -> Result<Lineage, LoadError> {
     let execs: BpfHashMap<MapData, Slot, ExecRecord> = typed(ebpf, "EXECS", BpfHashMap::try_from)?;
     let known: BpfHashMap<MapData, u32, Known> = typed(ebpf, "KNOWN", BpfHashMap::try_from)?;
     let gone = typed(ebpf, "GONE", Queue::try_from)?;
+    let entered = typed(ebpf, "ENTERED", Array::try_from)?;
     let stalls = Stalls::new(mapped(ebpf, "STALLS")?, mapped(ebpf, "RECLAIMS")?);
-    Ok(Lineage::new(table, index, execs, known, gone, stalls))
+    Ok(Lineage::new(table, index, execs, known, gone, entered, stalls))
 }
 
 /// An array that the kernel side shares with us.

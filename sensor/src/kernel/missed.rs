@@ -2,7 +2,7 @@
 
 use rustix::process::{Signal, kill_process};
 
-use super::{Gear, Lineage, LoadOptions, Programs, idle::Idle, load::load};
+use super::{Gear, Lineage, LoadOptions, Programs, baseline, idle::Idle, load::load};
 use crate::{config::Config, core};
 
 fn loaded() -> Option<(Programs, Lineage)> {
@@ -43,4 +43,31 @@ fn whose_birth_was_missed_is_entered() {
     let entered = lineage.living(missed.tgid()).unwrap();
     assert_eq!(entered.parent.map(|parent| parent.tgid), Some(us));
     assert!(entered.alive);
+}
+
+/// A table that is too small for this host: who does not fit is counted once, however often somebody looks
+/// for it.
+#[test]
+fn who_does_not_fit_is_counted_once() {
+    const LOOKS: u64 = 10;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIP kernel::missed: needs root");
+        return;
+    }
+    let defaults = core::load_options(&Config::default());
+    let options = LoadOptions { brake: Gear::Signals, max_processes: 8, ..defaults };
+    let (programs, lineage, _ring) = load(&options).unwrap();
+    let crowd = [(); 16].map(|()| Idle::start().unwrap());
+    let visitor = programs.visitor().unwrap();
+    let lost =
+        || programs.losses().into_iter().find(|(reason, _)| *reason == "table_full").unwrap().1;
+    baseline::run(&visitor, &lineage).unwrap();
+    let before = lost();
+    assert!(before >= crowd.len() as u64, "{before} did not fit");
+    for _ in 0..LOOKS {
+        visitor.complete(&lineage).unwrap();
+    }
+    // Others of this host are born meanwhile, and may not fit either.
+    let counted = lost() - before;
+    assert!(counted < LOOKS * crowd.len() as u64 / 2, "{counted} counted in {LOOKS} looks");
 }

@@ -264,6 +264,13 @@ impl Responder {
         proto::Action { braked, ..doing.done(problem.is_none(), woken, result) }
     }
 
+    /// Lets go of what another containment holds as well: of the two only a freezer has an end of its own.
+    pub fn hand_over(&self, held: &Held) {
+        if let Some(problem) = held.cgroup.as_deref().and_then(thaw_group) {
+            tracing::warn!("what another incident holds stands twice: {problem}");
+        }
+    }
+
     pub(super) fn wake(&self, processes: Vec<ProcessKey>) -> u32 {
         wake(processes, |key| self.marks.lives(key))
     }

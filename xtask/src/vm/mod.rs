@@ -1,6 +1,7 @@
 //! `cargo xtask vm`: the end-to-end tests inside QEMU, on other kernels. The guest is an initramfs
 //! with the very programs that run natively; it needs no disk, no network and no root.
 
+mod bombs;
 mod cut;
 mod guest;
 mod initramfs;
@@ -41,6 +42,7 @@ const MEMORY: &str = "1024";
 
 /// What the guest's init prints around the tests' own words, on the second serial line.
 const SKIPS: &str = "== skips";
+const BOMBS: &str = "== bombs";
 const DOCTOR: &str = "== doctor";
 const EXIT: &str = "== exit ";
 
@@ -49,11 +51,12 @@ pub struct Args {
     /// Kernels to boot: 5.10, 6.1, 6.12, 7.2
     #[arg(value_name = "KERNEL", default_values = DEFAULT)]
     kernels: Vec<String>,
-    /// Run only tests whose names contain this
+    /// Run only tests whose names contain this, or one of these: `TEXT,TEXT`
     #[arg(long, value_name = "TEXT")]
     filter: Option<String>,
-    /// Also write docs/kernels.md: what each of these kernels can do
-    #[arg(long, conflicts_with = "shell")]
+    /// Write docs/kernels.md: what each of these kernels can do, and what becomes of bombs there and on
+    /// this machine. Runs the bombs only
+    #[arg(long, conflicts_with_all = ["shell", "filter"])]
     page: bool,
     /// No tests: a shell in the guest on this terminal (leave with `poweroff -f`)
     #[arg(long)]
@@ -73,49 +76,66 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
     let built = Built::all()?;
-    let mut able = Vec::new();
-    let suites: Vec<Suite> = args
-        .kernels
-        .iter()
-        .map(|kernel| {
-            let run = guest(kernel, &built, args.filter.as_deref(), &skips);
-            let run = run.map(|(suite, doctor)| {
-                able.extend(doctor);
+    let which = match &args.filter {
+        Some(filter) => Which::Only(filter.split(',').collect()),
+        None if args.page => Which::Only(vec![bombs::TESTS]),
+        None => Which::AllOfTheKernel,
+    };
+    let (mut suites, mut seen) = (Vec::new(), Vec::new());
+    if args.page {
+        let (suite, found) = bombs::here(&built, &skips)?;
+        suites.push(suite);
+        seen.push(found);
+    }
+    for kernel in &args.kernels {
+        suites.push(match guest(kernel, &built, &which, &skips) {
+            Ok((suite, found)) => {
+                seen.push(found);
                 suite
-            });
-            run.unwrap_or_else(|error| test::broken(&format!("vm {kernel}"), &error))
-        })
-        .collect();
+            }
+            Err(error) => test::broken(&format!("vm {kernel}"), &error),
+        });
+    }
     if args.page {
         let file = place::workspace().join("docs/kernels.md");
-        fs::write(&file, page::markdown(&able))
+        fs::write(&file, page::markdown(&seen))
             .with_context(|| format!("cannot write {}", file.display()))?;
         eprintln!("wrote {}", file.display());
     }
     Ok(test::report(&suites))
 }
 
-/// Boots `kernel`, runs the end-to-end tests in it, judges what they say.
-pub fn suite(kernel: &str, built: &Built, skips: &SkipList) -> Result<Suite> {
-    guest(kernel, built, None, skips).map(|(suite, _)| suite)
+/// Which tests run.
+enum Which<'a> {
+    /// Those whose subject the kernel is.
+    AllOfTheKernel,
+    /// Those whose names contain one of these: somebody asks, and takes the time.
+    Only(Vec<&'a str>),
 }
 
-/// The same, and what the sensor says that it can do there.
+/// Boots `kernel`, runs the end-to-end tests in it, judges what they say.
+pub fn suite(kernel: &str, built: &Built, skips: &SkipList) -> Result<Suite> {
+    guest(kernel, built, &Which::AllOfTheKernel, skips).map(|(suite, _)| suite)
+}
+
+/// The same, and what was found out about the kernel.
 fn guest(
     kernel: &str,
     built: &Built,
-    filter: Option<&str>,
+    which: &Which<'_>,
     skips: &SkipList,
-) -> Result<(Suite, Option<page::Able>)> {
+) -> Result<(Suite, page::Seen)> {
     let name = format!("vm {kernel}");
     let console = place::target().join(format!("vm/{kernel}.log"));
-    let filter = filter.unwrap_or_default();
-    if filter.contains(|c: char| c.is_whitespace() || c.is_control()) {
-        bail!("{filter:?}: a test's name has no spaces");
-    }
-    let which = match filter {
-        "" => format!("sensor.skip={USER_SPACE}"),
-        filter => format!("sensor.filter={filter}"),
+    let which = match which {
+        Which::AllOfTheKernel => format!("sensor.skip={USER_SPACE}"),
+        Which::Only(names) => {
+            let names = names.join(",");
+            if names.contains(|c: char| c.is_whitespace() || c.is_control()) {
+                bail!("{names:?}: a test's name has no spaces");
+            }
+            format!("sensor.filter={names}")
+        }
     };
     let mut machine = machine(kernel, built, &format!("sensor.vm={kernel} {which}"))?;
     machine.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
@@ -136,8 +156,12 @@ fn guest(
         println!("{}: the tests said:\n{said}\n{}\n", suite.name, output.stderr);
         println!("the end of the console, the whole is in {}:\n{}", console.display(), tail(&log));
     }
-    let able = said.doctor.and_then(|doctor| page::Able::parse(kernel, doctor));
-    Ok((suite, able))
+    let seen = page::Seen {
+        place: kernel.to_owned(),
+        capabilities: said.doctor.and_then(page::capabilities).unwrap_or_default(),
+        bombs: bombs::parse(said.bombs),
+    };
+    Ok((suite, seen))
 }
 
 fn shell(kernel: &str) -> Result<ExitCode> {
@@ -181,6 +205,7 @@ fn machine(kernel: &str, built: &Built, more: &str) -> Result<Command> {
 struct Said<'a> {
     tests: &'a str,
     skips: &'a str,
+    bombs: &'a str,
     doctor: Option<&'a str>,
     exit: Option<&'a str>,
 }
@@ -195,8 +220,9 @@ impl<'a> Said<'a> {
             Some((rest, doctor)) => (rest, Some(doctor)),
             None => (rest, None),
         };
+        let (rest, bombs) = rest.rsplit_once(BOMBS).unwrap_or((rest, ""));
         let (tests, skips) = rest.rsplit_once(SKIPS).unwrap_or((rest, ""));
-        Self { tests, skips, doctor, exit }
+        Self { tests, skips, bombs, doctor, exit }
     }
 }
 
@@ -215,10 +241,12 @@ mod tests {
 
     #[test]
     fn tests_skips_and_exit_are_told_apart() {
-        let said =
-            Said::parse("test a ... ok\n== skips\nSKIP a: no node\n== doctor\n[]\n== exit 0\n");
+        let said = Said::parse(
+            "test a ... ok\n== skips\nSKIP a: no node\n== bombs\n{}\n== doctor\n[]\n== exit 0\n",
+        );
         assert_eq!(said.tests, "test a ... ok\n");
         assert_eq!(said.skips.trim(), "SKIP a: no node");
+        assert_eq!(said.bombs.trim(), "{}");
         assert_eq!(said.doctor.map(str::trim), Some("[]"));
         assert_eq!(said.exit, Some("0"));
     }
