@@ -15,7 +15,7 @@ const FILES: [&str; 5] = [
 ];
 
 /// Enum fields: message.field → module path of the serializer that knows its words.
-const ENUMS: [(&str, &str); 13] = [
+const ENUMS: [(&str, &str); 14] = [
     ("Record.priority", "priority"),
     ("Incident.kind", "kind"),
     ("Incident.severity", "severity"),
@@ -26,13 +26,14 @@ const ENUMS: [(&str, &str); 13] = [
     ("Transition.to", "state"),
     ("Action.kind", "action_kind"),
     ("Investigation.state", "investigation_state"),
+    ("Findings.verdict", "verdict"),
     ("FileFact.state", "file_state"),
     ("Frame.kind", "frame_kind"),
     ("ActRequest.verb", "verb"),
 ];
 
 /// 64-bit integers that JSON carries as strings, because readers hold numbers in doubles.
-const STRINGS: [&str; 21] = [
+const STRINGS: [&str; 27] = [
     "Record.seq",
     "Record.boot_ns",
     "Alarm.span_ns",
@@ -54,10 +55,16 @@ const STRINGS: [&str; 21] = [
     "MemorySample.at_ns",
     "MemorySample.took_ns",
     "TreeMemory.stalled_ns",
+    "MemorySample.series_ns",
+    "TreeMemory.program",
+    "TreeMemory.signature",
+    "TreeMemory.alike_program",
+    "SamplingStatus.took_ns",
+    "LiveTree.stalled_ns",
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.
-const BYTES: [&str; 20] = [
+const BYTES: [&str; 21] = [
     "Evidence.content.text",
     "Process.cwd",
     "Process.exe",
@@ -78,6 +85,7 @@ const BYTES: [&str; 20] = [
     "GitState.branch",
     "GitState.moved_by",
     "LogLine.text",
+    "ReadSourceRequest.path",
 ];
 
 /// `repeated bytes` fields.
@@ -92,7 +100,7 @@ const BYTE_LISTS: [&str; 8] = [
     "GitState.modified",
 ];
 
-const TIMES: [&str; 14] = [
+const TIMES: [&str; 15] = [
     "Record.at",
     "Evidence.at",
     "Incident.opened_at",
@@ -101,6 +109,7 @@ const TIMES: [&str; 14] = [
     "Action.at",
     "Investigation.started_at",
     "Investigation.ended_at",
+    "Findings.at",
     "VitalsSample.at",
     "TreeList.at",
     "Change.at",

@@ -56,6 +56,7 @@ words! {
     group_by, v1::GroupBy, "GROUP_BY_";
     action_kind, v1::ActionKind, "ACTION_KIND_";
     investigation_state, v1::InvestigationState, "INVESTIGATION_STATE_";
+    verdict, v1::Verdict, "VERDICT_";
     file_state, v1::file_fact::State, "STATE_";
     frame_kind, v1::frame::Kind, "KIND_";
     priority, v1::Priority, "PRIORITY_";

@@ -16,6 +16,7 @@ pub mod gate;
 pub mod layout;
 pub mod lineage;
 pub mod loss;
+pub mod memory;
 pub mod pressure;
 pub mod process;
 pub mod recursion;

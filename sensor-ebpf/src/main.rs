@@ -10,6 +10,7 @@ mod cast;
 mod lifecycle;
 mod lineage;
 mod maps;
+mod memory;
 mod pressure;
 mod recursion;
 mod respawn;
@@ -51,6 +52,9 @@ fn fork(task: Task, cast: Cast) -> i32 {
     let key = ProcessKey::new(tgid, task.start_ns());
     if cast::plays_fork(cast, task, key) {
         let (slot, child) = lineage::forked(key);
+        if child != 0 {
+            memory::sensor_shared_at_fork(task.memory(), child, key.start_ns);
+        }
         brake::check(slot, child);
     }
     0
@@ -201,6 +205,18 @@ pub extern "C" fn sensor_baseline(ctx: *mut IterTask) -> i32 {
         lineage::sensor_bury();
     } else {
         lineage::baseline(Task(task));
+    }
+    0
+}
+
+/// A look at who holds memory: one call per task, and a last one with none.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "iter/task")]
+pub extern "C" fn sensor_memory(ctx: *mut IterTask) -> i32 {
+    // SAFETY: the kernel hands over this structure.
+    let task = unsafe { (*ctx).task };
+    if task != 0 {
+        memory::look(Task(task));
     }
     0
 }

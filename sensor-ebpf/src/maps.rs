@@ -12,6 +12,7 @@ use sensor_common::{
     brake::{Mark, TALLIES as NUMBERS, Tally},
     lineage::{self, ExecRecord, Image, Known, Node, Slot},
     loss::Reason,
+    memory::Held,
     pressure::{RECLAIMING as THREADS, Reclaims, Stall},
     recursion::{Found, Nodes},
     respawn::{self, Loop, Window},
@@ -27,6 +28,10 @@ const TABLE: u32 = 32_768;
 /// makes 32 ancestors at every fork affordable. User space maps it and reads without system calls.
 #[map]
 pub static NODES: Array<Node> = Array::with_max_entries(TABLE, BPF_F_MMAPABLE);
+
+/// What each process holds, by slot.
+#[map]
+pub static HELD: Array<Held> = Array::with_max_entries(TABLE, BPF_F_MMAPABLE);
 
 /// Marks by slot, written by user space and copied to children here.
 #[map]

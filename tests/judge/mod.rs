@@ -125,6 +125,8 @@ pub struct SeenIncident {
     pub culprit_right: bool,
     /// Facts that the diagnosis should have stated and did not.
     pub facts_missing: Vec<String>,
+    /// Facts that its evidence window should have had and did not; or that it was larger than it may be.
+    pub window_missing: Vec<String>,
     /// From the workload's start.
     pub opened_after: Duration,
     pub contained_after: Option<Duration>,

@@ -94,7 +94,11 @@ fn once(labelled: &Labelled, binary: &Path, more: &str) -> Result<Seen> {
     let expected = Expected { labelled, work: &work, pid, start_ns: command_start_ns, started_ns };
     let mut incidents = incidents
         .iter()
-        .map(|incident| expected.judge(incident, &records))
+        .map(|incident| {
+            let id = incident["id"].as_str().unwrap_or_default();
+            let window = sensor.json(&["show", id, "--markdown", "--json"])?;
+            expected.judge(incident, &records, &window)
+        })
         .collect::<Result<Vec<_>>>()?;
     incidents.sort_by_key(|incident| incident.opened_after);
     Ok(Seen { took, incidents, refused_forks, running_after, ended_well })
@@ -183,7 +187,7 @@ struct Expected<'a> {
 }
 
 impl Expected<'_> {
-    fn judge(&self, incident: &Value, records: &[Value]) -> Result<SeenIncident> {
+    fn judge(&self, incident: &Value, records: &[Value], window: &Value) -> Result<SeenIncident> {
         let transition = |to: &str| {
             records.iter().find(|record| {
                 record["incident"] == incident["id"] && record["transition"]["to"] == to
@@ -216,6 +220,7 @@ impl Expected<'_> {
             summary: text(&incident["summary"]),
             culprit_right: self.is_culprit(&incident["culprit"]),
             facts_missing: self.missing_from(&incident["diagnosis"]),
+            window_missing: self.missing_from_window(window),
             opened_after: after(&incident["opened_ns"]).context("an incident's opened_ns")?,
             contained_after: contained
                 .map(|record| after(&record["boot_ns"]))
@@ -255,7 +260,18 @@ impl Expected<'_> {
             .chain(other.map(|wanted| format!("a cycle of {wanted} commands, not {steps}")))
             .collect()
     }
+
+    fn missing_from_window(&self, window: &Value) -> Vec<String> {
+        let said = words(&window["texts"]);
+        let missing = self.work.names.iter().filter(|fact| !said.contains(fact.as_str())).cloned();
+        let tokens = window["tokens"].as_u64().unwrap_or(u64::MAX);
+        let large = (tokens > WINDOW).then(|| format!("room: it takes {tokens} tokens"));
+        missing.chain(large).collect()
+    }
 }
+
+/// Tokens that an evidence window may take: the sensor's default.
+const WINDOW: u64 = 12_000;
 
 /// All texts in it, with a space between.
 fn words(value: &Value) -> String {

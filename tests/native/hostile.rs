@@ -3,10 +3,14 @@
 use std::{
     ffi::{OsStr, OsString},
     fs,
-    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
+    os::unix::{
+        ffi::{OsStrExt as _, OsStringExt as _},
+        fs::PermissionsExt as _,
+    },
+    path::Path,
 };
 
-use tests::{Cage, Limits, Sensor, names, needs, workloads::script};
+use tests::{Cage, Limits, Sensor, daemon::open_to_all, names, needs, workloads::script};
 
 use crate::support::{CATCH, contained, id, killed};
 
@@ -18,6 +22,8 @@ fn everything(sensor: &Sensor, id: &str) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> = [
         &["show", id][..],
         &["show", id, "--json"],
+        &["show", id, "--markdown"],
+        &["show", id, "--markdown", "--json"],
         &["evidence", id],
         &["evidence", id, "--json"],
         &["incidents"],
@@ -96,6 +102,63 @@ fn arguments_that_lie_and_leak() {
     // The search itself works: what is no secret is there.
     let path = work.names[0].as_bytes();
     assert!(contains(&kept, path), "the script's path is not on the disk");
+}
+
+#[test]
+fn secrets_in_a_file_a_log_and_what_an_agent_says() {
+    needs!();
+    let place = tempfile::tempdir().unwrap();
+    open_to_all(place.path()).unwrap();
+    let secrets: [String; 4] = std::array::from_fn(|_| format!("{}7Q", names::word()));
+    // Says all that it was given, and what it knows besides.
+    let agent = place.path().join(names::word());
+    let say = format!(
+        "#!/bin/sh\ntr '{{}},' '\\n\\n\\n'\necho 'tool --password {secret}'\necho '{{\"findings\": \"token={secret}\"}}'\n",
+        secret = secrets[0]
+    );
+    fs::write(&agent, say).unwrap();
+    fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+    let more = format!(
+        "[investigate]\nagent = \"command\"\n\n[investigate.command]\nprogram = [{agent:?}]\n"
+    );
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, &more).unwrap();
+    // Some machines let nobody write there; the other places are looked at all the same.
+    let line = format!("<5>a test's line: api_key={}\n", secrets[1]);
+    let _ = fs::write("/dev/kmsg", line);
+    let password = format!("--db-password={}", secrets[2]);
+    let work = script::line_with(20, &[password.into()]).unwrap();
+    // Its own script, in which it is read why it calls itself.
+    let script = Path::new(&work.names[0]);
+    let own = fs::read_to_string(script).unwrap();
+    fs::write(script, format!("{own}# postgres://app:{}@db/app\n", secrets[3])).unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = contained(&sensor, running.pid());
+    let mut watch = sensor.watch(0).unwrap();
+    watch.find(CATCH, |record| record["investigation"]["state"] == "done").unwrap();
+    watch.kill();
+    killed(&sensor, &cage, &incident);
+
+    let everything = everything(&sensor, id(&incident));
+    for (call, text) in &everything {
+        for secret in &secrets {
+            assert!(!text.contains(secret.as_str()), "{secret} leaked through `{call}`");
+        }
+    }
+    let kept = on_disk(&sensor);
+    for secret in &secrets {
+        assert!(!contains(&kept, secret.as_bytes()), "{secret} is on the disk");
+    }
+    // The search itself works: what stands beside the secrets is there, in window and transcript.
+    let of = |wanted: &str| {
+        let found = everything.iter().find(|(call, _)| call.ends_with(wanted));
+        found.map(|(_, text)| text.as_str()).unwrap()
+    };
+    for call in ["--markdown", "watch --json"] {
+        assert!(of(call).contains("postgres://app:[redacted:url-password:"), "{}", of(call));
+        assert!(of(call).contains("--db-password=[redacted:option:"), "{}", of(call));
+    }
+    assert!(of("watch --json").contains("tool --password [redacted:option:"));
 }
 
 #[test]

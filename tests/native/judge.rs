@@ -153,6 +153,7 @@ fn a_recursion_is_caught_blamed_and_explained() {
     let incident = &seen.incidents[0];
     assert!(incident.kind_right && incident.culprit_right, "{seen:#?}");
     assert!(incident.facts_missing.is_empty(), "{seen:#?}");
+    assert!(incident.window_missing.is_empty(), "{seen:#?}");
     assert_eq!((seen.running_after, seen.refused_forks), (Some(0), 0), "{seen:#?}");
     let contained = incident.contained_after.unwrap();
     assert!(incident.opened_after <= contained && contained <= seen.took, "{seen:#?}");

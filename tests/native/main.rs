@@ -28,6 +28,8 @@ mod killed;
 #[cfg(test)]
 mod left_alone;
 #[cfg(test)]
+mod memory;
+#[cfg(test)]
 mod pause;
 #[cfg(test)]
 mod privileges;

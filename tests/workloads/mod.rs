@@ -6,6 +6,7 @@ pub mod crowd;
 pub mod forking;
 mod labelled;
 pub mod managed;
+pub mod memory;
 pub mod planted;
 pub mod respawn;
 pub mod script;

@@ -72,12 +72,7 @@ pub async fn run(daemon: &client::Address, args: &EvidenceArgs) -> Result<(), Cl
         return piece(&mut client, id, name, args).await;
     }
     let incident = client::incident(&mut client, id).await?;
-    let request = StreamRecordsRequest {
-        incident: incident.id,
-        kinds: vec!["evidence".to_owned()],
-        follow: args.follow,
-        ..Default::default()
-    };
+    let request = request(&incident.id, args.follow);
     let view = View::current();
     if args.follow {
         return watch::follow(daemon, request, |record| match item_of(record) {
@@ -87,18 +82,53 @@ pub async fn run(daemon: &client::Address, args: &EvidenceArgs) -> Result<(), Cl
         })
         .await;
     }
-    let mut stream = client.stream_records(request).await?.into_inner();
     let mut items = Vec::new();
+    each(&mut client, request, |item| {
+        if args.json {
+            items.push(item);
+            return Ok(());
+        }
+        out::print(&section(&item, &view))
+    })
+    .await?;
+    if args.json { out::json(&items) } else { Ok(()) }
+}
+
+fn request(incident: &str, follow: bool) -> StreamRecordsRequest {
+    StreamRecordsRequest {
+        incident: incident.to_owned(),
+        kinds: vec!["evidence".to_owned()],
+        follow,
+        ..Default::default()
+    }
+}
+
+async fn each(
+    client: &mut SensorServiceClient<Channel>,
+    request: StreamRecordsRequest,
+    mut take: impl FnMut(Evidence) -> Result<(), CliError>,
+) -> Result<(), CliError> {
+    let mut stream = client.stream_records(request).await?.into_inner();
     while let Some(answer) = stream.message().await? {
         if let Some(Body::Evidence(item)) = answer.record.and_then(|record| record.body) {
-            if args.json {
-                items.push(item);
-            } else {
-                out::print(&section(&item, &view))?;
-            }
+            take(item)?;
         }
     }
-    if args.json { out::json(&items) } else { Ok(()) }
+    Ok(())
+}
+
+/// What was gathered about an incident so far.
+pub async fn all(
+    client: &mut SensorServiceClient<Channel>,
+    incident: &str,
+) -> Result<Vec<Evidence>, CliError> {
+    let mut items = Vec::new();
+    each(client, request(incident, false), |item| {
+        items.push(item);
+        Ok(())
+    })
+    .await?;
+    Ok(items)
 }
 
 /// One piece, which comes in parts.
@@ -148,7 +178,7 @@ fn of_file(file: &Path, json: bool) -> Result<(), CliError> {
     if json { out::print(if before == "[\n" { "[]\n" } else { "\n]\n" }) } else { Ok(()) }
 }
 
-fn item_of(record: &Record) -> Option<&Evidence> {
+pub fn item_of(record: &Record) -> Option<&Evidence> {
     match &record.body {
         Some(Body::Evidence(item)) => Some(item),
         _ => None,

@@ -17,16 +17,18 @@ mod export;
 mod gathered;
 mod incidents;
 mod investigate;
+mod mcp;
 pub(crate) mod out;
 mod record;
 pub(crate) mod replay;
+mod report;
 mod screen;
 pub(crate) mod show;
 mod status;
 pub(crate) mod style;
 mod table;
 pub(crate) mod text;
-mod time;
+pub(crate) mod time;
 mod top;
 mod trigger;
 mod vitals;
@@ -110,6 +112,8 @@ enum Verb {
     Resolve(act::ActArgs),
     /// Have somebody look into an incident, again or for the first time.
     Investigate(investigate::InvestigateArgs),
+    /// Show an incident to a coding agent: an MCP server on standard input and output.
+    Mcp(mcp::McpArgs),
     /// Open an incident by hand.
     Trigger(trigger::TriggerArgs),
     /// Switch all automatic action off; survives restarts.
@@ -181,6 +185,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Verb::Kill(args) => client_of(act::run(&daemon, Act::Kill, args)),
         Verb::Resolve(args) => client_of(act::run(&daemon, Act::Resolve, args)),
         Verb::Investigate(args) => client_of(investigate::run(&daemon, args)),
+        Verb::Mcp(args) => client_of(mcp::run(&daemon, &args)),
         Verb::Trigger(args) => client_of(trigger::run(&daemon, args)),
         Verb::Pause(args) => client_of(act::switch(&daemon, true, args)),
         Verb::Resume(args) => client_of(act::switch(&daemon, false, args)),

@@ -1,4 +1,5 @@
-//! `sensor replay`: a trace through the gates and the detectors. Needs neither root nor a daemon.
+//! `sensor replay`: a trace through the gates and the detectors, or a log through those of memory. Needs neither
+//! root nor a daemon.
 
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -14,7 +15,11 @@ use super::{
 };
 use crate::{
     config::Config,
-    trace::replay::{self, Agreement, Found, Report},
+    detect::memory::measures,
+    trace::{
+        observed,
+        replay::{self, Agreement, Found, Report},
+    },
 };
 
 const EXAMPLES: &str = "\
@@ -22,16 +27,23 @@ Examples:
   sensor replay build.trace
   sensor replay build.trace --config ./other-thresholds.toml
   sensor replay build.trace --cgroup /user.slice
-  sensor replay build.trace --json | jq '.findings[].culprit.argv'";
+  sensor replay build.trace --json | jq '.findings[].culprit.argv'
+  sudo sensor replay /var/lib/sensor                          the memory of this host, as far back as its log goes
+  sudo sensor replay /var/lib/sensor --keep week.observations and what was observed in a file of its own
+  sensor replay week.observations --config ./other-thresholds.toml";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
 pub struct ReplayArgs {
-    /// What `sensor record --lifecycle` wrote.
+    /// What `sensor record --lifecycle` wrote; or a state directory, whose log is only read; or observations
+    /// that were kept.
     file: PathBuf,
-    /// One JSON object (docs/schema/replay.json).
+    /// One JSON object (docs/schema/replay.json; of a log docs/schema/replay-log.json).
     #[arg(long)]
     json: bool,
+    /// Of a log: write its observations, and nothing else of it, into this new file.
+    #[arg(long, value_name = "FILE", conflicts_with = "cgroup")]
+    keep: Option<PathBuf>,
     /// Only what ran in this cgroup and below: a v2 path as in /proc/PID/cgroup.
     #[arg(long, value_name = "PATH")]
     cgroup: Option<PathBuf>,
@@ -42,12 +54,96 @@ pub struct ReplayArgs {
 
 pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
     let config = Config::load(args.config.as_deref())?;
+    if observed::is_log(&args.file) {
+        return run_log(args, &config);
+    }
+    if args.keep.is_some() {
+        let why = "--keep is for logs: a trace is a file of its own already".to_owned();
+        return Err(CliError::Usage(why));
+    }
     let report =
         replay::replay(&args.file, &config, args.cgroup.as_deref()).map_err(CliError::part)?;
     if args.json {
         return out::json(&report);
     }
     out::print(&page(&report, &View::current()))
+}
+
+fn run_log(args: &ReplayArgs, config: &Config) -> Result<(), CliError> {
+    if args.cgroup.is_some() {
+        let why = "--cgroup is for traces: samples of a log tell of whole trees, wherever they run"
+            .to_owned();
+        return Err(CliError::Usage(why));
+    }
+    let report =
+        observed::replay(&args.file, config, args.keep.as_deref()).map_err(CliError::part)?;
+    if args.json {
+        return out::json(&report);
+    }
+    out::print(&log_page(&report, &View::current()))
+}
+
+pub(crate) fn log_page(report: &observed::Report, view: &View) -> String {
+    let style = &view.style;
+    let log = &report.log;
+    let mut page = String::new();
+    // Writing to a String cannot fail, here and below.
+    let _ = writeln!(
+        page,
+        "{}: {}, {} of memory, from {} to {}",
+        style.paint(Tone::Strong, "log"),
+        text::safe(&log.host),
+        text::count(log.samples, "sample", "samples"),
+        time::moment(log.from, &view.zone),
+        time::moment(log.to, &view.zone),
+    );
+    if let Some(damage) = &log.damage {
+        let _ = writeln!(page, "  {}", style.paint(Tone::Warning, &text::safe(damage)));
+    }
+    page.push('\n');
+    if report.findings.is_empty() {
+        page.push_str("no findings\n");
+        return page;
+    }
+    let mut table =
+        Table::new(["AT", "RULE", "SEVERITY", "GROWN", "OVER", "FULL IN", "UNTIL", "CULPRIT"]);
+    for found in &report.findings {
+        let value =
+            |name: &str| found.measures.iter().find(|it| it.name == name).map(|it| it.value);
+        let bytes =
+            value(measures::GROWN).or(value(measures::HOLDS)).map(|it| text::bytes(it as u64));
+        let lasted = |s: f64| time::duration((s * 1e9) as u64);
+        let full = match (value(measures::SOONEST), value(measures::LATEST)) {
+            (Some(soonest), Some(latest)) => format!("{} to {}", lasted(soonest), lasted(latest)),
+            _ => String::new(),
+        };
+        let until = found.over.as_ref().map(|over| time::moment(over.at, &view.zone));
+        table.push([
+            time::moment(found.at, &view.zone).into(),
+            found.rule.into(),
+            found.severity.clone().into(),
+            bytes.unwrap_or_default().into(),
+            value(measures::OVER).map(lasted).unwrap_or_default().into(),
+            full.into(),
+            until.unwrap_or_default().into(),
+            Cell::from(whose(found)),
+        ]);
+    }
+    page.push_str(&table.render(0, style));
+    let _ =
+        writeln!(page, "\n{}", text::count(report.findings.len() as u64, "finding", "findings"));
+    page
+}
+
+/// `node (4711)`, `7 × claude (4711, …)`, or the host.
+fn whose(found: &observed::Found) -> String {
+    match &found.culprit {
+        None => "the host: it is in no process".to_owned(),
+        Some(one) if found.members.is_empty() => format!("{} ({})", text::safe(&one.comm), one.pid),
+        Some(one) => {
+            format!("{} × {} ({}, …)", found.members.len(), text::safe(&one.comm), one.pid)
+        }
+    }
 }
 
 pub(crate) fn page(report: &Report, view: &View) -> String {

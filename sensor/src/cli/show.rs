@@ -11,8 +11,8 @@ use clap::Args;
 use sensor_proto::{
     json::{self, RecordLine, escape},
     v1::{
-        Action, Braked, Culprit, Cycle, Diagnosis, ExportStart, Finding, Group, GroupBy, Incident,
-        Investigation, Record, State, Step,
+        Action, Braked, Culprit, Cycle, Diagnosis, Evidence, ExportStart, Finding, Group, GroupBy,
+        Incident, Investigation, Record, State, Step,
     },
 };
 
@@ -20,17 +20,25 @@ use super::{
     client,
     describe::{self, paragraph},
     error::CliError,
+    evidence,
     out::{self, View},
+    report,
     style::{Style, Tone},
     table::{Cell, Table},
     text, time, watch,
 };
-use crate::record::Export;
+use crate::{
+    evidence::Redactor,
+    investigate::{Window, window},
+    record::Export,
+    render::Marker,
+};
 
 const EXAMPLES: &str = "\
 Examples (4k2m begins the incident's id):
   sensor show 4k2m
   sensor show 4k2m --json | jq .diagnosis
+  sensor show 4k2m --markdown                 all of it for a model or a ticket, in 12,000 tokens
   sensor show --file 4k2m.incident            what `sensor export` wrote, on any machine
   sensor show --file 4k2m.incident --records  all its records, a line each";
 
@@ -52,9 +60,18 @@ pub struct ShowArgs {
     /// The records of the file, as `sensor watch` shows them.
     #[arg(long, requires = "file", conflicts_with = "id")]
     records: bool,
-    /// A JSON object (docs/schema/incident.json); with --records one a line (docs/schema/record.json).
+    /// A JSON object (docs/schema/incident.json); with --records one a line (docs/schema/record.json), with
+    /// --markdown the same document as JSON (docs/schema/window.json).
     #[arg(long)]
     json: bool,
+    /// The incident with its evidence in one document that fits into a model's attention, what others wrote
+    /// marked and escaped (docs/redaction.md).
+    #[arg(long, conflicts_with = "records")]
+    markdown: bool,
+    /// What the document may take, tokens, counted rather too high.
+    #[arg(long, value_name = "N", requires = "markdown", default_value_t = window::DEFAULT_TOKENS,
+        value_parser = tokens)]
+    tokens: usize,
 }
 
 /// Where an incident comes from.
@@ -74,6 +91,10 @@ pub async fn run(daemon: &client::Address, args: &ShowArgs) -> Result<(), CliErr
     }
     let mut client = client::connect(daemon).await?;
     let incident = client::incident(&mut client, args.id.as_deref().unwrap_or_default()).await?;
+    if args.markdown {
+        let pieces = evidence::all(&mut client, &incident.id).await?;
+        return document(&incident, &pieces, args);
+    }
     if args.json {
         return out::json(&incident);
     }
@@ -82,18 +103,42 @@ pub async fn run(daemon: &client::Address, args: &ShowArgs) -> Result<(), CliErr
 
 fn show_file(name: &Path, args: &ShowArgs) -> Result<(), CliError> {
     let view = View::current();
+    let mut pieces = Vec::new();
     let export = from_file(name, |record| match (args.records, args.json) {
-        (false, _) => Ok(()),
+        (false, _) => {
+            pieces.extend(evidence::item_of(record).filter(|_| args.markdown).cloned());
+            Ok(())
+        }
         (true, true) => out::json_line(&RecordLine::from(record)),
         (true, false) => out::print(&format!("{}\n", watch::line(record, &view))),
     })?;
     if args.records {
         return Ok(());
     }
+    if args.markdown {
+        return document(&export.incident, &pieces, args);
+    }
     if args.json {
         return out::json(&export.incident);
     }
     out::print(&story(&export.incident, &view, Source::File { name, start: &export.start }))
+}
+
+/// The evidence window.
+fn document(incident: &Incident, pieces: &[Evidence], args: &ShowArgs) -> Result<(), CliError> {
+    // What is in the log was redacted with the log's key; what a rule of this version finds besides gets
+    // hashes of its own.
+    let redactor = Redactor::with_random_key();
+    let window = Window::fit(incident, pieces, &redactor, Marker::random(), args.tokens);
+    if args.json { out::json(&window.json()) } else { out::print(&window.markdown()) }
+}
+
+fn tokens(text: &str) -> Result<usize, String> {
+    let tokens: usize = text.parse().map_err(|_| format!("{text} is not a number"))?;
+    if tokens < window::LEAST_TOKENS {
+        return Err(format!("less than {} tokens hold no incident", window::LEAST_TOKENS));
+    }
+    Ok(tokens)
 }
 
 /// Reads an exported incident, hands on each of its records, and warns of what cannot be read.
@@ -427,6 +472,9 @@ fn findings(page: &mut String, investigation: &Investigation, style: &Style) {
         text::safe(&investigation.agent)
     );
     title(page, &name, &aside, style);
+    if let Some(found) = &investigation.report {
+        report::show(page, found, style);
+    }
     paragraph(page, &investigation.findings, 2, style);
     if !investigation.error.is_empty() {
         paragraph(page, &format!("failed: {}", investigation.error), 2, style);

@@ -1,7 +1,7 @@
 //! `sensor status`: how the daemon is.
 
 use clap::Args;
-use sensor_proto::v1::{GetStatusRequest, GetStatusResponse};
+use sensor_proto::v1::{GetStatusRequest, GetStatusResponse, SamplingStatus};
 
 use super::{
     client,
@@ -32,6 +32,22 @@ pub async fn run(daemon: &client::Address, args: &StatusArgs) -> Result<(), CliE
         return out::json(&status);
     }
     out::print(&report(&status, &View::current()))
+}
+
+/// Who looks at memory, how often, and what that costs.
+fn sampling(sampling: &SamplingStatus) -> Cell {
+    let by = if sampling.by == "proc" { " from /proc" } else { "" };
+    let told = format!(
+        "every {}{by}, {} for {}, {:.2} % of a CPU",
+        time::duration(u64::from(sampling.every_ms) * 1_000_000),
+        time::duration(sampling.took_ns),
+        text::count(sampling.processes, "process", "processes"),
+        sampling.cpu_percent,
+    );
+    if sampling.why.is_empty() {
+        return told.into();
+    }
+    Cell::toned(format!("{told}: {}", text::safe(&sampling.why)), Tone::Warning)
 }
 
 fn report(status: &GetStatusResponse, view: &View) -> String {
@@ -69,6 +85,9 @@ fn report(status: &GetStatusResponse, view: &View) -> String {
         format!("up to record {}, {}", status.last_seq, text::bytes(status.log_bytes)).into(),
     ]);
     facts.push(["kernel memory".into(), text::bytes(status.map_bytes).into()]);
+    if let Some(sampling) = &status.memory_sampling {
+        facts.push(["memory samples".into(), self::sampling(sampling)]);
+    }
     report.push_str(&facts.render(0, style));
 
     let mut parts = Table::new(["PART", "STATE", "DETAIL"]);

@@ -13,7 +13,7 @@ use super::{
     error::CliError,
     out::{self, View},
     screen::{self, Event, Screen},
-    style::Tone,
+    style::{Style, Tone},
     table::{Cell, Table},
     text, time,
 };
@@ -22,6 +22,7 @@ const EXAMPLES: &str = "\
 Examples:
   sensor top                              the largest trees, again every second; q ends it
   sensor top --sort forks --interval 5    who forks most, every 5 s
+  sensor top --sort memory                whose memory it is, how fast it grows, and until when there is some
   sensor top --once --limit 5             one table
   sensor top --cgroup /user.slice         only what runs in this cgroup and below
   sensor top --json | jq '.trees[0]'      one list a line, again and again
@@ -31,6 +32,7 @@ like stand aside for what they started.";
 
 /// Below so many columns the table is short of some.
 const WIDE: usize = 100;
+const WIDEST: usize = 130;
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -63,6 +65,8 @@ enum Sort {
     Forks,
     /// Most processes more than a second before.
     Growth,
+    /// Most memory.
+    Memory,
 }
 
 impl From<Sort> for TreeOrder {
@@ -71,6 +75,7 @@ impl From<Sort> for TreeOrder {
             Sort::Processes => Self::Processes,
             Sort::Forks => Self::Forks,
             Sort::Growth => Self::Growth,
+            Sort::Memory => Self::Memory,
         }
     }
 }
@@ -134,20 +139,12 @@ fn page(list: &TreeList, view: &View) -> String {
         let _ = write!(page, ", {} forks/s", rate(per_second));
     }
     page.push_str("\n\n");
-    let head =
-        ["PID", "PROCESSES", "CHANGE", "FORKS/S", "THREADS", "MEMORY", "AGE", "UID", "COMMAND"];
-    let numbers = [7, 9, 6, 7, 7, 8, 6, 5, 0];
     let rows = list.trees.iter().map(|tree| row(tree, list.span_ns > 0));
     // What a narrow terminal has no room for goes first.
-    page.push_str(&if style.width.is_some_and(|columns| columns < WIDE) {
-        let least = [0, 1, 3, 5, 8];
-        let mut table = Table::new(least.map(|at| head[at])).numbers(least.map(|at| numbers[at]));
-        rows.for_each(|row| table.push(least.map(|at| row[at].clone())));
-        table.render(0, style)
-    } else {
-        let mut table = Table::new(head).numbers(numbers);
-        rows.for_each(|row| table.push(row));
-        table.render(0, style)
+    page.push_str(&match style.width {
+        Some(width) if width < WIDE => table([0, 1, 3, 5, 11], rows, style),
+        Some(width) if width < WIDEST => table([0, 1, 2, 3, 5, 6, 7, 9, 11], rows, style),
+        _ => table(std::array::from_fn::<_, { COLUMNS.len() }, _>(|at| at), rows, style),
     });
     if list.omitted > 0 {
         let _ = writeln!(page, "and {}", text::count(list.omitted, "tree more", "trees more"));
@@ -155,8 +152,36 @@ fn page(list: &TreeList, view: &View) -> String {
     page
 }
 
+/// All columns that there are: the name of each, and how wide it is at least; 0: text.
+const COLUMNS: [(&str, usize); 12] = [
+    ("PID", 7),
+    ("PROCESSES", 9),
+    ("CHANGE", 6),
+    ("FORKS/S", 7),
+    ("THREADS", 7),
+    ("MEMORY", 8),
+    ("GROWS/S", 9),
+    ("FULL IN", 7),
+    ("STALLED", 7),
+    ("AGE", 6),
+    ("UID", 5),
+    ("COMMAND", 0),
+];
+
+/// Some of them.
+fn table<const N: usize>(
+    shown: [usize; N],
+    rows: impl Iterator<Item = [Cell; COLUMNS.len()]>,
+    style: &Style,
+) -> String {
+    let mut table =
+        Table::new(shown.map(|at| COLUMNS[at].0)).numbers(shown.map(|at| COLUMNS[at].1));
+    rows.for_each(|row| table.push(shown.map(|at| row[at].clone())));
+    table.render(0, style)
+}
+
 /// `compared`: something is known of what it was before.
-fn row(tree: &LiveTree, compared: bool) -> [Cell; 9] {
+fn row(tree: &LiveTree, compared: bool) -> [Cell; COLUMNS.len()] {
     let known = |text: Option<String>| text.unwrap_or_else(|| "?".into());
     let change = match tree.growth {
         0 => "0".into(),
@@ -180,11 +205,26 @@ fn row(tree: &LiveTree, compared: bool) -> [Cell; 9] {
         known(compared.then_some(change)).into(),
         known(compared.then(|| rate(tree.forks_per_second))).into(),
         known(tree.threads.map(|threads| threads.to_string())).into(),
-        known(tree.anon_bytes.map(text::bytes)).into(),
+        known(tree.bytes.or(tree.anon_bytes).map(text::bytes)).into(),
+        tree.bytes_per_second.map_or_else(String::new, grows).into(),
+        tree.exhausted_in_s.map_or_else(String::new, in_seconds).into(),
+        Some(tree.stalled_ns).filter(|ns| *ns > 0).map_or_else(String::new, time::duration).into(),
         time::duration(tree.age_ns).into(),
         known(tree.uid.map(|uid| uid.to_string())).into(),
         Cell::toned(format!("{incident}{gone}{command}"), tone),
     ]
+}
+
+/// A duration; no number from another host makes it panic.
+fn in_seconds(s: f64) -> String {
+    time::duration((s.max(0.0) * 1e9) as u64)
+}
+
+/// So many bytes a second; what would be called 0 is nothing.
+fn grows(per_second: f64) -> String {
+    let sign = if per_second < 0.0 { '-' } else { '+' };
+    let bytes = per_second.abs() as u64;
+    if bytes < 1024 { "0".into() } else { format!("{sign}{}", text::bytes(bytes)) }
 }
 
 /// So much a second: a digit behind the point where that says something.
@@ -205,7 +245,6 @@ mod tests {
     use sensor_proto::v1::ProcessKey;
 
     use super::*;
-    use crate::cli::style::Style;
 
     fn view(width: Option<usize>) -> View {
         View {
@@ -230,6 +269,10 @@ mod tests {
             age_ns: 90_000_000_000,
             threads: Some(310),
             anon_bytes: Some(3 << 30),
+            bytes: Some(2 << 30),
+            bytes_per_second: Some(f64::from(12 << 20)),
+            exhausted_in_s: Some(240.0),
+            stalled_ns: 1_500_000_000,
             ..LiveTree::default()
         };
         let gone = LiveTree {
@@ -241,6 +284,10 @@ mod tests {
             forks_per_second: 0.96,
             threads: None,
             anon_bytes: None,
+            bytes: None,
+            bytes_per_second: None,
+            exhausted_in_s: None,
+            stalled_ns: 0,
             incident: "4k2m".into(),
             contained: true,
             ..make.clone()
@@ -261,13 +308,13 @@ mod tests {
         assert_eq!(
             page(&list(), &view(None)),
             "01:01:01  400 processes, 43 forks/s\n\n\
-             \x20   PID  PROCESSES  CHANGE  FORKS/S  THREADS    MEMORY     AGE    UID  COMMAND\n\
-             \x20  4711        306     +12       42      310   3.0 GiB  90.0 s   1000  make -j8\n\
-             \x20  4711        306      -1      1.0        ?         ?  90.0 s      ?  4k2m contained: (ended) sh\n\
+             \x20   PID  PROCESSES  CHANGE  FORKS/S  THREADS    MEMORY    GROWS/S  FULL IN  STALLED     AGE    UID  COMMAND\n\
+             \x20  4711        306     +12       42      310   2.0 GiB  +12.0 MiB    4 min    1.5 s  90.0 s   1000  make -j8\n\
+             \x20  4711        306      -1      1.0        ?         ?                               90.0 s      ?  4k2m contained: (ended) sh\n\
              and 1 tree more\n"
         );
         let narrow = page(&list(), &view(Some(60)));
-        assert!(narrow.contains("\n   4711        306       42   3.0 GiB  make -j8\n"), "{narrow}");
+        assert!(narrow.contains("\n   4711        306       42   2.0 GiB  make -j8\n"), "{narrow}");
         let first = TreeList { span_ns: 0, omitted: 0, ..list() };
         assert!(
             page(&first, &view(None)).contains("306       ?        ?"),

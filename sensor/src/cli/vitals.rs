@@ -80,6 +80,8 @@ struct Story<'a> {
     /// Processes in its largest sample, and forks a second in its busiest.
     most: u32,
     rate: f64,
+    /// What it held at most, bytes; 0: little.
+    bytes: u64,
     /// In the last sample in which it stood out, and when that was.
     last: u32,
     last_at: i64,
@@ -93,6 +95,7 @@ fn trees(page: &mut String, samples: &[VitalsSample], end: &VitalsSample, style:
         for tree in &sample.trees {
             let story = stories.entry((tree.pid, tree.start_ns)).or_default();
             story.most = story.most.max(tree.processes);
+            story.bytes = story.bytes.max(tree.bytes);
             story.rate = story.rate.max(f64::from(tree.forks) / f64::from(sample.seconds.max(1)));
             // Minutes come first in the record: of one moment the second says more.
             if at >= story.last_at {
@@ -106,8 +109,9 @@ fn trees(page: &mut String, samples: &[VitalsSample], end: &VitalsSample, style:
     let mut stories: Vec<_> = stories.into_iter().collect();
     let end = moment(end);
     stories.sort_by_key(|(_, story)| Reverse((story.last_at == end, story.most, story.last_at)));
-    let mut table = Table::new(["SEEN", "TREE", "PROCESSES", "AT MOST", "FORKS/S", "ROOT"])
-        .numbers([0, 7, 9, 7, 7, 0]);
+    let mut table =
+        Table::new(["SEEN", "TREE", "PROCESSES", "AT MOST", "FORKS/S", "MEMORY", "ROOT"])
+            .numbers([0, 7, 9, 7, 7, 8, 0]);
     for ((pid, _), story) in stories.iter().take(TREES) {
         table.push(
             [
@@ -116,6 +120,7 @@ fn trees(page: &mut String, samples: &[VitalsSample], end: &VitalsSample, style:
                 story.last.to_string(),
                 story.most.to_string(),
                 text::number(story.rate.round()),
+                Some(story.bytes).filter(|bytes| *bytes > 0).map_or_else(String::new, text::bytes),
                 text::safe(story.comm),
             ]
             .map(Cell::from),
@@ -123,7 +128,9 @@ fn trees(page: &mut String, samples: &[VitalsSample], end: &VitalsSample, style:
     }
     page.push('\n');
     page.push_str(&table.render(2, style));
-    page.push_str("  SEEN: when it stood out last, with so many PROCESSES; FORKS/S: at most\n");
+    page.push_str(
+        "  SEEN: when it stood out last, with so many PROCESSES; FORKS/S, MEMORY: at most\n",
+    );
 }
 
 fn before_the_end(age: u64) -> String {
@@ -188,7 +195,7 @@ mod tests {
     }
 
     fn tree(pid: u32, processes: u32, forks: u32) -> TopTree {
-        TopTree { pid, start_ns: 1, comm: "make".into(), processes, forks }
+        TopTree { pid, start_ns: 1, comm: "make".into(), processes, forks, ..TopTree::default() }
     }
 
     #[test]
@@ -197,15 +204,15 @@ mod tests {
         let mut page = String::new();
         let samples = vec![
             with(60, 60, vec![tree(7, 90, 120), tree(8, 400, 0)]),
-            with(59, 1, vec![tree(7, 70, 31)]),
+            with(59, 1, vec![TopTree { bytes: 3 << 30, ..tree(7, 70, 31) }]),
             with(65, 1, vec![tree(9, 2, 800), tree(7, 40, 0)]),
         ];
         render(&mut page, &FlightRecord { samples }, &Style::PLAIN);
         let tail = page.split_once("\n\n").unwrap().1;
-        let rows = "  SEEN        TREE  PROCESSES  AT MOST  FORKS/S  ROOT\n  \
-                    the end        7         40       90       31  make\n  \
-                    the end        9          2        2      800  make\n  \
-                    5 s            8        400      400        0  make\n";
+        let rows = "  SEEN        TREE  PROCESSES  AT MOST  FORKS/S    MEMORY  ROOT\n  \
+                    the end        7         40       90       31   3.0 GiB  make\n  \
+                    the end        9          2        2      800            make\n  \
+                    5 s            8        400      400        0            make\n";
         assert!(tail.starts_with(rows), "{tail}");
     }
 

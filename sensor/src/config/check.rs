@@ -148,7 +148,41 @@ fn respawns(config: &Config) -> Checked {
     range("detect.respawn.windows", respawn.windows, 1..=1_000)?;
     range("detect.respawn.life_ms", respawn.life_ms, 1..=3_600_000)?;
     // Below it the median of the runs could be anything, and most of them a success.
-    range("detect.respawn.failed_percent", respawn.failed_percent, 51..=100)
+    range("detect.respawn.failed_percent", respawn.failed_percent, 51..=100)?;
+    memory(config)
+}
+
+fn memory(config: &Config) -> Checked {
+    let memory = &config.detect.memory;
+    range("detect.memory.growth_mib", memory.growth_mib, 1..=1_048_576)?;
+    range("detect.memory.growth_percent", memory.growth_percent, 0..=90)?;
+    range("detect.memory.reserve_percent", memory.reserve_percent, 0..=50)?;
+    // With 0 every tree would be to blame for what another one does.
+    range("detect.memory.share_percent", memory.share_percent, 1..=100)?;
+    range("detect.memory.fast_share_percent", memory.fast_share_percent, 1..=100)?;
+    range("detect.memory.fast_s", memory.fast_s, 1..=86_400)?;
+    range("detect.memory.soon_s", memory.soon_s, 1..=86_400)?;
+    for (key, hours) in [
+        ("detect.memory.urgent_h", memory.urgent_h),
+        ("detect.memory.medium_h", memory.medium_h),
+        ("detect.memory.slow_h", memory.slow_h),
+    ] {
+        range(key, hours, 1..=8_760)?;
+    }
+    range("detect.memory.bloat_mib", memory.bloat_mib, 1..=16_777_216)?;
+    range("detect.memory.bloat_percent", memory.bloat_percent, 0..=100)?;
+
+    let workers = &config.detect.accumulation;
+    for (key, count) in [
+        ("detect.accumulation.in_seconds", workers.in_seconds),
+        ("detect.accumulation.in_minutes", workers.in_minutes),
+        ("detect.accumulation.in_hours", workers.in_hours),
+    ] {
+        // Fewer are not even a record high in each bucket that has to be one.
+        range(key, count, 8..=1_048_576)?;
+    }
+    // A tree is told of from 8 on.
+    range("detect.zombies.count", config.detect.zombies.count, 9..=1_048_576)
 }
 
 fn respond(config: &Config) -> Checked {
@@ -179,6 +213,8 @@ fn respond(config: &Config) -> Checked {
 fn investigate(config: &Config) -> Checked {
     let investigate = &config.investigate;
     range("investigate.max_per_hour", investigate.max_per_hour, 1..=1_000)?;
+    // Below that not even what happened fits; models take no more than that.
+    range("investigate.window_tokens", investigate.window_tokens, 2_000..=1_000_000)?;
     let command = &investigate.command;
     few("investigate.command.program", command.program.len())?;
     match command.program.first() {

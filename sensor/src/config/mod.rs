@@ -19,7 +19,7 @@ use sensor_common::{recursion::Limits, respawn, storm};
 use serde::{Deserialize, Serialize};
 
 pub use self::{error::ConfigError, webhook::Webhook};
-use crate::kernel::Gear;
+use crate::{detect::memory, kernel::Gear};
 
 /// Where the configuration is looked for when nothing else is said.
 pub const DEFAULT_FILE: &str = "/etc/sensor/sensor.toml";
@@ -83,6 +83,9 @@ pub struct Detect {
     pub fork_bomb: ForkBomb,
     pub explosion: Explosion,
     pub respawn: Respawn,
+    pub memory: Memory,
+    pub accumulation: Accumulation,
+    pub zombies: Zombies,
 }
 
 /// R1: same executable, argv and cwd among the living ancestors. The last two hold for R1b and
@@ -163,6 +166,51 @@ pub struct Respawn {
     pub life_ms: u32,
     /// Of a hundred runs so many fail at once.
     pub failed_percent: u32,
+}
+
+/// M1 to M6: memory that grows.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Memory {
+    pub enabled: bool,
+    /// Growth that is worth a word: the larger of both, the part is of the host's memory.
+    pub growth_mib: u32,
+    pub growth_percent: u32,
+    /// What is never counted as left, of the host's memory or of a limit.
+    pub reserve_percent: u32,
+    /// Of what host or cgroup grew by.
+    pub share_percent: u32,
+    /// M1: what is left is used up within this, at once, and for a minute.
+    pub fast_s: u32,
+    pub soon_s: u32,
+    /// M1: of what went meanwhile.
+    pub fast_share_percent: u32,
+    /// M2, M3, M4: what is left is used up within this.
+    pub urgent_h: u32,
+    pub medium_h: u32,
+    pub slow_h: u32,
+    /// M5: growth that is a waste by itself: the larger of both.
+    pub bloat_mib: u32,
+    pub bloat_percent: u32,
+}
+
+/// R4: processes that pile up.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Accumulation {
+    pub enabled: bool,
+    /// More processes within 10 samples or s, within 10 min, within 8 h.
+    pub in_seconds: u32,
+    pub in_minutes: u32,
+    pub in_hours: u32,
+}
+
+/// R5: children that ended and that nobody waits for.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Zombies {
+    pub enabled: bool,
+    pub count: u32,
 }
 
 /// What is done about a finding.
@@ -274,6 +322,7 @@ pub struct Tcp {
 pub struct Investigate {
     pub agent: Agent,
     pub max_per_hour: u32,
+    pub window_tokens: u32,
     pub command: Command,
 }
 
@@ -405,6 +454,38 @@ impl Default for Respawn {
     }
 }
 
+impl Default for Memory {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            growth_mib: 256,
+            growth_percent: 6,
+            reserve_percent: 5,
+            share_percent: 50,
+            fast_s: 60,
+            soon_s: 600,
+            fast_share_percent: 25,
+            urgent_h: 2,
+            medium_h: 24,
+            slow_h: 168,
+            bloat_mib: 2048,
+            bloat_percent: 10,
+        }
+    }
+}
+
+impl Default for Accumulation {
+    fn default() -> Self {
+        Self { enabled: true, in_seconds: 32, in_minutes: 16, in_hours: 8 }
+    }
+}
+
+impl Default for Zombies {
+    fn default() -> Self {
+        Self { enabled: true, count: 64 }
+    }
+}
+
 impl Default for Respond {
     fn default() -> Self {
         Self {
@@ -465,7 +546,12 @@ impl Default for Tcp {
 
 impl Default for Investigate {
     fn default() -> Self {
-        Self { agent: Agent::Builtin, max_per_hour: 12, command: Command::default() }
+        Self {
+            agent: Agent::Builtin,
+            max_per_hour: 12,
+            window_tokens: 12_000,
+            command: Command::default(),
+        }
     }
 }
 
@@ -532,6 +618,37 @@ impl Detect {
             windows: respawn.windows,
             life_ms: respawn.life_ms,
             failed_percent: respawn.failed_percent,
+        }
+    }
+
+    /// The same for the detectors of memory.
+    pub fn memory(&self) -> memory::Limits {
+        let hours = |hours: u32| u64::from(hours) * 3600;
+        let Memory { enabled, growth_mib, growth_percent, reserve_percent, .. } = self.memory;
+        let Memory { share_percent, fast_s, soon_s, fast_share_percent, .. } = self.memory;
+        let Memory { urgent_h, medium_h, slow_h, bloat_mib, bloat_percent, .. } = self.memory;
+        let Accumulation { enabled: accumulation, in_seconds, in_minutes, in_hours } =
+            self.accumulation;
+        memory::Limits {
+            growth: enabled,
+            growth_mib,
+            growth_percent,
+            reserve_percent,
+            share_percent,
+            fast_s,
+            soon_s,
+            fast_share_percent,
+            urgent_s: hours(urgent_h),
+            medium_s: hours(medium_h),
+            slow_s: hours(slow_h),
+            bloat_mib,
+            bloat_percent,
+            accumulation,
+            second_workers: in_seconds,
+            minute_workers: in_minutes,
+            slow_workers: in_hours,
+            unreaped: self.zombies.enabled,
+            zombies: self.zombies.count,
         }
     }
 }

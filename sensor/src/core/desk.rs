@@ -18,7 +18,9 @@ use tonic::Code;
 use super::{
     Reins,
     containments::{Containments, GUARDIAN, POLICY},
+    findings::SourceRead,
     investigations::{Investigations, Progress},
+    memory::Sampling,
     reactor::{Containing, Found, Notice, Times, observation},
     requests::{self, Acted},
     respawn::Looping,
@@ -34,7 +36,7 @@ use crate::{
     evidence::gather::{Gatherer, Restarted},
     feed::link::Reply,
     host::Host,
-    incident::{self, Change, Incidents, Scene},
+    incident::{self, Change, Incidents, Scene, headline},
     investigate::Driver,
     kernel::{Lineage, Programs, split},
     lineage::{Forest, Node, ProcessKey},
@@ -57,6 +59,8 @@ pub enum Done {
     Acted(Box<Acted>),
     /// A person's action on this incident came to no end.
     Abandoned(String),
+    /// A file was looked at for an investigator.
+    Source(Box<SourceRead>),
 }
 
 /// An incident as it was just recorded, and the promise that the record becomes durable.
@@ -70,6 +74,7 @@ pub struct Desk {
     pub log: Log,
     /// None where it could not be started.
     pub recorder: Option<Recorder>,
+    pub memory: Sampling,
     pub host: Host,
     pub lineage: Arc<Lineage>,
     pub trees: Arc<Trees>,
@@ -105,6 +110,8 @@ pub struct Desk {
     pub matters: HashMap<String, Matter>,
     /// Respawn loops by their incident.
     pub loops: HashMap<String, Looping>,
+    /// Memory incidents of an earlier run that this one has not seen grow, and since when it looks, ns.
+    pub unseen: HashMap<String, u64>,
     /// How long nobody has told of one that is over, ns.
     pub quiet_ns: u64,
 }
@@ -121,6 +128,8 @@ pub struct Matter {
     evidence: Vec<proto::Evidence>,
     /// Investigations that people wait for.
     asked: Vec<(Driver, Reply)>,
+    /// Files that investigators have asked for.
+    pub sources: u32,
 }
 
 impl Matter {
@@ -134,6 +143,7 @@ impl Matter {
             studied: false,
             evidence: Vec::new(),
             asked: Vec::new(),
+            sources: 0,
         }
     }
 
@@ -159,6 +169,8 @@ impl Desk {
             Notice::Rehearsing(rehearsal) => self.rehearsals.push(*rehearsal),
             Notice::Acted { incident, action } => self.act(&incident, action),
             Notice::Respawned(respawning) => self.respawned(*respawning),
+            Notice::Grown(grown) => self.grown(*grown),
+            Notice::Shrunk(over) => self.shrunk(&over),
             Notice::Contained { incident, contained, thaw_ns, turn } => {
                 self.contained(&incident, contained, thaw_ns, turn);
             }
@@ -371,6 +383,7 @@ impl Desk {
             Done::Studied(study) => self.studied(study),
             Done::Investigated(progress) => drop(self.investigated(progress)),
             Done::Acted(acted) => self.acted(*acted),
+            Done::Source(read) => self.source_read(*read),
             Done::Abandoned(incident) => {
                 tracing::error!("an action on incident {incident} came to no end");
                 self.acting.remove(&incident);
@@ -468,7 +481,7 @@ impl Desk {
         };
         let begun = self.investigations.begin(driver, incident, evidence, told)?;
         let Progress::State { investigation, .. } = &begun else { return None };
-        let investigation = investigation.clone();
+        let investigation = proto::Investigation::clone(investigation);
         self.investigated(begun).map(|announced| (announced, investigation))
     }
 
@@ -478,16 +491,19 @@ impl Desk {
                 self.log.append(Draft::of(incident, Body::Transcript(transcript)));
                 None
             }
-            Progress::State { incident, investigation } => {
+            Progress::State { incident, mut investigation } => {
                 let ended = investigation.ended_at.is_some();
+                if investigation.report.is_none() {
+                    investigation.report = self.report_of(&incident, &investigation.id);
+                }
                 self.log.append(Draft::of(
                     incident.clone(),
-                    Body::Investigation(investigation.clone()),
+                    Body::Investigation(proto::Investigation::clone(&investigation)),
                 ));
                 self.change(&incident, |incident| {
                     let why = format!("investigation by {}", investigation.agent);
                     incident.investigations.retain(|known| known.id != investigation.id);
-                    incident.investigations.push(investigation);
+                    incident.investigations.push(*investigation);
                     format!("{why} {}", if ended { "ended" } else { "began" })
                 })
             }
@@ -582,20 +598,13 @@ impl Desk {
 
 /// Kernel facts that make a group the same: what its members share. Their groups and arguments may
 /// differ.
-fn identity_of(group: &Group, [exe, loose, _]: [u64; 3]) -> [u64; 3] {
+pub fn identity_of(group: &Group, [exe, loose, _]: [u64; 3]) -> [u64; 3] {
     match group.by {
         By::Executable => [exe, if group.alike { loose } else { 0 }, 0],
         By::Session => [1, group.shared, 1],
         By::User => [2, group.shared, 2],
+        By::Cgroup => [3, group.shared, 3],
     }
-}
-
-/// The first sentence of a cause, as the one line of a summary.
-fn headline(cause: &str) -> Option<String> {
-    let line = cause.lines().next()?.trim();
-    let end = line.find(". ").unwrap_or(line.len());
-    let sentence = line[..end].trim_end_matches('.');
-    (!sentence.is_empty()).then(|| sentence.to_owned())
 }
 
 pub fn refusal(why: String) -> proto::Action {

@@ -11,15 +11,17 @@ use crate::{
     clock,
     config::{self, Agent},
     evidence::Gatherer,
-    investigate::{Command, Desk as Admission, Dossier, Driver, Event, Limits, Stop},
+    feed::runs::Doors,
+    investigate::{Command, Desk as Admission, Dossier, Driver, Event, Limits, Stop, Window},
     proto::{self, InvestigationState},
+    render::Marker,
 };
 
 /// What an investigation has come to.
 #[derive(Debug)]
 pub enum Progress {
     Line { incident: String, transcript: proto::Transcript },
-    State { incident: String, investigation: proto::Investigation },
+    State { incident: String, investigation: Box<proto::Investigation> },
 }
 
 /// Who investigates on this host, and what runs.
@@ -31,6 +33,8 @@ pub struct Investigations {
     admission: Admission,
     gatherer: Arc<Gatherer>,
     stop: Option<Stop>,
+    /// Of the evidence window.
+    tokens: usize,
 }
 
 /// One at a time: an investigator is a load of its own on a host in trouble.
@@ -42,11 +46,13 @@ impl Investigations {
         hierarchies: &Hierarchies,
         home: PathBuf,
         scratch: PathBuf,
+        doors: Doors,
         gatherer: Arc<Gatherer>,
     ) -> Self {
         let program = config.command.program.clone();
         let command = (!program.is_empty()).then(|| {
             let mut command = Command::new(program, hierarchies.clone(), home.clone(), scratch);
+            command.sandbox.doors = Some(doors);
             command.sandbox.user.clone_from(&config.command.user);
             command.sandbox.memory_bytes = config.command.memory_max_bytes;
             command.sandbox.pids = config.command.pids_max.into();
@@ -62,7 +68,14 @@ impl Investigations {
         let limits = Limits { at_once: AT_ONCE, per_hour: config.max_per_hour };
         let stop =
             Stop::new().inspect_err(|error| tracing::warn!("no investigations: {error}")).ok();
-        Self { driver, command, admission: Admission::new(&home, limits), gatherer, stop }
+        Self {
+            driver,
+            command,
+            admission: Admission::new(&home, limits),
+            gatherer,
+            stop,
+            tokens: config.window_tokens as usize,
+        }
     }
 
     /// Who investigates under this name, which a person gave; empty: whoever does by itself. An error says
@@ -114,16 +127,28 @@ impl Investigations {
                     investigation.set_state(InvestigationState::Failed);
                     investigation.ended_at = Some(clock::wall());
                     investigation.error = denied.to_string();
-                    return Some(Progress::State { incident: incident_id, investigation });
+                    return Some(Progress::State {
+                        incident: incident_id,
+                        investigation: investigation.into(),
+                    });
                 }
             },
         };
         investigation.set_state(InvestigationState::Running);
-        let begun =
-            Progress::State { incident: incident_id.clone(), investigation: investigation.clone() };
-        let dossier = Dossier { incident: incident.clone(), evidence };
+        let begun = Progress::State {
+            incident: incident_id.clone(),
+            investigation: investigation.clone().into(),
+        };
+        let mut dossier = Dossier { incident: incident.clone(), evidence, window: None };
         let gatherer = Arc::clone(&self.gatherer);
+        let tokens = self.tokens;
         tokio::task::spawn_blocking(move || {
+            if matches!(driver, Driver::Command(_)) {
+                let Dossier { incident, evidence, .. } = &dossier;
+                let redactor = gatherer.redactor();
+                let window = Window::fit(incident, evidence, redactor, Marker::random(), tokens);
+                dossier.window = Some(window);
+            }
             let redact = |text: &[u8]| gatherer.redactor().text(text).0;
             let mut lines = 0;
             let id = investigation.id.clone();
@@ -147,7 +172,7 @@ impl Investigations {
                         Some(proto::Cost { wall_ns: end.wall_ns, ..Default::default() });
                     told(Progress::State {
                         incident: incident_id.clone(),
-                        investigation: investigation.clone(),
+                        investigation: investigation.clone().into(),
                     });
                 }
             });

@@ -9,7 +9,10 @@
 mod absorb;
 mod containments;
 mod desk;
+mod findings;
+mod growth;
 mod investigations;
+pub mod memory;
 mod privileges;
 mod reactor;
 mod requests;
@@ -45,7 +48,9 @@ use tokio::{
 use self::{
     containments::Containments,
     desk::{Desk, Done},
+    growth::Growth,
     investigations::Investigations,
+    memory::{Sampler, Sampling},
     reactor::{MESSAGES, Notice, Reactor, Times},
     succession::Legacy,
     trees::Trees,
@@ -58,6 +63,7 @@ use crate::{
     feed::{
         access::Named,
         link::{Link, LinkError, LinkOptions, Question, Tcp},
+        runs::Doors,
         tls::Files,
         webhooks::link::{Told, Webhooks, WebhooksError, WebhooksOptions},
     },
@@ -67,7 +73,7 @@ use crate::{
         Brake, Detail, Gear, Kernel, Lineage, LoadError, LoadOptions, Programs, Reader, Visitor,
     },
     lineage::{Forest, ProcessKey},
-    proto::{self, record::Body},
+    proto::{self, observation::Fact, record::Body},
     record::{Draft, Log, LogError, LogOptions, Opened},
     respond::{
         Marks, Options, Responder,
@@ -232,6 +238,9 @@ impl Daemon {
         if let Some(why) = &programs.no_baseline {
             degradations.push(format!("no baseline: {why}"));
         }
+        if let Some(why) = programs.memory().refused() {
+            degradations.push(format!("memory is sampled from /proc: {why}"));
+        }
         if let Err(why) = &programs.understudies {
             degradations.push(format!("nobody stands in for skipped programs: {why}"));
         }
@@ -293,6 +302,7 @@ impl Daemon {
         });
         // The running program itself, also when its file was replaced meanwhile.
         let program = Path::new("/proc/self/exe");
+        let doors = Doors::default();
         let (link, questions) = Link::start(LinkOptions {
             program: program.to_owned(),
             socket: config.socket(),
@@ -300,6 +310,7 @@ impl Daemon {
             user: serve_user,
             tcp: tcp(&config.feed.tcp),
             unwritten: log.unwritten(),
+            doors: doors.clone(),
         })?;
         let (webhooks, delivered) = Webhooks::start(&WebhooksOptions {
             program,
@@ -311,12 +322,23 @@ impl Daemon {
         })?;
         let parser = Parser::new(program, serve_user);
         let gatherer = Arc::new(gatherer(config).with_parser(parser));
+        let memory = programs.memory();
         let trees =
-            Arc::new(Trees::new(Arc::clone(&lineage), Arc::clone(&gatherer), hierarchies.clone()));
-        let trees = Arc::clone(counted.get_or_init(|| trees));
+            Trees::new(Arc::clone(&lineage), memory, Arc::clone(&gatherer), hierarchies.clone());
+        let trees = Arc::clone(counted.get_or_init(|| Arc::new(trees)));
+        let sampler = Sampler::new(
+            programs.memory(),
+            Arc::clone(&lineage),
+            Arc::clone(&trees),
+            Arc::clone(&gatherer),
+            hierarchies.clone(),
+        );
+        let growth = Growth::new(config.detect.memory(), Arc::clone(&reactor));
+        let memory = sampling(sampler, &log, growth).map_err(CoreError::Threads)?;
         let mut desk = Desk {
             log,
             recorder,
+            memory,
             host,
             lineage,
             trees,
@@ -330,6 +352,7 @@ impl Daemon {
                 &hierarchies,
                 home,
                 scratch,
+                doors,
                 Arc::clone(&gatherer),
             ),
             gatherer,
@@ -348,6 +371,7 @@ impl Daemon {
             acting: HashSet::new(),
             matters: HashMap::new(),
             loops: HashMap::new(),
+            unseen: HashMap::new(),
             quiet_ns: quiet_ns(&config.detect.respawns()),
         };
         desk.begin(&opened, degradations, baseline_processes);
@@ -516,6 +540,16 @@ fn recorder(
     let log = log.clone();
     let trees = move || trees.get().map(|trees| trees.outstanding()).unwrap_or_default();
     Recorder::start(state_dir, before, trees, move |sample| log.append_vitals(sample))
+}
+
+/// Samples of who holds memory, into the log and to the detectors.
+fn sampling(sampler: Sampler, log: &Log, mut growth: Growth) -> io::Result<Sampling> {
+    let log = log.clone();
+    Sampling::start(sampler, move |sample| {
+        let fact = Some(Fact::Memory(sample.clone()));
+        log.append(Draft::bulk(Body::Observation(proto::Observation { fact })));
+        growth.see(sample);
+    })
 }
 
 /// (uid, gid) of a user, `nobody` where there is no such user.

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 
 use super::{
     containments::{Containment, Containments, POLICY, Turn},
+    growth::Grown,
     respawn::Respawning,
 };
 use crate::{
@@ -28,6 +29,7 @@ use crate::{
     clock,
     detect::{
         Finding,
+        memory::Over,
         recursion::{self, Crossing},
     },
     kernel::{Event, HELPER_PRIORITY, Lineage, become_realtime},
@@ -59,6 +61,10 @@ pub enum Notice {
     /// A dry run has begun.
     Rehearsing(Box<Rehearsal>),
     Respawned(Box<Respawning>),
+    /// Memory grows.
+    Grown(Box<Grown>),
+    /// Memory grows no more.
+    Shrunk(Over),
     /// What a containment came to.
     Contained {
         incident: String,

@@ -60,6 +60,12 @@ impl Desk {
             Some(ask::What::Investigate(request)) => self.investigation_asked(&request, reply),
             Some(ask::What::Damage(_)) => self.log.look_for_damage(),
             Some(ask::What::Trees(request)) => self.trees_asked(request, reply),
+            Some(ask::What::ReadSource(request)) => {
+                self.source_asked(request, ask.run.as_ref(), reply);
+            }
+            Some(ask::What::Findings(request)) => {
+                self.submitted(request, ask.run.as_ref(), &by, reply);
+            }
             None => reply.refuse(Code::InvalidArgument, "the request asks for nothing"),
         }
     }
@@ -76,7 +82,7 @@ impl Desk {
     }
 
     /// The unresolved incident whose id begins so.
-    fn unresolved(&self, id: &str) -> Result<String, (Code, String)> {
+    pub(super) fn unresolved(&self, id: &str) -> Result<String, (Code, String)> {
         self.incidents.find(id).map_err(|error| {
             let code = match error {
                 incident::FindError::Unknown(_) => Code::NotFound,
@@ -336,7 +342,7 @@ pub fn begun(begun: Option<(Announced, proto::Investigation)>, reply: Reply) {
 type Work = Box<dyn FnOnce() -> Outcome + Send>;
 
 /// Answers once what was announced is on disk; `None`: the incident was resolved meanwhile.
-fn when_durable(
+pub(super) fn when_durable(
     announced: Option<Announced>,
     reply: Reply,
     what: impl FnOnce(Option<Incident>) -> What + Send + 'static,
@@ -346,7 +352,7 @@ fn when_durable(
 }
 
 /// When the log fails the answer says so: it was done, but whether its record survives is not known.
-async fn send_durable(receipt: Receipt, reply: Reply, what: What) {
+pub(super) async fn send_durable(receipt: Receipt, reply: Reply, what: What) {
     match receipt.await {
         Ok(_) => reply.send(what),
         Err(error) => {
@@ -357,6 +363,9 @@ async fn send_durable(receipt: Receipt, reply: Reply, what: What) {
 
 /// Who asks, as it is recorded.
 fn person(ask: &Ask) -> String {
+    if let Some(run) = &ask.run {
+        return format!("investigation {}", run.investigation);
+    }
     // All of them: any may be the one that is allowed to.
     if !ask.names.is_empty() {
         return format!("{} (by its certificate)", ask.names.join(", "));

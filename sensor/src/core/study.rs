@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use crate::{
     detect::Finding,
-    diagnose::{self, Case, respawn, storm},
+    diagnose::{self, Case, memory, respawn, storm},
     evidence::{
         EvidenceLog,
         gather::{Gatherer, Restarted},
     },
     kernel::{Detail, Lineage},
     lineage::{Forest, ProcessKey},
-    proto,
+    proto::{self, evidence::Content},
 };
 
 /// What came of it.
@@ -49,9 +49,14 @@ pub fn study(
     let mut log = EvidenceLog::after(subject.given);
     let mut tree = None;
     let mut diagnosis = None;
+    let mut meminfo = gatherer.meminfo();
     if let Some(culprit) = subject.finding.culprit {
         let forest = lineage.forest(Detail::Execs);
         let (evidence, totals) = gatherer.tree(&forest, &subject.finding.roots());
+        let held = match &evidence.content {
+            Some(Content::Tree(tree)) => memory::Held::of(tree, &subject.finding.roots()),
+            _ => memory::Held::default(),
+        };
         let seen = log.add(evidence);
         tree = Some(totals);
         diagnosis = match subject.finding.kind {
@@ -62,12 +67,20 @@ pub fn study(
             proto::Kind::CrashLoop => subject.restarted.as_ref().map(|restarted| {
                 explain_respawn(subject, culprit, forest, restarted, gatherer, &mut log)
             }),
+            proto::Kind::MemoryGrowth => {
+                let program = gatherer.program(&forest, culprit);
+                let chain = gatherer.chain(&forest, culprit, subject.finding.leaf);
+                let cited = [seen, log.add(gatherer.chain_evidence(&chain))];
+                Some(explain_memory(subject, &program, &held, &cited, gatherer))
+            }
             _ => None,
         };
+    } else if subject.finding.kind == proto::Kind::MemoryGrowth {
+        let cited: Vec<String> = meminfo.take().map(|it| log.add(it)).into_iter().collect();
+        let nobody = (diagnose::Link::default(), memory::Held::default());
+        diagnosis = Some(explain_memory(subject, &nobody.0, &nobody.1, &cited, gatherer));
     }
-    for evidence in
-        [gatherer.pressure(), gatherer.meminfo(), gatherer.kernel_log()].into_iter().flatten()
-    {
+    for evidence in [gatherer.pressure(), meminfo, gatherer.kernel_log()].into_iter().flatten() {
         log.add(evidence);
     }
     let more = subject.finding.culprit.is_some();
@@ -137,6 +150,17 @@ fn explain_storm(
         files: &mut files,
         redactor: gatherer.redactor(),
     })
+}
+
+fn explain_memory(
+    subject: &Subject,
+    program: &diagnose::Link,
+    held: &memory::Held,
+    cited: &[String],
+    gatherer: &Gatherer,
+) -> proto::Diagnosis {
+    let finding = &subject.finding;
+    memory::diagnose(&memory::Case { finding, program, held, cited, redactor: gatherer.redactor() })
 }
 
 fn explain_respawn(

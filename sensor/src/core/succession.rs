@@ -73,8 +73,11 @@ impl Desk {
     /// An incident of an earlier run, as it stands now.
     fn take_up(&mut self, id: &str) {
         let of_loop = |incident: &Incident| incident.kind() == Kind::CrashLoop;
+        let of_growth = |incident: &Incident| incident.kind() == Kind::MemoryGrowth;
         if self.incidents.get(id).is_some_and(of_loop) {
             self.loops.insert(id.to_owned(), Looping::unseen(clock::boot_ns()));
+        } else if self.incidents.get(id).is_some_and(of_growth) {
+            self.unseen.insert(id.to_owned(), clock::boot_ns());
         } else {
             self.containments.know(&self.incidents.roots(id), id);
         }

@@ -12,13 +12,13 @@ use sensor_proto::internal::v1::tell::What;
 use tokio::sync::Semaphore;
 use tonic::Code;
 
-use super::desk::Desk;
+use super::{desk::Desk, memory::Outlook};
 use crate::{
     cgroup::{self, Hierarchies},
     clock,
     evidence::gather::Gatherer,
     feed::link::Reply,
-    kernel::Lineage,
+    kernel::{Lineage, Memory},
     lineage::{
         ProcessKey,
         trees::{Census, Place, Tree},
@@ -46,7 +46,10 @@ pub struct Trees {
     lineage: Arc<Lineage>,
     gatherer: Arc<Gatherer>,
     hierarchies: Hierarchies,
+    memory: Arc<Memory>,
     last: Mutex<Arc<Census>>,
+    /// How fast trees grow, for as long as that is known.
+    outlook: Mutex<Outlook>,
     turns: Arc<Semaphore>,
 }
 
@@ -64,9 +67,33 @@ struct Placed<'a> {
 }
 
 impl Trees {
-    pub fn new(lineage: Arc<Lineage>, gatherer: Arc<Gatherer>, hierarchies: Hierarchies) -> Self {
+    pub fn new(
+        lineage: Arc<Lineage>,
+        memory: Arc<Memory>,
+        gatherer: Arc<Gatherer>,
+        hierarchies: Hierarchies,
+    ) -> Self {
         let last = Mutex::new(Arc::new(Census::new(&lineage.counted(), clock::boot_ns(), None)));
-        Self { lineage, gatherer, hierarchies, last, turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        let turns = Arc::new(Semaphore::new(AT_ONCE));
+        Self { lineage, gatherer, hierarchies, memory, last, outlook: Mutex::default(), turns }
+    }
+
+    /// How fast trees grow.
+    pub fn outlook(&self) -> MutexGuard<'_, Outlook> {
+        // A sample that was taken in by half is replaced by the next one.
+        self.outlook.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same processes with what they hold. Where /proc would have to do, as the last sample has it: nobody
+    /// looks at all processes there because somebody looks on.
+    fn weighed(&self, census: &Arc<Census>) -> Arc<Census> {
+        if self.memory.refused().is_some() {
+            return Arc::clone(census);
+        }
+        match self.memory.look(&self.lineage) {
+            Ok(look) => Arc::new(census.weighed(|slot, key| look.of(slot, key))),
+            Err(_) => Arc::clone(census),
+        }
     }
 
     fn last(&self) -> MutexGuard<'_, Arc<Census>> {
@@ -83,7 +110,7 @@ impl Trees {
     }
 
     /// As they were counted last, or are now where nobody does so.
-    fn recent(&self) -> Arc<Census> {
+    pub fn recent(&self) -> Arc<Census> {
         let last = Arc::clone(&self.last());
         if clock::boot_ns().saturating_sub(last.at_ns) < RECENT_NS { last } else { self.count() }
     }
@@ -91,12 +118,18 @@ impl Trees {
     /// For the flight recorder, once a second: counts, and names those that stand out.
     pub fn outstanding(&self) -> Vec<TopTree> {
         let census = self.count();
-        let top = |tree: Tree| TopTree {
-            pid: tree.root.tgid,
-            start_ns: tree.root.start_ns,
-            comm: self.gatherer.name(tree.root, || self.lineage.argv(tree.slot, tree.root)),
-            processes: tree.live,
-            forks: tree.forked,
+        let outlook = self.outlook();
+        let top = |tree: Tree| {
+            let growth = outlook.of(proto_key(tree.root)).unwrap_or_default();
+            TopTree {
+                pid: tree.root.tgid,
+                start_ns: tree.root.start_ns,
+                comm: self.gatherer.name(tree.root, || self.lineage.argv(tree.slot, tree.root)),
+                processes: tree.live,
+                forks: tree.forked,
+                bytes: growth.bytes,
+                bytes_per_second: growth.per_second,
+            }
         };
         census.outstanding().into_iter().map(top).collect()
     }
@@ -106,7 +139,7 @@ impl Trees {
         request: &ListTreesRequest,
         incidents: &[Bearing],
     ) -> Result<TreeList, (Code, String)> {
-        let mut census = self.recent();
+        let mut census = self.weighed(&self.recent());
         if !request.cgroup.is_empty() {
             census = Arc::new(census.within(&self.groups(&request.cgroup)?));
         }
@@ -155,10 +188,12 @@ impl Trees {
         let span_s = census.span_ns as f64 / 1e9;
         let bears = |placed: &&Placed| placed.places.iter().any(|place| census.is_of(tree, *place));
         let incidents = incidents.iter().filter(bears).map(|placed| placed.incident);
+        let key = proto_key(tree.root);
+        let growth = self.outlook().of(key);
         // What stands still says more than what is only known.
         let incident = incidents.max_by_key(|incident| incident.contained);
         LiveTree {
-            root: Some(proto::ProcessKey { pid: tree.root.tgid, start_ns: tree.root.start_ns }),
+            root: Some(key),
             alive: tree.alive,
             processes: tree.live,
             forks: tree.forks,
@@ -167,9 +202,17 @@ impl Trees {
             age_ns: census.at_ns.saturating_sub(tree.root.start_ns),
             incident: incident.map(|it| it.id.clone()).unwrap_or_default(),
             contained: incident.is_some_and(|it| it.contained),
+            bytes: tree.bytes.or(growth.map(|growth| growth.bytes)),
+            bytes_per_second: growth.map(|growth| growth.per_second),
+            exhausted_in_s: growth.and_then(|growth| growth.exhausted_in_s),
+            stalled_ns: self.lineage.stalls().of(tree.slot, tree.root).tree_ns,
             ..root
         }
     }
+}
+
+fn proto_key(key: ProcessKey) -> proto::ProcessKey {
+    proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns }
 }
 
 impl Desk {

@@ -18,6 +18,7 @@ impl Desk {
         self.end_rehearsals();
         self.resolve_what_is_gone();
         self.resolve_ended_loops();
+        self.resolve_unseen_growth();
         self.record_losses();
         // What a person has ordered is in the book of containments only when it is done.
         if self.acting.is_empty() {
@@ -174,6 +175,7 @@ impl Desk {
             losses,
             map_bytes: self.programs.map_bytes(),
             log_bytes: self.log.disk_bytes(),
+            memory_sampling: Some(self.memory.cost()),
         }
     }
 }

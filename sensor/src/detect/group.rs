@@ -25,11 +25,13 @@ pub enum By {
     Executable,
     Session,
     User,
+    /// cgroup v2 id; only of memory.
+    Cgroup,
 }
 
 impl By {
     /// What says most first.
-    const ALL: [Self; 3] = [Self::Executable, Self::Session, Self::User];
+    const MULTIPLYING: [Self; 3] = [Self::Executable, Self::Session, Self::User];
 }
 
 /// What is known of a process that it may share with others; `None`: nothing is.
@@ -47,6 +49,8 @@ impl Traits {
             By::Executable => self.executable,
             By::Session => self.session.map(u64::from),
             By::User => self.user.map(u64::from),
+            // Processes that multiply are looked for wherever they run.
+            By::Cgroup => None,
         }
     }
 }
@@ -104,7 +108,7 @@ pub fn find(
     let whole = growth.below(place.ancestor);
     let seen: Vec<(Tree, Traits)> =
         trees(forest, place, &growth).into_iter().map(|tree| (tree, traits(tree.root))).collect();
-    By::ALL.into_iter().find_map(|by| {
+    By::MULTIPLYING.into_iter().find_map(|by| {
         let (shared, members) = largest(&seen, by)?;
         let born: u64 = members.iter().map(|(tree, _)| tree.born).sum();
         if whole == 0 || born * 10 < whole * CARRIES || !(2..=MOST_MEMBERS).contains(&members.len())

@@ -1,6 +1,7 @@
 //! Observations become findings. Pure: no I/O, no globals, time comes in.
 
 pub mod group;
+pub mod memory;
 pub mod recursion;
 pub mod respawn;
 pub mod storm;
@@ -12,7 +13,7 @@ use crate::{lineage::ProcessKey, proto};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     pub kind: proto::Kind,
-    /// R1, R1b, R1c, R2, R3, R6, manual.
+    /// R1, R1b, R1c, R2, R3, R4, R5, R6, M1 to M6, manual.
     pub rule: &'static str,
     /// What to stop; `None` for host-wide kinds. Of a group the eldest member.
     pub culprit: Option<ProcessKey>,

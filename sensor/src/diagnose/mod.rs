@@ -10,6 +10,7 @@ mod generic;
 mod git_hook;
 mod lines;
 mod make;
+pub mod memory;
 mod npm;
 pub mod respawn;
 mod script;

@@ -175,6 +175,7 @@ fn trees(group: &Group, crowd: &Crowd, words: &Words<'_>) -> String {
         (By::Executable, None) => format!("{count} trees of one executable{of_user}"),
         (By::Session, _) => format!("{count} trees of session {}{of_user}", group.shared),
         (By::User, _) => format!("{count} trees of user {}", group.shared),
+        (By::Cgroup, _) => format!("{count} trees of one cgroup{of_user}"),
     }
 }
 

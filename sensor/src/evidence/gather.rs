@@ -17,11 +17,11 @@ use sensor_common::respawn::Window;
 
 use super::{
     EvidenceLog, Parser, Redactor, Sources,
-    files::{Projects, SourceFiles, homes},
+    files::{self, Projects, SourceFiles, homes},
     kmsg,
     memory::Memory,
     proc::{Opened, Proc, Target, read_file},
-    room,
+    proportional, room,
 };
 use crate::{
     cgroup::Hierarchies,
@@ -234,6 +234,13 @@ impl Gatherer {
         (evidence, totals)
     }
 
+    /// What the largest processes of a tree hold exactly, of evidence that lists it. `None` where that cannot be
+    /// looked at, or would make things worse.
+    pub fn proportional(&self, tree: &proto::Evidence) -> Option<proto::Evidence> {
+        let Some(Content::Tree(tree)) = &tree.content else { return None };
+        proportional::gather(&self.proc, tree)
+    }
+
     /// From the culprit down to `leaf`; without one, or when it is in another tree, to the deepest
     /// living process.
     pub fn chain(&self, forest: &Forest, culprit: ProcessKey, leaf: Option<ProcessKey>) -> Chain {
@@ -302,6 +309,16 @@ impl Gatherer {
         let living: Vec<ProcessKey> =
             chain.links.iter().filter(|link| link.alive).map(|link| link.key).collect();
         SourceFiles::new(&self.proc, &living, projects, &self.redactor, log)
+    }
+
+    /// A file that an investigator asks for: see [`files::read_source`].
+    pub fn read_source(
+        &self,
+        processes: &[ProcessKey],
+        cwd: &[u8],
+        path: &[u8],
+    ) -> proto::Evidence {
+        files::read_source(&self.proc, processes, cwd, path, &self.homes, &self.redactor)
     }
 
     /// Stalls of the host (PSI); `None` where the kernel does not measure them.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{
     beside::Beside,
-    proc::{Proc, parse_pss},
+    proc::Proc,
 };
 use crate::lineage::ProcessKey;
 
@@ -84,8 +84,8 @@ fn start(proc: Proc, limit: usize) -> Option<Beside<Question, Answer>> {
             Answer::Argv(proc.open(key).map(|opened| opened.argv(limit).0).unwrap_or_default())
         }
         Question::Pss(key) => {
-            let text = proc.open(key).and_then(|opened| opened.file("smaps_rollup"));
-            Answer::Pss(text.and_then(|text| parse_pss(&text)).unwrap_or(0))
+            let rollup = proc.open(key).and_then(|opened| opened.rollup());
+            Answer::Pss(rollup.map_or(0, |rollup| rollup.pss))
         }
     };
     Beside::start("memory", || Ok::<_, std::io::Error>(()), answer).ok()

@@ -55,6 +55,7 @@ pub struct Stat {
     pub comm: Vec<u8>,
     pub state: char,
     pub ppid: u32,
+    pub session: u32,
     pub threads: u32,
     /// On the boot clock, in ticks of 10 ms.
     pub start_ticks: u64,
@@ -72,6 +73,16 @@ pub struct Status {
     /// Bytes.
     pub rss: u64,
     pub anon: u64,
+    pub shmem: u64,
+    pub swap: u64,
+}
+
+/// Of `/proc/PID/smaps_rollup`, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rollup {
+    pub rss: u64,
+    /// What is shared is divided among those who share it.
+    pub pss: u64,
     pub swap: u64,
 }
 
@@ -130,6 +141,11 @@ impl Proc {
 impl Opened {
     pub fn status(&self) -> Status {
         read(&self.dir, "status", STATUS_LIMIT).map(|text| parse_status(&text)).unwrap_or_default()
+    }
+
+    /// What it holds exactly: the kernel walks all of its pages, and waits for who changes them.
+    pub fn rollup(&self) -> Option<Rollup> {
+        read(&self.dir, "smaps_rollup", STAT_LIMIT).map(|text| parse_rollup(&text))
     }
 
     /// Arguments as they are now, at most `limit` bytes, and whether there are more.
@@ -344,13 +360,14 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let ppid = fields.next()?.parse().ok()?;
-    // Fields 14, 15, 20 and 22 of proc(5); ppid is field 4.
-    let user: u64 = fields.nth(9)?.parse().ok()?;
+    // Fields 6, 14, 15, 20 and 22 of proc(5); ppid is field 4.
+    let session = fields.nth(1)?.parse().ok()?;
+    let user: u64 = fields.nth(7)?.parse().ok()?;
     let system: u64 = fields.next()?.parse().ok()?;
     let cpu_ticks = user.saturating_add(system);
     let threads = fields.nth(4)?.parse().ok()?;
     let start_ticks = fields.nth(1)?.parse().ok()?;
-    Some(Stat { comm, state, ppid, threads, start_ticks, cpu_ticks })
+    Some(Stat { comm, state, ppid, session, threads, start_ticks, cpu_ticks })
 }
 
 pub(crate) fn parse_status(text: &[u8]) -> Status {
@@ -363,24 +380,35 @@ pub(crate) fn parse_status(text: &[u8]) -> Status {
             continue;
         };
         let mut numbers = value.split_ascii_whitespace().map_while(|word| word.parse::<u64>().ok());
+        let mut bytes = || numbers.next().unwrap_or_default().saturating_mul(1024);
         match name {
             "Uid" => status.uid = numbers.next().unwrap_or_default() as u32,
             "Gid" => status.gid = numbers.next().unwrap_or_default() as u32,
             "Groups" => status.groups = numbers.map(|group| group as u32).collect(),
-            "VmRSS" => status.rss = numbers.next().unwrap_or_default().saturating_mul(1024),
-            "RssAnon" => status.anon = numbers.next().unwrap_or_default().saturating_mul(1024),
-            "VmSwap" => status.swap = numbers.next().unwrap_or_default().saturating_mul(1024),
+            "VmRSS" => status.rss = bytes(),
+            "RssAnon" => status.anon = bytes(),
+            "RssShmem" => status.shmem = bytes(),
+            "VmSwap" => status.swap = bytes(),
             _ => {}
         }
     }
     status
 }
 
-/// Of `/proc/PID/smaps_rollup`, bytes.
-pub(crate) fn parse_pss(text: &[u8]) -> Option<u64> {
-    let text = String::from_utf8_lossy(text);
-    let value = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
-    Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024))
+pub(crate) fn parse_rollup(text: &[u8]) -> Rollup {
+    let mut rollup = Rollup::default();
+    for line in String::from_utf8_lossy(text).lines() {
+        let Some((name, value)) = line.split_once(':') else { continue };
+        let kib = value.split_ascii_whitespace().next().and_then(|word| word.parse::<u64>().ok());
+        let place = match name {
+            "Rss" => &mut rollup.rss,
+            "Pss" => &mut rollup.pss,
+            "Swap" => &mut rollup.swap,
+            _ => continue,
+        };
+        *place = kib.unwrap_or_default().saturating_mul(1024);
+    }
+    rollup
 }
 
 /// Arguments end with a NUL each; a program that rewrote its title left one long one with a tail of NULs.

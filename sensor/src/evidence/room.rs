@@ -95,14 +95,34 @@ fn host_memory(proc: &Path) -> Option<(u64, String)> {
 
 /// The same of a group; `None` where it has no limit. (v1 says so with a number beyond all memory.)
 fn group_memory(dir: &Path) -> Option<(u64, String)> {
+    group(dir).map(|room| (room.left(), named(room.limit, dir)))
+}
+
+/// What a group may have of memory, bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// The file that says so.
+    pub limit: &'static str,
+    pub most: u64,
+    /// Without what is cached and goes when somebody needs it.
+    pub used: u64,
+}
+
+impl Room {
+    pub fn left(&self) -> u64 {
+        self.most.saturating_sub(self.used)
+    }
+}
+
+/// A group's own limit of memory; `None` where it has none.
+pub fn group(dir: &Path) -> Option<Room> {
     MEMORY_FILES.iter().find_map(|[limit, usage, cache]| {
         let most = number(&dir.join(limit))?;
         let used = number(&dir.join(usage))?;
         let stat = read_file(dir.join("memory.stat"), STAT_LIMIT).unwrap_or_default();
         let stat = String::from_utf8_lossy(&stat);
         let cached = stat.lines().find_map(|line| line.strip_prefix(cache)?.parse().ok());
-        let left = most.saturating_sub(used.saturating_sub(cached.unwrap_or(0)));
-        Some((left, named(limit, dir)))
+        Some(Room { limit, most, used: used.saturating_sub(cached.unwrap_or(0)) })
     })
 }
 

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use prost::Message;
 use sensor_proto::internal::v1::{Ask, ask};
 
 use crate::proto;
@@ -19,6 +20,8 @@ const ID_MAX: usize = 32;
 const TREES_MAX: u32 = 100;
 /// Longest path, bytes.
 const PATH_MAX: usize = 4_096;
+/// Bytes of all that an agent submits at once: some pages of text.
+const FINDINGS_MAX: usize = 32 << 10;
 
 /// What a request needs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,13 +57,24 @@ pub struct Named {
 /// Who asks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Who<'a> {
-    User { uid: u32, gids: &'a [u32] },
-    Certified { names: &'a [String] },
+    User {
+        uid: u32,
+        gids: &'a [u32],
+    },
+    Certified {
+        names: &'a [String],
+    },
+    /// The agent of a run, by the run's own socket: core looked at who connected.
+    Run {
+        incident: &'a str,
+    },
 }
 
 impl<'a> Who<'a> {
     pub fn of(ask: &'a Ask) -> Self {
-        if ask.names.is_empty() {
+        if let Some(run) = &ask.run {
+            Self::Run { incident: &run.incident }
+        } else if ask.names.is_empty() {
             Self::User { uid: ask.uid, gids: &ask.gids }
         } else {
             Self::Certified { names: &ask.names }
@@ -84,6 +98,8 @@ pub enum Refused {
         if *need == Need::Read { "readers" } else { "operators" }
     )]
     Name { name: String, need: Need },
+    #[error("an investigation sees its own incident alone, and acts on nothing")]
+    Run,
     #[error("{0}")]
     Request(&'static str),
 }
@@ -107,6 +123,15 @@ pub fn allow(who: Who<'_>, roles: &Roles, need: Need) -> Result<(), Refused> {
             }
             Err(Refused::Name { name: names.join(", "), need })
         }
+        Who::Run { .. } => Err(Refused::Run),
+    }
+}
+
+/// Whether it may do what is about this incident alone; `id` is all of its id where the agent of a run asks.
+pub fn allow_about(who: Who<'_>, roles: &Roles, need: Need, id: &str) -> Result<(), Refused> {
+    match who {
+        Who::Run { incident } if incident == id => Ok(()),
+        _ => allow(who, roles, need),
     }
 }
 
@@ -134,13 +159,26 @@ pub fn admit(ask: &Ask, roles: &Roles) -> Result<(), Refused> {
             ask::What::Act(_)
             | ask::What::Trigger(_)
             | ask::What::SetPaused(_)
-            | ask::What::Investigate(_),
+            | ask::What::Investigate(_)
+            // What the culprit's user may read is not for all who may read records.
+            | ask::What::ReadSource(_)
+            | ask::What::Findings(_),
         ) => Need::Act,
         // Nobody's request: core looks for itself.
         Some(ask::What::Damage(_)) => return Ok(()),
         None => return Err(Refused::Request("the request is empty")),
     };
-    allow(Who::of(ask), roles, need)?;
+    match &ask.what {
+        Some(ask::What::ReadSource(read)) => {
+            allow_about(Who::of(ask), roles, need, &read.incident)?;
+        }
+        Some(ask::What::Findings(found)) => {
+            allow_about(Who::of(ask), roles, need, &found.incident)?;
+        }
+        // Of those serve passes on one.
+        Some(ask::What::Incidents(_)) if ask.run.is_some() => {}
+        _ => allow(Who::of(ask), roles, need)?,
+    }
     match &ask.what {
         Some(ask::What::Act(act)) => {
             check_id(&act.id).and_then(|()| check_why(&act.why)).and_then(|()| {
@@ -158,6 +196,19 @@ pub fn admit(ask: &Ask, roles: &Roles) -> Result<(), Refused> {
             check_id(&investigate.id).and_then(|()| check_agent(&investigate.agent))
         }
         Some(ask::What::Trees(trees)) => check_trees(trees),
+        Some(ask::What::ReadSource(read)) => {
+            check_id(&read.incident).and_then(|()| check_path(&read.path))
+        }
+        Some(ask::What::Findings(found)) => check_id(&found.incident).and_then(|()| {
+            let size = found.findings.as_ref().map_or(0, Message::encoded_len);
+            if size == 0 {
+                Err(Refused::Request("there are no findings in it"))
+            } else if size > FINDINGS_MAX {
+                Err(Refused::Request("findings have at most 32 KiB"))
+            } else {
+                Ok(())
+            }
+        }),
         Some(ask::What::Status(_) | ask::What::Incidents(_) | ask::What::Damage(_)) | None => {
             Ok(())
         }
@@ -192,6 +243,14 @@ fn check_trees(trees: &proto::ListTreesRequest) -> Result<(), Refused> {
     }
 }
 
+fn check_path(path: &[u8]) -> Result<(), Refused> {
+    if path.is_empty() || path.len() > PATH_MAX || path.contains(&0) {
+        Err(Refused::Request("a path has 1 to 4,096 bytes, none of them 0"))
+    } else {
+        Ok(())
+    }
+}
+
 fn check_why(why: &str) -> Result<(), Refused> {
     if why.len() > WHY_MAX {
         Err(Refused::Request("the reason is longer than 1,024 bytes"))
@@ -205,6 +264,7 @@ fn check_why(why: &str) -> Result<(), Refused> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use sensor_proto::internal::v1::Run;
 
     use super::*;
 
@@ -294,6 +354,61 @@ mod tests {
         assert!(admit(&trees(1, 4), &roles()).is_err());
         let stranger = Ask { gids: vec![9], ..trees(1, 0) };
         assert!(admit(&stranger, &roles()).is_err());
+    }
+
+    fn in_run(what: ask::What) -> Ask {
+        let run = Some(Run { investigation: "abc1-1".into(), incident: "abc1".into() });
+        Ask { uid: 0, run, what: Some(what), ..Ask::default() }
+    }
+
+    #[test]
+    fn the_agent_of_a_run_asks_about_its_incident_alone() {
+        let read = |incident: &str| {
+            let path = b"src/main.c".to_vec();
+            in_run(ask::What::ReadSource(proto::ReadSourceRequest {
+                incident: incident.into(),
+                path,
+            }))
+        };
+        let found = |incident: &str, text: String| {
+            let cause = Some(proto::Claim { text, evidence: Vec::new() });
+            in_run(ask::What::Findings(proto::SubmitFindingsRequest {
+                incident: incident.into(),
+                findings: Some(proto::Findings { cause, ..Default::default() }),
+            }))
+        };
+        assert_eq!(admit(&read("abc1"), &roles()), Ok(()));
+        assert_eq!(admit(&found("abc1", "x".into()), &roles()), Ok(()));
+        // Not even the beginning of its own, which may be another's as well.
+        for other in ["abc", "abc2", ""] {
+            assert_eq!(admit(&read(other), &roles()), Err(Refused::Run), "{other}");
+            assert_eq!(admit(&found(other, "x".into()), &roles()), Err(Refused::Run));
+        }
+        assert!(admit(&found("abc1", "x".repeat(FINDINGS_MAX)), &roles()).is_err());
+        // That its connection belongs to root changes nothing.
+        for what in [
+            ask::What::Status(proto::GetStatusRequest {}),
+            ask::What::Trees(proto::ListTreesRequest::default()),
+            ask::What::SetPaused(proto::SetPausedRequest::default()),
+            ask::What::Trigger(proto::TriggerRequest::default()),
+        ] {
+            assert_eq!(admit(&in_run(what), &roles()), Err(Refused::Run));
+        }
+    }
+
+    #[test]
+    fn who_only_reads_records_reads_no_files() {
+        let path = b"main.c".to_vec();
+        let read = proto::ReadSourceRequest { incident: "abc".into(), path };
+        let ask =
+            |gid, what| Ask { uid: 1_000, gids: vec![gid], what: Some(what), ..Ask::default() };
+        let of = |read: &proto::ReadSourceRequest| ask::What::ReadSource(read.clone());
+        assert!(admit(&ask(7, of(&read)), &roles()).is_err());
+        assert_eq!(admit(&ask(8, of(&read)), &roles()), Ok(()));
+        for path in [Vec::new(), vec![b'x'; PATH_MAX + 1], b"a\0b".to_vec()] {
+            let read = proto::ReadSourceRequest { path, ..read.clone() };
+            assert!(admit(&ask(8, of(&read)), &roles()).is_err());
+        }
     }
 
     proptest! {

@@ -26,7 +26,8 @@ use tonic::Code;
 use super::{
     access::{self, Named, Refused, Roles},
     frames,
-    serve::{TCP_LISTENER, groups::GroupCache},
+    runs::Doors,
+    serve::{RUNS, TCP_LISTENER, groups::GroupCache},
     supervisor::{self, Supervisor},
     tls::{self, Files, Material, TlsError},
 };
@@ -69,6 +70,8 @@ pub struct LinkOptions {
     pub tcp: Option<Tcp>,
     /// Records that the log cannot take now.
     pub unwritten: broadcast::Sender<Arc<proto::Record>>,
+    /// Where the agents of investigations come in.
+    pub doors: Doors,
 }
 
 /// For clients on other hosts.
@@ -172,14 +175,16 @@ impl Link {
             Some((listener, stamp, first)) => (Some(OwnedFd::from(listener)), Some((stamp, first))),
         };
         let named = options.tcp.as_ref().map(|tcp| Arc::new(tcp.named.clone())).unwrap_or_default();
+        arguments.push("--runs".into());
+        let doors = options.doors.clone();
         let program = move || {
             let mut command = Command::new(&options.program);
             command.args(&arguments);
+            let mut given = vec![FdMapping { parent_fd: doors.renew()?, child_fd: RUNS }];
             if let Some(listener) = &listener {
-                let listener =
-                    FdMapping { parent_fd: listener.try_clone()?, child_fd: TCP_LISTENER };
-                command.fd_mappings(vec![listener]).map_err(io::Error::other)?;
+                given.push(FdMapping { parent_fd: listener.try_clone()?, child_fd: TCP_LISTENER });
             }
+            command.fd_mappings(given).map_err(io::Error::other)?;
             Ok(command)
         };
         let (mut link, questions) =
@@ -330,7 +335,7 @@ async fn hear(
 /// The gRPC status of a refusal.
 pub(super) fn code(refused: &Refused) -> Code {
     match refused {
-        Refused::Role { .. } | Refused::Name { .. } => Code::PermissionDenied,
+        Refused::Role { .. } | Refused::Name { .. } | Refused::Run => Code::PermissionDenied,
         Refused::Request(_) => Code::InvalidArgument,
     }
 }

@@ -7,6 +7,7 @@
 //!
 //! - [`access`]: who may do what, as a pure function that both sides call
 //! - [`link`]: core's end: socket, child, questions and answers
+//! - [`runs`]: where the agents of investigations come in
 //! - [`serve`]: the process
 //! - [`client`]: how the command line connects
 //! - [`tls`]: how clients on other hosts show who they are
@@ -20,6 +21,7 @@ pub mod client;
 pub(crate) mod frames;
 pub mod link;
 pub(crate) mod privileges;
+pub mod runs;
 pub mod serve;
 pub(crate) mod supervisor;
 pub mod tls;

@@ -118,7 +118,7 @@ impl Feed {
             }
         });
         let state = directory.path().join("state");
-        let listeners = Listeners { local: listener, remote: Some(remote) };
+        let listeners = Listeners { local: listener, remote: Some(remote), runs: None };
         let server =
             runtime.spawn(async move { serve::serve(listeners, theirs, &state, groups()).await });
         Self {
@@ -183,6 +183,27 @@ impl Feed {
                             ..Default::default()
                         };
                         reply.send(tell::What::Trees(list));
+                    }
+                    ask::What::ReadSource(read) => {
+                        let file = proto::FileFact { path: read.path, ..Default::default() };
+                        let evidence = proto::Evidence {
+                            id: "s1".into(),
+                            content: Some(proto::evidence::Content::File(file)),
+                            ..Default::default()
+                        };
+                        reply.send(tell::What::ReadSource(proto::ReadSourceResponse {
+                            evidence: Some(evidence),
+                        }));
+                    }
+                    ask::What::Findings(found) => {
+                        let investigation = proto::Investigation {
+                            id: found.incident,
+                            report: found.findings,
+                            ..Default::default()
+                        };
+                        reply.send(tell::What::Findings(proto::SubmitFindingsResponse {
+                            investigation: Some(investigation),
+                        }));
                     }
                     ask::What::Incidents(_) => {
                         let known = proto::Incident { id: "held".into(), ..Default::default() };

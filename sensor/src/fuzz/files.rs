@@ -13,15 +13,17 @@ use crate::{
     config::{Config, DEFAULT_TEXT},
     feed::tls,
     proto::{
-        ExportEnd, ExportEntry, ExportStart, Lost, ProcessKey, TraceEnd, TraceEntry, TraceExec,
-        TraceExit, TraceFork, TraceProcess, TraceSignatures, TraceStart, export_entry, trace_entry,
+        ExportEnd, ExportEntry, ExportStart, GroupMemory, HostMemory, Lost, MemorySample,
+        Observation, ProcessKey, Record, TraceEnd, TraceEntry, TraceExec, TraceExit, TraceFork,
+        TraceProcess, TraceSignatures, TraceStart, TreeMemory, export_entry, observation, record,
+        trace_entry,
     },
     record::{
         Export,
         export::begin,
         numbers::{Reserved, checksum},
     },
-    trace::{file::Reader, replay},
+    trace::{file::Reader, observed, replay},
 };
 
 /// Records of a file that are looked at: a small one may unpack to 256 MiB.
@@ -88,6 +90,56 @@ pub fn export(bytes: &[u8]) {
     }
     assert_eq!(export.records, seen);
     records::tell(&export.incident, Some((name, &export.start)));
+}
+
+/// Observations of a log, and their replay.
+pub fn observations(bytes: &[u8]) {
+    let file = file(bytes, export_head());
+    let export = Export::read_records(file.as_slice(), file.len() as u64, Path::new("x"));
+    let Ok(mut export) = export else { return };
+    let report = observed::read(&mut export, &Config::default());
+    assert!(report.log.samples <= export.records);
+    harmless(&crate::cli::replay::log_page(&report, &records::view()));
+    records::json(&report);
+}
+
+pub fn many_observations() -> Vec<Vec<u8>> {
+    let start = export_entry::Entry::Start(ExportStart::default());
+    let sample = |at: u64| {
+        let key = |pid| Some(ProcessKey { pid, start_ns: u64::from(pid) });
+        let tree = TreeMemory {
+            root: key(7),
+            parent: key(2),
+            comm: "node".into(),
+            bytes: at << 28,
+            root_bytes: at << 28,
+            processes: 9 + 9 * at as u32,
+            zombies: 40 * at as u32,
+            program: 3,
+            ..Default::default()
+        };
+        let group = GroupMemory { by: 1, bytes: at << 29, eldest: key(7), ..Default::default() };
+        let host = HostMemory {
+            total_bytes: Some(8 << 30),
+            available_bytes: Some((8 << 30) - (at << 28)),
+            ..Default::default()
+        };
+        let fact = observation::Fact::Memory(MemorySample {
+            at_ns: at * 10_000_000_000,
+            host: Some(host),
+            trees: vec![tree],
+            groups: vec![group],
+            ..Default::default()
+        });
+        let body = record::Body::Observation(Observation { fact: Some(fact) });
+        export_entry::Entry::Record(Record { seq: at, body: Some(body), ..Default::default() })
+    };
+    let end = export_entry::Entry::End(ExportEnd { records: 24 });
+    let entries = std::iter::once(start).chain((1..25).map(sample)).chain([end]);
+    let unpacked: Vec<u8> = entries
+        .flat_map(|entry| ExportEntry { entry: Some(entry) }.encode_length_delimited_to_vec())
+        .collect();
+    both(&unpacked, export_head())
 }
 
 pub fn exports() -> Vec<Vec<u8>> {

@@ -217,6 +217,8 @@ pub fn vitals(text: &[u8]) {
     let memory = parse::memory(text);
     assert!(memory.available.is_none_or(|bytes| bytes % 1024 == 0));
     assert!(memory.swapped.is_none_or(|bytes| bytes % 1024 == 0));
+    let host = parse::host(text);
+    assert!(host.available_bytes.is_none_or(|bytes| bytes % 1024 == 0));
 }
 
 pub fn vital_files() -> Vec<Vec<u8>> {

@@ -2,6 +2,7 @@
 //! of the result. `cargo xtask fuzz` runs them for as long as one likes, the tests here for a moment.
 
 mod files;
+mod findings;
 mod frames;
 mod kernel;
 mod log;
@@ -35,10 +36,17 @@ const fn target(
 }
 
 /// All of them.
-pub const TARGETS: [Target; 24] = [
+pub const TARGETS: [Target; 26] = [
     target("config", "the configuration", files::config, files::configs, 4096),
     target("export", "an exported incident", files::export, files::exports, 4096),
     target("trace", "a lifecycle trace, and its replay", files::trace, files::traces, 4096),
+    target(
+        "observations",
+        "observations of a log, and their replay",
+        files::observations,
+        files::many_observations,
+        4096,
+    ),
     target("numbers", "the file of reserved numbers", files::numbers, files::number_lines, 128),
     target("certificate", "a client's certificate, and PEM files", files::tls, files::pems, 4096),
     target("log", "the log's file, damaged", log::run, log::seeds, 256),
@@ -59,6 +67,7 @@ pub const TARGETS: [Target; 24] = [
     target("stack", "maps, stacks and samples", parse::stack, parse::stacks, 2048),
     target("log_lines", "logs, the journal, a perf map", parse::lines, parse::texts, 4096),
     target("git", "git's index and HEAD's log", parse::git, parse::repositories, 2048),
+    target("findings", "what an agent submits", findings::run, findings::seeds, 2048),
     target("project", "a culprit's files, as rules read them", project::run, project::seeds, 2048),
 ];
 

@@ -18,7 +18,7 @@ use crate::{
         text::safe,
         watch,
     },
-    investigate::{Dossier, builtin},
+    investigate::{Dossier, Window, builtin, window},
     proto::{
         Action, Alarm, Chain, Change, Changes, Culprit, Cycle, Degraded, DeletedFile, Diagnosis,
         Evidence, Exec, ExportStart, FileFact, Finding, FlightRecord, Frame, GitState, Group,
@@ -27,6 +27,7 @@ use crate::{
         ProcessTree, Reading, Record, ResourceLimit, Setting, Stack, Stacks, Step, Transcript,
         Transition, Tree, Vitals, VitalsSample, evidence::Content, observation::Fact, record::Body,
     },
+    render::Marker,
 };
 
 pub fn view() -> View {
@@ -101,9 +102,12 @@ pub fn incident(bytes: &[u8]) {
     {
         evidence.push(item);
     }
-    let dossier = Dossier { incident, evidence };
-    json(&dossier);
     let redactor = text::redactor();
+    let budget = window::LEAST_TOKENS + evidence.len() * 100;
+    let window = Window::fit(&incident, &evidence, &redactor, Marker::random(), budget);
+    assert!(window.tokens() <= budget, "{} of {budget} tokens", window.tokens());
+    let dossier = Dossier { incident, evidence, window: Some(window) };
+    json(&dossier);
     let mut lines = 0;
     let end = builtin::run(&dossier, &|text| redactor.text(text).0, &mut |_| lines += 1);
     // A line for each piece that it can read, the diagnosis, and what was done.

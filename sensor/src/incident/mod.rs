@@ -11,7 +11,7 @@ use crate::{
     detect::{
         Finding,
         group::{self, Group},
-        respawn,
+        memory, respawn,
     },
     lineage::ProcessKey,
     proto::{self, Incident, Severity, State},
@@ -162,7 +162,9 @@ impl Incidents {
             let stronger = incident
                 .finding
                 .as_ref()
-                .is_none_or(|known| finding.contain || finding.confidence >= known.confidence);
+                .is_none_or(|known| finding.contain || finding.confidence >= known.confidence)
+                || finding.kind == proto::Kind::MemoryGrowth
+                    && severity(finding, 0) as i32 > incident.severity;
             if stronger {
                 incident.finding = Some(claim(finding));
                 incident.severity = incident.severity.max(severity(finding, 0) as i32);
@@ -264,7 +266,9 @@ impl Default for Change {
 /// which costs two processes, is never.
 fn severity(finding: &Finding, before: u32) -> Severity {
     let kind = finding.kind;
-    if kind == proto::Kind::CrashLoop && respawn::is_grave(finding) {
+    if kind == proto::Kind::MemoryGrowth {
+        memory::severity(finding)
+    } else if kind == proto::Kind::CrashLoop && respawn::is_grave(finding) {
         Severity::Warning
     } else if matches!(kind, proto::Kind::Manual | proto::Kind::CrashLoop) {
         Severity::Info
@@ -292,6 +296,10 @@ fn recorded(group: &Group, eldest: Option<&proto::Culprit>) -> proto::Group {
         }
         group::By::Session => (proto::GroupBy::Session, group.shared.to_string()),
         group::By::User => (proto::GroupBy::User, group.shared.to_string()),
+        group::By::Cgroup => {
+            let cgroup = eldest.map(|eldest| eldest.cgroup.clone());
+            (proto::GroupBy::Cgroup, cgroup.unwrap_or_default())
+        }
     };
     let mut recorded = proto::Group {
         by: by.into(),
@@ -336,12 +344,16 @@ pub fn describe_group(group: &proto::Group) -> String {
 fn summary(finding: &Finding, culprit: Option<&proto::Culprit>) -> String {
     if let Some(group) = &finding.group {
         let who = describe_group(&recorded(group, culprit));
-        return format!("{who} start processes without end, side by side");
+        return match finding.kind {
+            proto::Kind::MemoryGrowth => memory::summary(&who, true, finding),
+            _ => format!("{who} start processes without end, side by side"),
+        };
     }
     let who = culprit.map_or_else(|| "the host".to_owned(), describe);
     match finding.kind {
         proto::Kind::Recursion => format!("{who} runs itself again and again"),
         proto::Kind::ForkStorm => format!("{who} starts processes without end"),
+        proto::Kind::MemoryGrowth => memory::summary(&who, false, finding),
         proto::Kind::CrashLoop => format!("{who} restarts a command that fails at once"),
         _ => format!("{who} was reported by hand"),
     }
@@ -372,6 +384,14 @@ fn fingerprint(kind: proto::Kind, identity: [u64; 3]) -> String {
         }
     }
     format!("{hash:016x}")
+}
+
+/// The first sentence of a cause, as the one line of a summary.
+pub fn headline(cause: &str) -> Option<String> {
+    let line = cause.lines().next()?.trim();
+    let end = line.find(". ").unwrap_or(line.len());
+    let sentence = line[..end].trim_end_matches('.');
+    (!sentence.is_empty()).then(|| sentence.to_owned())
 }
 
 /// A new incident id: ten letters and digits without those that look alike (Crockford's base 32),

@@ -2,16 +2,19 @@
 //!
 //! [`builtin`] reads the evidence by a fixed playbook, without a model. [`command`] starts any
 //! program, confined, with the evidence on its standard input. Both tell what they do line by line
-//! as it happens; [`budget`] decides whether one may start.
+//! as it happens; [`budget`] decides whether one may start. [`window`] is what there is to read, fitted into
+//! a model's attention.
 
 mod budget;
 pub(crate) mod builtin;
+pub mod claims;
 mod command;
 pub(crate) mod findings;
 pub(crate) mod lines;
 pub(crate) mod sandbox;
 #[cfg(test)]
 mod tests;
+pub mod window;
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -27,6 +30,7 @@ pub use self::{
     budget::{Denied, Limits},
     command::Command,
     sandbox::{Sandbox, clear_leftovers},
+    window::Window,
 };
 use crate::{
     cgroup::Hierarchies,
@@ -39,6 +43,9 @@ use crate::{
 pub struct Dossier {
     pub incident: proto::Incident,
     pub evidence: Vec<proto::Evidence>,
+    /// The same for a reader who can be fooled; the playbook can not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub window: Option<Window>,
 }
 
 /// What happens in an investigation, as it happens.
@@ -184,6 +191,7 @@ impl Command {
                 hierarchies,
                 home,
                 scratch,
+                doors: None,
             },
             // A person waits for it; what an agent has not found by then it rarely finds.
             deadline: Duration::from_mins(5),

@@ -27,6 +27,7 @@ use rustix::{
 
 use crate::{
     cgroup::{CgroupError, Group, Hierarchies, Limits},
+    feed::runs::{Door, Doors, Guest, Run, SOCKET},
     lineage::ProcessKey,
     respond::process::{Stat, key_of},
 };
@@ -79,6 +80,8 @@ pub struct Sandbox {
     pub home: PathBuf,
     /// Directory of scratch directories; made if need be.
     pub scratch: PathBuf,
+    /// By which it may ask this sensor about its incident; `None`: it may not.
+    pub doors: Option<Doors>,
 }
 
 impl Sandbox {
@@ -87,7 +90,8 @@ impl Sandbox {
     pub fn start(&self, id: &str, incident: &str, argv: &[String]) -> Result<Inmate, SandboxError> {
         let (program, arguments) = argv.split_first().ok_or(SandboxError::NoCommand)?;
         let identity = self.identity()?;
-        let mut place = Place { scratch: self.make_scratch(id, identity)?, group: None };
+        let mut place =
+            Place { scratch: self.make_scratch(id, identity)?, group: None, door: None };
         let entered = self.make_group(id).and_then(|group| {
             let entrances = group.entrances();
             // Taken away again whichever it is.
@@ -103,9 +107,16 @@ impl Sandbox {
         };
         let rlimits = self.rlimits(place.group.as_ref());
         let mut bounds = self.describe(place.group.as_ref(), without);
-        if let Some(closed) = identity.and_then(|identity| closed_to(&place.scratch, identity)) {
+        let closed = identity.and_then(|identity| closed_to(&place.scratch, identity));
+        if let Some(closed) = closed {
             let closed = closed.display();
             bounds = format!("{bounds}; its home is behind {closed}, where it may not pass");
+        }
+        // What it starts in is open to it by any other name.
+        let socket = if closed.is_some() { SOCKET.into() } else { place.scratch.join(SOCKET) };
+        match self.open_door(id, incident, &place, identity) {
+            Ok(door) => place.door = Some(door),
+            Err(why) => bounds = format!("{bounds}; it cannot ask the sensor: {why}"),
         }
 
         let mut command = Command::new(program);
@@ -117,6 +128,8 @@ impl Sandbox {
             .env("TMPDIR", &place.scratch)
             .env("LANG", "C.UTF-8")
             .env("SENSOR_INCIDENT", incident)
+            .envs(place.door.is_some().then_some(("SENSOR_SOCKET", socket)))
+            .envs(std::env::current_exe().ok().map(|sensor| ("SENSOR_PROGRAM", sensor)))
             .current_dir(&place.scratch)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -159,6 +172,26 @@ impl Sandbox {
         };
         make().map_err(|source| SandboxError::Scratch { path: path.clone(), source })?;
         Ok(path)
+    }
+
+    /// Where it comes in when it asks the sensor.
+    fn open_door(
+        &self,
+        id: &str,
+        incident: &str,
+        place: &Place,
+        identity: Option<(Uid, Gid)>,
+    ) -> Result<Door, String> {
+        let doors = self.doors.as_ref().ok_or("nobody answers it here")?;
+        let group = place.group.as_ref().ok_or("it has no cgroup by which it is known")?;
+        let group = self.hierarchies.path(group.dir()).ok_or("its cgroup is out of sight")?;
+        let (uid, gid) =
+            identity.unwrap_or_else(|| (rustix::process::geteuid(), rustix::process::getegid()));
+        let run = Run { investigation: id.to_owned(), incident: incident.to_owned() };
+        let guest = Guest { run, uid: uid.as_raw(), gid: gid.as_raw(), group };
+        doors
+            .open(&place.scratch, guest, self.hierarchies.clone())
+            .map_err(|error| format!("its socket cannot be made: {error}"))
     }
 
     fn make_group(&self, id: &str) -> Result<Group, CgroupError> {
@@ -276,10 +309,13 @@ fn forget_descriptors() {
 struct Place {
     scratch: PathBuf,
     group: Option<Group>,
+    door: Option<Door>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        // Nobody comes in any more.
+        self.door = None;
         if let Some(group) = &self.group
             && let Err(error) = group.end(PATIENCE)
         {

@@ -112,6 +112,7 @@ fn dossier() -> Dossier {
             diagnosis: Some(diagnosis),
             ..Default::default()
         },
+        window: None,
         evidence: vec![
             evidence(
                 "e1",
@@ -188,7 +189,8 @@ fn the_playbook_goes_through_all_evidence() {
 
 #[test]
 fn the_playbook_needs_no_evidence() {
-    let empty = Dossier { incident: proto::Incident::default(), evidence: Vec::new() };
+    let empty =
+        Dossier { incident: proto::Incident::default(), evidence: Vec::new(), window: None };
     let outcome = run(&Driver::Builtin, &empty, &Stop::new().unwrap());
     assert_eq!((outcome.lines.len(), outcome.end.state), (2, InvestigationState::Done));
 }
@@ -198,7 +200,8 @@ fn the_playbook_takes_any_numbers() {
     let huge = proto::Process { anon_bytes: u64::MAX, ..Default::default() };
     let tree = proto::ProcessTree { processes: vec![huge.clone(), huge], omitted: u32::MAX };
     let piece = proto::Evidence { content: Some(Content::Tree(tree)), ..Default::default() };
-    let dossier = Dossier { incident: proto::Incident::default(), evidence: vec![piece] };
+    let dossier =
+        Dossier { incident: proto::Incident::default(), evidence: vec![piece], window: None };
     let outcome = run(&Driver::Builtin, &dossier, &Stop::new().unwrap());
     assert!(outcome.of("playbook")[0].contains("17592186044415 MiB"), "u64::MAX bytes");
 }
@@ -249,7 +252,7 @@ fn a_program_is_confined() {
     // PWD, OLDPWD, SHLVL and _ are the shell's own.
     let own = ["PWD", "OLDPWD", "SHLVL", "_"];
     let names: Vec<&str> = lines[3].split_whitespace().filter(|name| !own.contains(name)).collect();
-    assert_eq!(names, ["HOME", "LANG", "PATH", "SENSOR_INCIDENT", "TMPDIR"]);
+    assert_eq!(names, ["HOME", "LANG", "PATH", "SENSOR_INCIDENT", "SENSOR_PROGRAM", "TMPDIR"]);
     assert!(lines[4].contains("CapPrm: 0000000000000000"), "{}", lines[4]);
     assert!(lines[4].contains("CapEff: 0000000000000000") && lines[4].contains("NoNewPrivs: 1"));
     assert_eq!(lines[5], "0");

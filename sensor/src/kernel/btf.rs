@@ -6,7 +6,10 @@
 
 use std::{fs, io, path::Path};
 
-use sensor_common::layout::{FIELDS, Field};
+use sensor_common::{
+    layout::{FIELDS, Field},
+    memory::Layout,
+};
 
 /// Offsets in bytes, by [`Field`].
 pub type Offsets = [u64; FIELDS];
@@ -88,6 +91,11 @@ impl Btf {
     /// Byte offset of a member, through anonymous members; `None` when there is none, or it is a
     /// bit field.
     pub fn offset(&self, structure: &str, member: &str) -> Option<u64> {
+        self.find(structure, member).map(|(offset, _)| offset)
+    }
+
+    /// The same, with the type of the member.
+    fn find(&self, structure: &str, member: &str) -> Option<(u64, u32)> {
         let mut left = MEMBERS;
         self.types.iter().skip(1).find_map(|at| {
             let (name, kind, _) = self.head(*at)?;
@@ -95,6 +103,51 @@ impl Btf {
             (kind == KIND_STRUCT && self.is(name, structure))
                 .then(|| self.member(*at, member, 0, &mut left))
                 .flatten()
+        })
+    }
+
+    /// Size of a structure, bytes, if this type is one of that name.
+    fn size(&self, of: u32, structure: &str) -> Option<u64> {
+        let at = *self.types.get(of as usize)?;
+        let (name, kind, _) = self.head(at)?;
+        let size = self.word(at as usize + 8)?;
+        (kind == KIND_STRUCT && self.is(name, structure)).then_some(size.into())
+    }
+
+    /// The type of an array's elements.
+    fn element(&self, of: u32) -> Option<u32> {
+        let at = *self.types.get(of as usize)?;
+        let (_, kind, _) = self.head(at)?;
+        (kind == KIND_ARRAY).then(|| self.word(at as usize + 12)).flatten()
+    }
+
+    /// Where an address space's counters are: the first one's value, and from one to the next, bytes.
+    /// Until 6.1 `struct mm_rss_stat` with an array of numbers, since then an array of
+    /// `struct percpu_counter`: <https://github.com/torvalds/linux/commit/f1a7941243c1>.
+    fn counters(&self) -> Option<(u64, u64)> {
+        /// Of a number of 64 bits.
+        const NUMBER: u64 = 8;
+        let (at, of) = self.find("mm_struct", "rss_stat")?;
+        if self.size(of, "mm_rss_stat").is_some() {
+            return Some((at + self.offset("mm_rss_stat", "count")?, NUMBER));
+        }
+        let stride = self.size(self.element(of)?, "percpu_counter")?;
+        Some((at + self.offset("percpu_counter", "count")?, stride))
+    }
+
+    /// What is needed to see who holds memory; the name of what is not there.
+    pub fn memory(&self) -> Result<Layout, &'static str> {
+        /// `PIDTYPE_SID` of include/linux/pid.h, unchanged since 4.19, of pointers.
+        const SESSION: u64 = 3 * 8;
+        let (counters, stride) = self.counters().ok_or("mm_struct.rss_stat in a known form")?;
+        let offset = |structure, member, name| self.offset(structure, member).ok_or(name);
+        Ok(Layout {
+            counters,
+            stride,
+            cred: offset("task_struct", "cred", "task_struct.cred")?,
+            uid: offset("cred", "uid", "cred.uid")?,
+            session: offset("signal_struct", "pids", "signal_struct.pids")? + SESSION,
+            number: offset("pid", "numbers", "pid.numbers")? + offset("upid", "nr", "upid.nr")?,
         })
     }
 
@@ -128,7 +181,7 @@ impl Btf {
             .is_some_and(|found| found.split_last() == Some((&0, wanted.as_bytes())))
     }
 
-    fn member(&self, at: u32, wanted: &str, nesting: u32, left: &mut u32) -> Option<u64> {
+    fn member(&self, at: u32, wanted: &str, nesting: u32, left: &mut u32) -> Option<(u64, u32)> {
         let (_, kind, info) = self.head(at)?;
         if !matches!(kind, KIND_STRUCT | KIND_UNION) || nesting > NESTING {
             return None;
@@ -143,10 +196,11 @@ impl Btf {
                 if bit_fields { (place & 0x00ff_ffff, place >> 24) } else { (place, 0) };
             if name == 0 {
                 let of = *self.types.get(of as usize)?;
-                let inner = self.member(of, wanted, nesting + 1, left)?;
-                return Some(u64::from(bits / 8) + inner);
+                let (inner, of) = self.member(of, wanted, nesting + 1, left)?;
+                return Some((u64::from(bits / 8) + inner, of));
             }
-            (self.is(name, wanted) && width == 0 && bits % 8 == 0).then_some(u64::from(bits / 8))
+            let is_it = self.is(name, wanted) && width == 0 && bits % 8 == 0;
+            is_it.then_some((u64::from(bits / 8), of))
         })
     }
 }

@@ -4,6 +4,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     thread,
+    time::Instant,
 };
 
 use rustix::{
@@ -89,6 +90,7 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
         ("understudies", "seeing also what happens while a tracing program stands interrupted");
     const STALLS: (&str, &str) = ("reclaim tracepoints", "knowing who waits for memory");
     const BASELINE: (&str, &str) = ("task iterator", "knowing the processes from before the start");
+    const MEMORY: (&str, &str) = ("memory sampling", "knowing whose memory grows");
     const SELF_TEST: (&str, &str) = ("self-test", "trusting what is read from kernel structures");
     let missing = (
         Working::Missing,
@@ -96,6 +98,11 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
     );
     let baseline =
         (Working::Degraded, "processes from before the start are taken in when they next fork");
+    let memory = (
+        Working::Degraded,
+        "nothing needs to be done: /proc tells the same, at 50 times the cost and without children that \
+         nobody waits for",
+    );
     let stalls = (
         Working::Degraded,
         "use a kernel with CONFIG_MEMCG=y; until then pressure is judged without the time in reclaim",
@@ -129,6 +136,7 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
                     kernel.programs.stalls.clone().map(|()| "attached".into()),
                 ),
                 capability(BASELINE.0, BASELINE.1, baseline, known),
+                capability(MEMORY.0, MEMORY.1, memory, measured(&kernel)),
                 capability(
                     SELF_TEST.0,
                     SELF_TEST.1,
@@ -142,6 +150,18 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
         }
         Err(error) => vec![capability(TRACING.0, TRACING.1, missing, Err(error.to_string()))],
     }
+}
+
+/// One look at who holds memory.
+fn measured(kernel: &Kernel) -> Result<String, String> {
+    let memory = kernel.programs.memory();
+    if let Some(why) = memory.refused() {
+        return Err(format!("from /proc: {why}"));
+    }
+    let began = Instant::now();
+    memory.look(&kernel.lineage).map_err(|error| format!("the iterator fails: {error}"))?;
+    let took = began.elapsed().as_secs_f64() * 1_000.0;
+    Ok(format!("by iterator, {took:.1} ms for {} processes", kernel.lineage.living_count()))
 }
 
 /// The gear that passed its trial, and what is wrong with better ones.

@@ -79,7 +79,10 @@ impl Lineage {
             parent: node.parent,
             alive: node.flags & DEAD == 0,
             forks: node.forks,
+            exits: node.exits,
             cgroup: node.cgroup,
+            program: node.image.exe,
+            signature: node.image.strict,
         };
         self.table.nodes().map(counted).collect()
     }

@@ -24,6 +24,7 @@ use super::{
     brake::{Brake, Gear, Gears, Loaded},
     btf::{Btf, BtfError},
     lineage::Lineage,
+    memory::{self, Memory},
     stalls::Stalls,
     table::{Mapping, Table, fdinfo},
     understudy,
@@ -92,6 +93,9 @@ const RECLAIM: [(&str, &str); 4] = [
 
 const BASELINE: &str = "sensor_baseline";
 
+/// Looks at who holds memory.
+const MEMORY: &str = "sensor_memory";
+
 /// The loss that the kernel causes itself: it skips a program that would run inside another one.
 pub const SKIPPED: &str = "recursion_guard";
 
@@ -112,6 +116,7 @@ pub struct Programs {
     /// Whether the time in reclaim is counted, or why some of it is not.
     pub stalls: Result<(), String>,
     visitor: Option<Arc<Visitor>>,
+    memory: Arc<Memory>,
     gears: Gears,
     /// Keep the programs of [`RECLAIM`] attached. Nobody needs them when we are gone.
     _reclaim: Vec<OwnedFd>,
@@ -119,9 +124,13 @@ pub struct Programs {
 
 /// Loads and attaches everything; the baseline is still to be run.
 pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData>), LoadError> {
-    let offsets = Btf::of_kernel()?.offsets()?;
+    let types = Btf::of_kernel()?;
+    let offsets = types.offsets()?;
+    let layout = types.memory();
+    drop(types);
+    let memory = layout.unwrap_or_default();
     let btf = aya::Btf::from_sys_fs()?;
-    let tables = ["NODES", "MARKS", "INDEX", "FREE", "EXECS", "KNOWN", "STALLS"];
+    let tables = ["NODES", "MARKS", "INDEX", "FREE", "EXECS", "KNOWN", "STALLS", "HELD"];
     let lifecycle = u32::from(options.lifecycle);
     let mut loader = EbpfLoader::new();
     loader
@@ -133,6 +142,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         .override_global("LIFECYCLE", &lifecycle, true)
         .override_global("CALLS", &calls::NUMBERS, true)
         .override_global("ARGUMENT", &calls::ARGUMENT, true)
+        .override_global("MEMORY", &memory, true)
         .map_max_entries("EVENTS", options.ring_bytes);
     for table in tables {
         loader.map_max_entries(table, options.max_processes);
@@ -167,6 +177,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         Ok(visitor) => (Some(Arc::new(visitor)), None),
         Err(error) => (None, Some(reason(&error))),
     };
+    let memory = Arc::new(load_memory(&mut ebpf, &btf, layout.err())?);
     let gears = load_gears(&mut ebpf, &btf, options.brake)?;
     let programs = Programs {
         ebpf,
@@ -179,6 +190,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         understudies,
         stalls,
         visitor,
+        memory,
         gears,
         _reclaim: reclaim,
     };
@@ -209,6 +221,20 @@ fn attach_reclaim(ebpf: &mut Ebpf, btf: &aya::Btf) -> (Vec<OwnedFd>, Result<(), 
 fn load_iterator(iterator: &mut Iter, btf: &aya::Btf) -> Result<Visitor, ProgramError> {
     iterator.load("task", btf)?;
     Ok(Visitor::new(iterator.fd()?.as_fd().try_clone_to_owned().map_err(ProgramError::IOError)?))
+}
+
+/// What looks at who holds memory. `unknown`: a field that this kernel lacks.
+fn load_memory(
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    unknown: Option<&'static str>,
+) -> Result<Memory, LoadError> {
+    let held = mapped(ebpf, "HELD")?;
+    let visitor = match unknown {
+        Some(field) => Err(format!("this kernel has no {field}")),
+        None => load_iterator(program(ebpf, MEMORY)?, btf).map_err(|error| reason(&error)),
+    };
+    Ok(Memory::new(visitor.map(|visitor| memory::Kernel { visitor, held })))
 }
 
 /// Has the kernel verify what can pause a fork, from `best` on.
@@ -258,6 +284,11 @@ impl Programs {
     /// Calls the baseline program for every task; `None` where there is none.
     pub fn visitor(&self) -> Option<Arc<Visitor>> {
         self.visitor.clone()
+    }
+
+    /// Who looks at who holds memory.
+    pub fn memory(&self) -> Arc<Memory> {
+        Arc::clone(&self.memory)
     }
 
     /// Losses so far, by reason, and how often the kernel skipped a program.

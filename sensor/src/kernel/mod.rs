@@ -9,6 +9,7 @@ mod doctor;
 mod idle;
 mod lineage;
 mod load;
+mod memory;
 #[cfg(test)]
 mod missed;
 pub(crate) mod reader;
@@ -28,6 +29,7 @@ pub use self::{
     doctor::{Capability, Working, doctor},
     lineage::{Detail, Lineage, split},
     load::{LoadError, LoadOptions, Programs, SKIPPED},
+    memory::Memory,
     reader::{Event, HELPER_PRIORITY, Reader, become_realtime},
     stalls::Stalls,
     visit::Visitor,

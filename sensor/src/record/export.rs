@@ -1,4 +1,4 @@
-//! An exported incident as a file. The format is documented in `proto/sensor/v1/export.proto`.
+//! An exported incident as a file, or the observations of a log. The format is documented in `proto/sensor/v1/export.proto`.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -78,6 +78,15 @@ impl Drop for Unfinished {
 impl Exporter {
     /// Starts an export in a new file that only its owner may read: evidence tells much about a host.
     pub fn create(file: &Path, incident: &Incident) -> Result<Self, ExportError> {
+        Self::begin(file, Some(incident))
+    }
+
+    /// Likewise, of records that need not be of an incident.
+    pub fn create_records(file: &Path) -> Result<Self, ExportError> {
+        Self::begin(file, None)
+    }
+
+    fn begin(file: &Path, incident: Option<&Incident>) -> Result<Self, ExportError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AlreadyExists => ExportError::Exists(file.to_owned()),
             _ => ExportError::Io { what: "create", file: file.to_owned(), source },
@@ -138,11 +147,11 @@ pub(crate) fn begin<W: Write>(mut to: W) -> io::Result<Packer<W>> {
     Packer::new(to)
 }
 
-fn start(incident: &Incident) -> Entry {
+fn start(incident: Option<&Incident>) -> Entry {
     Entry::Start(ExportStart {
         version: env!("CARGO_PKG_VERSION").into(),
         at: Some(clock::wall()),
-        incident: Some(incident.clone()),
+        incident: incident.cloned(),
     })
 }
 
@@ -161,7 +170,7 @@ pub struct Export<R: Read = File> {
     stream: Unpacker<R>,
     /// When it was exported, and by which sensor.
     pub start: ExportStart,
-    /// The incident as it was then.
+    /// The incident as it was then; of records alone an empty one.
     pub incident: Incident,
     /// Records that were read.
     pub records: u64,
@@ -170,27 +179,58 @@ pub struct Export<R: Read = File> {
     pub damage: Option<String>,
 }
 
+/// Whether a file begins like one of these.
+pub fn is_one(file: &Path) -> bool {
+    let mut magic = [0; MAGIC.len()];
+    open(file).and_then(|(mut open, _)| open.read_exact(&mut magic)).is_ok() && magic == MAGIC
+}
+
+/// Opens a regular file, which has so many bytes.
+fn open(file: &Path) -> io::Result<(File, u64)> {
+    // What is no regular file might never answer.
+    let open = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(file)?;
+    let metadata = open.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    Ok((open, metadata.len()))
+}
+
 impl Export {
     pub fn open(file: &Path) -> Result<Self, ExportError> {
-        let failed = |source| ExportError::Io { what: "open", file: file.to_owned(), source };
-        // What is no regular file might never answer.
-        let open = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NONBLOCK)
-            .open(file)
-            .map_err(failed)?;
-        let metadata = open.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            let why = "it is no regular file".to_owned();
-            return Err(ExportError::NoExport { file: file.to_owned(), why });
-        }
-        Self::read(open, metadata.len(), file)
+        let (open, size) = Self::opened(file)?;
+        Self::read(open, size, file)
+    }
+
+    /// Opens records that need not be of an incident.
+    pub fn open_records(file: &Path) -> Result<Self, ExportError> {
+        let (open, size) = Self::opened(file)?;
+        Self::read_records(open, size, file)
+    }
+
+    fn opened(file: &Path) -> Result<(File, u64), ExportError> {
+        open(file).map_err(|source| match source.kind() {
+            io::ErrorKind::InvalidInput => {
+                ExportError::NoExport { file: file.to_owned(), why: source.to_string() }
+            }
+            _ => ExportError::Io { what: "open", file: file.to_owned(), source },
+        })
     }
 }
 
 impl<R: Read> Export<R> {
     /// `size`: bytes of the file.
-    pub(crate) fn read(mut from: R, size: u64, file: &Path) -> Result<Self, ExportError> {
+    pub(crate) fn read(from: R, size: u64, file: &Path) -> Result<Self, ExportError> {
+        let export = Self::read_records(from, size, file)?;
+        if export.incident == Incident::default() {
+            let why = "no incident stands at its beginning".to_owned();
+            return Err(ExportError::NoExport { file: file.to_owned(), why });
+        }
+        Ok(export)
+    }
+
+    /// Likewise, of records that need not be of an incident.
+    pub(crate) fn read_records(mut from: R, size: u64, file: &Path) -> Result<Self, ExportError> {
         let foreign = |why: &str| ExportError::NoExport { file: file.to_owned(), why: why.into() };
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::UnexpectedEof => foreign("it ends before an incident begins"),
@@ -213,11 +253,9 @@ impl<R: Read> Export<R> {
             _ => foreign(&error.to_string()),
         })?;
         let Some(Entry::Start(mut start)) = first.and_then(|entry| entry.entry) else {
-            return Err(foreign("no incident stands at its beginning"));
+            return Err(foreign("no beginning stands there"));
         };
-        let Some(incident) = start.incident.take() else {
-            return Err(foreign("no incident stands at its beginning"));
-        };
+        let incident = start.incident.take().unwrap_or_default();
         Ok(Self { stream, start, incident, records: 0, over: false, damage: None })
     }
 
@@ -283,7 +321,7 @@ mod tests {
     fn written(records: u64) -> Vec<u8> {
         let mut stream = begin(Vec::new()).unwrap();
         let mut put = |entry| stream.write(&ExportEntry { entry: Some(entry) }).unwrap();
-        put(start(&incident()));
+        put(start(Some(&incident())));
         (1..=records).for_each(|seq| put(Entry::Record(record(seq))));
         put(Entry::End(ExportEnd { records }));
         stream.finish().unwrap()
@@ -354,7 +392,7 @@ mod tests {
         // One record again and again: a few kB that would be 300 MB.
         let mut stream = begin(Vec::new()).unwrap();
         let mut put = |entry: &ExportEntry| stream.write(entry).unwrap();
-        put(&ExportEntry { entry: Some(start(&incident())) });
+        put(&ExportEntry { entry: Some(start(Some(&incident()))) });
         let mut large = record(1);
         large.host = "h".repeat(1 << 20);
         let large = ExportEntry { entry: Some(Entry::Record(large)) };

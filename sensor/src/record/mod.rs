@@ -60,7 +60,7 @@ use self::{
     writer::Writer,
 };
 pub use self::{
-    export::{Export, ExportError, Exporter},
+    export::{Export, ExportError, Exporter, is_one as is_export},
     reader::{Changes, Filter, IncidentFilter, Page, ReadError, Reader},
     schema::disk_bytes,
 };

@@ -153,7 +153,7 @@ impl Excerpt {
     }
 
     /// Without the marker's lines: within a block, and nowhere else.
-    fn lines(&self, page: &mut String) {
+    pub(crate) fn lines(&self, page: &mut String) {
         page.push_str(&self.reference.to_string());
         if self.from > 0 || self.next().is_some() {
             // Writing to a String cannot fail.
@@ -247,14 +247,7 @@ impl Rendering {
 
     /// Excerpts between two lines that carry the marker: the only place where free text stands.
     pub fn block(&self, excerpts: &[Excerpt]) -> String {
-        let mut page = self.marker.begin();
-        page.push('\n');
-        for excerpt in excerpts {
-            excerpt.lines(&mut page);
-        }
-        page.push_str(&self.marker.end());
-        page.push('\n');
-        page
+        block(&self.marker, excerpts)
     }
 
     /// What a reader has to be told before the first block.
@@ -269,6 +262,18 @@ impl Rendering {
             self.marker.end()
         )
     }
+}
+
+/// Excerpts of one rendering in a block, when it itself is gone.
+pub(crate) fn block(marker: &Marker, excerpts: &[Excerpt]) -> String {
+    let mut page = marker.begin();
+    page.push('\n');
+    for excerpt in excerpts {
+        excerpt.lines(&mut page);
+    }
+    page.push_str(&marker.end());
+    page.push('\n');
+    page
 }
 
 #[cfg(test)]

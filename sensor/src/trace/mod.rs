@@ -4,6 +4,7 @@
 
 mod comparison;
 pub mod file;
+pub mod observed;
 pub mod recorder;
 pub mod replay;
 mod table;

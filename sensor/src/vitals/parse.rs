@@ -1,6 +1,8 @@
 //! What stands in the files that the recorder reads. Whatever they hold, it is an answer; what is not there
 //! is absent.
 
+use crate::proto::HostMemory;
+
 /// Accumulated stall times of one resource, µs, as in `/proc/pressure/*`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stalls {
@@ -56,6 +58,28 @@ pub fn memory(text: &[u8]) -> Memory {
     Memory { available, swapped }
 }
 
+/// Of `/proc/meminfo`, all that a memory sample tells.
+pub fn host(text: &[u8]) -> HostMemory {
+    let mut host = HostMemory::default();
+    for line in lines(text) {
+        let mut words = words(line);
+        let place = match words.next() {
+            Some(b"MemTotal:") => &mut host.total_bytes,
+            Some(b"MemAvailable:") => &mut host.available_bytes,
+            Some(b"MemFree:") => &mut host.free_bytes,
+            Some(b"AnonPages:") => &mut host.anon_bytes,
+            Some(b"Shmem:") => &mut host.shmem_bytes,
+            Some(b"Cached:") => &mut host.cached_bytes,
+            Some(b"SUnreclaim:") => &mut host.unreclaimable_bytes,
+            Some(b"SwapTotal:") => &mut host.swap_total_bytes,
+            Some(b"SwapFree:") => &mut host.swap_free_bytes,
+            _ => continue,
+        };
+        *place = words.next().and_then(number).and_then(|kib| kib.checked_mul(1024));
+    }
+    host
+}
+
 fn lines(text: &[u8]) -> impl Iterator<Item = &[u8]> {
     text.split(|byte| *byte == b'\n')
 }
@@ -90,6 +114,26 @@ mod tests {
         assert_eq!(memory(b""), Memory::default());
     }
 
+    #[test]
+    fn the_hosts_memory() {
+        let meminfo = b"MemTotal:       24684092 kB\nMemFree:  5 kB\nMemAvailable:   1000 kB\n\
+                        Cached:  6 kB\nSwapCached:  9 kB\nAnonPages:  7 kB\nShmem:  8 kB\n\
+                        SUnreclaim:  3 kB\nSwapTotal:  2048 kB\nSwapFree:  2000 kB\nShmemHugePages: 1 kB\n";
+        let expected = HostMemory {
+            total_bytes: Some(24_684_092 << 10),
+            available_bytes: Some(1_000 << 10),
+            free_bytes: Some(5 << 10),
+            anon_bytes: Some(7 << 10),
+            shmem_bytes: Some(8 << 10),
+            cached_bytes: Some(6 << 10),
+            unreclaimable_bytes: Some(3 << 10),
+            swap_total_bytes: Some(2_048 << 10),
+            swap_free_bytes: Some(2_000 << 10),
+        };
+        assert_eq!(host(meminfo), expected);
+        assert_eq!(host(b""), HostMemory::default());
+    }
+
     proptest! {
         #[test]
         fn whatever_stands_there_is_an_answer(
@@ -97,7 +141,7 @@ mod tests {
             line in "(some|full|MemAvailable:|SwapFree:|SwapTotal:) (total=)?[0-9./-]{0,30}( kB)?\n?",
         ) {
             for text in [noise.as_slice(), line.as_bytes()] {
-                let _ = (stalls(text), memory(text));
+                let _ = (stalls(text), memory(text), host(text));
                 let (load, _) = load(text);
                 prop_assert!(load.is_none_or(f32::is_finite));
             }

@@ -186,7 +186,14 @@ mod tests {
     }
 
     fn tree(n: u64) -> TopTree {
-        TopTree { pid: 7, start_ns: 7, comm: "make".into(), processes: (n % 9) as u32, forks: 2 }
+        TopTree {
+            pid: 7,
+            start_ns: 7,
+            comm: "make".into(),
+            processes: (n % 9) as u32,
+            forks: 2,
+            ..TopTree::default()
+        }
     }
 
     fn at(seconds: u64) -> Timestamp {
@@ -230,6 +237,8 @@ mod tests {
             comm: "\\xff".repeat(15),
             processes: u32::MAX,
             forks: u32::MAX,
+            bytes: u64::MAX,
+            bytes_per_second: f64::MAX,
         };
         let signs = combine(|_| Some(f32::MAX), |_| Some(u64::MAX));
         let sample = |span: Span, trees: usize| VitalsSample {

@@ -17,6 +17,8 @@ pub(super) fn of_minute(seconds: Vec<TopTree>) -> Vec<TopTree> {
             Some(known) => {
                 known.processes = known.processes.max(tree.processes);
                 known.forks = known.forks.saturating_add(tree.forks);
+                known.bytes = known.bytes.max(tree.bytes);
+                known.bytes_per_second = known.bytes_per_second.max(tree.bytes_per_second);
                 // The newest: it may have executed something else meanwhile.
                 known.comm = tree.comm;
             }
@@ -38,7 +40,7 @@ mod tests {
     use super::*;
 
     fn tree(pid: u32, processes: u32, forks: u32) -> TopTree {
-        TopTree { pid, start_ns: 1, comm: "sh".into(), processes, forks }
+        TopTree { pid, start_ns: 1, comm: "sh".into(), processes, forks, ..TopTree::default() }
     }
 
     #[test]

@@ -127,6 +127,25 @@ fn investigation() -> Investigation {
         findings: nasty(),
         cost: Some(Cost { usd: 0.01, tokens: 12, wall_ns: 1_000_000 }),
         error: nasty(),
+        report: Some(report()),
+    }
+}
+
+fn report() -> Findings {
+    let claim = || Some(Claim { text: nasty(), evidence: vec!["e1".into(), nasty()] });
+    Findings {
+        verdict: Verdict::Extends.into(),
+        confidence: 0.4,
+        cause: claim(),
+        mechanism: claim(),
+        culprit: Some(AccusedProcess { pid: 7, text: nasty(), evidence: vec!["e1".into()] }),
+        remedy: claim(),
+        prevention: None,
+        fix_location: Some(FixLocation { path: nasty(), line: 3, evidence: vec!["e2".into()] }),
+        refutation: None,
+        dropped: 1,
+        dropped_why: vec![nasty()],
+        at: at(2),
     }
 }
 
@@ -148,6 +167,14 @@ pub fn status(paused: bool) -> GetStatusResponse {
         losses: vec![LossCount { reason: nasty(), count: 3 }],
         map_bytes: 1 << 20,
         log_bytes: 1 << 20,
+        memory_sampling: Some(SamplingStatus {
+            by: "proc".into(),
+            why: nasty(),
+            took_ns: 1_700_000,
+            cpu_percent: 0.25,
+            every_ms: 5_000,
+            processes: 200,
+        }),
     }
 }
 
@@ -168,6 +195,10 @@ pub fn trees() -> TreeList {
         anon_bytes: Some(1 << 30),
         incident: ID.into(),
         contained: true,
+        bytes: Some(1 << 30),
+        bytes_per_second: Some(-4096.5),
+        exhausted_in_s: Some(1e300),
+        stalled_ns: u64::MAX,
     };
     let gone = LiveTree {
         alive: false,
@@ -176,6 +207,9 @@ pub fn trees() -> TreeList {
         uid: None,
         threads: None,
         anon_bytes: None,
+        bytes: None,
+        bytes_per_second: None,
+        exhausted_in_s: None,
         incident: String::new(),
         contained: false,
         ..tree.clone()
@@ -241,6 +275,8 @@ fn vitals() -> Evidence {
             comm: nasty(),
             processes: 43,
             forks: 120,
+            bytes: 1 << 30,
+            bytes_per_second: 4096.5,
         }],
     };
     let minute =
@@ -412,6 +448,50 @@ fn logs() -> LogLines {
     }
 }
 
+fn memory_sample() -> MemorySample {
+    let tree = TreeMemory {
+        root: key(4121),
+        parent: key(7),
+        alive: true,
+        comm: nasty(),
+        program: u64::MAX,
+        signature: u64::MAX,
+        cgroup: 77,
+        uid: 1000,
+        session: 4000,
+        processes: 43,
+        threads: 210,
+        bytes: 1 << 30,
+        root_bytes: 1 << 20,
+        forks: 50,
+        exits: 7,
+        zombies: 2,
+        alike: 40,
+        alike_program: u64::MAX,
+        stalled_ns: u64::MAX,
+        limit_bytes: Some(2 << 30),
+        limit_used_bytes: Some(1 << 30),
+    };
+    let adopted =
+        TreeMemory { parent: None, limit_bytes: None, limit_used_bytes: None, ..tree.clone() };
+    MemorySample {
+        at_ns: u64::MAX,
+        took_ns: 300_000,
+        host: Some(HostMemory { total_bytes: Some(16 << 30), ..HostMemory::default() }),
+        trees: vec![tree, adopted],
+        groups: vec![GroupMemory {
+            by: GroupBy::Executable.into(),
+            what: nasty(),
+            processes: 7,
+            bytes: 11 << 30,
+            eldest: key(4121),
+        }],
+        omitted: 1,
+        processes: 321,
+        series_ns: 5,
+    }
+}
+
 /// Sequence numbers with gaps, as in a real log.
 pub fn records() -> Vec<Record> {
     use record::Body;
@@ -452,6 +532,7 @@ pub fn records() -> Vec<Record> {
         }),
         fact(observation::Fact::Alarm(alarm)),
         fact(observation::Fact::Exec(exec)),
+        fact(observation::Fact::Memory(memory_sample())),
         fact(observation::Fact::Alarm(respawned)),
         Body::Transition(Transition {
             from: State::Unspecified.into(),

@@ -17,7 +17,7 @@ use tokio::{net::UnixListener, sync::oneshot};
 use tokio_stream::{Stream, StreamExt as _, wrappers::UnixListenerStream};
 use tonic::{Request, Response, Status};
 
-use super::{canned, program::Sensor};
+use super::{canned, hostile, program::Sensor};
 
 /// What a stream does behind its last record.
 #[derive(Clone, Copy)]
@@ -86,9 +86,12 @@ impl Fake {
     }
 
     /// A call of the program against this daemon.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("s")
+    }
+
     pub fn sensor(&self, args: &[&str]) -> Sensor {
-        let socket: PathBuf = self.directory.path().join("s");
-        Sensor::new(args, &socket)
+        Sensor::new(args, &self.socket())
     }
 
     pub fn acted(&self) -> Vec<ActRequest> {
@@ -138,6 +141,9 @@ impl Service for Answers {
             let incident = Some(Incident { id, ..canned::incident() });
             return Ok(Response::new(GetIncidentResponse { incident }));
         }
+        if id == hostile::ID {
+            return Ok(Response::new(GetIncidentResponse { incident: Some(hostile::incident()) }));
+        }
         if !canned::ID.starts_with(&id) {
             return Err(Status::not_found("no incident has an id that begins so"));
         }
@@ -162,7 +168,9 @@ impl Service for Answers {
         request: Request<StreamRecordsRequest>,
     ) -> Answer<Self::StreamRecordsStream> {
         let request = request.into_inner();
-        let records: Vec<_> = canned::records()
+        let known =
+            if request.incident == hostile::ID { hostile::records() } else { canned::records() };
+        let records: Vec<_> = known
             .into_iter()
             .filter(|record| record.seq >= request.from_seq)
             .filter(|record| request.incident.is_empty() || record.incident == request.incident)
@@ -190,7 +198,8 @@ impl Service for Answers {
         request: Request<GetEvidenceRequest>,
     ) -> Answer<Self::GetEvidenceStream> {
         let wanted = request.into_inner().evidence;
-        let found = canned::all_evidence().into_iter().find(|piece| piece.id == wanted);
+        let known = canned::all_evidence().into_iter().chain(hostile::evidence());
+        let found = known.into_iter().find(|piece| piece.id == wanted);
         let mut piece = found.ok_or_else(|| Status::not_found("no evidence of this name"))?;
         let bytes = match &mut piece.content {
             Some(evidence::Content::Text(bytes)) => std::mem::take(bytes),
@@ -208,6 +217,28 @@ impl Service for Answers {
             .collect();
         let answers = std::iter::once(head).chain(parts).map(Ok);
         Ok(Response::new(Box::pin(tokio_stream::iter(answers.collect::<Vec<_>>()))))
+    }
+
+    async fn read_source(&self, request: Request<ReadSourceRequest>) -> Answer<ReadSourceResponse> {
+        if request.into_inner().path == b"refuse me" {
+            return Err(Status::permission_denied("join group sensor-operators, or use sudo"));
+        }
+        Ok(Response::new(ReadSourceResponse { evidence: Some(hostile::source()) }))
+    }
+
+    async fn submit_findings(
+        &self,
+        request: Request<SubmitFindingsRequest>,
+    ) -> Answer<SubmitFindingsResponse> {
+        let SubmitFindingsRequest { incident, findings } = request.into_inner();
+        let report = findings.map(|found| Findings {
+            dropped: 1,
+            dropped_why: vec![hostile::TEXT.to_owned()],
+            ..found
+        });
+        let investigation =
+            Investigation { id: format!("{incident}-1"), report, ..Default::default() };
+        Ok(Response::new(SubmitFindingsResponse { investigation: Some(investigation) }))
     }
 
     async fn investigate(

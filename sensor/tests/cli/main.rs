@@ -6,6 +6,8 @@
 
 mod canned;
 mod fake;
+mod hostile;
+mod mcp;
 mod program;
 mod schema;
 mod trace;
@@ -32,6 +34,7 @@ fn every_document_fits_its_schema() {
     for (schema, args) in [
         ("incidents", vec!["incidents", "--json"]),
         ("incident", vec!["show", id, "--json"]),
+        ("window", vec!["show", id, "--markdown", "--json"]),
         ("incident", vec!["trigger", "--pid", "7", "--why", "slow", "--json"]),
         ("status", vec!["status", "--json"]),
         ("trees", vec!["top", "--json", "--once"]),
@@ -103,6 +106,9 @@ fn every_word_of_the_schema_is_in_the_documents() {
     for value in known(words::investigation_state::word) {
         with(&|incident| incident.investigations[0].state = value);
     }
+    for value in known(words::verdict::word) {
+        with(&|incident| incident.investigations[0].report.get_or_insert_default().verdict = value);
+    }
     for value in known(words::file_state::word) {
         let mut item = canned::file();
         if let Some(v1::evidence::Content::File(file)) = &mut item.content {
@@ -140,6 +146,7 @@ fn nothing_from_outside_reaches_the_terminal() {
     for args in [
         vec!["incidents"],
         vec!["show", id],
+        vec!["show", id, "--markdown"],
         vec!["evidence", id],
         vec!["status"],
         vec!["top"],
@@ -394,8 +401,8 @@ fn the_canned_records_hold_one_of_each_body() {
         canned::records().iter().filter(|record| record.body.as_ref().is_some_and(wanted)).count()
     };
     assert_eq!(count(|body| matches!(body, Body::Evidence(_))), 12);
-    // An exec, and an alarm of each way in which they are told.
-    assert_eq!(count(|body| matches!(body, Body::Observation(_))), 3);
+    // An exec, a sample of memory, and an alarm of each way in which they are told.
+    assert_eq!(count(|body| matches!(body, Body::Observation(_))), 4);
 }
 
 #[test]
@@ -432,6 +439,8 @@ fn an_incident_is_exported_and_shown_elsewhere() {
     let lines = sensor(&["show", "--file", file, "--records", "--json"]).run().done();
     assert_eq!(lines.lines().count(), records);
     lines.lines().for_each(|line| schema::check("record", &json(line)));
+    let window = sensor(&["show", "--file", file, "--markdown", "--json"]).run().done();
+    schema::check("window", &json(&window));
     for args in [vec!["show", "--file", file], vec!["show", "--file", file, "--records"]] {
         let page = sensor(&args).run().done();
         assert!(page.lines().count() > 1);

@@ -2,9 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use sensor::trace::Writer;
+use sensor::{record::Exporter, trace::Writer};
 use sensor_proto::v1::{
-    ProcessKey, TraceEnd, TraceExec, TraceFork, TraceGroup, TraceSignatures, TraceStart,
+    HostMemory, MemorySample, Observation, ProcessKey, Record, TraceEnd, TraceExec, TraceFork,
+    TraceGroup, TraceSignatures, TraceStart, TreeMemory, observation::Fact, record::Body,
     trace_entry::Entry,
 };
 
@@ -68,6 +69,72 @@ fn a_replay_fits_its_schema_and_is_told_to_people() {
     assert!(!page.contains('\x1b'), "{page:?}");
     let elsewhere = sensor(&["replay", file, "--cgroup", "/b"]).run().done();
     assert!(elsewhere.contains("no findings"), "{elsewhere}");
+}
+
+/// Observations of a process that leaks 50 MiB a minute for a bit more than 80 minutes, one in 10 s.
+fn leak(directory: &Path) -> PathBuf {
+    let file = directory.join("leak.observations");
+    let mut kept = Exporter::create_records(&file).unwrap();
+    for at in 1..=500_u64 {
+        let bytes = (80 << 20) + at * 10 * (50 << 20) / 60;
+        let tree = TreeMemory {
+            root: Some(key(20)),
+            alive: true,
+            comm: "leak\x1b[2J".into(),
+            bytes,
+            root_bytes: bytes,
+            processes: 1,
+            ..TreeMemory::default()
+        };
+        let fact = Some(Fact::Memory(MemorySample {
+            at_ns: at * 10_000_000_000,
+            host: Some(HostMemory {
+                total_bytes: Some(8 << 30),
+                available_bytes: Some((6 << 30) - bytes),
+                anon_bytes: Some((1 << 30) + bytes),
+                ..HostMemory::default()
+            }),
+            trees: vec![tree],
+            ..MemorySample::default()
+        }));
+        let body = Some(Body::Observation(Observation { fact }));
+        kept.record(Record { seq: at, host: "box".into(), body, ..Record::default() }).unwrap();
+    }
+    kept.finish().unwrap();
+    file
+}
+
+#[test]
+fn a_log_replays_without_its_daemon() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = leak(directory.path());
+    let file = file.to_str().unwrap();
+    let report = json(&sensor(&["replay", file, "--json"]).run().done());
+    schema::check("replay-log", &report);
+    assert_eq!(report["log"]["samples"], 500);
+    let found = &report["findings"][0];
+    assert_eq!((&found["rule"], &found["culprit"]["pid"]), (&"M2".into(), &20.into()));
+
+    let page = sensor(&["replay", file]).run().done();
+    for said in ["box, 500 samples of memory", "M2", "(20)", "1 finding"] {
+        assert!(page.contains(said), "{said:?} is not in {page}");
+    }
+    assert!(!page.contains('\x1b'), "{page:?}");
+
+    let kept = directory.path().join("kept");
+    let kept = kept.to_str().unwrap();
+    sensor(&["replay", file, "--keep", kept]).run().done();
+    let again = json(&sensor(&["replay", kept, "--json"]).run().done());
+    assert_eq!(again["findings"], report["findings"]);
+    // Neither is overwritten, nor is it an incident.
+    assert_eq!(sensor(&["replay", file, "--keep", kept]).run().code, 1);
+    assert_eq!(sensor(&["show", "--file", kept]).run().code, 1);
+    assert_eq!(sensor(&["replay", file, "--cgroup", "/a"]).run().code, 2);
+    let trace = recursion(directory.path());
+    assert_eq!(sensor(&["replay", trace.to_str().unwrap(), "--keep", "/x"]).run().code, 2);
+    let empty = sensor(&["replay", directory.path().to_str().unwrap()]).run();
+    assert_eq!(empty.code, 1);
+    assert!(empty.stderr.contains("there is no log at"), "{}", empty.stderr);
 }
 
 #[test]

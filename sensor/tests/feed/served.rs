@@ -10,6 +10,7 @@ use sensor::{
     feed::{
         client::{self, Address},
         link::{Link, LinkOptions, Question},
+        runs::Doors,
     },
     host::Host,
     proto::{
@@ -52,6 +53,7 @@ impl Served {
             user: None,
             tcp: None,
             unwritten: log.unwritten(),
+            doors: Doors::default(),
         };
         let inside = runtime.enter();
         let (link, questions) = Link::start(options).unwrap();

@@ -12,8 +12,9 @@ use super::{
 };
 use crate::cargo;
 
+/// Of one row, as a bench program prints it.
 #[derive(Deserialize)]
-struct Samples {
+pub(super) struct Samples {
     name: String,
     samples: Vec<f64>,
 }
@@ -24,21 +25,8 @@ const FEED: f64 = 100_000.0;
 
 /// The bench program brings its own binary of this build.
 pub fn measure(_sensor: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Result<()> {
-    let mut bench = cargo::command("bench");
-    bench.args(["--quiet", "-p", "sensor", "--bench", "black_box", "--"]);
-    let output = bench.arg(effort.rounds.to_string()).output().context("cannot start cargo")?;
-    if !output.status.success() {
-        bail!("the bench of the log failed: {}", String::from_utf8_lossy(&output.stderr));
-    }
-    let rows = String::from_utf8_lossy(&output.stdout)
-        .lines()
-        .map(serde_json::from_str)
-        .collect::<Result<Vec<Samples>, _>>()
-        .context("the bench of the log printed something else")?;
-    let of = |name: &str| -> Result<&[f64]> {
-        let row = rows.iter().find(|row| row.name == name);
-        Ok(&row.with_context(|| format!("the bench of the log left out {name}"))?.samples)
-    };
+    let rows = samples("black_box", effort.rounds)?;
+    let of = |name| of(&rows, name);
     let ratio = |some: &[f64], others: &[f64]| -> Vec<f64> {
         some.iter().zip(others).map(|(some, other)| some / other).collect()
     };
@@ -58,4 +46,25 @@ pub fn measure(_sensor: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Re
     let name = "feed: beside ten that never read, to alone";
     print(Row::at_least(name, bootstrap(&to_alone, median), "times", Some(0.9)));
     Ok(())
+}
+
+/// What a bench program of the sensor's measures in so many rounds.
+pub(super) fn samples(program: &str, rounds: u32) -> Result<Vec<Samples>> {
+    let mut bench = cargo::command("bench");
+    bench.args(["--quiet", "-p", "sensor", "--bench", program, "--"]);
+    let output = bench.arg(rounds.to_string()).output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("the bench {program} failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    String::from_utf8_lossy(&output.stdout)
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<Vec<Samples>, _>>()
+        .with_context(|| format!("the bench {program} printed something else"))
+}
+
+/// The samples of one row.
+pub(super) fn of<'a>(rows: &'a [Samples], name: &str) -> Result<&'a [f64]> {
+    let row = rows.iter().find(|row| row.name == name);
+    Ok(&row.with_context(|| format!("the bench left out {name}"))?.samples)
 }

@@ -8,6 +8,7 @@ mod latency;
 mod overhead;
 mod programs;
 mod recursion;
+mod redaction;
 
 use std::{
     fs,
@@ -38,7 +39,7 @@ pub struct Args {
     #[arg(long)]
     full: bool,
     /// Only the groups whose name contains this: overhead, latency, recursion, brake,
-    /// `black_box`, idle
+    /// `black_box`, redaction, idle
     #[arg(long)]
     only: Option<String>,
 }
@@ -108,12 +109,13 @@ impl Effort {
 
 type Group = fn(&Path, Effort, &mut dyn FnMut(Row)) -> Result<()>;
 
-const GROUPS: [(&str, Group); 6] = [
+const GROUPS: [(&str, Group); 7] = [
     ("overhead", overhead::measure),
     ("latency", latency::measure),
     ("recursion", recursion::measure),
     ("brake", brake::measure),
     ("black_box", black_box::measure),
+    ("redaction", redaction::measure),
     ("idle", idle::measure),
 ];
 

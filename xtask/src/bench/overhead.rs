@@ -33,10 +33,11 @@ const BLOCKS: usize = 5;
 const NARROW: f64 = 0.5;
 
 /// Name, argument of `spawn.c`, budget in percent.
-const LOOPS: [(&str, &str, f64); 3] = [
+const LOOPS: [(&str, &str, f64); 4] = [
     ("vfork+exec loop, sensor on against off", "exec", 1.0),
     ("vfork loop, sensor on against off", "vfork", 3.0),
     ("fork+exit loop, sensor on against off", "fork", 3.0),
+    ("page-fault loop, sensor on against off", "touch", 1.0),
 ];
 
 pub fn measure(sensor: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Result<()> {

@@ -104,6 +104,10 @@ fn malign(workload: &Judged, seen: &Seen, add: &mut dyn FnMut(String)) {
             if !hit.facts_missing.is_empty() {
                 add(format!("the diagnosis does not say {}", hit.facts_missing.join(", ")));
             }
+            if !hit.window_missing.is_empty() {
+                let missing = hit.window_missing.join(", ");
+                add(format!("the evidence window has not got {missing}"));
+            }
         }
     }
     for it in seen.incidents.iter().filter(|it| !workload.contained && it.contained_after.is_some())

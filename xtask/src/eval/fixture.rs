@@ -97,6 +97,7 @@ pub fn incident(after: f64) -> SeenIncident {
         kind_right: true,
         culprit_right: true,
         facts_missing: Vec::new(),
+        window_missing: Vec::new(),
         opened_after: Duration::from_secs_f64(after),
         contained_after: Some(Duration::from_secs_f64(after + 0.05)),
         processes: 20,

@@ -91,11 +91,13 @@ fn right(workloads: &[Judged]) -> Vec<Row> {
             .count();
         let culprits = malign().flat_map(Judged::hits).filter(|hit| hit.culprit_right).count();
         let facts = malign().flat_map(Judged::hits).filter(|hit| hit.facts_missing.is_empty());
+        let windows = malign().flat_map(Judged::hits).filter(|hit| hit.window_missing.is_empty());
         for (what, right, of) in [
             ("recall", found, runs),
             ("precision", found, incidents),
             ("culprit right", culprits, found),
             ("facts right", facts.count(), found),
+            ("facts in the evidence window", windows.count(), found),
         ] {
             // Of nothing, nothing is claimed.
             if of > 0 {

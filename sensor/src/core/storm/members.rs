@@ -83,6 +83,7 @@ impl Reactor {
             By::Executable => None,
             By::Session => Some("its trees share nothing but their session".to_owned()),
             By::User => Some("its trees share nothing but their user".to_owned()),
+            By::Cgroup => Some("its trees share nothing but their cgroup".to_owned()),
         };
         Some((group, spared))
     }

@@ -10,7 +10,9 @@ mod project;
 pub(super) mod reader;
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -27,6 +29,10 @@ pub use self::project::{Projects, homes};
 
 /// Bytes read of one file. A package.json or Makefile has a few KiB.
 pub const FILE_LIMIT: usize = 64 << 10;
+
+/// Bytes read of one file that an investigator asks for: some 3,000 lines. All of it is redacted at once, so
+/// that no secret is cut in two.
+pub const SOURCE_LIMIT: usize = 128 << 10;
 
 /// Files looked at for one incident: a cycle of a few steps, each with a walk up of a few levels.
 const FILES: usize = 64;
@@ -66,13 +72,13 @@ impl<'a> SourceFiles<'a> {
 
     fn look(&mut self, path: &Path) -> (FileState, u64) {
         let refused = |why: &str| (FileState::Refused(why.to_owned()), 0);
-        let (top, rest) = match self.projects.place(path) {
+        let place = match self.projects.place(path) {
             Ok(place) => place,
             Err(why) => return refused(why),
         };
         let left = self.deadline.saturating_duration_since(Instant::now());
         match &mut self.reader {
-            Ok(reader) => reader.read(top, rest, left).unwrap_or_else(|| {
+            Ok(reader) => reader.read(place, FILE_LIMIT, left).unwrap_or_else(|| {
                 self.reader = Err("an earlier file did not answer in time".to_owned());
                 refused("it did not answer in time")
             }),
@@ -81,33 +87,59 @@ impl<'a> SourceFiles<'a> {
     }
 
     fn record(&mut self, path: &Path, state: &FileState, size: u64) -> String {
-        let mut fact = proto::FileFact {
-            path: path.as_os_str().as_encoded_bytes().to_vec(),
-            size,
-            ..Default::default()
-        };
-        let (mut redactions, mut truncated) = (0, false);
-        match state {
-            FileState::Present(content) => {
-                fact.set_state(file_fact::State::Present);
-                truncated = size > content.len() as u64;
-                (fact.content, redactions) = self.redactor.text(content);
-            }
-            FileState::Absent => fact.set_state(file_fact::State::Absent),
-            FileState::Refused(why) => {
-                fact.set_state(file_fact::State::Refused);
-                fact.why.clone_from(why);
-            }
-        }
-        self.log.add(proto::Evidence {
-            name: "file".to_owned(),
-            source: sensor_proto::json::escape(&fact.path),
-            truncated,
-            redactions,
-            content: Some(Content::File(fact)),
-            ..Default::default()
-        })
+        self.log.add(evidence(self.redactor, path, state, size))
     }
+}
+
+/// What stands at a path, as evidence.
+fn evidence(redactor: &Redactor, path: &Path, state: &FileState, size: u64) -> proto::Evidence {
+    let mut fact = proto::FileFact {
+        path: path.as_os_str().as_encoded_bytes().to_vec(),
+        size,
+        ..Default::default()
+    };
+    let (mut redactions, mut truncated) = (0, false);
+    match state {
+        FileState::Present(content) => {
+            fact.set_state(file_fact::State::Present);
+            truncated = size > content.len() as u64;
+            (fact.content, redactions) = redactor.text(content);
+        }
+        FileState::Absent => fact.set_state(file_fact::State::Absent),
+        FileState::Refused(why) => {
+            fact.set_state(file_fact::State::Refused);
+            fact.why.clone_from(why);
+        }
+    }
+    proto::Evidence {
+        name: "file".to_owned(),
+        source: sensor_proto::json::escape(&fact.path),
+        truncated,
+        redactions,
+        content: Some(Content::File(fact)),
+        ..Default::default()
+    }
+}
+
+/// A file that an investigator asks for, as evidence, or why it may not be read: a regular file beneath the
+/// culprit's working directory, opened with the rights of the first of `processes` that is alive.
+pub fn read_source(
+    proc: &Proc,
+    processes: &[ProcessKey],
+    cwd: &[u8],
+    path: &[u8],
+    homes: &BTreeSet<PathBuf>,
+    redactor: &Redactor,
+) -> proto::Evidence {
+    let (cwd, path) = (Path::new(OsStr::from_bytes(cwd)), Path::new(OsStr::from_bytes(path)));
+    let look = || -> Result<(FileState, u64), String> {
+        let place = project::source(cwd, path, homes)?;
+        let mut reader = Reader::start(proc, processes).map_err(|error| error.to_string())?;
+        let read = reader.read(place, SOURCE_LIMIT, PATIENCE);
+        read.ok_or_else(|| "it did not answer in time".to_owned())
+    };
+    let (state, size) = look().unwrap_or_else(|why| (FileState::Refused(why), 0));
+    evidence(redactor, &cwd.join(path), &state, size)
 }
 
 impl Files for SourceFiles<'_> {

@@ -84,6 +84,59 @@ impl Projects {
     }
 }
 
+/// Names of files and directories that hold secrets and no source, whatever their owner may read.
+const SECRETS: [&str; 15] = [
+    ".aws",
+    ".azure",
+    ".docker",
+    ".gnupg",
+    ".kube",
+    ".ssh",
+    ".git-credentials",
+    ".htpasswd",
+    ".netrc",
+    ".npmrc",
+    ".pgpass",
+    ".pypirc",
+    "id_rsa",
+    "id_ecdsa",
+    "id_ed25519",
+];
+
+/// The same by how they end.
+const SECRET_ENDS: [&str; 5] = [".key", ".pem", ".p12", ".pfx", ".kdbx"];
+
+/// The culprit's working directory and what lies beneath it, of a path that somebody asks for: absolute,
+/// or relative to that directory. Or why it may not be read.
+pub(super) fn source(
+    cwd: &Path,
+    path: &Path,
+    homes: &BTreeSet<PathBuf>,
+) -> Result<(PathBuf, PathBuf), &'static str> {
+    // Configuration of the host is no project, however deep in it somebody runs.
+    if top(cwd, homes).is_none() || cwd.starts_with("/etc") {
+        return Err("the culprit runs where many things of many owners are, and not in a project");
+    }
+    let only = Projects { tops: BTreeSet::from([cwd.to_owned()]) };
+    let (top, rest) = only.place(&cwd.join(path)).map_err(|why| {
+        if why.starts_with("outside") { "outside of the culprit's working directory" } else { why }
+    })?;
+    if rest.components().any(|part| holds_secrets(part.as_os_str())) {
+        return Err("a file of this name holds secrets");
+    }
+    Ok((top, rest))
+}
+
+/// Values of environment variables are never collected, nor what is kept to be them.
+fn holds_secrets(name: &OsStr) -> bool {
+    let name = name.to_string_lossy().to_ascii_lowercase();
+    SECRETS.contains(&name.as_str())
+        || SECRET_ENDS.iter().any(|end| name.ends_with(end))
+        || name == ".env"
+        || name.starts_with(".env.")
+        || name == ".envrc"
+}
+
 /// Home directories of this host's accounts, from the text of /etc/passwd.
 pub fn homes(passwd: &[u8]) -> BTreeSet<PathBuf> {
     let lines = passwd.split(|byte| *byte == b'\n');
@@ -144,6 +197,55 @@ mod tests {
         ] {
             assert!(tops(&[cwd]).is_empty(), "{cwd}");
         }
+    }
+
+    #[test]
+    fn sources_are_below_the_working_directory() {
+        let homes = homes(b"ci:x:7:7::/data/ci:/bin/sh\n");
+        let source = |cwd: &str, path: &str| {
+            source(Path::new(cwd), Path::new(path), &homes)
+                .map(|(top, rest)| format!("{} {}", top.display(), rest.display()))
+        };
+        assert_eq!(source("/srv/app/web", "a.js"), Ok("/srv/app/web a.js".into()));
+        assert_eq!(source("/srv/app/web", "/srv/app/web/x/a.js"), Ok("/srv/app/web x/a.js".into()));
+        for path in ["/srv/app/a.js", "../a.js", "x/../../a.js", "/etc/passwd", "/srv/app/web", ""]
+        {
+            assert!(source("/srv/app/web", path).is_err(), "{path}");
+        }
+        for cwd in [
+            "/",
+            "/etc",
+            "/etc/nginx",
+            "/root",
+            "/home/u",
+            "/data/ci",
+            "/tmp",
+            "/usr/lib",
+            "/proc/7",
+            "/sys/fs",
+            "/dev/shm/x",
+            "relative",
+            "",
+        ] {
+            assert!(source(cwd, "a.js").is_err(), "{cwd}");
+        }
+        for path in [
+            ".env",
+            ".env.local",
+            "x/.ENV",
+            ".ssh/config",
+            "certs/server.KEY",
+            "x/id_rsa",
+            ".aws/credentials",
+        ] {
+            assert_eq!(
+                source("/root/app", path),
+                Err("a file of this name holds secrets"),
+                "{path}"
+            );
+        }
+        assert!(source("/root/app", ".git/hooks/pre-commit").is_ok());
+        assert!(source("/root/app", "environment.js").is_ok());
     }
 
     #[test]

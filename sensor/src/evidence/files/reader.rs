@@ -12,7 +12,6 @@ use rustix::{
     io::Errno,
 };
 
-use super::FILE_LIMIT;
 use crate::{
     diagnose::FileState,
     evidence::{
@@ -51,6 +50,7 @@ impl From<std::io::Error> for Error {
 pub(super) struct Request {
     top: PathBuf,
     rest: PathBuf,
+    limit: usize,
 }
 
 /// What stands there, and its whole size in bytes.
@@ -62,13 +62,19 @@ pub(super) struct Reader(Beside<Request, Reply>);
 impl Reader {
     /// With the root directory and the real user and groups of the first living process.
     pub(super) fn start(proc: &Proc, processes: &[ProcessKey]) -> Result<Self, Error> {
-        let look = |root: &OwnedFd, request: Request| look(root, &request.top, &request.rest);
+        let look = |root: &OwnedFd, request: Request| look(root, &request);
         as_user(proc, processes, "source-files", look).map(Self)
     }
 
-    /// `None` when the answer took too long; the reader must not be asked again.
-    pub(super) fn read(&mut self, top: PathBuf, rest: PathBuf, wait: Duration) -> Option<Reply> {
-        self.0.ask(Request { top, rest }, wait)
+    /// At most `limit` bytes of a file. `None` when the answer took too long; the reader must not be asked
+    /// again.
+    pub(super) fn read(
+        &mut self,
+        (top, rest): (PathBuf, PathBuf),
+        limit: usize,
+        wait: Duration,
+    ) -> Option<Reply> {
+        self.0.ask(Request { top, rest, limit }, wait)
     }
 }
 
@@ -106,9 +112,9 @@ fn become_user(status: &Status) -> Result<(), Error> {
     if set { Ok(()) } else { Err(refused) }
 }
 
-fn look(root: &OwnedFd, top: &Path, rest: &Path) -> Reply {
-    match open(root, top, rest) {
-        Ok((file, size)) => match read_up_to(&file, FILE_LIMIT) {
+fn look(root: &OwnedFd, request: &Request) -> Reply {
+    match open(root, &request.top, &request.rest) {
+        Ok((file, size)) => match read_up_to(&file, request.limit) {
             Ok(content) => (FileState::Present(content), size),
             Err(error) => (FileState::Refused(format!("it cannot be read: {error}")), 0),
         },

@@ -20,6 +20,7 @@ fn a_name_may_look_like_fields() {
             comm: b"od) S 1 (d\nx".to_vec(),
             state: 'S',
             ppid: 4000,
+            session: 4100,
             threads: 11,
             start_ticks: 123_456,
             cpu_ticks: 0
@@ -44,7 +45,8 @@ fn all_facts_of_a_process() {
         groups: vec![4, 24, 1000],
         rss: 70_000 << 10,
         anon: 50_000 << 10,
-        swap: 0,
+        shmem: 3_000 << 10,
+        swap: 2_000 << 10,
     };
     assert_eq!(opened.status(), status);
     assert_eq!(opened.argv(4096), (vec![b"npm run quux".to_vec()], false));
@@ -54,6 +56,16 @@ fn all_facts_of_a_process() {
     assert_eq!(opened.cgroup(), "/user.slice/run-1.scope");
     let (count, files) = opened.files(2);
     assert_eq!((count, files.len()), (3, 2));
+}
+
+#[test]
+fn what_a_process_holds_exactly() {
+    let text =
+        b"55d0-7ffe ---p 00000000 00:00 0 [rollup]\nRss:  2000 kB\nPss:  1000 kB\nPss_Anon: 7 kB\n\
+                 Swap: 12 kB\nSwapPss: 3 kB\n";
+    let expected = Rollup { rss: 2_000 << 10, pss: 1_000 << 10, swap: 12 << 10 };
+    assert_eq!(parse_rollup(text), expected);
+    assert_eq!(parse_rollup(b""), Rollup::default());
 }
 
 #[test]
@@ -102,8 +114,8 @@ proptest! {
     fn parsers_take_any_bytes(text in prop::collection::vec(any::<u8>(), 0..400)) {
         let _ = parse_stat(&text);
         let _ = parse_status(&text);
+        let _ = parse_rollup(&text);
         let _ = mount_dev(&text, 1);
-        let _ = parse_pss(&text);
         let argv = split_argv(&text);
         prop_assert!(argv.iter().map(Vec::len).sum::<usize>() <= text.len());
     }

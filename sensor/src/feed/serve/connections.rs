@@ -4,6 +4,7 @@ use std::{
     collections::HashMap,
     io,
     net::IpAddr,
+    os::fd::{AsFd as _, OwnedFd},
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
@@ -11,8 +12,9 @@ use std::{
 };
 
 use rustls::ServerConfig;
+use sensor_proto::internal::v1::Run;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, Interest, ReadBuf, unix::AsyncFd},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
     sync::{mpsc, watch},
 };
@@ -24,7 +26,7 @@ use tokio_stream::{
 use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
-use crate::feed::tls;
+use crate::feed::{runs, tls};
 
 /// Connections that one client may have open, root excepted.
 const PER_CLIENT: usize = 16;
@@ -48,6 +50,8 @@ pub(super) enum Caller {
     },
     /// The names in its certificate, one at least.
     Certified(Arc<[String]>),
+    /// The agent of a run.
+    Run(Arc<Run>),
 }
 
 /// What connections and streams are counted by.
@@ -56,6 +60,8 @@ pub(super) enum Client {
     User(u32),
     /// The first name in its certificate.
     Name(String),
+    /// An investigation by its id.
+    Run(String),
     /// Nobody yet.
     Address(IpAddr),
 }
@@ -65,6 +71,7 @@ impl Caller {
         match self {
             Self::User { uid, .. } => Client::User(*uid),
             Self::Certified(names) => Client::Name(names.first().cloned().unwrap_or_default()),
+            Self::Run(run) => Client::Run(run.investigation.clone()),
         }
     }
 }
@@ -124,9 +131,13 @@ impl Drop for Ticket {
 pub(super) fn accept(
     listener: UnixListener,
     remote: Option<Remote>,
+    runs: Option<AsyncFd<OwnedFd>>,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let counter = Counter::new(PER_CLIENT, ALL_CLIENTS);
     let (sender, remotes) = mpsc::channel(1);
+    if let Some(runs) = runs {
+        tokio::spawn(admitted(runs, counter.clone(), sender.clone()));
+    }
     if let Some(remote) = remote {
         tokio::spawn(remote.accept(counter.clone(), sender));
     }
@@ -141,6 +152,31 @@ pub(super) fn accept(
         Connection::new(Either::Left(stream), caller, &counter).map(Ok)
     });
     local.merge(ReceiverStream::new(remotes).map(Ok))
+}
+
+/// Connections of agents, which core has let in, until it takes no more or nobody takes them.
+async fn admitted(way: AsyncFd<OwnedFd>, counter: Counter, connections: mpsc::Sender<Connection>) {
+    loop {
+        let next = tokio::select! {
+            next = way.async_io(Interest::READABLE, |way| runs::receive(way.as_fd())) => next,
+            () = connections.closed() => return,
+        };
+        let (run, stream) = match next {
+            Ok(Some(next)) => next,
+            Ok(None) => return,
+            Err(error) => {
+                tracing::warn!("a connection of an investigation was lost: {error}");
+                tokio::time::sleep(PAUSE).await;
+                continue;
+            }
+        };
+        let Ok(stream) = UnixStream::from_std(stream) else { continue };
+        let caller = Caller::Run(Arc::new(run));
+        if let Some(connection) = Connection::new(Either::Left(stream), caller, &counter) {
+            // Nobody takes it when the server is about to end.
+            let _ = connections.send(connection).await;
+        }
+    }
 }
 
 /// Where clients on other hosts come in.

@@ -25,7 +25,7 @@ use std::{
 use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use sensor_proto::DESCRIPTORS;
-use tokio::sync::watch;
+use tokio::{io::unix::AsyncFd, sync::watch};
 use tonic::{codec::CompressionEncoding, transport::Server};
 use tonic_health::{ServingStatus, server::HealthReporter};
 
@@ -53,6 +53,8 @@ const PING_ANSWER: Duration = Duration::from_mins(5);
 
 /// Where core puts the listener for clients on other hosts.
 pub(super) const TCP_LISTENER: RawFd = 3;
+/// Where core puts the way on which connections of agents come.
+pub(super) const RUNS: RawFd = 4;
 
 /// Threads that read the log; each page is short.
 const READERS: usize = 4;
@@ -65,6 +67,9 @@ pub struct ServeArgs {
     /// A listener for clients on other hosts is descriptor 3.
     #[arg(long)]
     pub tcp: bool,
+    /// The way on which connections of agents come is descriptor 4.
+    #[arg(long)]
+    pub runs: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +104,8 @@ pub fn run(args: ServeArgs) -> Result<(), ServeError> {
     } else {
         None
     };
+    // SAFETY: that is where core puts it; nobody else here knows of it.
+    let runs = args.runs.then(|| unsafe { OwnedFd::from_raw_fd(RUNS) });
     // Who may act as its owner: root, or whoever started all of it.
     let owner = args.child.uid.map_or_else(|| rustix::process::geteuid().as_raw(), |_| 0);
     args.child.settle()?;
@@ -113,7 +120,7 @@ pub fn run(args: ServeArgs) -> Result<(), ServeError> {
         .enable_all()
         .build()
         .map_err(ServeError::Start)?;
-    let listeners = Listeners { local: listener, remote };
+    let listeners = Listeners { local: listener, remote, runs };
     let result = runtime.block_on(serve(listeners, link, &state_dir, GroupCache::new(owner)));
     // A page that is being read is for nobody any more.
     runtime.shutdown_background();
@@ -128,6 +135,8 @@ fn inherited(file: std::os::fd::BorrowedFd<'_>) -> Result<OwnedFd, ServeError> {
 pub(super) struct Listeners {
     pub local: UnixListener,
     pub remote: Option<TcpListener>,
+    /// Where connections of agents come from core.
+    pub runs: Option<OwnedFd>,
 }
 
 /// The server itself: until the link is closed.
@@ -137,7 +146,7 @@ pub(super) async fn serve(
     state_dir: &Path,
     groups: GroupCache,
 ) -> Result<(), ServeError> {
-    let Listeners { local, remote } = listeners;
+    let Listeners { local, remote, runs } = listeners;
     let listen = || {
         local.set_nonblocking(true)?;
         link.set_nonblocking(true)?;
@@ -149,9 +158,11 @@ pub(super) async fn serve(
             }
             None => None,
         };
-        Ok((local, remote, tokio::net::UnixStream::from_std(link)?))
+        // SAFETY: an owned descriptor stays the same, and open, for as long as it lives.
+        let runs = runs.map(|runs| unsafe { AsyncFd::register(runs) }).transpose()?;
+        Ok((local, remote, runs, tokio::net::UnixStream::from_std(link)?))
     };
-    let (local, remote, link) = listen().map_err(ServeError::Start)?;
+    let (local, remote, runs, link) = listen().map_err(ServeError::Start)?;
     let (core, link_closed) = Core::start(link);
     let remote = remote.map(|listener| Remote { listener, tls: core.tls() });
     let (reporter, health_service) = tonic_health::server::health_reporter();
@@ -177,7 +188,7 @@ pub(super) async fn serve(
         .add_service(service)
         .add_service(health_service)
         .add_service(reflection)
-        .serve_with_incoming(connections::accept(local, remote));
+        .serve_with_incoming(connections::accept(local, remote, runs));
     tokio::select! {
         result = server => Ok(result?),
         () = health => Ok(()),

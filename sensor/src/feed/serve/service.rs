@@ -3,7 +3,7 @@
 
 use std::{cmp::Reverse, sync::Arc, time::Instant};
 
-use sensor_proto::internal::v1::{Ask, IncidentsNow, ask, tell};
+use sensor_proto::internal::v1::{Ask, IncidentsNow, Run, ask, tell};
 use tonic::{Request, Response, Status};
 
 use super::{
@@ -21,8 +21,9 @@ use crate::{
         access::{self, Need, Refused, Roles, Who},
         link,
     },
+    investigate::claims,
     proto::{self, sensor_service_server::SensorService},
-    record::{Filter, IncidentFilter, Reader},
+    record::{Filter, IncidentFilter, ReadError, Reader},
 };
 
 /// Incidents in one answer, bytes: with its envelope it stays below the 4 MiB that clients take.
@@ -71,6 +72,7 @@ impl Service {
                 // A uid that nobody has, should the names be lost on the way.
                 Ask { uid: u32::MAX, names: names.to_vec(), ..Ask::default() }
             }
+            Caller::Run(run) => Ask { uid: u32::MAX, run: Some(Run::clone(run)), ..Ask::default() },
             &Caller::User { uid, gid } => {
                 let members = Arc::clone(&self.members);
                 let look_up = tokio::task::spawn_blocking(move || members.groups_of(uid, gid));
@@ -94,6 +96,19 @@ impl Service {
         Ok((client, ask))
     }
 
+    /// Whoever asks, when it may read what is about this incident, and the id: all of it where it is the
+    /// agent of a run who gives the beginning of its own.
+    async fn reader_of<T>(
+        &self,
+        request: &Request<T>,
+        id: &str,
+    ) -> Result<(Client, Ask, String), Status> {
+        let (client, ask) = self.asker(request).await?;
+        let id = about(&ask, id);
+        access::allow_about(Who::of(&ask), &self.roles(), Need::Read, &id).map_err(refused)?;
+        Ok((client, ask, id))
+    }
+
     /// The incidents that core knows better than a log that does not work; none while it does.
     async fn held(&self, ask: Ask) -> Result<Vec<proto::Incident>, Status> {
         if self.core.log_works() {
@@ -109,6 +124,10 @@ impl Service {
     /// For one more stream of whoever asks, when it may read.
     async fn ticket<T>(&self, request: &Request<T>) -> Result<Ticket, Status> {
         let (client, _) = self.reader(request).await?;
+        self.stream_of(client)
+    }
+
+    fn stream_of(&self, client: Client) -> Result<Ticket, Status> {
         self.streams.take(client).ok_or_else(|| {
             Status::resource_exhausted("too many streams are open; close one and try again")
         })
@@ -120,11 +139,24 @@ impl Service {
     }
 
     /// A question that core would answer to whoever asks.
-    async fn admitted<T>(&self, request: &Request<T>, what: ask::What) -> Result<Ask, Status> {
+    async fn admitted<T>(&self, request: &Request<T>, mut what: ask::What) -> Result<Ask, Status> {
         let (_, ask) = self.asker(request).await?;
+        match &mut what {
+            ask::What::ReadSource(read) => read.incident = about(&ask, &read.incident),
+            ask::What::Findings(found) => found.incident = about(&ask, &found.incident),
+            _ => {}
+        }
         let ask = Ask { what: Some(what), ..ask };
         access::admit(&ask, &self.roles()).map_err(refused)?;
         Ok(ask)
+    }
+}
+
+/// The incident's id as it is asked for; in a run all of its own, where that begins so.
+fn about(ask: &Ask, id: &str) -> String {
+    match &ask.run {
+        Some(run) if !id.is_empty() && run.incident.starts_with(id) => run.incident.clone(),
+        _ => id.to_owned(),
     }
 }
 
@@ -188,9 +220,8 @@ impl SensorService for Service {
         &self,
         request: Request<proto::GetIncidentRequest>,
     ) -> Result<Response<proto::GetIncidentResponse>, Status> {
-        let (_, ask) = self.reader(&request).await?;
+        let (_, ask, id) = self.reader_of(&request, &request.get_ref().id).await?;
         let held = self.held(ask).await?;
-        let id = request.into_inner().id;
         let mut fitting = held.into_iter().filter(|it| !id.is_empty() && it.id.starts_with(&id));
         let incident = match (fitting.next(), fitting.next()) {
             (Some(incident), None) => incident,
@@ -227,9 +258,10 @@ impl SensorService for Service {
         &self,
         request: Request<proto::StreamRecordsRequest>,
     ) -> Result<Response<RecordStream>, Status> {
-        let ticket = self.ticket(&request).await?;
+        let (client, _, incident) = self.reader_of(&request, &request.get_ref().incident).await?;
+        let ticket = self.stream_of(client)?;
         let request = request.into_inner();
-        let filter = Filter::new(&request.incident, &request.kinds)
+        let filter = Filter::new(&incident, &request.kinds)
             .map_err(records::status)?
             .severity(choice(request.severity, "severity")?)
             .lane(choice(request.lane, "lane")?);
@@ -249,8 +281,9 @@ impl SensorService for Service {
         &self,
         request: Request<proto::GetEvidenceRequest>,
     ) -> Result<Response<EvidenceStream>, Status> {
-        let ticket = self.ticket(&request).await?;
-        let proto::GetEvidenceRequest { incident, evidence, offset } = request.into_inner();
+        let (client, _, incident) = self.reader_of(&request, &request.get_ref().incident).await?;
+        let ticket = self.stream_of(client)?;
+        let proto::GetEvidenceRequest { evidence, offset, .. } = request.into_inner();
         let read = move |reader: &Reader| {
             let incident = reader.incident(&incident)?;
             reader.evidence(&incident.id, &evidence)
@@ -317,6 +350,45 @@ impl SensorService for Service {
     ) -> Result<Response<proto::SetPausedResponse>, Status> {
         match self.ask(&request, ask::What::SetPaused(request.get_ref().clone())).await? {
             tell::What::SetPaused(done) => Ok(Response::new(done)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn read_source(
+        &self,
+        request: Request<proto::ReadSourceRequest>,
+    ) -> Result<Response<proto::ReadSourceResponse>, Status> {
+        match self.ask(&request, ask::What::ReadSource(request.get_ref().clone())).await? {
+            tell::What::ReadSource(read) => Ok(Response::new(read)),
+            _ => Err(unexpected()),
+        }
+    }
+
+    async fn submit_findings(
+        &self,
+        request: Request<proto::SubmitFindingsRequest>,
+    ) -> Result<Response<proto::SubmitFindingsResponse>, Status> {
+        let what = ask::What::Findings(request.get_ref().clone());
+        let mut ask = self.admitted(&request, what).await?;
+        let Some(ask::What::Findings(submitted)) = &mut ask.what else { return Err(unexpected()) };
+        let (id, findings) = (submitted.incident.clone(), submitted.findings.take());
+        let findings = findings.unwrap_or_default();
+        let read = move |reader: &Reader| {
+            let incident = reader.incident(&id)?;
+            let mut cited = Vec::new();
+            for id in claims::cited(&findings) {
+                match reader.evidence(&incident.id, &id) {
+                    Ok(piece) => cited.push(piece),
+                    Err(ReadError::NoEvidence { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok((incident.id.clone(), claims::check(findings.clone(), &incident, &cited)))
+        };
+        let (id, findings) = self.records.read(read).await?;
+        (submitted.incident, submitted.findings) = (id, Some(findings));
+        match self.core.ask(ask).await? {
+            tell::What::Findings(recorded) => Ok(Response::new(recorded)),
             _ => Err(unexpected()),
         }
     }

@@ -15,8 +15,8 @@ fn process(tgid: u32, parent: u32, cgroup: u64) -> Counted {
         parent_slot: parent,
         parent: parent_key,
         alive: true,
-        forks: 0,
         cgroup,
+        ..Counted::default()
     }
 }
 

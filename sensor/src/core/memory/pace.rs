@@ -1,0 +1,144 @@
+//! When the next sample is due: every five seconds, and every second while something grows fast or little is
+//! left. Pure.
+
+use std::{collections::HashMap, time::Duration};
+
+use crate::proto::{HostMemory, MemorySample, ProcessKey};
+
+/// Growth that fills a host within minutes is followed by this; a sample is recorded each time, so that a
+/// replay sees what the detectors saw: some 3 KiB, 50 MiB a day of a log that has 1 GiB. Bulk goes first
+/// when that is full.
+pub const CALM: Duration = Duration::from_secs(5);
+pub const QUICK: Duration = Duration::from_secs(1);
+
+/// Where /proc has to do, a look at 1,000 processes takes 20 ms: no more than half a percent of a CPU.
+const BY_PROC: Duration = Duration::from_secs(5);
+
+/// What would use up all that is left within this time is followed every second.
+const EXHAUSTED_WITHIN_S: f64 = 600.0;
+
+/// Less than this in one step is noise: what a program takes and gives back as it works.
+const STEP_BYTES: u64 = 8 << 20;
+
+/// Less than this part of the host's memory is little, percent: where earlyoom begins to kill.
+const LITTLE: u64 = 10;
+
+/// So long after the last reason samples still come every second.
+const AFTERWARDS_NS: u64 = 30_000_000_000;
+
+/// What is remembered of the last sample.
+pub struct Pace {
+    by_kernel: bool,
+    at_ns: u64,
+    available: Option<u64>,
+    bytes: HashMap<ProcessKey, u64>,
+    quick_until_ns: u64,
+}
+
+impl Pace {
+    /// `by_kernel`: a look costs little.
+    pub fn new(by_kernel: bool) -> Self {
+        let bytes = HashMap::new();
+        Self { by_kernel, at_ns: 0, available: None, bytes, quick_until_ns: 0 }
+    }
+
+    /// Time until the next sample.
+    pub fn after(&mut self, sample: &MemorySample) -> Duration {
+        let host = sample.host.unwrap_or_default();
+        if self.is_fast(sample, &host) || is_little(&host) {
+            self.quick_until_ns = sample.at_ns + AFTERWARDS_NS;
+        }
+        self.at_ns = sample.at_ns;
+        self.available = host.available_bytes;
+        let known = sample.trees.iter().filter_map(|tree| Some((tree.root?, tree.bytes)));
+        self.bytes = known.collect();
+        if !self.by_kernel {
+            BY_PROC
+        } else if sample.at_ns < self.quick_until_ns {
+            QUICK
+        } else {
+            CALM
+        }
+    }
+
+    fn is_fast(&self, sample: &MemorySample, host: &HostMemory) -> bool {
+        let span_s = sample.at_ns.saturating_sub(self.at_ns) as f64 / 1e9;
+        let is_fast = |grown: u64, left: u64| {
+            grown >= STEP_BYTES && left as f64 / (grown as f64 / span_s) < EXHAUSTED_WITHIN_S
+        };
+        let available = host.available_bytes.unwrap_or(u64::MAX);
+        let fallen = self.available.unwrap_or(0).saturating_sub(available);
+        is_fast(fallen, available)
+            || sample.trees.iter().any(|tree| {
+                let before = tree.root.and_then(|root| self.bytes.get(&root));
+                // Whoever is told of for the first time held little, or was not there.
+                let before =
+                    before.copied().unwrap_or(if self.at_ns == 0 { tree.bytes } else { 0 });
+                let limit = tree.limit_bytes.unwrap_or(u64::MAX);
+                let room = limit.saturating_sub(tree.limit_used_bytes.unwrap_or(0));
+                is_fast(tree.bytes.saturating_sub(before), available.min(room))
+            })
+    }
+}
+
+/// So little is left that nobody can tell what happens next.
+fn is_little(host: &HostMemory) -> bool {
+    match (host.available_bytes, host.total_bytes) {
+        (Some(available), Some(total)) => available.saturating_mul(100) < total * LITTLE,
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::TreeMemory;
+
+    const MIB: u64 = 1 << 20;
+
+    fn sample(at_s: u64, available: u64, held: u64, limit: Option<u64>) -> MemorySample {
+        let tree = TreeMemory {
+            root: Some(ProcessKey { pid: 7, start_ns: 1 }),
+            bytes: held * MIB,
+            limit_bytes: limit.map(|limit| limit * MIB),
+            limit_used_bytes: limit.map(|_| held * MIB),
+            ..TreeMemory::default()
+        };
+        MemorySample {
+            at_ns: at_s * 1_000_000_000,
+            host: Some(HostMemory {
+                total_bytes: Some(16_384 * MIB),
+                available_bytes: Some(available * MIB),
+                ..HostMemory::default()
+            }),
+            trees: vec![tree],
+            ..MemorySample::default()
+        }
+    }
+
+    #[test]
+    fn quick_while_something_grows_fast() {
+        let mut pace = Pace::new(true);
+        assert_eq!(pace.after(&sample(100, 12_000, 5_000, None)), CALM, "nothing to compare with");
+        // 5 MiB in 5 s fill 12 GiB in hours, and are noise.
+        assert_eq!(pace.after(&sample(105, 11_995, 5_005, None)), CALM);
+        // 20 MiB a second fill 11.9 GiB in 595 s.
+        assert_eq!(pace.after(&sample(110, 11_895, 5_105, None)), QUICK);
+        assert_eq!(pace.after(&sample(111, 11_895, 5_105, None)), QUICK);
+        assert_eq!(pace.after(&sample(141, 11_895, 5_105, None)), CALM, "it has stopped");
+    }
+
+    #[test]
+    fn quick_before_a_limit_and_where_little_is_left() {
+        let mut pace = Pace::new(true);
+        pace.after(&sample(100, 12_000, 100, Some(400)));
+        // 2 MiB a second: the host has hours, the group 145 s.
+        assert_eq!(pace.after(&sample(105, 11_990, 110, Some(400))), QUICK);
+        let mut pace = Pace::new(true);
+        assert_eq!(pace.after(&sample(100, 1_638, 100, None)), QUICK);
+        let mut pace = Pace::new(true);
+        assert_eq!(pace.after(&sample(100, 1_639, 100, None)), CALM);
+        let mut pace = Pace::new(false);
+        assert_eq!(pace.after(&sample(100, 1_638, 100, None)), BY_PROC);
+    }
+}

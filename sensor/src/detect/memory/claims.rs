@@ -1,0 +1,116 @@
+//! What was told and is not over yet: one tree makes one finding.
+
+use std::collections::BTreeMap;
+
+use super::{Rule, culprit::Sight};
+use crate::lineage::ProcessKey;
+
+/// What a finding was about, as it is followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Follows {
+    Bytes,
+    Processes,
+    Zombies,
+    /// The host's memory outside of processes.
+    Host,
+}
+
+/// Growth that goes on.
+#[derive(Clone, Debug)]
+pub struct Claim {
+    pub rule: Rule,
+    /// The culprit, or the eldest of a group; `None`: the host.
+    pub culprit: Option<ProcessKey>,
+    /// Of a group all its trees, else the culprit.
+    pub members: Vec<ProcessKey>,
+    pub follows: Follows,
+    /// Where it began, as it is followed.
+    pub base: u64,
+    peak: u64,
+    /// When it last grew, ns of the clock.
+    grew_ns: u64,
+    /// How long without growth until it is over, ns.
+    pub patience_ns: u64,
+}
+
+/// Growth is over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Over {
+    /// Whose finding it was; `None`: the host's.
+    pub culprit: Option<ProcessKey>,
+    pub rule: &'static str,
+    /// A sentence without its end.
+    pub why: String,
+    /// Boot clock, ns.
+    pub at_ns: u64,
+}
+
+/// Less than one part of so many is no growth.
+const NEWS: u64 = 64;
+
+/// Findings by their culprit.
+#[derive(Clone, Debug, Default)]
+pub struct Claims(BTreeMap<Option<ProcessKey>, Claim>);
+
+impl Claim {
+    pub fn new(
+        rule: Rule,
+        (culprit, members): (Option<ProcessKey>, Vec<ProcessKey>),
+        follows: Follows,
+        (base, value): (u64, u64),
+        now_ns: u64,
+        patience_ns: u64,
+    ) -> Self {
+        Self { rule, culprit, members, follows, base, peak: value, grew_ns: now_ns, patience_ns }
+    }
+
+    /// Follows it; says why it is over.
+    fn follow(&mut self, now_ns: u64, value: u64) -> Option<String> {
+        let grown = self.peak.saturating_sub(self.base);
+        if value > self.peak.saturating_add(grown / NEWS) {
+            (self.peak, self.grew_ns) = (value, now_ns);
+        } else if value < self.base.saturating_add(grown / 2) {
+            return Some("half of what it grew by, or more, is given back".to_owned());
+        }
+        let quiet_ns = now_ns.saturating_sub(self.grew_ns);
+        let minutes = quiet_ns / 60_000_000_000;
+        (quiet_ns > self.patience_ns).then(|| format!("it has not grown for {minutes} min"))
+    }
+}
+
+impl Claims {
+    /// The claim about a culprit, about somebody above or below it, or about a group that it is in.
+    pub fn about(&mut self, keys: &[ProcessKey], sight: &Sight<'_>) -> Option<&mut Claim> {
+        self.0.values_mut().find(|claim| {
+            claim.members.iter().any(|member| keys.iter().any(|key| sight.related(*key, *member)))
+        })
+    }
+
+    pub fn of_host(&mut self) -> Option<&mut Claim> {
+        self.0.get_mut(&None)
+    }
+
+    pub fn put(&mut self, claim: Claim) {
+        self.0.insert(claim.culprit, claim);
+    }
+
+    /// Follows all of them; `value`: what each has now. Those that are over are no more.
+    pub fn follow(
+        &mut self,
+        now_ns: u64,
+        at_ns: u64,
+        value: impl Fn(&Claim) -> Option<u64>,
+    ) -> Vec<Over> {
+        let mut over = Vec::new();
+        self.0.retain(|culprit, claim| {
+            let Some(value) = value(claim) else { return true };
+            let why = claim.follow(now_ns, value);
+            if let Some(why) = &why {
+                let (culprit, why) = (*culprit, why.clone());
+                over.push(Over { culprit, rule: claim.rule.name(), why, at_ns });
+            }
+            why.is_none()
+        });
+        over
+    }
+}

@@ -1,0 +1,287 @@
+//! Whole stories on a clock that is set by hand.
+
+mod host;
+
+use host::{DAY, GIB, HOUR, Host, MIB, MINUTE, Process, noise};
+
+use super::{Told, measures, severity};
+use crate::{
+    detect::Finding,
+    proto::{Severity, TreeMemory},
+};
+
+/// The findings, each with its second, and no ends.
+fn findings(told: &[(u64, Told)]) -> Vec<(u64, &Finding)> {
+    told.iter()
+        .filter_map(|(at, one)| match one {
+            Told::Found(finding) => Some((*at, &**finding)),
+            Told::Over(_) => None,
+        })
+        .collect()
+}
+
+/// In short, for comparison: rule and culprit.
+fn short(told: &[(u64, Told)]) -> Vec<(&'static str, Option<u32>)> {
+    findings(told).iter().map(|(_, one)| (one.rule, one.culprit.map(|key| key.tgid))).collect()
+}
+
+fn value(finding: &Finding, name: &str) -> f64 {
+    measures::value(finding, name).unwrap_or_else(|| panic!("no {name} in {finding:?}"))
+}
+
+/// A service below its supervisor, beside others that are busy.
+fn service(bytes: u64, at: u64) -> Vec<Process> {
+    vec![
+        Process::new(10, 4 * MIB),
+        Process::new(20, bytes).below(10),
+        Process::new(30, 300 * MIB + noise(at, 30, 200) * MIB).below(10),
+    ]
+}
+
+/// Arenas of 1 MiB that are never given back, as Python has them.
+fn like_python(rate_kib: u64) -> impl Fn(u64) -> u64 {
+    move |at| 80 * MIB + (at * rate_kib / 60 / 1024) * MIB + noise(at, 1, 512) * 1024
+}
+
+/// What is left after a collection grows, and what is allocated in between comes on top, as V8 does.
+fn like_node(rate_kib: u64) -> impl Fn(u64) -> u64 {
+    move |at| 100 * MIB + at * rate_kib / 60 * 1024 + (at % 47) * 2 * MIB
+}
+
+#[test]
+fn leaks_are_found_in_time_with_their_slope_and_their_end() {
+    // KiB a minute, GiB, the rule, at the latest after, s. The host is full after 70 h, 14 h, 1 h.
+    for (rate, gib, rule, latest) in [
+        (512, 4, "M4", 50 * HOUR),
+        (5 * 1024, 6, "M3", 9 * HOUR),
+        (50 * 1024, 8, "M2", 82 * MINUTE),
+    ] {
+        let (python, node) = (like_python(rate), like_node(rate));
+        for bytes in [&python as &dyn Fn(u64) -> u64, &node] {
+            let host = Host::of_gib(gib, if rate < 10_000 { 60 } else { 10 });
+            let told = host.watch(latest + HOUR, |at| service(bytes(at), at));
+            assert_eq!(short(&told)[0], (rule, Some(20)), "{rate}: {told:?}");
+            let (at, finding) = findings(&told)[0];
+            assert!(at <= latest, "{rate} KiB/min found after {at} s");
+            let slope = value(finding, "slope") * 60.0 / 1024.0;
+            assert!((slope / rate as f64 - 1.0).abs() < 0.1, "{slope} instead of {rate} KiB/min");
+            assert!(value(finding, "own_share") >= 90.0);
+            let left = host.free - service(bytes(at), at).iter().map(|one| one.own).sum::<u64>();
+            let left = left - host.total / 100 * 5;
+            let full = left as f64 / (rate as f64 * 1024.0 / 60.0);
+            let (soonest, last) =
+                (value(finding, "full_in_at_least"), value(finding, "full_in_at_most"));
+            assert!(soonest <= full * 1.05 && full <= last * 1.05, "{soonest} {full} {last}");
+        }
+    }
+}
+
+/// A tool that starts a worker every five seconds and waits for none.
+fn workers(at: u64, orphans: bool) -> Vec<Process> {
+    let mut all = vec![
+        Process::new(10, 4 * MIB),
+        Process::new(20, 60 * MIB).below(10).runs(1),
+        Process::new(30, 300 * MIB).below(10),
+    ];
+    for count in 0..at / 5 {
+        let pid = 1000 + 2 * count as u32;
+        let born = count * 5;
+        if orphans {
+            all.push(Process::new(pid, 0).below(20).runs(1).born(born).dead());
+            all.push(Process::new(pid + 1, 20 * MIB).below(pid).runs(2).born(born));
+        } else {
+            all.push(Process::new(pid, 20 * MIB).below(20).runs(2).born(born));
+        }
+    }
+    all
+}
+
+#[test]
+fn workers_that_pile_up_are_their_spawners() {
+    for orphans in [false, true] {
+        let told = Host::of_gib(16, 5).watch(25 * MINUTE, |at| workers(at, orphans));
+        let found = findings(&told);
+        assert_eq!(short(&told)[0], ("R4", Some(20)), "{told:?}");
+        assert!(found[0].0 <= 10 * MINUTE + 5, "after {} s", found[0].0);
+        assert!(value(found[0].1, "more_processes") >= 80.0);
+        assert_eq!(severity(found[0].1), Severity::Warning);
+        // The rest is the same cause, more urgent.
+        assert!(short(&told).iter().all(|one| one.1 == Some(20)), "{told:?}");
+    }
+}
+
+#[test]
+fn children_that_nobody_waits_for() {
+    let told = Host::of_gib(4, 1).watch(20 * MINUTE, |at| {
+        let mut all = service(50 * MIB, at);
+        all[1].zombies = (at / 2) as u32;
+        all
+    });
+    assert_eq!(short(&told), [("R5", Some(20))]);
+    assert_eq!(findings(&told)[0].0, 128);
+}
+
+#[test]
+fn a_spike_to_the_limit_is_told_before_it_is_there() {
+    let host = Host { limit: Some(2 * GIB), ..Host::of_gib(16, 1) };
+    let told = host.watch(60, |at| {
+        let spike = if at >= 30 { (at - 30) * 60 * MIB } else { 0 };
+        vec![Process::new(10, 4 * MIB), Process::new(20, 100 * MIB + spike).below(10)]
+    });
+    assert_eq!(short(&told), [("M1", Some(20))]);
+    let (at, finding) = findings(&told)[0];
+    // Full after 30 + 32 s; two thirds are gone after 30 + 20.
+    assert!((48..=53).contains(&at), "after {at} s");
+    assert_eq!(value(finding, "limit") as u64, 2 * GIB);
+    assert_eq!(severity(finding), Severity::Critical);
+}
+
+/// Agents in shells of their own, in a terminal multiplexer.
+fn agents(at: u64, count: u32) -> Vec<Process> {
+    let mut all = vec![Process::new(10, 20 * MIB).runs(1), Process::new(30, 300 * MIB)];
+    for one in 0..count {
+        let work = noise(at, one.into(), 40) * MIB;
+        let own = 400 * MIB + at * (40 + u64::from(one)) * 1024 / 60 * 1024 / 4 + work;
+        all.push(Process::new(100 + one, 5 * MIB).below(10).runs(2));
+        all.push(Process::new(200 + one, own).below(100 + one).runs(3));
+    }
+    all
+}
+
+#[test]
+fn seven_honest_agents_are_a_group() {
+    let told = Host::of_gib(12, 10).watch(4 * HOUR, |at| agents(at, 7));
+    let found = findings(&told);
+    assert!(!found.is_empty());
+    let group = found[0].1.group.as_ref().unwrap_or_else(|| panic!("{told:?}"));
+    let pids: Vec<u32> = group.members.iter().map(|key| key.tgid).collect();
+    assert_eq!(pids, [200, 201, 202, 203, 204, 205, 206]);
+    assert_eq!(group.by, crate::detect::group::By::Executable);
+    assert!(found.iter().all(|one| one.1.culprit.map(|key| key.tgid) == Some(200)), "{told:?}");
+}
+
+#[test]
+fn memory_that_goes_into_no_process_has_no_culprit() {
+    let host = Host::of_gib(8, 5);
+    let mut watch = super::Watch::new(super::Limits::default());
+    let mut forks = host::Forks::default();
+    let mut found = Vec::new();
+    for at in (0..2 * HOUR).step_by(5) {
+        let mut sample = host.sample(at, &service(100 * MIB, at), &mut forks);
+        let files = at * 700 * 1024;
+        let seen = sample.host.as_mut().unwrap();
+        seen.shmem_bytes = Some(files);
+        seen.available_bytes = seen.available_bytes.map(|left| left - files);
+        found.extend(watch.see(&sample).into_iter().map(|told| (at, told)));
+    }
+    assert_eq!(short(&found), [("M6", None)]);
+    let finding = findings(&found)[0].1;
+    assert!(value(finding, "tmpfs_grown") >= value(finding, "grown") * 0.9);
+}
+
+#[test]
+fn what_is_over_is_told() {
+    // Grows for 100 minutes, then is restarted.
+    let told = Host::of_gib(9, 5).watch(3 * HOUR, |at| {
+        let bytes = if at < 100 * MINUTE { like_python(50 * 1024)(at) } else { 90 * MIB };
+        service(bytes, at)
+    });
+    assert_eq!(short(&told), [("M2", Some(20))]);
+    let Some((at, Told::Over(over))) = told.last() else { panic!("{told:?}") };
+    assert_eq!((*at, over.culprit.map(|key| key.tgid)), (100 * MINUTE, Some(20)));
+    // Stays where it is.
+    let told = Host::of_gib(9, 5)
+        .watch(4 * HOUR, |at| service(like_python(50 * 1024)(at.min(100 * MINUTE)), at));
+    let Some((_, Told::Over(over))) = told.last() else { panic!("{told:?}") };
+    assert_eq!(over.why, "it has not grown for 20 min");
+}
+
+#[test]
+fn honest_work_is_silent() {
+    let silent = |name: &str, host: Host, seconds: u64, at: &dyn Fn(u64) -> Vec<Process>| {
+        let told = host.watch(seconds, at);
+        assert_eq!(told, [], "{name}");
+    };
+    // A garbage collector that lets 2 GiB pile up in between, every 40 s and every 25 min.
+    for period in [40, 25 * MINUTE] {
+        silent("sawtooth", Host::of_gib(8, 5), 4 * HOUR, &|at| {
+            service(GIB / 2 + 2 * GIB * (at % period) / period, at)
+        });
+    }
+    // A cache that warms up to 4 GiB, ever slower.
+    silent("cache", Host::of_gib(16, 30), 3 * DAY, &|at| {
+        let warm = ((1 + at / 600) as f64).ln() / (1.0 + (3 * DAY / 600) as f64).ln();
+        service(200 * MIB + (warm * (4 * GIB) as f64) as u64, at)
+    });
+    // By day 2.5 GiB, by night 1 GiB.
+    silent("day and night", Host::of_gib(16, 60), 7 * DAY, &|at| {
+        let turn = (at as f64 / DAY as f64 * std::f64::consts::TAU).sin();
+        service((GIB as f64 * (1.75 + 0.75 * turn)) as u64 + noise(at, 5, 50) * MIB, at)
+    });
+    // A database takes its buffer of 6 GiB at once, or within an hour, and keeps it.
+    for (seconds, every) in [(6, 1), (HOUR, 10)] {
+        silent("database", Host::of_gib(16, every), 2 * HOUR, &|at| {
+            let since = at.saturating_sub(20);
+            service(100 * MIB + (6 * GIB * since / seconds).min(6 * GIB), at)
+        });
+    }
+    // Builds: each minute a tree that takes up to 3 GiB and gives it back, in many processes.
+    silent("builds", Host::of_gib(16, 1), 15 * MINUTE, &|at| {
+        let (build, into) = (at / 60, at % 60);
+        let mut all = service(50 * MIB, at);
+        let make = 1000 * (build as u32 + 1);
+        all.push(Process::new(make, 10 * MIB).below(10).born(build * 60));
+        let count = if into < 50 { into.min(16) as u32 } else { 0 };
+        for job in 1..=count {
+            let own = (into * 4).min(190) * MIB;
+            all.push(Process::new(make + job, own).below(make).runs(7).born(build * 60));
+        }
+        all[3].done = (into * 8) as u32;
+        all
+    });
+    // 24 children of a server, each with a little of its own.
+    silent("server", Host::of_gib(8, 1), 20 * MINUTE, &|at| {
+        let mut all = vec![Process::new(20, 80 * MIB)];
+        let count = if at > 10 { 24 } else { 0 };
+        for child in 0..count {
+            let own = 2 * MIB + noise(at, child, 8) * MIB;
+            all.push(Process::new(100 + child as u32, own).below(20).runs(20).born(10));
+        }
+        all
+    });
+}
+
+#[test]
+fn whatever_a_sample_says_it_is_an_answer() {
+    // Circles, the same root twice, numbers at their ends, time that goes back.
+    let key = |pid| Some(crate::proto::ProcessKey { pid, start_ns: u64::MAX });
+    let tree = |pid, parent| TreeMemory {
+        root: key(pid),
+        parent: key(parent),
+        alive: true,
+        bytes: u64::MAX,
+        root_bytes: u64::MAX,
+        processes: u32::MAX,
+        forks: u32::MAX,
+        zombies: u32::MAX,
+        limit_bytes: Some(u64::MAX),
+        limit_used_bytes: Some(u64::MAX),
+        program: 1,
+        ..Default::default()
+    };
+    let mut watch = super::Watch::new(super::Limits::default());
+    for at in [0, 5, u64::MAX / 2, u64::MAX, 3, u64::MAX - 1, 7] {
+        let sample = crate::proto::MemorySample {
+            at_ns: at,
+            trees: vec![tree(1, 2), tree(2, 3), tree(3, 1), tree(3, 3), TreeMemory::default()],
+            groups: vec![crate::proto::GroupMemory {
+                by: 1,
+                bytes: u64::MAX,
+                eldest: key(1),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        watch.see(&sample);
+    }
+}

@@ -1,0 +1,29 @@
+//! A tree that grows in several of its processes.
+
+use super::{Claim, Told};
+use crate::{
+    cli::text,
+    detect::memory::measures::{HOLDS, PROCESSES},
+};
+
+pub(super) fn explain(told: &Told<'_>) -> Claim {
+    let who = told.who();
+    let most = told.held.below.iter().max_by_key(|one| one.bytes).filter(|one| one.bytes > 0);
+    let most = most.map_or(String::new(), |one| {
+        let command = told.words.command(&one.argv);
+        format!(" Most of it is in {} × {command}: {}.", one.count, text::bytes(one.bytes))
+    });
+    let cause = format!(
+        "The tree of {who} grows in several of its {:.0} processes: {}; it holds {} now.{most}{}",
+        told.value(PROCESSES).unwrap_or(0.0),
+        told.pace(),
+        told.bytes(HOLDS),
+        told.forecast()
+    );
+    let remedy = format!(
+        "Look at the tree of this incident: which of its processes has more than it needs. A restart of \
+         {who}{} gives the memory back until then.",
+        told.pid()
+    );
+    Claim { by: "tree_growth", cause, remedy, confidence: 0.5, evidence: Vec::new() }
+}

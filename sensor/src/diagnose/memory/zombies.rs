@@ -1,0 +1,27 @@
+//! Children that ended and that nobody waits for.
+
+use super::{Claim, Told, seconds};
+use crate::detect::memory::measures::{MORE_ZOMBIES, OVER, ZOMBIES};
+
+pub(super) fn explain(told: &Told<'_>) -> Option<Claim> {
+    if told.finding.rule != "R5" {
+        return None;
+    }
+    let count = told.value(ZOMBIES)?;
+    let (more, over) = (told.value(MORE_ZOMBIES)?, told.value(OVER)?);
+    let pace = if over > 0.0 { more / over * 60.0 } else { 0.0 };
+    let who = told.who();
+    let cause = format!(
+        "{who} does not wait for its children: {count:.0} have ended and are still there, {more:.0} more in {} \
+         ({pace:.1} a minute). They hold no memory, but each of them a pid; when there are none left, \
+         nothing can be started any more.",
+        seconds(over),
+    );
+    let remedy = format!(
+        "Let it wait for its children (wait, waitpid, a handler for SIGCHLD, or SIGCHLD ignored); pid 1 of \
+         a container has to do that for all orphans (tini, `docker run --init`). Until then a restart of {who}{} \
+         removes them.",
+        told.pid()
+    );
+    Some(Claim { by: "zombies", cause, remedy, confidence: 0.9, evidence: Vec::new() })
+}

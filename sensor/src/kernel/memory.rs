@@ -1,0 +1,145 @@
+//! Who holds how much memory, as the kernel's own counters say: one look at all processes at a time, 0.3 µs
+//! each, or 15 µs each where /proc has to do.
+
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use sensor_common::{
+    ProcessKey,
+    lineage::{ADOPTED, DEAD, EXECUTED, Slot},
+    memory::{FORKED, Held, SHARES},
+};
+
+use super::{lineage::Lineage, table::Mapping, visit::Visitor};
+use crate::{evidence::proc::Proc, lineage::trees::memory::Holds};
+
+/// What looks.
+pub struct Memory {
+    kernel: Result<Kernel, String>,
+    page: u64,
+    proc: Proc,
+    last: Mutex<Last>,
+}
+
+/// The program, and where it leaves what it has seen.
+pub(super) struct Kernel {
+    pub visitor: Visitor,
+    pub held: Mapping<Held>,
+}
+
+/// What is known from the last look.
+#[derive(Default)]
+struct Last {
+    number: u32,
+    /// Where /proc has to do: what each process held, and had when it was seen first.
+    read: HashMap<Slot, (ProcessKey, Holds)>,
+}
+
+/// What one look saw; the next one waits until it is dropped.
+pub struct Look<'a> {
+    memory: &'a Memory,
+    last: MutexGuard<'a, Last>,
+}
+
+impl Memory {
+    /// `kernel`: the loaded program, or why there is none.
+    pub(super) fn new(kernel: Result<Kernel, String>) -> Self {
+        let page = rustix::param::page_size() as u64;
+        Self { kernel, page, proc: Proc::default(), last: Mutex::default() }
+    }
+
+    /// Why /proc has to do, if so.
+    pub fn refused(&self) -> Option<&str> {
+        self.kernel.as_ref().err().map(String::as_str)
+    }
+
+    /// Looks at all processes, whoever they belong to.
+    pub fn look(&self, lineage: &Lineage) -> io::Result<Look<'_>> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match &self.kernel {
+            Ok(Kernel { visitor, held }) => {
+                // 0 is never.
+                last.number = last.number.wrapping_add(1).max(1);
+                held.set(0, Held { look: last.number, ..Held::default() });
+                visitor.visit()?;
+            }
+            Err(_) => self.read(lineage, &mut last),
+        }
+        Ok(Look { memory: self, last })
+    }
+
+    /// The same from /proc. Who was not seen to execute anything shares with its parent what it has at first
+    /// sight, as far as the parent has as much.
+    fn read(&self, lineage: &Lineage, last: &mut Last) {
+        let before = std::mem::take(&mut last.read);
+        let mut new = Vec::new();
+        let living = lineage.table().nodes().filter(|(_, node)| node.flags & DEAD == 0);
+        for (slot, node) in living {
+            let Some(opened) = self.proc.open(node.key) else { continue };
+            let status = opened.status();
+            let private = status.anon + status.swap;
+            let forked = node.flags & (EXECUTED | ADOPTED) == 0;
+            let known = before.get(&slot).filter(|(key, _)| forked && *key == node.key);
+            if forked && known.is_none() {
+                new.push((slot, node.parent_slot, node.parent));
+            }
+            let holds = Holds {
+                private,
+                shared: status.shmem,
+                at_fork: known.map_or(0, |(_, known)| known.at_fork),
+                forked,
+                threads: opened.stat.threads,
+                uid: status.uid,
+                session: opened.stat.session,
+                // Who is a zombie is no more in the table.
+                zombies: 0,
+            };
+            last.read.insert(slot, (node.key, holds));
+        }
+        // When all have been read: a parent may come after its children.
+        for (slot, parent_slot, parent) in new {
+            let parent = last.read.get(&parent_slot).filter(|(key, _)| *key == parent);
+            let had = parent.map_or(0, |(_, parent)| parent.private);
+            if let Some((_, holds)) = last.read.get_mut(&slot) {
+                holds.at_fork = had.min(holds.private);
+            }
+        }
+    }
+}
+
+impl Look<'_> {
+    /// What a process holds; `None` for one that was not there.
+    pub fn of(&self, slot: Slot, key: ProcessKey) -> Option<Holds> {
+        let Ok(Kernel { held, .. }) = &self.memory.kernel else {
+            let (whose, holds) = self.last.read.get(&slot)?;
+            return (*whose == key).then_some(*holds);
+        };
+        let held = held.get(slot)?;
+        if held.start_ns != key.start_ns || held.look != self.last.number {
+            return None;
+        }
+        let bytes = |pages: u32| u64::from(pages) * self.memory.page;
+        let private = bytes(held.anon) + bytes(held.swap);
+        Some(Holds {
+            private,
+            shared: bytes(held.shmem),
+            at_fork: match held.state {
+                FORKED => bytes(held.at_fork),
+                // All of it is its parent's.
+                SHARES => private,
+                _ => 0,
+            },
+            forked: matches!(held.state, FORKED | SHARES),
+            threads: held.threads,
+            uid: held.uid,
+            session: held.session,
+            zombies: if held.zombies_look == self.last.number { held.zombies } else { 0 },
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

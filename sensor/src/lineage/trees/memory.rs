@@ -1,0 +1,335 @@
+//! What trees and groups hold: what each process holds, added up so that nothing counts twice.
+//!
+//! A process that executed a program counts with all its anonymous memory and swap, one that only forked with
+//! what it has more than at its fork. Shared memory is mapped, not copied: a process and those that it only
+//! forked touch the same pages one by one, so of them the one that has touched most counts, and the sum is
+//! taken over those that executed something. (127 npm processes of 892 MiB have resident sizes that add up to
+//! 3,590; a process of 200 MiB with ten idle children has 2,275.)
+
+use std::{
+    cmp::Reverse,
+    collections::{HashMap, HashSet},
+};
+
+use super::{Census, INIT, Member};
+use crate::{lineage::ProcessKey, proto::GroupBy};
+
+/// Of a process, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holds {
+    /// Anonymous memory and swap.
+    pub private: u64,
+    /// Shared memory that it has touched.
+    pub shared: u64,
+    /// Of `private`, what it had when it was forked, if it only was.
+    pub at_fork: u64,
+    /// It only forked.
+    pub forked: bool,
+    pub threads: u32,
+    pub uid: u32,
+    pub session: u32,
+    /// Children that ended and that it has not waited for.
+    pub zombies: u32,
+}
+
+/// A tree, and what it holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Holding {
+    pub root: ProcessKey,
+    pub slot: u32,
+    /// By fork; a key of zeros: not known.
+    pub parent: ProcessKey,
+    pub alive: bool,
+    /// Hashes of what the root runs, as it or the nearest above it executed it; 0: not known.
+    pub program: u64,
+    pub signature: u64,
+    /// cgroup v2 id.
+    pub cgroup: u64,
+    pub uid: u32,
+    pub session: u32,
+    /// Living processes, and their threads.
+    pub live: u32,
+    pub threads: u32,
+    pub bytes: u64,
+    pub root_bytes: u64,
+    pub forks: u32,
+    pub exits: u32,
+    pub zombies: u32,
+    /// Of the program that most living children of the root run: how many do, and its hash. Whose parent
+    /// has ended is taken for a child of who is next above.
+    pub alike: u32,
+    pub alike_program: u64,
+}
+
+/// Processes with something in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gathering {
+    pub by: GroupBy,
+    /// The program's hash, the uid, the session, or the cgroup's id.
+    pub what: u64,
+    pub processes: u32,
+    pub bytes: u64,
+    pub eldest: ProcessKey,
+    /// Its place in the kernel's table.
+    pub slot: u32,
+}
+
+/// Which trees and groups are told of.
+#[derive(Clone, Copy, Debug)]
+pub struct Worth {
+    /// Who holds so much, bytes.
+    pub bytes: u64,
+    /// A tree with more living processes, or whose root has more children that it has not waited for.
+    pub many: u32,
+    /// The largest trees, and groups of each kind.
+    pub trees: usize,
+    pub groups: usize,
+}
+
+#[derive(Debug, Default)]
+pub struct Tally {
+    /// The largest first, an ancestor before its descendants.
+    pub trees: Vec<Holding>,
+    pub groups: Vec<Gathering>,
+    /// Trees that are left out.
+    pub omitted: usize,
+    /// Living processes that were measured.
+    pub processes: u32,
+}
+
+/// One process, by its place among the members, on the way to the sums.
+#[derive(Clone, Copy, Default)]
+struct Sum {
+    /// What the tree holds, apart from shared memory that may be the same as above it.
+    bytes: u64,
+    /// That: the most that one of the process and those that it only forked has touched.
+    shared: u64,
+    threads: u32,
+    /// The process's own part, shared memory included where it stands for others.
+    own: u64,
+    program: u64,
+    signature: u64,
+}
+
+impl Census {
+    /// What all trees and groups hold. `held` answers for a living process by its slot and key.
+    pub fn tally(&self, held: impl Fn(u32, ProcessKey) -> Option<Holds>, worth: &Worth) -> Tally {
+        let holds = self.holds(held);
+        let parents = self.parents();
+        let heirs = self.heirs(&holds, &parents);
+        let sums = self.sums(&holds, &parents, &heirs);
+        let mut chosen: Vec<usize> = (0..self.members.len())
+            .filter(|at| {
+                let Member { counted, live, .. } = self.members[*at];
+                let zombies = holds[*at].map_or(0, |holds| holds.zombies);
+                let tells = live > worth.many
+                    || zombies > worth.many
+                    || sums[*at].bytes + sums[*at].shared >= worth.bytes;
+                tells && live > 0 && counted.key.tgid != INIT
+            })
+            .collect();
+        // Those above a tree that is told of are told of as well: nearly always they hold as much.
+        let mut known: HashSet<usize> = chosen.iter().copied().collect();
+        for at in chosen.clone() {
+            let mut above = parents[at];
+            while let Some(at) = above.filter(|at| self.members[*at].counted.key.tgid != INIT)
+                && known.insert(at)
+            {
+                chosen.push(at);
+                above = parents[at];
+            }
+        }
+        let rank = |at: &usize| {
+            let sum = &sums[*at];
+            (Reverse(sum.bytes + sum.shared), Reverse(self.members[*at].live), *at)
+        };
+        chosen.sort_unstable_by_key(rank);
+        let omitted = chosen.len().saturating_sub(worth.trees);
+        chosen.truncate(worth.trees);
+        let trees = chosen.iter().map(|at| self.holding(*at, &holds, &sums)).collect();
+        let processes = holds.iter().flatten().count() as u32;
+        Tally { trees, groups: self.gather(&holds, &sums, worth), omitted, processes }
+    }
+
+    /// The same with what each tree holds, for an order by it.
+    #[must_use]
+    pub fn weighed(&self, held: impl Fn(u32, ProcessKey) -> Option<Holds>) -> Self {
+        let (holds, parents) = (self.holds(held), self.parents());
+        let sums = self.sums(&holds, &parents, &self.heirs(&holds, &parents));
+        let weights = sums.iter().map(|sum| sum.bytes + sum.shared).collect();
+        Self { weights, ..self.clone() }
+    }
+
+    fn holds(&self, held: impl Fn(u32, ProcessKey) -> Option<Holds>) -> Vec<Option<Holds>> {
+        let counted = self.members.iter().map(|member| &member.counted);
+        counted.map(|it| it.alive.then(|| held(it.slot, it.key)).flatten()).collect()
+    }
+
+    /// The place of each one's parent.
+    fn parents(&self) -> Vec<Option<usize>> {
+        let parent = |member: &Member| {
+            let at = self.place(member.counted.parent_slot)?;
+            (self.members[at].counted.key == member.counted.parent).then_some(at)
+        };
+        self.members.iter().map(parent).collect()
+    }
+
+    /// Of processes that only forked and whose forker is gone, those who hold what it left to all of them:
+    /// the eldest of each.
+    fn heirs(&self, holds: &[Option<Holds>], parents: &[Option<usize>]) -> HashSet<usize> {
+        let mut eldest: HashMap<usize, usize> = HashMap::new();
+        for (at, _) in holds.iter().enumerate().filter(|(_, it)| it.is_some_and(|it| it.forked)) {
+            let Some(mut left_by) = parents[at] else { continue };
+            // What a dead process had without executing anything, it had from above.
+            while !self.members[left_by].counted.alive
+                && self.members[left_by].counted.program == 0
+                && let Some(above) = parents[left_by]
+            {
+                left_by = above;
+            }
+            if self.members[left_by].counted.alive {
+                continue;
+            }
+            let start = |at: usize| self.members[at].counted.key.start_ns;
+            let one = eldest.entry(left_by).or_insert(at);
+            if start(at) < start(*one) {
+                *one = at;
+            }
+        }
+        eldest.into_values().collect()
+    }
+
+    fn sums(
+        &self,
+        holds: &[Option<Holds>],
+        parents: &[Option<usize>],
+        heirs: &HashSet<usize>,
+    ) -> Vec<Sum> {
+        let mut sums = vec![Sum::default(); self.members.len()];
+        // Parents stand before their children.
+        for at in 0..self.members.len() {
+            let counted = &self.members[at].counted;
+            let (program, signature) = match parents[at] {
+                Some(above) if counted.program == 0 => (sums[above].program, sums[above].signature),
+                _ => (counted.program, counted.signature),
+            };
+            (sums[at].program, sums[at].signature) = (program, signature);
+        }
+        for at in (0..self.members.len()).rev() {
+            let holds = holds[at].unwrap_or_default();
+            let inherited = if heirs.contains(&at) { 0 } else { holds.at_fork };
+            let own = holds.private.saturating_sub(inherited);
+            sums[at].own = own;
+            sums[at].bytes += own;
+            sums[at].shared = sums[at].shared.max(holds.shared);
+            sums[at].threads += holds.threads;
+            let only_forked = holds.forked
+                || !self.members[at].counted.alive && self.members[at].counted.program == 0;
+            let Sum { bytes, shared, threads, .. } = sums[at];
+            let above = parents[at].filter(|_| only_forked);
+            if above.is_none() {
+                sums[at].own += shared;
+            }
+            if let Some(parent) = parents[at] {
+                sums[parent].threads += threads;
+                sums[parent].bytes += bytes;
+                if only_forked {
+                    sums[parent].shared = sums[parent].shared.max(shared);
+                } else {
+                    sums[parent].bytes += shared;
+                }
+            }
+        }
+        sums
+    }
+
+    fn holding(&self, at: usize, holds: &[Option<Holds>], sums: &[Sum]) -> Holding {
+        let Member { counted, live, .. } = self.members[at];
+        let (sum, own) = (sums[at], holds[at].unwrap_or_default());
+        let (alike_program, alike) = self.alike(at, sums);
+        Holding {
+            root: counted.key,
+            slot: counted.slot,
+            parent: counted.parent,
+            alive: counted.alive,
+            program: sum.program,
+            signature: sum.signature,
+            cgroup: counted.cgroup,
+            uid: own.uid,
+            session: own.session,
+            live,
+            threads: sum.threads,
+            bytes: sum.bytes + sum.shared,
+            root_bytes: sum.own,
+            forks: counted.forks,
+            exits: counted.exits,
+            zombies: own.zombies,
+            alike,
+            alike_program,
+        }
+    }
+
+    /// The program that most living children run, and how many do.
+    fn alike(&self, at: usize, sums: &[Sum]) -> (u64, u32) {
+        let mut counts: HashMap<u64, u32> = HashMap::new();
+        let mut next: Vec<usize> = self.children(at).collect();
+        while let Some(child) = next.pop() {
+            if !self.members[child].counted.alive {
+                next.extend(self.children(child));
+            } else if sums[child].program != 0 {
+                *counts.entry(sums[child].program).or_default() += 1;
+            }
+        }
+        counts.into_iter().max_by_key(|(program, count)| (*count, *program)).unwrap_or_default()
+    }
+
+    /// Sums over what has something in common.
+    fn gather(&self, holds: &[Option<Holds>], sums: &[Sum], worth: &Worth) -> Vec<Gathering> {
+        let mut groups: HashMap<(i32, u64), Gathering> = HashMap::new();
+        for (at, holds) in holds.iter().enumerate() {
+            let Some(holds) = holds else { continue };
+            let counted = &self.members[at].counted;
+            let keys = [
+                (GroupBy::Executable, sums[at].program),
+                (GroupBy::Session, holds.session.into()),
+                (GroupBy::User, holds.uid.into()),
+                (GroupBy::Cgroup, counted.cgroup),
+            ];
+            for (by, what) in keys {
+                // Nobody knows what it runs, or it has no session.
+                if what == 0 && by != GroupBy::User {
+                    continue;
+                }
+                let group = groups.entry((by.into(), what)).or_insert(Gathering {
+                    by,
+                    what,
+                    processes: 0,
+                    bytes: 0,
+                    eldest: counted.key,
+                    slot: counted.slot,
+                });
+                group.processes += 1;
+                group.bytes += sums[at].own;
+                if counted.key.start_ns < group.eldest.start_ns {
+                    (group.eldest, group.slot) = (counted.key, counted.slot);
+                }
+            }
+        }
+        let mut all: Vec<Gathering> =
+            groups.into_values().filter(|group| group.bytes >= worth.bytes).collect();
+        all.sort_unstable_by_key(|it| (it.by as i32, Reverse(it.bytes), it.what));
+        let mut told = 0;
+        let mut kind = GroupBy::Unspecified;
+        all.retain(|group| {
+            if group.by != kind {
+                (kind, told) = (group.by, 0);
+            }
+            told += 1;
+            told <= worth.groups
+        });
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,321 @@
+//! The observations of a log through the detectors of memory again: from a state directory, which is only
+//! read, or from a file that holds the observations alone.
+
+use std::path::{Path, PathBuf};
+
+use prost_types::Timestamp;
+use sensor_proto::json;
+use serde::Serialize;
+
+use super::key_of;
+use crate::{
+    config::Config,
+    detect::{
+        Finding,
+        memory::{self, Told, Watch},
+    },
+    lineage::ProcessKey,
+    proto::{Measure, MemorySample, Record, observation::Fact, record::Body},
+    record::{self, Export, ExportError, Exporter, Filter, ReadError, Reader},
+};
+
+/// Records of a page.
+const PAGE: u32 = 1000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ObservedError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Export(#[from] ExportError),
+}
+
+/// What a replay of a log found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    pub log: Summary,
+    pub findings: Vec<Found>,
+}
+
+/// What the log is.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Summary {
+    pub host: String,
+    /// When the first sample of memory was recorded, and the last one.
+    #[serde(serialize_with = "json::time")]
+    pub from: Option<Timestamp>,
+    #[serde(serialize_with = "json::time")]
+    pub to: Option<Timestamp>,
+    /// Samples of memory.
+    pub samples: u64,
+    /// What is wrong with the file behind what was read; null: nothing.
+    pub damage: Option<String>,
+}
+
+/// A finding of the detectors.
+#[derive(Clone, Debug, Serialize)]
+pub struct Found {
+    pub kind: String,
+    pub rule: &'static str,
+    pub severity: String,
+    pub confidence: f64,
+    /// When the sample was recorded.
+    #[serde(serialize_with = "json::time")]
+    pub at: Option<Timestamp>,
+    /// Boot clock, ns.
+    #[serde(serialize_with = "json::string")]
+    pub at_ns: u64,
+    /// None where nobody has it.
+    pub culprit: Option<Process>,
+    /// Of a group all its trees; else empty.
+    pub members: Vec<Process>,
+    pub measures: Vec<Measure>,
+    /// Why and when it was over; null: it was not.
+    pub over: Option<End>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Process {
+    pub pid: u32,
+    /// Boot clock, ns.
+    #[serde(serialize_with = "json::string")]
+    pub start_ns: u64,
+    /// As the sample has it; empty: it has it not.
+    pub comm: String,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct End {
+    #[serde(serialize_with = "json::time")]
+    pub at: Option<Timestamp>,
+    #[serde(serialize_with = "json::string")]
+    pub at_ns: u64,
+    pub why: String,
+}
+
+/// The sample that a record is about.
+pub fn sample_of(record: &Record) -> Option<&MemorySample> {
+    match &record.body {
+        Some(Body::Observation(observation)) => match &observation.fact {
+            Some(Fact::Memory(sample)) => Some(sample),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// Whether a file is a log, and no trace.
+pub fn is_log(file: &Path) -> bool {
+    file.is_dir() || is_database(file) || record::is_export(file)
+}
+
+fn is_database(file: &Path) -> bool {
+    file.file_name().is_some_and(|name| name == record::FILE)
+}
+
+/// Replays a state directory, its database, or a file of observations. `keep`: each observation is written
+/// into this new file as well.
+pub fn replay(file: &Path, config: &Config, keep: Option<&Path>) -> Result<Report, ObservedError> {
+    let mut replay = Replay::new(config);
+    let mut keep = keep.map(Exporter::create_records).transpose()?;
+    let mut each = |record: Record| -> Result<(), ObservedError> {
+        replay.apply(&record);
+        if let (Some(keep), Some(Body::Observation(_))) = (&mut keep, &record.body) {
+            keep.record(record)?;
+        }
+        Ok(())
+    };
+    let damage = if file.is_dir() || is_database(file) {
+        let directory: PathBuf = match file.parent() {
+            Some(parent) if !file.is_dir() => parent.into(),
+            _ => file.into(),
+        };
+        let log = Reader::open(&directory)?;
+        let filter = Filter::new("", &["observation"])?;
+        let mut next = 0;
+        loop {
+            let page = log.records(next, &filter, PAGE)?;
+            page.records.into_iter().try_for_each(&mut each)?;
+            next = page.next_seq;
+            if page.end {
+                break None;
+            }
+        }
+    } else {
+        let mut export = Export::open_records(file)?;
+        export.by_ref().try_for_each(&mut each)?;
+        export.damage
+    };
+    if let Some(keep) = keep {
+        keep.finish()?;
+    }
+    let mut report = replay.report;
+    report.log.damage = damage;
+    Ok(report)
+}
+
+/// Likewise, from wherever the observations come.
+#[cfg(any(fuzzing, test))]
+pub(crate) fn read<R: std::io::Read>(export: &mut Export<R>, config: &Config) -> Report {
+    let mut replay = Replay::new(config);
+    export.by_ref().for_each(|record| replay.apply(&record));
+    replay.report.log.damage.clone_from(&export.damage);
+    replay.report
+}
+
+/// A replay under way.
+struct Replay {
+    watch: Watch,
+    report: Report,
+}
+
+impl Replay {
+    fn new(config: &Config) -> Self {
+        Self { watch: Watch::new(config.detect.memory()), report: Report::default() }
+    }
+
+    fn apply(&mut self, record: &Record) {
+        let Some(sample) = sample_of(record) else { return };
+        let log = &mut self.report.log;
+        if log.samples == 0 {
+            log.host.clone_from(&record.host);
+            log.from = record.at;
+        }
+        log.samples += 1;
+        log.to = record.at;
+        for told in self.watch.see(sample) {
+            match told {
+                Told::Found(finding) => {
+                    self.report.findings.push(Found::of(&finding, sample, record.at));
+                }
+                Told::Over(over) => {
+                    let end = End { at: record.at, at_ns: over.at_ns, why: over.why };
+                    let open = self.report.findings.iter_mut().rev().filter(|it| it.over.is_none());
+                    let is = |found: &&mut Found| {
+                        found.culprit.as_ref().map(|one| (one.pid, one.start_ns))
+                            == over.culprit.map(|key| (key.tgid, key.start_ns))
+                    };
+                    open.filter(is).for_each(|found| found.over = Some(end.clone()));
+                }
+            }
+        }
+    }
+}
+
+impl Found {
+    fn of(finding: &Finding, sample: &MemorySample, at: Option<Timestamp>) -> Self {
+        let process = |key: ProcessKey| {
+            let tree = sample.trees.iter().find(|tree| key_of(tree.root.as_ref()) == Some(key));
+            let comm = tree.map(|tree| tree.comm.clone()).unwrap_or_default();
+            Process { pid: key.tgid, start_ns: key.start_ns, comm }
+        };
+        let members = finding.group.as_ref().map(|group| group.members.as_slice());
+        Self {
+            kind: json::kind::word(finding.kind.into()),
+            rule: finding.rule,
+            severity: json::severity::word(memory::severity(finding).into()),
+            confidence: finding.confidence,
+            at,
+            at_ns: finding.at_ns,
+            culprit: finding.culprit.map(process),
+            members: members.unwrap_or_default().iter().copied().map(process).collect(),
+            measures: finding.measures.clone(),
+            over: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{
+        HostMemory, Incident, MemorySample, Observation, ProcessKey as Key, Started, Transition,
+        TreeMemory,
+    };
+
+    /// A leak of 40 MiB a minute below a supervisor, seen every 5 s; beside it records of all kinds.
+    fn log() -> Vec<Record> {
+        let record = |seq: u64, body| Record {
+            seq,
+            host: "box".into(),
+            at: Some(Timestamp { seconds: 1_700_000_000 + seq as i64, nanos: 0 }),
+            body: Some(body),
+            ..Record::default()
+        };
+        let tree = |pid: u32, parent: Option<u32>, bytes: u64| TreeMemory {
+            root: Some(Key { pid, start_ns: u64::from(pid) }),
+            parent: parent.map(|pid| Key { pid, start_ns: u64::from(pid) }),
+            alive: true,
+            comm: "leaks\x1b[2J".into(),
+            bytes,
+            root_bytes: if pid == 20 { bytes } else { 0 },
+            processes: 12,
+            ..TreeMemory::default()
+        };
+        let mut all = vec![record(0, Body::Started(Started::default()))];
+        for at in 1..1100_u64 {
+            let leak = (100 << 20) + at * 5 * (40 << 20) / 60;
+            let host = HostMemory {
+                total_bytes: Some(8 << 30),
+                available_bytes: Some((6 << 30) - leak),
+                anon_bytes: Some((1 << 30) + leak),
+                ..HostMemory::default()
+            };
+            let sample = MemorySample {
+                at_ns: at * 5_000_000_000,
+                host: Some(host),
+                trees: vec![tree(10, None, leak + (3 << 20)), tree(20, Some(10), leak)],
+                ..MemorySample::default()
+            };
+            let fact = Some(Fact::Memory(sample));
+            all.push(record(2 * at, Body::Observation(Observation { fact })));
+            let incident = Some(Incident { id: format!("{at}"), ..Incident::default() });
+            let transition = Transition { incident, ..Transition::default() };
+            all.push(record(2 * at + 1, Body::Transition(transition)));
+        }
+        all
+    }
+
+    #[test]
+    fn observations_alone_replay_to_the_same_findings_bit_for_bit() {
+        let log = log();
+        // As a daemon has it, sample by sample.
+        let mut watch = Watch::new(Config::default().detect.memory());
+        let mut live = Vec::new();
+        for sample in log.iter().filter_map(sample_of) {
+            for told in watch.see(sample) {
+                if let Told::Found(finding) = told {
+                    live.push(Found::of(&finding, sample, None));
+                }
+            }
+        }
+        assert_eq!(live.iter().map(|one| one.rule).collect::<Vec<_>>(), ["M2"]);
+        assert_eq!(live[0].culprit.as_ref().map(|one| one.pid), Some(20));
+
+        // The log, stripped of everything but its observations, in a file.
+        let directory = tempfile::tempdir().unwrap();
+        let file = directory.path().join("kept");
+        let mut kept = Exporter::create_records(&file).unwrap();
+        for record in log.into_iter().filter(|record| record.kind() == "observation") {
+            kept.record(record).unwrap();
+        }
+        kept.finish().unwrap();
+        assert!(is_log(&file));
+        let bits = |found: &Found| {
+            let values: Vec<(String, u64, Option<u64>)> = found
+                .measures
+                .iter()
+                .map(|it| (it.name.clone(), it.value.to_bits(), it.threshold.map(f64::to_bits)))
+                .collect();
+            (found.rule, found.at_ns, found.confidence.to_bits(), values)
+        };
+        let again = directory.path().join("again");
+        let replayed = replay(&file, &Config::default(), Some(&again)).unwrap();
+        assert_eq!(replayed.log.samples, 1099);
+        assert!(replayed.findings.iter().map(bits).eq(live.iter().map(bits)));
+        // What was kept of it is the same once more, and no incident.
+        let twice = replay(&again, &Config::default(), None).unwrap();
+        assert!(twice.findings.iter().map(bits).eq(live.iter().map(bits)));
+        assert!(Export::open(&again).is_err());
+    }
+}

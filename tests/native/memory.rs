@@ -1,0 +1,105 @@
+//! Whose memory it is, and whose grows.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tests::{
+    Cage, Limits, Sensor, needs,
+    process::field,
+    run::until,
+    workloads::memory::{forks, leak},
+};
+
+use crate::support::{CATCH, comes, id};
+
+const MIB: u64 = 1 << 20;
+
+/// A group may have so much.
+const LIMIT: u64 = 640 * MIB;
+
+/// From what is there to a sample that tells of it: they come every 5 s.
+const SAMPLE: Duration = Duration::from_secs(20);
+
+fn cage() -> Cage {
+    Cage::new(Limits { tasks: Some(100), memory_bytes: Some(LIMIT) }).unwrap()
+}
+
+/// The largest tree of the cage by memory.
+fn largest(sensor: &Sensor, cage: &Cage) -> Value {
+    let path = cage.path();
+    let list = sensor.json(&["top", "--json", "--once", "--sort", "memory", "--cgroup", &path]);
+    list.unwrap()["trees"][0].clone()
+}
+
+/// What /proc says that a process has of its own, bytes.
+fn held(pid: u32) -> u64 {
+    let file = format!("/proc/{pid}/status");
+    let kib = |name| field(&file, name).unwrap_or(0);
+    (kib("RssAnon") + kib("VmSwap")) << 10
+}
+
+#[test]
+fn a_leak_is_found_before_its_limit_and_measured() {
+    needs!();
+    let cage = cage();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    // 50 MiB a second at most: what the limit leaves lasts for a dozen seconds, half a minute where all is slow.
+    let work = leak(10, 45, "0.2").unwrap();
+    let running = work.start(&cage).unwrap();
+    let pid = running.pid();
+    let incident = sensor
+        .wait_for(CATCH, |one| one["kind"] == "memory_growth" && !one["diagnosis"].is_null())
+        .unwrap();
+    assert_eq!(incident["culprit"]["pid"], pid, "{incident:#}");
+    assert_eq!(incident["state"], "open", "nothing is stopped");
+
+    comes("that it has taken all that it wants", CATCH, || work.output().contains("all"));
+    let mut seen = Value::Null;
+    let told = until(SAMPLE, || {
+        seen = largest(&sensor, &cage);
+        let (bytes, really) = (seen["bytes"].as_u64().unwrap_or(0), held(pid));
+        // Its sleeping child has some pages.
+        bytes.abs_diff(really) * 100 <= really * 3
+    });
+    assert!(told, "{} bytes, and {seen:#}", held(pid));
+    assert_eq!(seen["root"]["pid"], pid);
+    assert!(held(pid) > 450 * MIB, "{} bytes", held(pid));
+    assert_eq!(seen["incident"], id(&incident));
+
+    // It is followed in samples, which are recorded.
+    let mut watch = sensor.watch(0).unwrap();
+    watch
+        .find(SAMPLE, |record| {
+            let trees = record["observation"]["memory"]["trees"].as_array();
+            trees.is_some_and(|trees| {
+                trees.iter().any(|tree| {
+                    tree["root"]["pid"] == pid && tree["limit_bytes"].as_u64() == Some(LIMIT)
+                })
+            })
+        })
+        .unwrap();
+    let status = sensor.status().unwrap();
+    assert_eq!(status["memory_sampling"]["by"], "iterator", "{status:#}");
+    cage.clear().unwrap();
+    drop(running);
+    sensor
+        .wait_for(CATCH, |one| one["id"] == incident["id"] && one["state"] == "resolved")
+        .unwrap();
+}
+
+#[test]
+fn what_a_fork_shares_counts_once() {
+    needs!();
+    let cage = cage();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let work = forks(100, 10).unwrap();
+    let running = work.start(&cage).unwrap();
+    comes("that all are forked", CATCH, || work.output().contains("all"));
+    let seen = largest(&sensor, &cage);
+    let really = held(running.pid());
+    assert!(really >= 100 * MIB, "{really} bytes");
+    assert_eq!((&seen["root"]["pid"], &seen["processes"]), (&running.pid().into(), &11.into()));
+    // A child of a shell writes to some of its pages.
+    let bytes = seen["bytes"].as_u64().unwrap();
+    assert!((really - MIB..really + 12 * MIB).contains(&bytes), "{bytes} of {really} bytes");
+}
