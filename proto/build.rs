@@ -6,7 +6,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = [
+const FILES: &[&str] = &[
     "sensor/v1/sensor.proto",
     "sensor/v1/trace.proto",
     "sensor/v1/export.proto",
@@ -15,13 +15,14 @@ const FILES: [&str; 5] = [
 ];
 
 /// Enum fields: message.field → module path of the serializer that knows its words.
-const ENUMS: [(&str, &str); 14] = [
+const ENUMS: &[(&str, &str)] = &[
     ("Record.priority", "priority"),
     ("Incident.kind", "kind"),
     ("Incident.severity", "severity"),
     ("Incident.state", "state"),
     ("Group.by", "group_by"),
     ("GroupMemory.by", "group_by"),
+    ("Oom.scope", "oom_scope"),
     ("Transition.from", "state"),
     ("Transition.to", "state"),
     ("Action.kind", "action_kind"),
@@ -33,7 +34,7 @@ const ENUMS: [(&str, &str); 14] = [
 ];
 
 /// 64-bit integers that JSON carries as strings, because readers hold numbers in doubles.
-const STRINGS: [&str; 27] = [
+const STRINGS: &[&str] = &[
     "Record.seq",
     "Record.boot_ns",
     "Alarm.span_ns",
@@ -61,10 +62,20 @@ const STRINGS: [&str; 27] = [
     "TreeMemory.alike_program",
     "SamplingStatus.took_ns",
     "LiveTree.stalled_ns",
+    "OomKill.at_ns",
+    "Killed.at_ns",
+    "Killed.sent_ns",
+    "Oom.period_ns",
+    "OomHolder.grown_ns",
+    "Actor.signature",
+    "Pressure.at_ns",
+    "Pressure.window_ns",
+    "Pressure.falling_ns",
+    "Usage.at_ns",
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.
-const BYTES: [&str; 21] = [
+const BYTES: &[&str] = &[
     "Evidence.content.text",
     "Process.cwd",
     "Process.exe",
@@ -89,8 +100,9 @@ const BYTES: [&str; 21] = [
 ];
 
 /// `repeated bytes` fields.
-const BYTE_LISTS: [&str; 8] = [
+const BYTE_LISTS: &[&str] = &[
     "Exec.argv",
+    "Actor.argv",
     "Process.argv",
     "Process.open_files",
     "Link.argv",
@@ -100,7 +112,7 @@ const BYTE_LISTS: [&str; 8] = [
     "GitState.modified",
 ];
 
-const TIMES: [&str; 15] = [
+const TIMES: &[&str] = &[
     "Record.at",
     "Evidence.at",
     "Incident.opened_at",

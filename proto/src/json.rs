@@ -54,6 +54,7 @@ words! {
     severity, v1::Severity, "SEVERITY_";
     state, v1::State, "STATE_";
     group_by, v1::GroupBy, "GROUP_BY_";
+    oom_scope, v1::OomScope, "OOM_SCOPE_";
     action_kind, v1::ActionKind, "ACTION_KIND_";
     investigation_state, v1::InvestigationState, "INVESTIGATION_STATE_";
     verdict, v1::Verdict, "VERDICT_";

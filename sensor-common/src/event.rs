@@ -15,6 +15,9 @@ pub const FORKED: u32 = 4;
 pub const EXECUTED: u32 = 5;
 pub const EXITED: u32 = 6;
 pub const RESPAWNED: u32 = 7;
+/// `oom::Marked` and `oom::Killed`.
+pub const MARKED: u32 = 8;
+pub const KILLED: u32 = 9;
 
 /// A gate was crossed. Wakes the reader at once.
 #[repr(C)]

@@ -17,6 +17,7 @@ pub mod layout;
 pub mod lineage;
 pub mod loss;
 pub mod memory;
+pub mod oom;
 pub mod pressure;
 pub mod process;
 pub mod recursion;

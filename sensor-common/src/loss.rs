@@ -18,10 +18,12 @@ pub enum Reason {
     SignalRefused = 5,
     /// A dead node could not be queued for freeing.
     Unfreed = 6,
+    /// The OOM killer took somebody of whom nobody knows who it was.
+    VictimUnknown = 7,
 }
 
 impl Reason {
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::TableFull,
         Self::IndexFull,
         Self::ExecFull,
@@ -29,6 +31,7 @@ impl Reason {
         Self::UnknownExit,
         Self::SignalRefused,
         Self::Unfreed,
+        Self::VictimUnknown,
     ];
 
     /// The word in `Lost` records.
@@ -41,6 +44,7 @@ impl Reason {
             Self::UnknownExit => "unknown_exit",
             Self::SignalRefused => "signal_refused",
             Self::Unfreed => "unfreed",
+            Self::VictimUnknown => "victim_unknown",
         }
     }
 }

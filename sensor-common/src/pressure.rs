@@ -15,21 +15,19 @@ pub struct Stall {
     pub tree_ns: u64,
 }
 
-/// All of the host, since the programs were attached.
+/// Of the whole host, since the programs were attached: what its own shortage made processes do. Those of a
+/// cgroup at its limit are not in it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Reclaims {
-    /// Times that somebody began to look for memory himself, because the host had too little.
-    pub direct: u64,
+    /// Times that somebody began to look for memory himself.
+    pub times: u64,
     /// Time that this took, all of them together, ns.
-    pub direct_ns: u64,
-    /// The same because a cgroup was at its limit.
-    pub group: u64,
-    pub group_ns: u64,
+    pub ns: u64,
 }
 
 /// Threads that may stand in reclaim at once and be counted: an emulated host of one GiB has some tens.
 pub const RECLAIMING: u32 = 1024;
 
 const _: () = assert!(size_of::<Stall>() == 24);
-const _: () = assert!(size_of::<Reclaims>() == 32);
+const _: () = assert!(size_of::<Reclaims>() == 16);

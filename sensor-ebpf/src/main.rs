@@ -11,6 +11,7 @@ mod lifecycle;
 mod lineage;
 mod maps;
 mod memory;
+mod oom;
 mod pressure;
 mod recursion;
 mod respawn;
@@ -113,12 +114,25 @@ fn exit(task: Task, cast: Cast) -> i32 {
         return 0;
     }
     // Before the node is gone.
+    oom::ended(slot.unwrap_or(0), task);
     let key = lifecycle::key_of(slot.unwrap_or(0));
     let at_ns = lifecycle::now();
     if lineage::ended(tgid, at_ns) {
         lifecycle::exited(key, task.exit_code(), at_ns);
     }
     0
+}
+
+/// Raw tracepoint arguments: (signal, siginfo, task, whole group, result). Runs in whoever sends it.
+#[btf_tracepoint(function = "signal_generate")]
+pub fn sensor_signal(ctx: BtfTracePointContext) -> i32 {
+    oom::sent(ctx.arg(0), ctx.arg(1), Task(ctx.arg(2)), ctx.arg(4))
+}
+
+/// Raw tracepoint arguments: (pid), or since 6.8 and in later 6.1 (task, uid). Runs in whoever asked for memory.
+#[btf_tracepoint(function = "mark_victim")]
+pub fn sensor_victim(ctx: BtfTracePointContext) -> i32 {
+    oom::marked(ctx.arg(0))
 }
 
 /// Direct reclaim: the host has too little memory, and whoever wants some looks for it. The arguments do

@@ -13,6 +13,7 @@ use sensor_common::{
     lineage::{self, ExecRecord, Image, Known, Node, Slot},
     loss::Reason,
     memory::Held,
+    oom::{self, Kill, Limit, Told},
     pressure::{RECLAIMING as THREADS, Reclaims, Stall},
     recursion::{Found, Nodes},
     respawn::{self, Loop, Window},
@@ -82,6 +83,18 @@ pub static ENTERED: Array<u32> = Array::with_max_entries(1, 0);
 /// Commands that failed at once, by who starts them.
 #[map]
 pub static LOOPS: LruHashMap<Loop, Window> = LruHashMap::with_max_entries(respawn::LOOPS, 0);
+
+/// Who sent SIGKILL, by the target's tgid, until that has ended.
+#[map]
+pub static KILLS: LruHashMap<u32, Kill> = LruHashMap::with_max_entries(oom::KILLS, 0);
+
+/// The memory limit that a victim's trigger met: room for what one function of the verifier's answers another.
+#[map]
+pub static LIMIT: PerCpuArray<Limit> = PerCpuArray::with_max_entries(1, 0);
+
+/// Ends by SIGKILL that were told of.
+#[map]
+pub static TOLD: Array<Told> = Array::with_max_entries(1, 0);
 
 /// What processes stood in reclaim, by slot. User space maps it.
 #[map]

@@ -57,14 +57,11 @@ fn now() -> u64 {
 pub fn begins(why: Reclaim) -> i32 {
     // Where it does not fit, this stall is not counted, and its beginning is.
     let _ = RECLAIMING.insert(thread(), now(), u64::from(BPF_ANY));
-    if let Some(all) = RECLAIMS.get_ptr_mut(0) {
+    if why == Reclaim::Direct
+        && let Some(all) = RECLAIMS.get_ptr_mut(0)
+    {
         // SAFETY: a value of the array.
-        unsafe {
-            match why {
-                Reclaim::Direct => add(&raw mut (*all).direct, 1),
-                Reclaim::Group => add(&raw mut (*all).group, 1),
-            }
-        }
+        unsafe { add(&raw mut (*all).times, 1) };
     }
     0
 }
@@ -76,14 +73,11 @@ pub fn ends(why: Reclaim) -> i32 {
     let Some(began_ns) = (unsafe { RECLAIMING.get(thread).copied() }) else { return 0 };
     let _ = RECLAIMING.remove(thread);
     let ns = now().saturating_sub(began_ns);
-    if let Some(all) = RECLAIMS.get_ptr_mut(0) {
+    if why == Reclaim::Direct
+        && let Some(all) = RECLAIMS.get_ptr_mut(0)
+    {
         // SAFETY: a value of the array.
-        unsafe {
-            match why {
-                Reclaim::Direct => add(&raw mut (*all).direct_ns, ns),
-                Reclaim::Group => add(&raw mut (*all).group_ns, ns),
-            }
-        }
+        unsafe { add(&raw mut (*all).ns, ns) };
     }
     // Kernel threads have no node.
     if let Some(slot) = slot_of(current_tgid()) {

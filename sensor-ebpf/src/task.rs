@@ -112,7 +112,7 @@ impl Task {
     /// Threads of the group that have not begun to exit.
     #[inline(always)]
     pub fn living_threads(self) -> u32 {
-        read(read(self.0, Field::TaskSignal), Field::SignalLive)
+        read(self.signal(), Field::SignalLive)
     }
 
     /// Execs so far, its ancestors' included.
@@ -137,7 +137,7 @@ impl Task {
     /// Threads of the group that the kernel has not yet let go of, exiting or not.
     #[inline(always)]
     pub fn unreleased_threads(self) -> u32 {
-        read(read(self.0, Field::TaskSignal), Field::SignalThreads)
+        read(self.signal(), Field::SignalThreads)
     }
 
     #[inline(always)]
@@ -145,11 +145,21 @@ impl Task {
         read(self.0, Field::TaskMm)
     }
 
+    #[inline(always)]
+    pub fn signal(self) -> Address {
+        read(self.0, Field::TaskSignal)
+    }
+
+    /// The set of cgroups, one of each hierarchy.
+    #[inline(always)]
+    pub fn cgroups(self) -> Address {
+        read(self.0, Field::TaskCgroups)
+    }
+
     /// Id of the cgroup in the default (v2) hierarchy.
     #[inline(always)]
     pub fn cgroup(self) -> u64 {
-        let group: Address = read(read(self.0, Field::TaskCgroups), Field::CssSetDefault);
-        read(read(group, Field::CgroupKernfs), Field::KernfsId)
+        cgroup_id(read(self.cgroups(), Field::CssSetDefault))
     }
 
     #[inline(always)]
@@ -158,6 +168,12 @@ impl Task {
         let path = fs.wrapping_add(offset(Field::FsPwd));
         inode(read(read(path, Field::PathDentry), Field::DentryInode))
     }
+}
+
+/// Id of a `struct cgroup`, in whatever hierarchy it is.
+#[inline(always)]
+pub fn cgroup_id(group: Address) -> u64 {
+    read(read(group, Field::CgroupKernfs), Field::KernfsId)
 }
 
 /// The executable of an address space.

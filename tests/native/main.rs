@@ -26,11 +26,17 @@ mod judge;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod lead;
+#[cfg(test)]
 mod left_alone;
 #[cfg(test)]
 mod memory;
 #[cfg(test)]
+mod oom;
+#[cfg(test)]
 mod pause;
+#[cfg(test)]
+mod pressure;
 #[cfg(test)]
 mod privileges;
 #[cfg(test)]

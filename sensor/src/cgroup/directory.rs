@@ -2,8 +2,10 @@
 
 use std::{
     collections::HashSet,
-    fs, io,
-    path::Path,
+    fs::{self, File},
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -46,8 +48,53 @@ pub fn ids(dir: &Path) -> io::Result<HashSet<u64>> {
     Ok(below(dir)?.iter().filter_map(|group| super::id(group).ok()).collect())
 }
 
+/// Directory of the group with this id, below `mount`.
+pub fn by_id(mount: &Path, id: u64) -> io::Result<PathBuf> {
+    /// As `open_by_handle_at`(2) takes it, of a kernfs file.
+    #[repr(C)]
+    struct Handle {
+        bytes: u32,
+        /// `FILEID_KERNFS` of include/linux/exportfs.h.
+        kind: i32,
+        id: u64,
+    }
+    let mount = File::open(mount)?;
+    let mut handle = Handle { bytes: size_of::<u64>() as u32, kind: 0xfe, id };
+    let flags = libc::O_PATH | libc::O_DIRECTORY | libc::O_CLOEXEC;
+    // SAFETY: the handle lives and says how long it is; what comes back is a descriptor or an error.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_open_by_handle_at, mount.as_raw_fd(), &raw mut handle, flags)
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: nobody else has it.
+    let group = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    let path = fs::read_link(format!("/proc/self/fd/{}", group.as_raw_fd()))?;
+    // Of a removed one the kernel says so behind its name.
+    if path.exists() { Ok(path) } else { Err(io::ErrorKind::NotFound.into()) }
+}
+
+/// `dir` and the groups below it, parents first, so many at most. What is gone meanwhile is left out.
+pub fn below_within(dir: &Path, most: usize) -> Vec<PathBuf> {
+    let mut found = vec![dir.to_owned()];
+    let mut next = 0;
+    while let Some(group) = found.get(next).cloned() {
+        next += 1;
+        for entry in fs::read_dir(&group).into_iter().flatten().flatten() {
+            if found.len() >= most {
+                return found;
+            }
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                found.push(entry.path());
+            }
+        }
+    }
+    found
+}
+
 /// `dir` and the groups below it, parents first.
-fn below(dir: &Path) -> io::Result<Vec<std::path::PathBuf>> {
+fn below(dir: &Path) -> io::Result<Vec<PathBuf>> {
     let mut found = vec![dir.to_owned()];
     let mut next = 0;
     while let Some(group) = found.get(next).cloned() {

@@ -17,7 +17,9 @@ use std::{
     time::Duration,
 };
 
-pub use directory::{freeze, frozen, ids, kill, members, populated, remove, thaw};
+pub use directory::{
+    below_within as below, freeze, frozen, ids, kill, members, populated, remove, thaw,
+};
 pub use group::{Group, Holds, Limits};
 
 /// What cannot be done with a group, and what to do about it.
@@ -153,6 +155,15 @@ impl Hierarchies {
             );
         }
         Ok(found)
+    }
+
+    /// Path of the group with this id: in the hierarchy of a v1 controller, or in v2 without one and where v1
+    /// has it not. `None`: it is gone, or out of what is mounted.
+    pub fn path_of_id(&self, controller: Option<&str>, id: u64) -> Option<PathBuf> {
+        let v1 = controller.and_then(|controller| self.v1(controller));
+        let mount = v1.or(self.unified.as_ref())?;
+        let dir = directory::by_id(&mount.at, id).ok()?;
+        dir.strip_prefix(&mount.at).ok().map(|rest| join(&mount.root, rest))
     }
 
     /// Where our own groups go, as a v2 path: below the unit that systemd delegated to us, once this

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     incident,
-    proto::{Culprit, Group, Incident, Kind, Severity, State},
+    proto::{Actor, Culprit, Group, Incident, Kind, Severity, State},
 };
 
 /// A culprit's command line, or its name where that is not known.
@@ -26,6 +26,15 @@ pub fn subject(incident: &Incident) -> String {
         (Some(group), _) => group_name(group),
         (None, Some(culprit)) => format!("{} (pid {})", culprit_command(culprit), culprit.pid),
         (None, None) => "the host".to_owned(),
+    }
+}
+
+/// A process that may be gone, in a few words.
+pub fn actor(actor: &Actor) -> String {
+    let pid = actor.process.unwrap_or_default().pid;
+    match actor.argv.as_slice() {
+        [] => format!("`{}` ({pid})", text::safe(&actor.comm)),
+        argv => format!("`{}` ({pid})", text::command(argv)),
     }
 }
 

@@ -1,6 +1,8 @@
 //! `sensor show`: the story of an incident, for an engineer at three in the morning: what happens,
 //! what was done, why it happens, what to change, what to do now; the numbers last.
 
+mod oom;
+
 use std::{
     fmt::Write as _,
     io::{self, Write as _},
@@ -164,6 +166,9 @@ pub(crate) fn story(incident: &Incident, view: &View, source: Source<'_>) -> Str
     headline(&mut page, incident, view, source);
     if let Some(culprit) = &incident.culprit {
         culprit_of(&mut page, culprit, incident.group.as_ref(), style);
+    }
+    if let Some(oom) = &incident.oom {
+        oom::section(&mut page, oom, style);
     }
     if let Some(diagnosis) = &incident.diagnosis {
         cause(&mut page, diagnosis, style);
@@ -490,7 +495,12 @@ fn next(page: &mut String, incident: &Incident, style: &Style) {
         table.push([format!("sensor {verb} {id}").into(), Cell::toned(what, Tone::Faint)]);
     };
     verb("evidence", "what was gathered: the tree, the chain, files, the kernel's log");
-    let acts = incident.culprit.is_some();
+    // Whom the OOM killer took is gone already.
+    let taken = incident.oom.iter().flat_map(|oom| &oom.victims);
+    let mut taken = taken.filter_map(|kill| kill.victim.as_ref()?.process);
+    let acts = incident.culprit.as_ref().is_some_and(|culprit| {
+        taken.all(|key| (key.pid, key.start_ns) != (culprit.pid, culprit.start_ns))
+    });
     let (freeze, kill) = if incident.group.is_some() {
         ("stop all of their trees where they stand; they can go on later", "end all of their trees")
     } else {

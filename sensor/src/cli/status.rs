@@ -38,9 +38,9 @@ pub async fn run(daemon: &client::Address, args: &StatusArgs) -> Result<(), CliE
 fn sampling(sampling: &SamplingStatus) -> Cell {
     let by = if sampling.by == "proc" { " from /proc" } else { "" };
     let told = format!(
-        "every {}{by}, {} for {}, {:.2} % of a CPU",
+        "every {}{by}, {:.1} ms for {}, {:.2} % of a CPU",
         time::duration(u64::from(sampling.every_ms) * 1_000_000),
-        time::duration(sampling.took_ns),
+        sampling.took_ns as f64 / 1e6,
         text::count(sampling.processes, "process", "processes"),
         sampling.cpu_percent,
     );

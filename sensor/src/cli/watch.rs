@@ -1,13 +1,18 @@
 //! `sensor watch`: records as they come, one a line.
 
+use std::fmt::Write as _;
+
 use clap::Args;
 use sensor_common::gate::Rule;
 use sensor_proto::{
     json::{self, RecordLine, escape},
-    v1::{Observation, Record, StreamRecordsRequest, observation::Fact, record::Body},
+    v1::{
+        Actor, Killed, Observation, OomKill, Pressure, Record, StreamRecordsRequest,
+        observation::Fact, record::Body,
+    },
 };
 
-use crate::detect::respawn::ending;
+use crate::detect::{pressure::projected_s, respawn::ending};
 
 use super::{
     client, describe,
@@ -187,6 +192,42 @@ fn body(record: &Record) -> (String, Tone) {
     }
 }
 
+fn oom_kill(kill: &OomKill) -> String {
+    let who = |actor: &Option<Actor>| actor.as_ref().map_or_else(String::new, describe::actor);
+    let held = [kill.anon_bytes, kill.shmem_bytes, kill.swap_bytes];
+    let held = match held.into_iter().flatten().sum::<u64>() {
+        0 => String::new(),
+        bytes => format!(", which held {}", text::bytes(bytes)),
+    };
+    let limit = match (kill.limit_bytes, kill.limit_used_bytes) {
+        (Some(limit), Some(used)) => format!(
+            "; the nearest limit is {} of {}, of which {} is used",
+            text::bytes(limit),
+            text::safe(&kill.limit_cgroup),
+            text::bytes(used),
+        ),
+        _ => String::new(),
+    };
+    if kill.dying {
+        return format!("OOM: {}{held} was ending already", who(&kill.victim));
+    }
+    format!(
+        "OOM: the kernel kills {}{held}, as {} asks{limit}",
+        who(&kill.victim),
+        who(&kill.trigger)
+    )
+}
+
+fn end(killed: &Killed) -> String {
+    let who = killed.process.as_ref().map_or_else(String::new, describe::actor);
+    let by = match (&killed.sender, killed.by_kernel) {
+        (Some(sender), false) => format!("by {} of uid {}", describe::actor(sender), sender.uid),
+        (Some(sender), true) => format!("by the kernel, on behalf of {}", describe::actor(sender)),
+        (None, _) => "by a sender that was not seen".into(),
+    };
+    format!("SIGKILL ended {who}, {by}; this was no OOM kill")
+}
+
 fn fact(observation: &Observation) -> String {
     match &observation.fact {
         None => "of a kind that this version does not know".into(),
@@ -218,6 +259,20 @@ fn fact(observation: &Observation) -> String {
                 .map_or_else(|| "nobody knows what is".into(), text::bytes),
             text::count(sample.trees.len() as u64, "tree", "trees"),
         ),
+        Some(Fact::OomKill(kill)) => oom_kill(kill),
+        Some(Fact::Killed(killed)) => end(killed),
+        Some(Fact::Pressure(pressure)) => shortage(pressure),
+        Some(Fact::Usage(usage)) => {
+            let parts = [
+                ("memory", usage.memory_percent),
+                ("disk", usage.disk_percent),
+                ("CPU", usage.cpu_percent),
+            ];
+            let parts = parts
+                .iter()
+                .filter_map(|(name, percent)| Some(format!("{name} {} %", (*percent)?)));
+            format!("used: {}", parts.collect::<Vec<_>>().join(", "))
+        }
         Some(Fact::Exec(exec)) => format!(
             "pid {} of {}: {}",
             exec.process.unwrap_or_default().pid,
@@ -225,4 +280,26 @@ fn fact(observation: &Observation) -> String {
             text::command(&exec.argv),
         ),
     }
+}
+
+/// How hard memory is to get, in a line.
+fn shortage(pressure: &Pressure) -> String {
+    let place =
+        if pressure.cgroup.is_empty() { "the host".into() } else { text::safe(&pressure.cgroup) };
+    let mut line = match (pressure.available_bytes, pressure.total_bytes) {
+        (Some(available), Some(total)) => {
+            format!("{place}: {} of {} available", text::bytes(available), text::bytes(total))
+        }
+        _ => place,
+    };
+    if let Some(seconds) = projected_s(pressure) {
+        let _ = write!(line, ", none in {seconds:.0} s");
+    }
+    let waits = [("some task waits", pressure.some_percent), ("all wait", pressure.full_percent)];
+    for (who, percent) in waits {
+        if let Some(percent) = percent.filter(|percent| *percent >= 0.5) {
+            let _ = write!(line, ", {who} {percent:.0} % of the time");
+        }
+    }
+    line
 }

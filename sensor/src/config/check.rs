@@ -41,6 +41,7 @@ pub(super) fn check(config: &Config) -> Checked {
     }
     kernel(config)?;
     detect(config)?;
+    thresholds(config)?;
     respond(config)?;
     range("evidence.max_processes", config.evidence.max_processes, 1..=16_384)?;
     files("evidence.files", &config.evidence.files, logs::FILES)?;
@@ -149,7 +150,8 @@ fn respawns(config: &Config) -> Checked {
     range("detect.respawn.life_ms", respawn.life_ms, 1..=3_600_000)?;
     // Below it the median of the runs could be anything, and most of them a success.
     range("detect.respawn.failed_percent", respawn.failed_percent, 51..=100)?;
-    memory(config)
+    memory(config)?;
+    pressure(config)
 }
 
 fn memory(config: &Config) -> Checked {
@@ -185,6 +187,39 @@ fn memory(config: &Config) -> Checked {
     range("detect.zombies.count", config.detect.zombies.count, 9..=1_048_576)
 }
 
+fn pressure(config: &Config) -> Checked {
+    let pressure = &config.detect.pressure;
+    // A level holds until it is clearly over, by a fifth of its threshold.
+    range("detect.pressure.watch_percent", pressure.watch_percent, 1..=80)?;
+    range("detect.pressure.warning_percent", pressure.warning_percent, 1..=80)?;
+    range("detect.pressure.critical_percent", pressure.critical_percent, 1..=80)?;
+    not_above(
+        ("detect.pressure.critical_percent", pressure.critical_percent),
+        ("warning_percent", pressure.warning_percent),
+    )?;
+    not_above(
+        ("detect.pressure.warning_percent", pressure.warning_percent),
+        ("watch_percent", pressure.watch_percent),
+    )?;
+    range("detect.pressure.warning_s", pressure.warning_s, 1..=600)?;
+    range("detect.pressure.critical_s", pressure.critical_s, 1..=600)?;
+    not_above(
+        ("detect.pressure.critical_s", pressure.critical_s),
+        ("warning_s", pressure.warning_s),
+    )
+}
+
+fn thresholds(config: &Config) -> Checked {
+    let thresholds = &config.vitals.thresholds;
+    // 0: none.
+    range("vitals.thresholds.memory_percent", thresholds.memory_percent, 0..=100)?;
+    range("vitals.thresholds.disk_percent", thresholds.disk_percent, 0..=100)?;
+    range("vitals.thresholds.cpu_percent", thresholds.cpu_percent, 0..=100)?;
+    absolute("vitals.thresholds.disk", &thresholds.disk)?;
+    // More often the CPUs' ticks say too little.
+    range("vitals.thresholds.polling_interval_ms", thresholds.polling_interval_ms, 100..=3_600_000)
+}
+
 fn respond(config: &Config) -> Checked {
     let respond = &config.respond;
     if let Mode::Approve | Mode::Auto = respond.rules.r6 {
@@ -196,6 +231,8 @@ fn respond(config: &Config) -> Checked {
     // 0 would let the brake go before what it holds is awake.
     range("respond.brake_extra_s", respond.brake_extra_s, 1..=86_400)?;
     range("respond.max_containments_per_minute", respond.max_containments_per_minute, 1..=1_000)?;
+    // 0: none. More would be a part of the shortage.
+    range("respond.ballast_bytes", respond.ballast_bytes, 0..=1024 * MIB)?;
     few("respond.protect.executables", respond.protect.executables.len())?;
     for executable in &respond.protect.executables {
         absolute("respond.protect.executables", executable)?;

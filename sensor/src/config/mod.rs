@@ -19,7 +19,10 @@ use sensor_common::{recursion::Limits, respawn, storm};
 use serde::{Deserialize, Serialize};
 
 pub use self::{error::ConfigError, webhook::Webhook};
-use crate::{detect::memory, kernel::Gear};
+use crate::{
+    detect::{memory, pressure, usage},
+    kernel::Gear,
+};
 
 /// Where the configuration is looked for when nothing else is said.
 pub const DEFAULT_FILE: &str = "/etc/sensor/sensor.toml";
@@ -42,6 +45,7 @@ pub struct Config {
     pub scope: Scope,
     pub kernel: Kernel,
     pub detect: Detect,
+    pub vitals: Vitals,
     pub respond: Respond,
     pub evidence: Evidence,
     pub record: Record,
@@ -86,6 +90,7 @@ pub struct Detect {
     pub memory: Memory,
     pub accumulation: Accumulation,
     pub zombies: Zombies,
+    pub pressure: Pressure,
 }
 
 /// R1: same executable, argv and cwd among the living ancestors. The last two hold for R1b and
@@ -213,6 +218,40 @@ pub struct Zombies {
     pub count: u32,
 }
 
+/// Memory gets short, on the host or in a cgroup.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Pressure {
+    pub enabled: bool,
+    /// Available memory below these parts of all, percent.
+    pub watch_percent: u32,
+    pub warning_percent: u32,
+    pub critical_percent: u32,
+    /// Nothing is left within so long at the present pace, s.
+    pub warning_s: u32,
+    pub critical_s: u32,
+}
+
+/// What is looked at in percent.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Vitals {
+    pub thresholds: Thresholds,
+}
+
+/// Percentages that open an incident by themselves; 0: none.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Thresholds {
+    pub memory_percent: u32,
+    pub disk_percent: u32,
+    pub cpu_percent: u32,
+    /// A directory on the disk that is meant.
+    pub disk: PathBuf,
+    /// Between two looks, ms.
+    pub polling_interval_ms: u32,
+}
+
 /// What is done about a finding.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -224,6 +263,8 @@ pub struct Respond {
     pub max_containments_per_minute: u32,
     /// Nothing is stopped by itself; what would be is counted.
     pub dry_run: bool,
+    /// Memory that is held, and given back when the host's is exhausted, bytes.
+    pub ballast_bytes: u64,
     pub rules: Rules,
     pub protect: Protect,
 }
@@ -357,6 +398,7 @@ impl Default for Config {
             scope: Scope::default(),
             kernel: Kernel::default(),
             detect: Detect::default(),
+            vitals: Vitals::default(),
             respond: Respond::default(),
             evidence: Evidence::default(),
             record: Record::default(),
@@ -474,6 +516,20 @@ impl Default for Memory {
     }
 }
 
+impl Default for Pressure {
+    fn default() -> Self {
+        let limits = pressure::Limits::default();
+        Self {
+            enabled: true,
+            watch_percent: limits.watch_percent as u32,
+            warning_percent: limits.warning_percent as u32,
+            critical_percent: limits.critical_percent as u32,
+            warning_s: limits.warning_s as u32,
+            critical_s: limits.critical_s as u32,
+        }
+    }
+}
+
 impl Default for Accumulation {
     fn default() -> Self {
         Self { enabled: true, in_seconds: 32, in_minutes: 16, in_hours: 8 }
@@ -486,6 +542,18 @@ impl Default for Zombies {
     }
 }
 
+impl Default for Thresholds {
+    fn default() -> Self {
+        Self {
+            memory_percent: 0,
+            disk_percent: 0,
+            cpu_percent: 0,
+            disk: "/".into(),
+            polling_interval_ms: 10_000,
+        }
+    }
+}
+
 impl Default for Respond {
     fn default() -> Self {
         Self {
@@ -493,6 +561,7 @@ impl Default for Respond {
             brake_extra_s: 60,
             max_containments_per_minute: 10,
             dry_run: false,
+            ballast_bytes: 2 * MIB,
             rules: Rules::default(),
             protect: Protect::default(),
         }
@@ -649,6 +718,32 @@ impl Detect {
             slow_workers: in_hours,
             unreaped: self.zombies.enabled,
             zombies: self.zombies.count,
+        }
+    }
+}
+
+impl Detect {
+    /// The same for pressure on memory; `None`: nobody watches for it.
+    pub fn pressure(&self) -> Option<pressure::Limits> {
+        let pressure = &self.pressure;
+        pressure.enabled.then(|| pressure::Limits {
+            watch_percent: pressure.watch_percent.into(),
+            warning_percent: pressure.warning_percent.into(),
+            critical_percent: pressure.critical_percent.into(),
+            warning_s: pressure.warning_s.into(),
+            critical_s: pressure.critical_s.into(),
+        })
+    }
+}
+
+impl Thresholds {
+    /// As the detector takes them.
+    pub fn limits(&self) -> usage::Thresholds {
+        let or_none = |percent: u32| Some(percent).filter(|percent| *percent > 0);
+        usage::Thresholds {
+            memory: or_none(self.memory_percent),
+            disk: or_none(self.disk_percent),
+            cpu: or_none(self.cpu_percent),
         }
     }
 }

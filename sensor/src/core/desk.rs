@@ -21,6 +21,8 @@ use super::{
     findings::SourceRead,
     investigations::{Investigations, Progress},
     memory::Sampling,
+    oom::Deaths,
+    pressure::Shortages,
     reactor::{Containing, Found, Notice, Times, observation},
     requests::{self, Acted},
     respawn::Looping,
@@ -33,6 +35,7 @@ use crate::{
         Finding,
         group::{By, Group},
     },
+    diagnose::pressure::Shortage,
     evidence::gather::{Gatherer, Restarted},
     feed::link::Reply,
     host::Host,
@@ -53,6 +56,8 @@ use crate::{
 pub enum Done {
     /// An incident that was opened a moment ago is to be looked at, unless it was meanwhile.
     StudyDue(String),
+    /// An incident about OOM kills is to be looked at, also where it was before.
+    OomDue(String),
     Studied(Study),
     Investigated(Progress),
     /// A person's action was carried out.
@@ -112,8 +117,11 @@ pub struct Desk {
     pub loops: HashMap<String, Looping>,
     /// Memory incidents of an earlier run that this one has not seen grow, and since when it looks, ns.
     pub unseen: HashMap<String, u64>,
+    /// What is known of kills.
+    pub deaths: Deaths,
     /// How long nobody has told of one that is over, ns.
     pub quiet_ns: u64,
+    pub shortages: Shortages,
 }
 
 /// What an incident is about, and how far it has been looked at.
@@ -135,7 +143,8 @@ pub struct Matter {
 impl Matter {
     pub fn new(incident: &str, finding: Finding) -> Self {
         let incident = incident.to_owned();
-        let subject = Subject { incident, finding, restarted: None, given: 0 };
+        let subject =
+            Subject { incident, finding, restarted: None, killing: None, shortage: None, given: 0 };
         Self {
             subject,
             studying: false,
@@ -145,6 +154,13 @@ impl Matter {
             asked: Vec::new(),
             sources: 0,
         }
+    }
+
+    /// The same of a shortage.
+    pub fn short(incident: &str, finding: Finding, shortage: Shortage) -> Self {
+        let mut matter = Self::new(incident, finding);
+        matter.subject.shortage = Some(shortage);
+        matter
     }
 
     /// The same of a respawn loop.
@@ -171,10 +187,14 @@ impl Desk {
             Notice::Respawned(respawning) => self.respawned(*respawning),
             Notice::Grown(grown) => self.grown(*grown),
             Notice::Shrunk(over) => self.shrunk(&over),
+            Notice::Oom(marking) => self.oom(*marking),
+            Notice::Ended(ending) => self.ended(*ending),
             Notice::Contained { incident, contained, thaw_ns, turn } => {
                 self.contained(&incident, contained, thaw_ns, turn);
             }
             Notice::Exec(exec) => self.executed(&exec),
+            Notice::Pressure(pressure) => self.pressed(*pressure),
+            Notice::Usage(usage) => self.used(usage),
             Notice::Braked(braked) => {
                 tracing::debug!("the brake holds process {}", braked.process.tgid);
             }
@@ -380,6 +400,7 @@ impl Desk {
                     self.study(&incident);
                 }
             }
+            Done::OomDue(incident) => self.study(&incident),
             Done::Studied(study) => self.studied(study),
             Done::Investigated(progress) => drop(self.investigated(progress)),
             Done::Acted(acted) => self.acted(*acted),
@@ -396,6 +417,12 @@ impl Desk {
         let mut evidence = study.evidence.clone();
         let again = self.matters.get_mut(id).is_some_and(|matter| {
             matter.subject.given = study.given;
+            // One of a later kill is not explained by this one.
+            if let (Some(known), Some(seen)) = (&mut matter.subject.killing, &study.killing)
+                && seen.is_of(known)
+            {
+                known.clone_from(seen);
+            }
             matter.studying = study.more;
             matter.evidence.append(&mut evidence);
             if study.more {
@@ -411,8 +438,8 @@ impl Desk {
         if let Some(diagnosis) = &study.diagnosis {
             self.log.append(Draft::of(id, Body::Diagnosis(diagnosis.clone())));
         }
-        let (tree, diagnosis) = (study.tree, study.diagnosis);
-        if !study.more && tree.is_none() && diagnosis.is_none() {
+        let (tree, diagnosis, killing) = (study.tree, study.diagnosis, study.killing);
+        if !study.more && tree.is_none() && diagnosis.is_none() && killing.is_none() {
             return self.studied_all(id, again, evidence);
         }
         self.change(id, |incident| {
@@ -422,6 +449,9 @@ impl Desk {
                     group.anon_bytes = tree.anon_bytes;
                 }
                 incident.tree = Some(tree);
+            }
+            if let Some(killing) = killing {
+                Self::oom_studied(incident, killing.oom().clone());
             }
             if let Some(diagnosis) = diagnosis {
                 if let Some(line) = headline(&diagnosis.cause) {
@@ -592,6 +622,7 @@ impl Desk {
         if let Some(looping) = self.loops.get_mut(id) {
             looping.close();
         }
+        self.shortages.close(id);
         Some(self.announce(change))
     }
 }

@@ -13,6 +13,8 @@ mod findings;
 mod growth;
 mod investigations;
 pub mod memory;
+mod oom;
+mod pressure;
 mod privileges;
 mod reactor;
 mod requests;
@@ -51,6 +53,7 @@ use self::{
     growth::Growth,
     investigations::Investigations,
     memory::{Sampler, Sampling},
+    pressure::Shortages,
     reactor::{MESSAGES, Notice, Reactor, Times},
     succession::Legacy,
     trees::Trees,
@@ -280,6 +283,15 @@ impl Daemon {
             freeze_ns: u64::from(config.respond.freeze_s) * 1_000_000_000,
             brake_extra_ns: u64::from(config.respond.brake_extra_s) * 1_000_000_000,
         };
+        let shortages = Shortages::start(
+            config,
+            &hierarchies,
+            &responder_options.scope,
+            &lineage,
+            &notice_sender,
+            &overflow,
+            &mut degradations,
+        );
         let responder = Arc::new(responder);
         let guardian = Arc::new(guardian);
         let (explosions, alarms) = storm::channel();
@@ -372,7 +384,9 @@ impl Daemon {
             matters: HashMap::new(),
             loops: HashMap::new(),
             unseen: HashMap::new(),
+            deaths: oom::Deaths::default(),
             quiet_ns: quiet_ns(&config.detect.respawns()),
+            shortages,
         };
         desk.begin(&opened, degradations, baseline_processes);
         desk.succeed(Legacy { opened, predecessor });

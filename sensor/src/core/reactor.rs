@@ -22,6 +22,7 @@ use tokio::sync::mpsc;
 use super::{
     containments::{Containment, Containments, POLICY, Turn},
     growth::Grown,
+    oom::{Ending, Marking},
     respawn::Respawning,
 };
 use crate::{
@@ -65,6 +66,10 @@ pub enum Notice {
     Grown(Box<Grown>),
     /// Memory grows no more.
     Shrunk(Over),
+    /// The OOM killer took a process.
+    Oom(Box<Marking>),
+    /// Somebody else's SIGKILL ended one.
+    Ended(Box<Ending>),
     /// What a containment came to.
     Contained {
         incident: String,
@@ -74,6 +79,10 @@ pub enum Notice {
     },
     Exec(Box<Exec>),
     Braked(Braked),
+    /// A look at memory that is worth a record.
+    Pressure(Box<proto::Pressure>),
+    /// The same of percentages.
+    Usage(proto::Usage),
 }
 
 /// Why something is contained.
@@ -142,6 +151,8 @@ impl Reactor {
                 }
             }
             Event::Braked(braked) => self.braked(braked),
+            Event::Marked(marked) => self.marked(&marked),
+            Event::Killed(killed) => self.killed(*killed),
             // A daemon never asks for the lifecycle.
             Event::Forked(_) | Event::Executed(_) | Event::Exited(_) => {}
         }

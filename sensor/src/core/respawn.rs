@@ -3,7 +3,7 @@
 //! They stay out of the book of containments: their culprit is often a shell, or init, and what runs
 //! away below it is no part of them.
 
-use sensor_common::{event, gate::Rule, lineage::ARGV_KEPT};
+use sensor_common::{event, gate::Rule, lineage::ARGV_KEPT, oom::SIGKILL, respawn::signal};
 
 use super::{
     desk::{Desk, Matter, refusal},
@@ -86,7 +86,7 @@ impl Reactor {
             finding,
             ancestry,
             decision,
-            restarted: Restarted { command, window, span_ns: alarm.span_ns },
+            restarted: Restarted { command, window, span_ns: alarm.span_ns, killer: None },
             alarm,
         })));
     }
@@ -96,7 +96,7 @@ impl Desk {
     /// One cause, one incident: who restarts what. A loop that goes on is written down as an
     /// observation and changes nothing about its incident.
     pub fn respawned(&mut self, respawning: Respawning) {
-        let Respawning { finding, ancestry, decision, restarted, alarm } = respawning;
+        let Respawning { finding, ancestry, decision, mut restarted, alarm } = respawning;
         let exec = restarted.command.exec.clone().unwrap_or_default();
         let whose = (alarm.top, exec.strict);
         let seen_ns = alarm.crossed_ns;
@@ -106,6 +106,9 @@ impl Desk {
             let observed = Body::Observation(observation(&alarm, restarted.window.code));
             self.log.append(Draft { incident: id.clone(), ..Draft::bulk(observed) });
             return;
+        }
+        if u64::from(signal(restarted.window.code)) == SIGKILL {
+            restarted.killer = self.killer_of_children(alarm.top);
         }
         let mut scene = self.scene(finding.culprit, finding.at_ns, &ancestry);
         // The cause is the command in its directory, whoever restarts it.

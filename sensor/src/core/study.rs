@@ -3,9 +3,14 @@
 
 use std::sync::Arc;
 
+use super::oom::{self, Killing};
 use crate::{
-    detect::Finding,
-    diagnose::{self, Case, memory, respawn, storm},
+    detect::{Finding, usage},
+    diagnose::{
+        self, Case, memory,
+        pressure::{self, Shortage},
+        respawn, storm,
+    },
     evidence::{
         EvidenceLog,
         gather::{Gatherer, Restarted},
@@ -26,6 +31,8 @@ pub struct Study {
     pub tree: Option<proto::Tree>,
     /// More evidence comes, without which the diagnosis stands already.
     pub more: bool,
+    /// Of an OOM kill: what is known of it now.
+    pub killing: Option<Box<Killing>>,
 }
 
 /// What to look at.
@@ -35,6 +42,10 @@ pub struct Subject {
     pub finding: Finding,
     /// Of a respawn loop: what is restarted, where this run has seen it.
     pub restarted: Option<Restarted>,
+    /// Of an OOM kill: what this run has seen of it.
+    pub killing: Option<Box<Killing>>,
+    /// Of pressure on memory: what was at hand as it was said.
+    pub shortage: Option<Shortage>,
     /// Evidence ids that were used before.
     pub given: u32,
 }
@@ -46,6 +57,9 @@ pub fn study(
     gatherer: &Arc<Gatherer>,
     mut tell: impl FnMut(Study),
 ) {
+    if let Some(killing) = &subject.killing {
+        return tell(oom::study(subject, killing, lineage, gatherer));
+    }
     let mut log = EvidenceLog::after(subject.given);
     let mut tree = None;
     let mut diagnosis = None;
@@ -80,8 +94,15 @@ pub fn study(
         let nobody = (diagnose::Link::default(), memory::Held::default());
         diagnosis = Some(explain_memory(subject, &nobody.0, &nobody.1, &cited, gatherer));
     }
-    for evidence in [gatherer.pressure(), meminfo, gatherer.kernel_log()].into_iter().flatten() {
-        log.add(evidence);
+    let around = [gatherer.pressure(), meminfo, gatherer.kernel_log()];
+    let cited: Vec<String> =
+        around.into_iter().flatten().map(|evidence| log.add(evidence)).collect();
+    if let Some(shortage) = &subject.shortage {
+        let redactor = gatherer.redactor();
+        let case = pressure::Case { shortage, cited: &cited, redactor };
+        diagnosis = Some(pressure::diagnose(&case));
+    } else if subject.finding.rule == usage::RULE {
+        diagnosis = Some(diagnose::threshold(&subject.finding, &cited));
     }
     let more = subject.finding.culprit.is_some();
     let incident = &subject.incident;
@@ -91,6 +112,7 @@ pub fn study(
         given: log.given(),
         diagnosis,
         tree,
+        killing: None,
         more,
     });
     if more {
@@ -102,6 +124,7 @@ pub fn study(
             given: log.given(),
             diagnosis: None,
             tree: None,
+            killing: None,
             more: false,
         });
     }

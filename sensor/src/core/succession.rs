@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     clock,
-    incident::Incidents,
+    incident::{self, Incidents},
     proto::{ActionKind, Incident, InvestigationState, Kind, State},
     record::Opened,
     respond::{Held, Marks as _, guardian::Predecessor},
@@ -44,6 +44,7 @@ impl Desk {
                 tracing::warn!("{error}");
             }
         }
+        self.forget_shortages();
         let ids: Vec<String> = self.incidents.iter().map(|incident| incident.id.clone()).collect();
         for id in ids {
             self.take_up(&id);
@@ -74,7 +75,9 @@ impl Desk {
     fn take_up(&mut self, id: &str) {
         let of_loop = |incident: &Incident| incident.kind() == Kind::CrashLoop;
         let of_growth = |incident: &Incident| incident.kind() == Kind::MemoryGrowth;
-        if self.incidents.get(id).is_some_and(of_loop) {
+        if self.incidents.get(id).is_some_and(|incident| incident::is_oom(incident.kind())) {
+            self.take_up_oom(id);
+        } else if self.incidents.get(id).is_some_and(of_loop) {
             self.loops.insert(id.to_owned(), Looping::unseen(clock::boot_ns()));
         } else if self.incidents.get(id).is_some_and(of_growth) {
             self.unseen.insert(id.to_owned(), clock::boot_ns());

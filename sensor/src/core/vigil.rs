@@ -5,7 +5,7 @@ use std::{collections::HashSet, sync::atomic::Ordering};
 
 use super::{desk::Desk, reactor::REHEARSED_NS};
 use crate::{
-    clock,
+    clock, incident,
     kernel::{Detail, SKIPPED},
     lineage::{Forest, ProcessKey},
     proto::{self, State, record::Body},
@@ -19,6 +19,8 @@ impl Desk {
         self.resolve_what_is_gone();
         self.resolve_ended_loops();
         self.resolve_unseen_growth();
+        self.resolve_ended_ooms();
+        self.choose_groups();
         self.record_losses();
         // What a person has ordered is in the book of containments only when it is done.
         if self.acting.is_empty() {
@@ -52,6 +54,8 @@ impl Desk {
             .incidents
             .iter()
             .filter(|incident| !self.acting.contains(&incident.id))
+            // Its culprit may be the one that was killed.
+            .filter(|incident| !incident::is_oom(incident.kind()))
             .filter(|incident| !self.incidents.roots(&incident.id).is_empty())
             .map(|incident| incident.id.clone())
             .collect();

@@ -2,9 +2,12 @@
 
 pub mod group;
 pub mod memory;
+pub mod oom;
+pub mod pressure;
 pub mod recursion;
 pub mod respawn;
 pub mod storm;
+pub mod usage;
 
 use self::group::Group;
 use crate::{lineage::ProcessKey, proto};
@@ -13,7 +16,7 @@ use crate::{lineage::ProcessKey, proto};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Finding {
     pub kind: proto::Kind,
-    /// R1, R1b, R1c, R2, R3, R4, R5, R6, M1 to M6, manual.
+    /// R1, R1b, R1c, R2, R3, R4, R5, R6, M1 to M6, `oom_kill`, `oom_loop`, manual.
     pub rule: &'static str,
     /// What to stop; `None` for host-wide kinds. Of a group the eldest member.
     pub culprit: Option<ProcessKey>,

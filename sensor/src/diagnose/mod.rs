@@ -12,6 +12,8 @@ mod lines;
 mod make;
 pub mod memory;
 mod npm;
+pub mod oom;
+pub mod pressure;
 pub mod respawn;
 mod script;
 mod site;
@@ -22,7 +24,7 @@ use std::path::Path;
 
 use self::{cycle::Cycle, words::Words};
 use crate::{
-    detect::Finding,
+    detect::{Finding, usage},
     evidence::Redactor,
     lineage::{FileId, ProcessKey},
     proto,
@@ -142,6 +144,26 @@ fn told(claim: Claim, chain_evidence: &str) -> proto::Diagnosis {
         evidence,
         by: claim.by.to_owned(),
         remedy: claim.remedy,
+        cycle: None,
+    }
+}
+
+/// What can be said of a percentage that an operator set a threshold for: that it was crossed.
+pub fn threshold(finding: &Finding, cited: &[String]) -> proto::Diagnosis {
+    let mut said = usage::sentence(finding);
+    if let Some(first) = said.get_mut(..1) {
+        first.make_ascii_uppercase();
+    }
+    proto::Diagnosis {
+        cause: format!("{said}. A percentage knows nothing of why."),
+        // What was measured is true; it explains little.
+        confidence: 0.3,
+        evidence: cited.to_vec(),
+        by: usage::RULE.into(),
+        remedy: match finding.kind {
+            proto::Kind::DiskPressure => "Look with `df` and `du` at what fills the disk.".into(),
+            _ => "Look with `sensor top` at what runs.".into(),
+        },
         cycle: None,
     }
 }

@@ -45,7 +45,10 @@ pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
     let mut cause = format!(
         "{who} restarts {what}{place}, which fails at once: {}.{} It has gone on like that for {seconds} s.",
         pace(case.restarted),
-        meaning(window.code),
+        case.restarted.killer.as_ref().map_or_else(
+            || meaning(window.code),
+            |killer| format!(" It is killed: by {killer}, and not for want of memory."),
+        ),
     );
     if window.dumped > 0 {
         // Writing to a String cannot fail, here and below.

@@ -20,6 +20,7 @@ use super::{
     files::{self, Projects, SourceFiles, homes},
     kmsg,
     memory::Memory,
+    oom_report::{self, Report},
     proc::{Opened, Proc, Target, read_file},
     proportional, room,
 };
@@ -84,6 +85,8 @@ pub struct Restarted {
     pub window: Window,
     /// Length of the window, ns.
     pub span_ns: u64,
+    /// Who sent the SIGKILL that ended the last run, in words, where that is how it ended.
+    pub killer: Option<String>,
 }
 
 /// Looks at processes and host.
@@ -347,6 +350,13 @@ impl Gatherer {
         let (text, truncated) = kmsg::tail(self.limits.kernel_log)?;
         let (text, redactions) = self.redactor.text(&text);
         Some(proto::Evidence { truncated, redactions, ..plain("kernel_log", "/dev/kmsg", text) })
+    }
+
+    /// The kernel's newest report of the death of one of these; `None`: it is not in its log, or that cannot be
+    /// read.
+    pub fn oom_report(&self, pids: &[u32]) -> Option<Report> {
+        let (text, _) = kmsg::tail(self.limits.kernel_log)?;
+        oom_report::reports(&text).into_iter().rev().find(|report| report.is_of(pids))
     }
 
     fn process(

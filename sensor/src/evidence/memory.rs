@@ -3,10 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{
-    beside::Beside,
-    proc::Proc,
-};
+use super::{beside::Beside, proc::Proc};
 use crate::lineage::ProcessKey;
 
 /// For one process: 20 us for arguments, 10 ms for the share of a GiB.

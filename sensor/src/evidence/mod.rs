@@ -12,6 +12,7 @@ pub(crate) mod kmsg;
 mod log;
 pub(crate) mod logs;
 mod memory;
+pub mod oom_report;
 pub(crate) mod open_files;
 pub mod parse;
 mod plainly;

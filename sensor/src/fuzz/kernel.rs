@@ -10,6 +10,7 @@ use sensor_common::{
     event,
     gate::{Level, Rule},
     lineage::ARGV_KEPT,
+    oom,
 };
 
 use super::choice;
@@ -17,6 +18,7 @@ use crate::{
     cgroup::{Hierarchies, directory, membership},
     evidence::{
         kmsg::{self, Tail},
+        oom_report::{self, Candidate},
         open_files, proc, setting, sockets,
     },
     investigate::sandbox,
@@ -36,7 +38,8 @@ pub fn event(bytes: &[u8]) {
             let area = &exec.argv[..(exec.kept as usize).min(ARGV_KEPT)];
             return rejoined(area, &split(area));
         }
-        Event::Braked(_) | Event::Forked(_) | Event::Exited(_) => (None, None),
+        Event::Marked(marked) => (None, Some(&marked.record)),
+        Event::Braked(_) | Event::Forked(_) | Event::Exited(_) | Event::Killed(_) => (None, None),
     };
     if let Some(alarm) = alarm {
         assert!(Rule::of(alarm.rule).is_none_or(|rule| rule as u16 == alarm.rule));
@@ -63,6 +66,8 @@ pub fn events() -> Vec<Vec<u8>> {
         (event::EXECUTED, size_of::<event::Executed>()),
         (event::EXITED, size_of::<event::Exited>()),
         (event::RESPAWNED, size_of::<event::Respawned>()),
+        (event::MARKED, size_of::<oom::Marked>()),
+        (event::KILLED, size_of::<oom::Killed>()),
     ]
     .map(|(tag, size)| [&tag.to_ne_bytes()[..], &vec![1; size - 4]].concat())
     .to_vec()
@@ -211,12 +216,18 @@ pub fn cgroups() -> Vec<Vec<u8>> {
 }
 
 pub fn vitals(text: &[u8]) {
-    let _ = parse::stalls(text);
     let (load, _) = parse::load(text);
     assert!(load.is_none_or(|load| load.is_finite() && load >= 0.0));
     let memory = parse::memory(text);
     assert!(memory.available.is_none_or(|bytes| bytes % 1024 == 0));
-    assert!(memory.swapped.is_none_or(|bytes| bytes % 1024 == 0));
+    assert!(memory.swapped().is_none_or(|bytes| bytes % 1024 == 0));
+    assert!(memory.file().is_none_or(|bytes| bytes % 1024 == 0));
+    let _ = (parse::cache(text), parse::refaults(text), parse::single(text));
+    assert!(parse::cpus(text).is_none_or(|(all, idle)| idle <= all));
+    let stalls = parse::stalls(text);
+    for average in [stalls.some_avg10, stalls.full_avg10].into_iter().flatten() {
+        assert!((0.0..=100.0).contains(&average));
+    }
     let host = parse::host(text);
     assert!(host.available_bytes.is_none_or(|bytes| bytes % 1024 == 0));
 }
@@ -225,7 +236,11 @@ pub fn vital_files() -> Vec<Vec<u8>> {
     [
         "some avg10=7.84 avg60=30.06 avg300=29.35 total=4686632056\nfull avg10=0.00 total=12\n",
         "4.86 9.68 10.02 2/99 8980\n",
-        "MemTotal: 24684092 kB\nMemAvailable: 1000 kB\nSwapTotal:  2048 kB\nSwapFree:  2000 kB\n",
+        "MemTotal: 24684092 kB\nMemAvailable: 1000 kB\nSwapTotal:  2048 kB\nSwapFree:  2000 kB\n\
+         Active(file): 3 kB\nInactive(file): 4 kB\n",
+        "anon 5\ninactive_file 4096\nactive_file 8192\nworkingset_refault_file 7\n",
+        "cpu  100 5 50 800 20 1 2 22 9 0\ncpu0 1 1 1 1 1 1 1 1 1 0\n",
+        "max\n",
     ]
     .map(|text| text.as_bytes().to_vec())
     .to_vec()
@@ -243,6 +258,25 @@ pub fn kmsg(bytes: &[u8]) {
     let (text, _) = tail.finish(false);
     assert!(text.len() <= kmsg::BYTES);
     assert!(text.is_empty() || text.starts_with(b"[") && text.ends_with(b"\n"));
+}
+
+/// Numbers and names of a report stay within bounds, and names reach no terminal as a command.
+pub fn oom(log: &[u8]) {
+    for report in oom_report::reports(log) {
+        assert!(report.pid != 0 || !report.victims.is_empty());
+        assert!(report.victims.len() <= 64 && report.candidates.len() <= 16);
+        let size = |one: &Candidate| one.rss_pages.saturating_add(one.swap_entries);
+        assert!(report.candidates.is_sorted_by(|one, next| size(one) >= size(next)));
+        let names = report.victims.iter().map(|victim| &victim.comm);
+        let names = names.chain(report.candidates.iter().map(|one| &one.comm));
+        for name in names.chain([&report.trigger, &report.gfp, &report.cgroup]) {
+            assert!(!name.contains(char::is_control), "{name:?}");
+        }
+    }
+}
+
+pub fn ooms() -> Vec<Vec<u8>> {
+    vec![oom_report::SAMPLE.as_bytes().to_vec()]
 }
 
 pub fn kernel_lines() -> Vec<Vec<u8>> {

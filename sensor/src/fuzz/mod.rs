@@ -60,6 +60,7 @@ pub const TARGETS: [Target; 26] = [
     target("cgroup", "mounts, memberships and names", kernel::cgroup, kernel::cgroups, 1024),
     target("vitals", "pressure, load and memory", kernel::vitals, kernel::vital_files, 1024),
     target("kmsg", "lines of the kernel's log", kernel::kmsg, kernel::kernel_lines, 8192),
+    target("oom_report", "the kernel's report of an OOM kill", kernel::oom, kernel::ooms, 8192),
     target("redaction", "text and arguments with secrets", text::redaction, text::secrets, 2048),
     target("rendering", "text for a model", text::rendering, text::renderings, 1024),
     target("agent", "what an agent writes", text::agent, text::agent_lines, 4096),

@@ -20,12 +20,13 @@ use crate::{
     },
     investigate::{Dossier, Window, builtin, window},
     proto::{
-        Action, Alarm, Chain, Change, Changes, Culprit, Cycle, Degraded, DeletedFile, Diagnosis,
-        Evidence, Exec, ExportStart, FileFact, Finding, FlightRecord, Frame, GitState, Group,
-        GroupFacts, HeldKind, HeldPlace, Incident, Investigation, Link, Listener, LogLine,
-        LogLines, Lost, Measure, Observation, OpenFiles, Process, ProcessKey, ProcessStacks,
-        ProcessTree, Reading, Record, ResourceLimit, Setting, Stack, Stacks, Step, Transcript,
-        Transition, Tree, Vitals, VitalsSample, evidence::Content, observation::Fact, record::Body,
+        Action, Actor, Alarm, Chain, Change, Changes, Culprit, Cycle, Degraded, DeletedFile,
+        Diagnosis, Evidence, Exec, ExportStart, FileFact, Finding, FlightRecord, Frame, GitState,
+        Group, GroupFacts, HeldKind, HeldPlace, Incident, Investigation, Killed, Link, Listener,
+        LogLine, LogLines, Lost, Measure, Observation, OomKill, OpenFiles, Pressure, Process,
+        ProcessKey, ProcessStacks, ProcessTree, Reading, Record, ResourceLimit, Setting, Stack,
+        Stacks, Step, Transcript, Transition, Tree, Vitals, VitalsSample, evidence::Content,
+        observation::Fact, record::Body,
     },
     render::Marker,
 };
@@ -341,11 +342,31 @@ pub fn samples() -> Vec<Record> {
         Alarm { rule: "R6".into(), process: Some(key(7)), top: Some(key(5)), ..Default::default() };
     let exec =
         Exec { process: Some(key(7)), parent: Some(key(5)), argv: argv(), ..Default::default() };
+    let pressure = Pressure {
+        cgroup: "/a\x1b".into(),
+        total_bytes: Some(1 << 30),
+        available_bytes: Some(100 << 20),
+        some_percent: Some(34.5),
+        falling_bytes_per_second: Some(10 << 20),
+        falling_ns: 60_000_000_000,
+        ..Default::default()
+    };
     let fact = |fact| Body::Observation(Observation { fact: Some(fact) });
     let transition = Transition { to: 2, incident: Some(sample()), ..Default::default() };
     let mut bodies = vec![
         fact(Fact::Alarm(alarm)),
         fact(Fact::Exec(exec)),
+        fact(Fact::OomKill(OomKill {
+            victim: Some(Actor { argv: argv(), ..Actor::default() }),
+            limit_bytes: Some(1),
+            limit_used_bytes: Some(1),
+            ..OomKill::default()
+        })),
+        fact(Fact::Killed(Killed {
+            sender: Some(Actor { comm: "a\x1b".into(), ..Actor::default() }),
+            ..Killed::default()
+        })),
+        fact(Fact::Pressure(pressure)),
         Body::Transition(transition),
         Body::Transcript(Transcript { text: b"a\x1b".to_vec(), ..Default::default() }),
         Body::Lost(Lost { reason: "map_full".into(), count: 3 }),

@@ -11,7 +11,7 @@ use crate::{
     detect::{
         Finding,
         group::{self, Group},
-        memory, respawn,
+        memory, pressure, respawn, usage,
     },
     lineage::ProcessKey,
     proto::{self, Incident, Severity, State},
@@ -135,7 +135,17 @@ impl Incidents {
 
     /// The incident that a finding is about: the same culprit, or one in the same line of descent.
     fn belonging(&self, finding: &Finding, scene: &Scene) -> Option<String> {
-        let culprit = finding.culprit?;
+        if is_oom(finding.kind) {
+            // Its detector knows which kills are one cause.
+            return None;
+        }
+        let Some(culprit) = finding.culprit else {
+            // Nobody's: it is the same where all the facts are.
+            let fingerprint = fingerprint(finding.kind, scene.identity);
+            let same =
+                |live: &&Live| live.culprit.is_none() && live.incident.fingerprint == fingerprint;
+            return self.live.values().find(same).map(|live| live.incident.id.clone());
+        };
         if finding.kind == proto::Kind::CrashLoop {
             // A supervisor restarts several commands: each is a cause of its own.
             let fingerprint = fingerprint(finding.kind, scene.identity);
@@ -264,10 +274,15 @@ impl Default for Change {
 
 /// What may be contained is critical, and so is what has come back three times; but a respawn loop,
 /// which costs two processes, is never.
-fn severity(finding: &Finding, before: u32) -> Severity {
+pub fn severity(finding: &Finding, before: u32) -> Severity {
     let kind = finding.kind;
     if kind == proto::Kind::MemoryGrowth {
         memory::severity(finding)
+    } else if finding.rule == usage::RULE {
+        // A number that somebody chose: that it comes back makes it no worse.
+        Severity::Warning
+    } else if pressure::is_critical(finding) {
+        Severity::Critical
     } else if kind == proto::Kind::CrashLoop && respawn::is_grave(finding) {
         Severity::Warning
     } else if matches!(kind, proto::Kind::Manual | proto::Kind::CrashLoop) {
@@ -279,7 +294,12 @@ fn severity(finding: &Finding, before: u32) -> Severity {
     }
 }
 
-fn claim(finding: &Finding) -> proto::Finding {
+/// About what the OOM killer did: whoever is to blame may be gone.
+pub fn is_oom(kind: proto::Kind) -> bool {
+    matches!(kind, proto::Kind::OomKill | proto::Kind::OomLoop)
+}
+
+pub fn claim(finding: &Finding) -> proto::Finding {
     proto::Finding {
         rule: finding.rule.into(),
         confidence: finding.confidence,
@@ -355,6 +375,8 @@ fn summary(finding: &Finding, culprit: Option<&proto::Culprit>) -> String {
         proto::Kind::ForkStorm => format!("{who} starts processes without end"),
         proto::Kind::MemoryGrowth => memory::summary(&who, false, finding),
         proto::Kind::CrashLoop => format!("{who} restarts a command that fails at once"),
+        _ if finding.rule == usage::RULE => usage::sentence(finding),
+        proto::Kind::MemoryPressure => "memory is short".to_owned(),
         _ => format!("{who} was reported by hand"),
     }
 }

@@ -358,6 +358,9 @@ fn actions(incident: &proto::Incident) -> Step {
                 "`sensor kill {id}` to end it, `sensor thaw {id}` to let it go on once the cause is mended"
             ),
             State::Resolved => "mend the cause, or it comes back".to_owned(),
+            _ if incident.culprit.is_none() => {
+                "there is nobody to stop: look at who grows".to_owned()
+            }
             _ => format!("`sensor freeze {id}` to stop it while you look"),
         },
     }

@@ -25,9 +25,15 @@ pub enum BtfError {
 }
 
 const MAGIC: u16 = 0xeb9f;
+const KIND_INT: u32 = 1;
+const KIND_POINTER: u32 = 2;
 const KIND_ARRAY: u32 = 3;
 const KIND_STRUCT: u32 = 4;
 const KIND_UNION: u32 = 5;
+const KIND_ENUM: u32 = 6;
+const KIND_TYPEDEF: u32 = 8;
+const KIND_CONST: u32 = 10;
+const KIND_PROTOTYPE: u32 = 13;
 /// Anonymous structures nest two or three deep in reality; a circle cannot be longer than this.
 const NESTING: u32 = 16;
 /// Members that are looked at for one answer: `task_struct` has some 300, and a structure that holds itself
@@ -124,7 +130,7 @@ impl Btf {
     /// Where an address space's counters are: the first one's value, and from one to the next, bytes.
     /// Until 6.1 `struct mm_rss_stat` with an array of numbers, since then an array of
     /// `struct percpu_counter`: <https://github.com/torvalds/linux/commit/f1a7941243c1>.
-    fn counters(&self) -> Option<(u64, u64)> {
+    pub fn counters(&self) -> Option<(u64, u64)> {
         /// Of a number of 64 bits.
         const NUMBER: u64 = 8;
         let (at, of) = self.find("mm_struct", "rss_stat")?;
@@ -149,6 +155,67 @@ impl Btf {
             session: offset("signal_struct", "pids", "signal_struct.pids")? + SESSION,
             number: offset("pid", "numbers", "pid.numbers")? + offset("upid", "nr", "upid.nr")?,
         })
+    }
+
+    /// Value of an enumerator.
+    pub fn enumerator(&self, wanted: &str) -> Option<u32> {
+        let mut records = self.types.iter().skip(1);
+        records.find_map(|at| {
+            let (_, kind, info) = self.head(*at)?;
+            if kind != KIND_ENUM {
+                return None;
+            }
+            (0..info & 0xffff).find_map(|index| {
+                let record = *at as usize + 12 + index as usize * 8;
+                self.is(self.word(record)?, wanted).then(|| self.word(record + 4)).flatten()
+            })
+        })
+    }
+
+    /// Whether a raw tracepoint hands over a pointer as its argument `index`, and no number; `None`: there is no
+    /// such tracepoint or argument.
+    pub fn is_pointer(&self, tracepoint: &str, index: u32) -> Option<bool> {
+        let wanted = format!("btf_trace_{tracepoint}");
+        let mut records = self.types.iter().skip(1);
+        records.find_map(|at| {
+            let (name, kind, _) = self.head(*at)?;
+            if kind != KIND_TYPEDEF || !self.is(name, &wanted) {
+                return None;
+            }
+            let (prototype, kind, info) = self.behind(self.word(*at as usize + 8)?)?;
+            // The first parameter is the tracepoint's own.
+            if kind != KIND_PROTOTYPE || index + 1 >= info & 0xffff {
+                return None;
+            }
+            let of = self.word(prototype as usize + 12 + (index as usize + 1) * 8 + 4)?;
+            match self.plain(of)? {
+                KIND_POINTER => Some(true),
+                KIND_INT | KIND_ENUM => Some(false),
+                _ => None,
+            }
+        })
+    }
+
+    /// What a pointer points to: (where its record begins, kind, info).
+    fn behind(&self, pointer: u32) -> Option<(u32, u32, u32)> {
+        let at = *self.types.get(pointer as usize)?;
+        let (_, kind, _) = self.head(at)?;
+        let to = *self.types.get(self.word(at as usize + 8)? as usize)?;
+        let (_, of, info) = self.head(to)?;
+        (kind == KIND_POINTER).then_some((to, of, info))
+    }
+
+    /// The kind of a type without what only names or qualifies it.
+    fn plain(&self, mut of: u32) -> Option<u32> {
+        for _ in 0..NESTING {
+            let at = *self.types.get(of as usize)?;
+            let (_, kind, _) = self.head(at)?;
+            if !matches!(kind, KIND_TYPEDEF | KIND_CONST) {
+                return Some(kind);
+            }
+            of = self.word(at as usize + 8)?;
+        }
+        None
     }
 
     /// All offsets that the kernel side needs.

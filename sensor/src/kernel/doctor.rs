@@ -13,8 +13,10 @@ use rustix::{
 };
 use serde::Serialize;
 
-use super::{Brake, Gear, Kernel, LoadError, LoadOptions, btf::Btf, reader};
-use crate::{cgroup::Hierarchies, core::survival, evidence::stacks::sample};
+use super::{Brake, Gear, Kernel, LoadError, LoadOptions, btf::Btf, oom::Kills, reader};
+use crate::{
+    cgroup::Hierarchies, core::survival, evidence::stacks::sample, vitals::pressure::try_trigger,
+};
 
 /// How well something works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -52,6 +54,7 @@ pub fn doctor(options: &LoadOptions) -> Vec<Capability> {
         hierarchy(),
         group_kill(),
         pressure(),
+        triggers(),
         kernel_log(),
         perf_events(),
         beneath(),
@@ -125,7 +128,7 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
                     if any { "attached" } else { "not needed: none is ever interrupted here" };
                 why.to_string()
             });
-            vec![
+            let mut found = vec![
                 capability(TRACING.0, TRACING.1, missing, Ok(tables)),
                 capability(UNDERSTUDIES.0, UNDERSTUDIES.1, understudies, stand_in),
                 brake(&kernel.brake),
@@ -143,7 +146,9 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
                     missing,
                     Ok("a child's fork, exec and exit were read right".into()),
                 ),
-            ]
+            ];
+            found.extend(kills(&kernel.programs.kills));
+            found
         }
         Err(error @ LoadError::SelfTest(_)) => {
             vec![capability(SELF_TEST.0, SELF_TEST.1, missing, Err(error.to_string()))]
@@ -162,6 +167,31 @@ fn measured(kernel: &Kernel) -> Result<String, String> {
     memory.look(&kernel.lineage).map_err(|error| format!("the iterator fails: {error}"))?;
     let took = began.elapsed().as_secs_f64() * 1_000.0;
     Ok(format!("by iterator, {took:.1} ms for {} processes", kernel.lineage.living_count()))
+}
+
+/// What of kills is seen.
+fn kills(kills: &Kills) -> [Capability; 2] {
+    let numbers = |()| match &kills.numbers {
+        Ok(()) => "oom:mark_victim".to_owned(),
+        Err(why) => format!("oom:mark_victim; some numbers are unknown: {why}"),
+    };
+    [
+        capability(
+            "OOM kills",
+            "who was killed, who asked for memory, and which limit was met",
+            (Working::Missing, "none: a kernel with the tracepoint oom:mark_victim is needed"),
+            kills.victims.clone().map(numbers),
+        ),
+        capability(
+            "senders of SIGKILL",
+            "telling exit 137 from an OOM kill, and by whom it was",
+            (
+                Working::Degraded,
+                "none: needs the tracepoint signal:signal_generate; until then a kill has no sender",
+            ),
+            kills.senders.clone().map(|()| "signal:signal_generate".into()),
+        ),
+    ]
 }
 
 /// The gear that passed its trial, and what is wrong with better ones.
@@ -280,6 +310,19 @@ fn pressure() -> Capability {
         "how the host was doing at the moment of an incident",
         "/proc/pressure/memory",
         "boot with psi=1",
+    )
+}
+
+fn triggers() -> Capability {
+    capability(
+        "PSI triggers",
+        "being woken as soon as processes wait for memory",
+        (
+            Working::Degraded,
+            "give the service CAP_SYS_RESOURCE, or use Linux 5.2 or newer with psi=1; until then waiting is \
+             seen a second or two later",
+        ),
+        try_trigger(Path::new("/proc")),
     )
 }
 

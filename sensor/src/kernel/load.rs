@@ -25,6 +25,7 @@ use super::{
     btf::{Btf, BtfError},
     lineage::Lineage,
     memory::{self, Memory},
+    oom::{self, Kills},
     stalls::Stalls,
     table::{Mapping, Table, fdinfo},
     understudy,
@@ -113,13 +114,15 @@ pub struct Programs {
     pub no_baseline: Option<String>,
     /// Whether somebody stands in for a skipped program, or why nobody does where it is needed.
     pub understudies: Result<bool, String>,
+    /// What of kills can be seen here.
+    pub kills: Kills,
     /// Whether the time in reclaim is counted, or why some of it is not.
     pub stalls: Result<(), String>,
     visitor: Option<Arc<Visitor>>,
     memory: Arc<Memory>,
     gears: Gears,
-    /// Keep the programs of [`RECLAIM`] attached. Nobody needs them when we are gone.
-    _reclaim: Vec<OwnedFd>,
+    /// Keep the programs attached that see kills, and those of [`RECLAIM`]. Nobody needs them when we are gone.
+    _others: Vec<OwnedFd>,
 }
 
 /// Loads and attaches everything; the baseline is still to be run.
@@ -127,6 +130,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     let types = Btf::of_kernel()?;
     let offsets = types.offsets()?;
     let layout = types.memory();
+    let (places, numbers) = oom::layout(&types);
     drop(types);
     let memory = layout.unwrap_or_default();
     let btf = aya::Btf::from_sys_fs()?;
@@ -136,6 +140,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     loader
         .btf(Some(&btf))
         .override_global("OFFSETS", &offsets, true)
+        .override_global("OOM", &places, true)
         .override_global("LIMITS", &options.limits, true)
         .override_global("STORMS", &options.storms, true)
         .override_global("RESPAWNS", &options.respawns, true)
@@ -171,7 +176,9 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         links.extend(understudies);
         links.len() > TRACEPOINTS.len()
     });
+    let (mut others, kills) = oom::load_kills(&mut ebpf, &btf, numbers);
     let (reclaim, stalls) = attach_reclaim(&mut ebpf, &btf);
+    others.extend(reclaim);
     let iterator: &mut Iter = program(&mut ebpf, BASELINE)?;
     let (visitor, no_baseline) = match load_iterator(iterator, &btf) {
         Ok(visitor) => (Some(Arc::new(visitor)), None),
@@ -188,11 +195,12 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         early_exits: 0,
         no_baseline,
         understudies,
+        kills,
         stalls,
         visitor,
         memory,
         gears,
-        _reclaim: reclaim,
+        _others: others,
     };
     Ok((programs, lineage, ring))
 }
@@ -202,20 +210,26 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
 fn attach_reclaim(ebpf: &mut Ebpf, btf: &aya::Btf) -> (Vec<OwnedFd>, Result<(), String>) {
     let (mut links, mut refused) = (Vec::new(), Vec::new());
     for (name, tracepoint) in RECLAIM {
-        let mut attached = || {
-            let program: &mut BtfTracePoint =
-                program(ebpf, name).map_err(|error| error.to_string())?;
-            program.load(tracepoint, btf).map_err(|error| reason(&error))?;
-            let loaded = program.fd().map_err(|error| reason(&error))?;
-            attach(loaded.as_fd()).map_err(|error| error.to_string())
-        };
-        match attached() {
+        match attach_tracepoint(ebpf, btf, name, tracepoint) {
             Ok(link) => links.push(link),
             Err(why) => refused.push(format!("{tracepoint}: {why}")),
         }
     }
     let stalls = if refused.is_empty() { Ok(()) } else { Err(refused.join("; ")) };
     (links, stalls)
+}
+
+/// Loads and attaches one that the rest does without; an error says why it cannot be.
+pub(super) fn attach_tracepoint(
+    ebpf: &mut Ebpf,
+    btf: &aya::Btf,
+    name: &'static str,
+    tracepoint: &str,
+) -> Result<OwnedFd, String> {
+    let program: &mut BtfTracePoint = program(ebpf, name).map_err(|error| error.to_string())?;
+    program.load(tracepoint, btf).map_err(|error| reason(&error))?;
+    let loaded = program.fd().map_err(|error| reason(&error))?;
+    attach(loaded.as_fd()).map_err(|error| error.to_string())
 }
 
 fn load_iterator(iterator: &mut Iter, btf: &aya::Btf) -> Result<Visitor, ProgramError> {

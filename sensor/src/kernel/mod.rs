@@ -12,6 +12,7 @@ mod load;
 mod memory;
 #[cfg(test)]
 mod missed;
+pub mod oom;
 pub(crate) mod reader;
 #[cfg(test)]
 mod recycled;

@@ -13,7 +13,10 @@ use std::{
 
 use aya::maps::{MapData, RingBuf};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use sensor_common::event::{self, Alarm, Braked, Exec, Executed, Exited, Forked, Respawned};
+use sensor_common::{
+    event::{self, Alarm, Braked, Exec, Executed, Exited, Forked, Respawned},
+    oom::{Killed, Marked},
+};
 
 use crate::core::survival;
 
@@ -24,6 +27,8 @@ pub enum Event {
     Respawned(Box<Respawned>),
     Exec(Box<Exec>),
     Braked(Braked),
+    Marked(Box<Marked>),
+    Killed(Box<Killed>),
     // The lifecycle, where it was asked for at load.
     Forked(Forked),
     Executed(Box<Executed>),
@@ -96,13 +101,17 @@ fn read(mut ring: RingBuf<MapData>, stop: &OwnedFd, mut handle: impl FnMut(Event
         let stopped = !waits[1].revents().is_empty();
         looks = looks.saturating_sub(1);
         while let Some(item) = ring.next() {
-            if let Some(event) = parse(&item)
+            let event = parse(&item);
+            // Somebody kills somebody all the time somewhere: no reason to look more often.
+            if !matches!(event, Some(Event::Killed(_))) {
+                looks = BUSY_LOOKS;
+            }
+            if let Some(event) = event
                 // A mistake about one event must not leave the next ones unseen.
                 && panic::catch_unwind(AssertUnwindSafe(|| handle(event))).is_err()
             {
                 tracing::error!("an event of the kernel side could not be dealt with");
             }
-            looks = BUSY_LOOKS;
         }
         // What was there when the stop came has been handed over.
         if stopped {
@@ -119,6 +128,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Event> {
         event::RESPAWNED => take(bytes).map(|respawned| Event::Respawned(Box::new(respawned))),
         event::EXEC => take(bytes).map(|exec| Event::Exec(Box::new(exec))),
         event::BRAKED => take(bytes).map(Event::Braked),
+        event::MARKED => take(bytes).map(|marked| Event::Marked(Box::new(marked))),
+        event::KILLED => take(bytes).map(|killed| Event::Killed(Box::new(killed))),
         event::FORKED => take(bytes).map(Event::Forked),
         event::EXECUTED => take(bytes).map(|exec| Event::Executed(Box::new(exec))),
         event::EXITED => take(bytes).map(Event::Exited),
@@ -156,7 +167,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_an_event_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..800), tag in 0u32..9) {
+        fn any_bytes_are_an_event_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..900), tag in 0u32..11) {
             let mut tagged = tag.to_ne_bytes().to_vec();
             tagged.extend(&bytes);
             let expected = match tag {
@@ -164,6 +175,8 @@ mod tests {
                 event::RESPAWNED => tagged.len() >= size_of::<Respawned>(),
                 event::EXEC => tagged.len() >= size_of::<Exec>(),
                 event::BRAKED => tagged.len() >= size_of::<Braked>(),
+                event::MARKED => tagged.len() >= size_of::<Marked>(),
+                event::KILLED => tagged.len() >= size_of::<Killed>(),
                 event::FORKED => tagged.len() >= size_of::<Forked>(),
                 event::EXECUTED => tagged.len() >= size_of::<Executed>(),
                 event::EXITED => tagged.len() >= size_of::<Exited>(),

@@ -3,6 +3,7 @@
 //! [`policy`] decides, [`Responder`] acts, [`guardian`] undoes a freeze in time even when nobody
 //! else is left. Every intervention, and every refusal of one, is a [`proto::Action`].
 
+pub mod ballast;
 mod brake;
 mod freeze;
 pub mod guardian;

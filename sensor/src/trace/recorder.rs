@@ -249,7 +249,11 @@ impl Recording {
                 Ok(())
             }
             // Another alarm is in its exec's verdict; nothing is braked where nobody marks.
-            Event::Alarm(_) | Event::Exec(_) | Event::Braked(_) => Ok(()),
+            Event::Alarm(_)
+            | Event::Exec(_)
+            | Event::Braked(_)
+            | Event::Marked(_)
+            | Event::Killed(_) => Ok(()),
         }
     }
 

@@ -5,11 +5,15 @@
 //! - `parse`: what stands in those files, pure
 //! - `ring`: ten minutes of seconds, a day of minutes
 //! - `top`: the trees that stood out in a minute
+//! - [`usage`]: how full the host is in percent, where somebody has set thresholds
+//! - [`pressure`]: how hard memory is to get, looked at faster the less is left
 
 pub(crate) mod parse;
+pub mod pressure;
 mod reading;
 mod ring;
 mod top;
+pub mod usage;
 
 use std::{
     io,

@@ -4,20 +4,25 @@
 use crate::proto::HostMemory;
 
 /// Accumulated stall times of one resource, µs, as in `/proc/pressure/*`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Stalls {
     pub some: Option<u64>,
     pub full: Option<u64>,
+    /// The kernel's averages over 10 s, percent.
+    pub some_avg10: Option<f32>,
+    pub full_avg10: Option<f32>,
 }
 
 /// <https://docs.kernel.org/accounting/psi.html>: `some avg10=… avg60=… avg300=… total=µs`.
 pub fn stalls(text: &[u8]) -> Stalls {
     let mut stalls = Stalls::default();
     for line in lines(text) {
-        let total = words(line).find_map(|word| word.strip_prefix(b"total=")).and_then(number);
+        let value = |name| words(line).find_map(|word| word.strip_prefix(name));
+        let total = value(&b"total="[..]).and_then(number);
+        let average = value(&b"avg10="[..]).and_then(percent);
         match words(line).next() {
-            Some(b"some") => stalls.some = total,
-            Some(b"full") => stalls.full = total,
+            Some(b"some") => (stalls.some, stalls.some_avg10) = (total, average),
+            Some(b"full") => (stalls.full, stalls.full_avg10) = (total, average),
             _ => {}
         }
     }
@@ -38,24 +43,80 @@ pub fn load(text: &[u8]) -> (Option<f32>, Option<u32>) {
 /// Of `/proc/meminfo`, bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
+    pub total: Option<u64>,
     pub available: Option<u64>,
-    pub swapped: Option<u64>,
+    pub swap_total: Option<u64>,
+    pub swap_free: Option<u64>,
+    /// Page cache that can be given up.
+    active_file: Option<u64>,
+    inactive_file: Option<u64>,
+}
+
+impl Memory {
+    pub fn swapped(&self) -> Option<u64> {
+        let swap = self.swap_total.zip(self.swap_free);
+        swap.map(|(total, free)| total.saturating_sub(free))
+    }
+
+    /// Page cache that can be given up, bytes.
+    pub fn file(&self) -> Option<u64> {
+        self.active_file?.checked_add(self.inactive_file?)
+    }
 }
 
 pub fn memory(text: &[u8]) -> Memory {
-    let (mut available, mut total, mut free) = (None, None, None);
+    let mut memory = Memory::default();
     for line in lines(text) {
         let mut words = words(line);
         let place = match words.next() {
-            Some(b"MemAvailable:") => &mut available,
-            Some(b"SwapTotal:") => &mut total,
-            Some(b"SwapFree:") => &mut free,
+            Some(b"MemTotal:") => &mut memory.total,
+            Some(b"MemAvailable:") => &mut memory.available,
+            Some(b"SwapTotal:") => &mut memory.swap_total,
+            Some(b"SwapFree:") => &mut memory.swap_free,
+            Some(b"Active(file):") => &mut memory.active_file,
+            Some(b"Inactive(file):") => &mut memory.inactive_file,
             _ => continue,
         };
         *place = words.next().and_then(number).and_then(|kib| kib.checked_mul(1024));
     }
-    let swapped = total.zip(free).map(|(total, free): (u64, u64)| total.saturating_sub(free));
-    Memory { available, swapped }
+    memory
+}
+
+/// Of a cgroup's `memory.stat`: page cache that it can give up, bytes.
+pub fn cache(text: &[u8]) -> Option<u64> {
+    named(text, b"active_file")?.checked_add(named(text, b"inactive_file")?)
+}
+
+/// Of `/proc/vmstat`: file pages that had to be read again. One counter for all pages until 5.9:
+/// <https://github.com/torvalds/linux/commit/170b04b7ae49>.
+pub fn refaults(text: &[u8]) -> Option<u64> {
+    named(text, b"workingset_refault_file").or_else(|| named(text, b"workingset_refault"))
+}
+
+/// The number in the line that begins with this word.
+fn named(text: &[u8], name: &[u8]) -> Option<u64> {
+    lines(text).find_map(|line| {
+        let mut words = words(line);
+        words.next().filter(|word| *word == name).and_then(|_| words.next()).and_then(number)
+    })
+}
+
+/// A file that holds one number; `max` and whatever else is none.
+pub fn single(text: &[u8]) -> Option<u64> {
+    number(text.trim_ascii())
+}
+
+/// Of `/proc/stat`: time of all CPUs together, and the part of it in which they had nothing to do, ticks.
+pub fn cpus(text: &[u8]) -> Option<(u64, u64)> {
+    /// user, nice, system, idle, iowait, irq, softirq, steal; what follows is in the first two already.
+    const COUNTED: usize = 8;
+    let line = lines(text).find(|line| words(line).next() == Some(b"cpu"))?;
+    let mut all = [0_u64; COUNTED];
+    for (place, word) in all.iter_mut().zip(words(line).skip(1)) {
+        *place = number(word)?;
+    }
+    let total = all.iter().try_fold(0_u64, |sum, ticks| sum.checked_add(*ticks))?;
+    Some((total, all[3].checked_add(all[4])?))
 }
 
 /// Of `/proc/meminfo`, all that a memory sample tells.
@@ -92,6 +153,11 @@ fn number(word: &[u8]) -> Option<u64> {
     str::from_utf8(word).ok()?.parse().ok()
 }
 
+fn percent(word: &[u8]) -> Option<f32> {
+    let value: f32 = str::from_utf8(word).ok()?.parse().ok()?;
+    (0.0..=100.0).contains(&value).then_some(value)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -102,16 +168,35 @@ mod tests {
     fn the_files_as_kernels_write_them() {
         let pressure = b"some avg10=7.84 avg60=30.06 avg300=29.35 total=4686632056\n\
                          full avg10=0.00 avg60=0.00 avg300=0.00 total=12\n";
-        assert_eq!(stalls(pressure), Stalls { some: Some(4_686_632_056), full: Some(12) });
+        let expected = Stalls {
+            some: Some(4_686_632_056),
+            full: Some(12),
+            some_avg10: Some(7.84),
+            full_avg10: Some(0.0),
+        };
+        assert_eq!(stalls(pressure), expected);
         // Before 5.13 the CPU has no `full`.
         let pressure = b"some avg10=0.00 avg60=0.00 avg300=0.00 total=3\n";
-        assert_eq!(stalls(pressure), Stalls { some: Some(3), full: None });
+        let expected = Stalls { some: Some(3), some_avg10: Some(0.0), ..Stalls::default() };
+        assert_eq!(stalls(pressure), expected);
         assert_eq!(load(b"4.86 9.68 10.02 2/99 8980\n"), (Some(4.86), Some(99)));
         let meminfo = b"MemTotal:       24684092 kB\nMemAvailable:   1000 kB\n\
                         SwapTotal:  2048 kB\nSwapFree:  2000 kB\n";
-        let expected = Memory { available: Some(1_024_000), swapped: Some(48 * 1_024) };
-        assert_eq!(memory(meminfo), expected);
+        let read = memory(meminfo);
+        assert_eq!((read.available, read.swapped()), (Some(1_024_000), Some(48 * 1_024)));
+        assert_eq!((read.total, read.file()), (Some(24_684_092 * 1_024), None));
+        assert_eq!(memory(b"Active(file): 3 kB\nInactive(file): 4 kB\n").file(), Some(7 * 1_024));
         assert_eq!(memory(b""), Memory::default());
+        let stat = b"anon 5\nfile 9\ninactive_file 4096\nactive_file 8192\n";
+        assert_eq!(cache(stat), Some(12_288));
+        assert_eq!(cache(b"active_file 1\n"), None);
+        assert_eq!((single(b"1048576\n"), single(b"max\n")), (Some(1 << 20), None));
+        let vmstat = b"workingset_refault_anon 7\nworkingset_refault_file 83127624\n";
+        assert_eq!(refaults(vmstat), Some(83_127_624));
+        assert_eq!(refaults(b"workingset_refault 9\n"), Some(9));
+        let stat = b"cpu  100 5 50 800 20 1 2 22 9 0\ncpu0 1 1 1 1 1 1 1 1 1 0\nintr 5\n";
+        assert_eq!(cpus(stat), Some((1000, 820)));
+        assert_eq!((cpus(b"cpu x\n"), cpus(b"cpu0 1 2\n")), (None, None));
     }
 
     #[test]
@@ -138,10 +223,18 @@ mod tests {
         #[test]
         fn whatever_stands_there_is_an_answer(
             noise: Vec<u8>,
-            line in "(some|full|MemAvailable:|SwapFree:|SwapTotal:) (total=)?[0-9./-]{0,30}( kB)?\n?",
+            line in "(some|full|MemAvailable:|SwapFree:|SwapTotal:|cpu|active_file|workingset_refault) \
+                     (total=|avg10=)?[0-9./-]{0,30}( kB)?\n?",
         ) {
             for text in [noise.as_slice(), line.as_bytes()] {
-                let _ = (stalls(text), memory(text), host(text));
+                let _ = (memory(text).file(), memory(text).swapped(), cache(text), refaults(text));
+                let stalls = stalls(text);
+                for average in [stalls.some_avg10, stalls.full_avg10].into_iter().flatten() {
+                    prop_assert!((0.0..=100.0).contains(&average));
+                }
+                let _ = single(text);
+                prop_assert!(cpus(text).is_none_or(|(all, idle)| idle <= all));
+                let _ = host(text);
                 let (load, _) = load(text);
                 prop_assert!(load.is_none_or(f32::is_finite));
             }
@@ -149,8 +242,13 @@ mod tests {
 
         #[test]
         fn numbers_are_read_as_they_were_written(some: u64, full: u64, kib in 0_u64..1 << 50, tasks: u32) {
-            let text = format!("some avg10=1 total={some}\nfull avg10=1 total={full}\n");
-            let expected = Stalls { some: Some(some), full: Some(full) };
+            let text = format!("some avg10=1 total={some}\nfull avg10=2 total={full}\n");
+            let expected = Stalls {
+                some: Some(some),
+                full: Some(full),
+                some_avg10: Some(1.0),
+                full_avg10: Some(2.0),
+            };
             prop_assert_eq!(stalls(text.as_bytes()), expected);
             let text = format!("MemAvailable: {kib} kB\n");
             prop_assert_eq!(memory(text.as_bytes()).available, Some(kib * 1024));

@@ -50,12 +50,12 @@ impl Stalling {
 
 /// Accumulated µs at two moments, as a part of the time between them. The kernel adds up a little later
 /// than it happens: no more than all of it.
-fn percent(before_us: Option<u64>, now_us: Option<u64>, span_ns: u64) -> Option<f32> {
+pub(super) fn percent(before_us: Option<u64>, now_us: Option<u64>, span_ns: u64) -> Option<f32> {
     let stalled_ns = now_us?.saturating_sub(before_us?) as f64 * 1_000.0;
     (span_ns > 0).then(|| (stalled_ns / span_ns as f64 * 100.0).min(100.0) as f32)
 }
 
-fn read<'a>(file: Option<&File>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
+pub(super) fn read<'a>(file: Option<&File>, buffer: &'a mut [u8]) -> Option<&'a [u8]> {
     let length = file?.read_at(buffer, 0).ok()?;
     Some(&buffer[..length])
 }
@@ -99,7 +99,7 @@ impl Probe {
             io_full,
             load,
             available_bytes: memory.available,
-            swapped_bytes: memory.swapped,
+            swapped_bytes: memory.swapped(),
             processes: processes.map(|count| count as u32),
             threads,
             disk_free_bytes: disk.map(|disk| disk.f_bavail.saturating_mul(disk.f_frsize)),

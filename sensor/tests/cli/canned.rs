@@ -31,6 +31,7 @@ fn key(pid: u32) -> Option<ProcessKey> {
 
 pub fn incident() -> Incident {
     Incident {
+        oom: Some(oom()),
         id: ID.into(),
         kind: Kind::Recursion.into(),
         severity: Severity::Critical.into(),
@@ -492,6 +493,57 @@ fn memory_sample() -> MemorySample {
     }
 }
 
+fn actor() -> Actor {
+    Actor {
+        process: key(7),
+        parent: key(4121),
+        comm: nasty(),
+        argv: argv(),
+        uid: 1000,
+        cgroup: nasty(),
+        signature: 9,
+    }
+}
+
+fn oom_kill() -> OomKill {
+    OomKill {
+        at_ns: 5,
+        victim: Some(actor()),
+        trigger: Some(actor()),
+        anon_bytes: Some(1 << 20),
+        file_bytes: Some(2 << 20),
+        shmem_bytes: Some(3 << 20),
+        swap_bytes: None,
+        oom_score_adj: -17,
+        dying: false,
+        limit_bytes: Some(7 << 20),
+        limit_used_bytes: Some(6 << 20),
+        limit_cgroup: nasty(),
+    }
+}
+
+fn oom() -> Oom {
+    let holder = OomHolder {
+        root: key(7),
+        comm: nasty(),
+        processes: 3,
+        bytes: 4 << 20,
+        grown_bytes: 3 << 20,
+        grown_ns: 5_000_000_000,
+    };
+    Oom {
+        scope: OomScope::Cgroup.into(),
+        cgroup: nasty(),
+        limit_bytes: Some(7 << 20),
+        peak_bytes: Some(6 << 20),
+        victims: vec![oom_kill()],
+        kills: 2,
+        killed: 3,
+        period_ns: 12_000_000_000,
+        holders: vec![holder],
+    }
+}
+
 /// Sequence numbers with gaps, as in a real log.
 pub fn records() -> Vec<Record> {
     use record::Body;
@@ -521,6 +573,19 @@ pub fn records() -> Vec<Record> {
     };
     let exec =
         Exec { process: key(7), parent: key(4121), exec_ns: 4, argv: argv(), argv_bytes: 10 };
+    let pressure = Pressure {
+        at_ns: 6,
+        cgroup: nasty(),
+        total_bytes: Some(1 << 30),
+        available_bytes: Some(100 << 20),
+        window_ns: 2_000_000_000,
+        some_percent: Some(34.5),
+        full_windows: 2,
+        falling_bytes_per_second: Some(10 << 20),
+        falling_ns: 60_000_000_000,
+        ..Pressure::default()
+    };
+    let usage = Usage { at_ns: 7, cpu_percent: Some(99), ..Usage::default() };
     let fact = |fact| Body::Observation(Observation { fact: Some(fact) });
     let mut bodies = vec![
         Body::Started(Started {
@@ -534,6 +599,19 @@ pub fn records() -> Vec<Record> {
         fact(observation::Fact::Exec(exec)),
         fact(observation::Fact::Memory(memory_sample())),
         fact(observation::Fact::Alarm(respawned)),
+        fact(observation::Fact::OomKill(oom_kill())),
+        fact(observation::Fact::Killed(Killed {
+            at_ns: 6,
+            process: Some(actor()),
+            sender: Some(actor()),
+            by_kernel: false,
+            sent_ns: 5,
+            bytes: 1 << 20,
+            processes: 9,
+            untold: 1,
+        })),
+        fact(observation::Fact::Pressure(pressure)),
+        fact(observation::Fact::Usage(usage)),
         Body::Transition(Transition {
             from: State::Unspecified.into(),
             to: State::Open.into(),

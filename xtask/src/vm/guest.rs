@@ -20,9 +20,13 @@ const PYTHON: &str = "/usr/bin/python3";
 /// Everything else of the userland: one static file with a link for each of its commands.
 const BUSYBOX: &str = "/bin/busybox";
 
-/// Writes the guest's initramfs with the sensor and the test programs to `file`.
-pub fn write(file: &Path, sensor: &Path, tests: &Path) -> Result<()> {
-    let tree = tree(sensor, tests)?;
+/// Writes the guest's initramfs with the sensor, the test programs and a peer, where there is one, to `file`.
+pub fn write(file: &Path, sensor: &Path, tests: &Path, peer: &Path) -> Result<()> {
+    let mut tree = tree(sensor, tests)?;
+    if peer.exists() {
+        let name = peer.file_name().context("a peer without a name")?;
+        program(&mut tree, Path::new("/usr/bin").join(name), peer)?;
+    }
     let mut out = BufWriter::new(
         File::create(file).with_context(|| format!("cannot write {}", file.display()))?,
     );

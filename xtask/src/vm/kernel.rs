@@ -204,7 +204,7 @@ fn parse_meta(show: &str) -> Option<(String, String)> {
 }
 
 /// The first file below `dir` that fits.
-fn find(dir: &Path, fits: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
+pub(super) fn find(dir: &Path, fits: &dyn Fn(&Path) -> bool) -> Option<PathBuf> {
     let mut folders = vec![dir.to_owned()];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).ok()?.flatten() {

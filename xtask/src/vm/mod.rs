@@ -6,10 +6,12 @@ mod cut;
 mod guest;
 mod initramfs;
 mod kernel;
+mod lead;
 mod page;
 
 use std::{
     env, fs,
+    path::PathBuf,
     process::{Command, ExitCode},
     time::Duration,
 };
@@ -64,6 +66,10 @@ pub struct Args {
     /// No tests: cut the guest's power so often while it writes, and see that nothing announced is gone
     #[arg(long, value_name = "TIMES", conflicts_with_all = ["shell", "page", "filter"])]
     cut: Option<u32>,
+    /// Only leaks that the kernel ends: how long before that the sensor told of them, and earlyoom would have acted;
+    /// writes the table in docs/measurements.md
+    #[arg(long, conflicts_with_all = ["shell", "page", "filter", "cut"])]
+    lead: bool,
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
@@ -73,6 +79,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if let Some(times) = args.cut {
         return cut::run(&args.kernels[0], times);
+    }
+    if args.lead {
+        return lead::run(&args.kernels);
     }
     let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
     let built = Built::all()?;
@@ -126,7 +135,7 @@ fn guest(
     skips: &SkipList,
 ) -> Result<(Suite, page::Seen)> {
     let name = format!("vm {kernel}");
-    let console = place::target().join(format!("vm/{kernel}.log"));
+    let console = console(kernel);
     let which = match which {
         Which::AllOfTheKernel => format!("sensor.skip={USER_SPACE}"),
         Which::Only(names) => {
@@ -164,6 +173,11 @@ fn guest(
     Ok((suite, seen))
 }
 
+/// Where the guest's first serial line goes.
+fn console(kernel: &str) -> PathBuf {
+    place::target().join(format!("vm/{kernel}.log"))
+}
+
 fn shell(kernel: &str) -> Result<ExitCode> {
     let mut machine = machine(kernel, &Built::all()?, &format!("sensor.vm={kernel} sensor.shell"))?;
     let status = machine.args(["-serial", "mon:stdio"]).status().context("cannot start QEMU")?;
@@ -181,7 +195,7 @@ fn machine(kernel: &str, built: &Built, more: &str) -> Result<Command> {
     let kernel = kernel::get(kernel)?;
     eprintln!("kernel {}", kernel.version);
     let initramfs = place::target().join("vm/initramfs");
-    guest::write(&initramfs, &built.sensor, &built.end_to_end.path)?;
+    guest::write(&initramfs, &built.sensor, &built.end_to_end.path, &lead::peer())?;
     let mut machine = Command::new("qemu-system-x86_64");
     machine
         // Emulation: works where there is no KVM, and alike everywhere. One thread for all processors:

@@ -50,6 +50,18 @@ impl Recent {
         kept.iter().filter_map(|bytes| MemorySample::decode(bytes.as_slice()).ok()).collect()
     }
 
+    /// The first from a moment of this boot on, boot clock, ns, and the newest: what lies between them is
+    /// not unpacked.
+    pub fn ends(&self, boot_ns: u64) -> Option<(MemorySample, MemorySample)> {
+        let (first, last) = {
+            let kept = self.lock();
+            let from = kept.partition_point(|(at, _)| *at < boot_ns);
+            (kept.get(from)?.1.clone(), kept.back()?.1.clone())
+        };
+        let sample = |bytes: Vec<u8>| MemorySample::decode(bytes.as_slice()).ok();
+        Some((sample(first)?, sample(last)?))
+    }
+
     fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, Vec<u8>)>> {
         // Nothing under the lock leaves it half changed.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -77,6 +89,9 @@ mod tests {
         assert!((165..=170).contains(&coarse), "{coarse}");
         assert!(kept.windows(2).all(|two| two[1] - two[0] <= 5), "{kept:?}");
         assert_eq!(recent.since(3_590 * SECOND_NS).len(), 10);
+        let ends = recent.ends(3_590 * SECOND_NS).unwrap();
+        assert_eq!((ends.0.at_ns, ends.1.at_ns), (3_590 * SECOND_NS, 3_599 * SECOND_NS));
+        assert!(recent.ends(3_600 * SECOND_NS).is_none());
     }
 
     #[test]

@@ -1,0 +1,208 @@
+//! OOM kills, and who sends SIGKILL: what the kernel side knows about a process that is killed.
+
+use crate::{
+    ProcessKey,
+    lineage::{ExecRecord, Image},
+};
+
+/// Of SIGKILL.
+pub const SIGKILL: u64 = 9;
+
+/// Senders that are remembered until their target has ended: more than that are seldom on the way. The
+/// least recently seen are forgotten, whose targets then end by nobody's signal.
+pub const KILLS: u32 = 1024;
+
+/// Ends by SIGKILL in a second that are told of, besides those that matter: enough for a test suite
+/// that kills what it started; a storm of kills must not fill the ring.
+pub const TOLD_A_SECOND: u64 = 64;
+
+/// How many ends were told of.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Told {
+    /// When the second began, boot clock, ns.
+    pub since_ns: u64,
+    pub told_of: u64,
+    /// Since the last that was.
+    pub untold: u64,
+}
+
+/// An end matters where it has so many living processes below it, or had so many pages (64 MiB).
+pub const MATTERS_PROCESSES: u32 = 8;
+pub const MATTERS_PAGES: u64 = 16_384;
+
+/// Groups above a process that are asked for their memory limit: containers nest four deep or so.
+pub const LEVELS: u32 = 12;
+
+/// Flags of a [`Kill`] and of a [`Marked`].
+///
+/// The kernel itself sent the signal.
+pub const BY_KERNEL: u32 = 1 << 0;
+/// The OOM killer took it.
+pub const BY_OOM: u32 = 1 << 1;
+/// It was ending already.
+pub const DYING: u32 = 1 << 2;
+/// Its pages could be counted.
+pub const COUNTED: u32 = 1 << 3;
+/// Somebody above the trigger has a limit.
+pub const LIMITED: u32 = 1 << 4;
+/// `parent` and `image` are known, and `record`. Otherwise there is anything in them.
+pub const NODE: u32 = 1 << 5;
+pub const RECORD: u32 = 1 << 6;
+
+/// A field that this kernel does not have.
+pub const ABSENT: u64 = u64::MAX;
+
+/// Where this kernel keeps what is read here, bytes; [`ABSENT`]: nowhere, and what needs it stays
+/// unknown.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// 1: `mark_victim` hands over a pid. 0: a task.
+    pub by_pid: u64,
+    pub task_comm: u64,
+    pub task_cred: u64,
+    pub cred_uid: u64,
+    /// Page counters of an address space: where the first is, and how far the next.
+    pub mm_rss: u64,
+    pub rss_step: u64,
+    pub signal_oom_score_adj: u64,
+    /// Of a `css_set`: the pointer to the memory controller's state.
+    pub set_memory: u64,
+    pub css_cgroup: u64,
+    pub memcg_css: u64,
+    pub memcg_counter: u64,
+    pub counter_usage: u64,
+    pub counter_max: u64,
+    pub counter_parent: u64,
+    pub siginfo_code: u64,
+}
+
+impl Layout {
+    pub const NONE: Self = Self {
+        by_pid: 0,
+        task_comm: ABSENT,
+        task_cred: ABSENT,
+        cred_uid: ABSENT,
+        mm_rss: ABSENT,
+        rss_step: ABSENT,
+        signal_oom_score_adj: ABSENT,
+        set_memory: ABSENT,
+        css_cgroup: ABSENT,
+        memcg_css: ABSENT,
+        memcg_counter: ABSENT,
+        counter_usage: ABSENT,
+        counter_max: ABSENT,
+        counter_parent: ABSENT,
+        siginfo_code: ABSENT,
+    };
+}
+
+/// As in `task_struct.comm`.
+pub type Comm = [u8; 16];
+
+/// Pages of an address space, as `enum mm_counter` of the kernel orders them.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pages {
+    pub file: u64,
+    pub anon: u64,
+    pub swap: u64,
+    pub shmem: u64,
+}
+
+/// A SIGKILL that was sent, by its target's tgid until that has ended.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kill {
+    pub target: ProcessKey,
+    /// Whoever ran as it was sent: of a signal of the kernel's, on whose behalf.
+    pub sender: ProcessKey,
+    /// Boot clock, ns.
+    pub at_ns: u64,
+    /// cgroup v2 id of the sender.
+    pub sender_cgroup: u64,
+    /// The target as an address: for the mark that follows at once, where that knows a pid only.
+    pub task: u64,
+    pub pages: Pages,
+    pub sender_uid: u32,
+    pub flags: u32,
+    pub sender_comm: Comm,
+}
+
+/// The memory limit that was nearest to being full.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limit {
+    /// Pages.
+    pub max: u64,
+    pub used: u64,
+    /// Id of the group in the memory controller's hierarchy.
+    pub cgroup: u64,
+}
+
+/// The OOM killer took a process. Wakes the reader at once; comes before the process is gone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Marked {
+    /// `event::MARKED`
+    pub tag: u32,
+    pub flags: u32,
+    /// Boot clock, ns.
+    pub at_ns: u64,
+    pub victim: ProcessKey,
+    pub parent: ProcessKey,
+    pub trigger: ProcessKey,
+    /// cgroup v2 ids.
+    pub victim_cgroup: u64,
+    pub trigger_cgroup: u64,
+    pub pages: Pages,
+    pub limit: Limit,
+    pub oom_score_adj: i32,
+    pub victim_uid: u32,
+    pub trigger_uid: u32,
+    pub zero: u32,
+    pub victim_comm: Comm,
+    pub trigger_comm: Comm,
+    pub image: Image,
+    pub record: ExecRecord,
+}
+
+/// A process was ended by SIGKILL. Nobody is woken.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Killed {
+    /// `event::KILLED`
+    pub tag: u32,
+    /// Living processes below it.
+    pub live: u32,
+    /// Boot clock of the end, ns.
+    pub at_ns: u64,
+    pub process: ProcessKey,
+    pub parent: ProcessKey,
+    pub cgroup: u64,
+    pub comm: Comm,
+    pub uid: u32,
+    /// 1: `kill` is known. 0: there is anything in it.
+    pub known: u32,
+    /// Ends like this one that were not told of, since the last that was.
+    pub untold: u64,
+    pub kill: Kill,
+}
+
+const _: () = assert!(size_of::<Layout>() == 15 * 8);
+const _: () = assert!(size_of::<Kill>() == 112);
+const _: () = assert!(size_of::<Marked>() == 816);
+const _: () = assert!(size_of::<Killed>() == 200);
+
+#[cfg(feature = "user")]
+mod pod {
+    // SAFETY: plain integers without padding (the asserts above count every byte); any bit pattern is valid.
+    unsafe impl aya::Pod for super::Layout {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Kill {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Marked {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Killed {}
+}

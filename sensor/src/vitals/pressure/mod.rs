@@ -1,0 +1,349 @@
+//! Pressure on memory, host-wide and in cgroups at their limit: a thread of its own, which is woken by the
+//! kernel's PSI triggers and looks the more often the less is left.
+//!
+//! Its loop asks for no memory: files stay open and are read into one buffer. Only what it tells of is
+//! handed over in a message. Whoever could make things worse asks [`Strain`] before.
+//!
+//! - `place`: the files of a host or cgroup, and one look at them
+//! - `trend`: how fast what is left falls
+//! - `trigger`: PSI triggers
+
+mod place;
+mod trend;
+mod trigger;
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+
+use self::place::{BUFFER, Place, pause};
+pub use self::{
+    place::Reclaimed,
+    trigger::{Trigger, Who},
+};
+use crate::{
+    clock,
+    detect::pressure::{Level, Limits, Teller},
+    proto::Pressure,
+};
+
+/// cgroups that are watched beside the host: 4 open files and a look of 50 µs each.
+pub const GROUPS: usize = 8;
+
+/// Whether the host's memory is exhausted: then nobody scans processes or asks for memory that can wait.
+#[derive(Clone, Debug, Default)]
+pub struct Strain(Arc<AtomicBool>);
+
+impl Strain {
+    pub fn is_exhausted(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self, exhausted: bool) {
+        self.0.store(exhausted, Ordering::Relaxed);
+    }
+}
+
+/// A cgroup to watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// v2 path.
+    pub name: String,
+    pub dir: PathBuf,
+}
+
+/// What the thread works with.
+pub struct Options {
+    pub proc: PathBuf,
+    pub limits: Limits,
+    pub strain: Strain,
+    /// Real-time priority; none: an ordinary thread.
+    pub priority: Option<i32>,
+}
+
+/// The thread; ends with this value.
+pub struct Watcher {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+    /// Why the kernel wakes us not at all, or later than it could.
+    pub degraded: Option<String>,
+}
+
+struct Shared {
+    /// Wakes the thread: there are other groups, or it is to end.
+    wake: OwnedFd,
+    ends: AtomicBool,
+    /// Which cgroups are to be watched, where that has changed.
+    wanted: Mutex<Option<Vec<Group>>>,
+}
+
+impl Watcher {
+    /// Starts the thread. `reclaimed`: what the kernel side counts; `tell` gets the looks that are worth a
+    /// record, and must not wait.
+    pub fn start(
+        options: Options,
+        reclaimed: impl Fn() -> Reclaimed + Send + 'static,
+        mut tell: impl FnMut(Pressure) + Send + 'static,
+    ) -> io::Result<Self> {
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let shared =
+            Arc::new(Shared { wake, ends: AtomicBool::new(false), wanted: Mutex::new(None) });
+        let mut why = None;
+        let host = Place::host(&options.proc, &mut why);
+        let degraded = degraded(&host, why);
+        let ours = Arc::clone(&shared);
+        let thread = thread::Builder::new().name("pressure".into()).spawn(move || {
+            if let Some(priority) = options.priority {
+                // Refused: then it is as late as others under a storm.
+                let _ = crate::kernel::become_realtime(priority);
+            }
+            let mut watch = Watch::new(host, &options);
+            while !ours.ends.load(Ordering::Relaxed) {
+                let fired = watch.wait(&ours.wake);
+                if let Some(wanted) = ours.take() {
+                    watch.change(wanted);
+                    continue;
+                }
+                watch.look(clock::boot_ns(), fired, &reclaimed, &mut tell);
+            }
+        })?;
+        Ok(Self { shared, thread: Some(thread), degraded })
+    }
+
+    /// Which cgroups to watch from now on; of more than [`GROUPS`] the first.
+    pub fn watch(&self, groups: Vec<Group>) {
+        *self.shared.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(groups);
+        self.shared.wake();
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.shared.ends.store(true, Ordering::Relaxed);
+        self.shared.wake();
+        if let Some(thread) = self.thread.take() {
+            // It panicked: then there is nothing to wait for.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Shared {
+    fn wake(&self) {
+        // An eventfd takes eight bytes; it is full only if nobody has read it for ever.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
+
+    fn take(&self) -> Option<Vec<Group>> {
+        // Whoever changes it does so in one step.
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// What is worse than it could be about the host's triggers.
+fn degraded(host: &Place, why: Option<String>) -> Option<String> {
+    match (host.window(), why) {
+        (_, Some(why)) => Some(format!("no PSI triggers, pressure is polled: {why}")),
+        (Some(window), None) if window > Duration::from_secs(1) => {
+            Some(format!("PSI windows of {} s instead of 1 s", window.as_secs()))
+        }
+        _ => None,
+    }
+}
+
+/// Descriptors that one wait may have: two triggers a place, and what wakes us.
+const WAITS: usize = 2 * (GROUPS + 1) + 1;
+
+type Fired = [[bool; 2]; GROUPS + 1];
+
+/// The places and what is known of each.
+struct Watch {
+    limits: Limits,
+    strain: Strain,
+    /// The host first.
+    places: Vec<(Place, Teller)>,
+    pause: Duration,
+    buffer: Box<[u8; BUFFER]>,
+}
+
+impl Watch {
+    fn new(host: Place, options: &Options) -> Self {
+        let mut places = Vec::with_capacity(GROUPS + 1);
+        places.push((host, Teller::default()));
+        Self {
+            limits: options.limits,
+            strain: options.strain.clone(),
+            places,
+            pause: Duration::ZERO,
+            buffer: Box::new([0; BUFFER]),
+        }
+    }
+
+    /// Waits for a trigger, or as long as nothing can have happened. Which triggers came.
+    fn wait(&mut self, wake: &OwnedFd) -> Fired {
+        let timeout = Timespec {
+            tv_sec: self.pause.as_secs() as i64,
+            tv_nsec: i64::from(self.pause.subsec_nanos()),
+        };
+        let mut waits: [PollFd<'_>; WAITS] =
+            std::array::from_fn(|_| PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN));
+        let mut of = [(0, 0); WAITS];
+        let mut used = 1;
+        for (at, (place, _)) in self.places.iter().enumerate() {
+            for (which, trigger) in place.triggers().into_iter().enumerate() {
+                if let Some(trigger) = trigger {
+                    waits[used] = PollFd::from_borrowed_fd(trigger, PollFlags::PRI);
+                    of[used] = (at, which);
+                    used += 1;
+                }
+            }
+        }
+        // Interrupted or timed out: look all the same.
+        let _ = poll(&mut waits[..used], Some(&timeout));
+        let mut fired = Fired::default();
+        for (wait, (at, which)) in waits[1..used].iter().zip(&of[1..used]) {
+            fired[*at][*which] = wait.revents().contains(PollFlags::PRI);
+        }
+        // A trigger whose cgroup is gone is ready for ever.
+        let dead = waits[1..used].iter().any(|wait| wait.revents().contains(PollFlags::ERR));
+        if !waits[0].revents().is_empty() {
+            let _ = rustix::io::read(wake, &mut [0; 8]);
+        }
+        if dead {
+            self.places.retain(|(place, _)| place.dir.as_ref().is_none_or(|dir| dir.exists()));
+            return Fired::default();
+        }
+        fired
+    }
+
+    fn look(
+        &mut self,
+        now_ns: u64,
+        fired: Fired,
+        reclaimed: &impl Fn() -> Reclaimed,
+        tell: &mut impl FnMut(Pressure),
+    ) {
+        let reclaimed = reclaimed();
+        let mut shortest = Duration::MAX;
+        for ((place, teller), fired) in self.places.iter_mut().zip(fired) {
+            let mut pressure = place.look(now_ns, fired, reclaimed, self.buffer.as_mut_slice());
+            shortest = shortest.min(pause(&pressure));
+            let told = teller.tells(&pressure, &self.limits);
+            if place.dir.is_none() {
+                self.strain.set(teller.held() == Level::Critical);
+            }
+            if told {
+                pressure.cgroup.clone_from(&place.name);
+                tell(pressure);
+            }
+        }
+        self.pause = shortest;
+    }
+
+    /// Other cgroups; those that are watched already go on as they are, and so do those that are not calm.
+    fn change(&mut self, wanted: Vec<Group>) {
+        self.places.retain(|(place, teller)| {
+            let Some(dir) = &place.dir else { return true };
+            dir.exists()
+                && (wanted.iter().any(|group| group.name == place.name)
+                    || teller.held() > Level::Calm)
+        });
+        for group in wanted {
+            let known = self.places.iter().any(|(place, _)| place.name == group.name);
+            if !known && self.places.len() <= GROUPS {
+                self.places.push((Place::group(group.name, &group.dir), Teller::default()));
+            }
+        }
+    }
+}
+
+/// What `sensor doctor` says of triggers: the window that the kernel takes.
+pub fn try_trigger(proc: &Path) -> Result<String, String> {
+    let file = proc.join("pressure/memory");
+    let trigger =
+        Trigger::set(&file, Who::Some).map_err(|error| format!("{}: {error}", file.display()))?;
+    let window = Duration::from_nanos(trigger.window_ns);
+    match window.as_secs() {
+        1 => Ok("windows of 1 s".into()),
+        longer => Err(format!("windows of {longer} s only")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, sync::mpsc};
+
+    use super::*;
+
+    fn meminfo(available_kib: u64) -> String {
+        format!("MemTotal: 1000000 kB\nMemAvailable: {available_kib} kB\n")
+    }
+
+    #[test]
+    fn a_host_and_a_cgroup_that_run_out() {
+        let proc = tempfile::tempdir().unwrap();
+        let group = tempfile::tempdir().unwrap();
+        fs::write(proc.path().join("meminfo"), meminfo(900_000)).unwrap();
+        fs::write(group.path().join("memory.max"), "1000\n").unwrap();
+        fs::write(group.path().join("memory.current"), "990\n").unwrap();
+        let strain = Strain::default();
+        let options = Options {
+            proc: proc.path().to_owned(),
+            limits: Limits::default(),
+            strain: strain.clone(),
+            priority: None,
+        };
+        let (told, tellings) = mpsc::channel();
+        let reclaimed = || (0, 0);
+        let watcher = Watcher::start(options, reclaimed, move |pressure| {
+            let _ = told.send(pressure);
+        })
+        .unwrap();
+        assert!(watcher.degraded.as_ref().unwrap().contains("polled"), "{:?}", watcher.degraded);
+        let boxed = Group { name: "/box".into(), dir: group.path().to_owned() };
+        watcher.watch(vec![boxed]);
+        let next = || tellings.recv_timeout(Duration::from_secs(20)).unwrap();
+        let first = next();
+        assert_eq!((first.cgroup.as_str(), first.available_bytes), ("/box", Some(10)));
+        assert!(!strain.is_exhausted(), "that is no matter of the host");
+        fs::write(proc.path().join("meminfo"), meminfo(10_000)).unwrap();
+        let host = std::iter::from_fn(|| Some(next())).find(|it| it.cgroup.is_empty()).unwrap();
+        assert_eq!(host.available_bytes, Some(10_240_000));
+        assert!(strain.is_exhausted());
+        drop(watcher);
+        assert!(tellings.iter().count() < 100, "it has ended");
+    }
+
+    #[test]
+    fn groups_come_and_go() {
+        let options = Options {
+            proc: "/nowhere".into(),
+            limits: Limits::default(),
+            strain: Strain::default(),
+            priority: None,
+        };
+        let mut watch = Watch::new(Place::host(&options.proc, &mut None), &options);
+        let dirs: Vec<tempfile::TempDir> =
+            (0..GROUPS + 4).map(|_| tempfile::tempdir().unwrap()).collect();
+        let group = |at: usize| Group { name: format!("/{at}"), dir: dirs[at].path().to_owned() };
+        watch.change((0..GROUPS + 4).map(group).collect());
+        assert_eq!(watch.places.len(), GROUPS + 1);
+        watch.change(vec![group(3), group(10)]);
+        let names: Vec<&str> = watch.places.iter().map(|(place, _)| place.name.as_str()).collect();
+        assert_eq!(names, ["", "/3", "/10"]);
+        fs::remove_dir(dirs[3].path()).unwrap();
+        watch.change(vec![group(3)]);
+        let names: Vec<&str> = watch.places.iter().map(|(place, _)| place.name.as_str()).collect();
+        assert_eq!(names, ["", "/3"], "a cgroup may be made once more");
+    }
+}

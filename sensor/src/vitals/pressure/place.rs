@@ -1,0 +1,408 @@
+//! A place where memory can get short, the host or a cgroup: its files, which stay open, and one look at it.
+
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use super::{
+    super::{
+        parse::{self, Stalls},
+        reading::{percent, read},
+    },
+    trend::Trend,
+    trigger::{FULL_PERCENT, SOME_PERCENT, Trigger, Who},
+};
+use crate::proto::Pressure;
+
+/// `/proc/vmstat` is the longest, some 5 KiB; a cgroup's `memory.stat` has 2.
+pub(super) const BUFFER: usize = 16 << 10;
+
+/// Memory cannot be filled faster than this, bytes a second: earlyoom assumes the same, one core writes 2.4
+/// GB/s to fresh pages.
+const FASTEST: u64 = 6_000_000_000;
+
+/// Between two looks. earlyoom pauses 100 ms at least: here a look takes some 40 µs, and 50 ms of it are
+/// 0.1 % of a core.
+const SHORTEST: Duration = Duration::from_millis(50);
+const LONGEST: Duration = Duration::from_secs(1);
+
+/// A window is closed when the kernel has added up what was waited, which it does every 2 s and not at each
+/// read; after this it has nothing to add.
+const WINDOW_NS: u64 = 1_000_000_000;
+const WIDEST_NS: u64 = 2_500_000_000;
+
+/// Over which file pages that come back are counted, ns.
+const REFAULTS_NS: u64 = 10_000_000_000;
+
+/// What the kernel side counts beside it: times that somebody began to look for memory, and the ns it took.
+pub type Reclaimed = (u64, u64);
+
+pub(super) struct Place {
+    /// cgroup v2 path; empty: the host.
+    pub name: String,
+    /// Where it is; none: the host.
+    pub dir: Option<PathBuf>,
+    pressure: Option<File>,
+    some: Option<Trigger>,
+    full: Option<Trigger>,
+    holds: Holds,
+    trend: Trend,
+    window: Window,
+    /// Triggers of `full` in a row, and when the last one came.
+    fired: (u32, u64),
+    refaults: Refaults,
+}
+
+/// Files that say what is left.
+enum Holds {
+    Host { meminfo: Option<File>, vmstat: Option<File> },
+    Group { limit: Option<File>, used: Option<File>, stat: Option<File> },
+}
+
+/// A span of time in which waiting is added up.
+#[derive(Default)]
+struct Window {
+    began_ns: u64,
+    stalls: Stalls,
+    reclaimed: Reclaimed,
+    /// Of the last one that was closed.
+    length_ns: u64,
+    some: Option<f32>,
+    full: Option<f32>,
+    reclaims: u32,
+    reclaim_percent: f32,
+    /// Windows in a row in which all tasks waited.
+    full_in_a_row: u32,
+}
+
+/// File pages that were read again.
+#[derive(Default)]
+struct Refaults {
+    since_ns: u64,
+    count: u64,
+    percent: Option<f32>,
+}
+
+/// What is left, and of how much.
+#[derive(Default)]
+struct Left {
+    total: Option<u64>,
+    available: Option<u64>,
+    swap_total: Option<u64>,
+    swap_free: Option<u64>,
+    /// Page cache of the host.
+    file: Option<u64>,
+}
+
+impl Place {
+    /// `why`: gets why a trigger could not be set.
+    pub fn host(proc: &Path, why: &mut Option<String>) -> Self {
+        let open = |name: &str| File::open(proc.join(name)).ok();
+        let holds = Holds::Host { meminfo: open("meminfo"), vmstat: open("vmstat") };
+        Self::new(String::new(), None, &proc.join("pressure/memory"), holds, why)
+    }
+
+    pub fn group(name: String, dir: &Path) -> Self {
+        let open = |name: &str| File::open(dir.join(name)).ok();
+        let holds = Holds::Group {
+            limit: open("memory.max"),
+            used: open("memory.current"),
+            stat: open("memory.stat"),
+        };
+        let pressure = dir.join("memory.pressure");
+        // What the host's say is enough to know.
+        Self::new(name, Some(dir.to_owned()), &pressure, holds, &mut None)
+    }
+
+    fn new(
+        name: String,
+        dir: Option<PathBuf>,
+        pressure: &Path,
+        holds: Holds,
+        why: &mut Option<String>,
+    ) -> Self {
+        let mut trigger = |who| {
+            let set = Trigger::set(pressure, who);
+            set.map_err(|error: io::Error| {
+                why.get_or_insert_with(|| format!("{}: {error}", pressure.display()));
+            })
+            .ok()
+        };
+        let (some, full) = (trigger(Who::Some), trigger(Who::Full));
+        Self {
+            name,
+            dir,
+            pressure: File::open(pressure).ok(),
+            some,
+            full,
+            holds,
+            trend: Trend::default(),
+            window: Window::default(),
+            fired: (0, 0),
+            refaults: Refaults::default(),
+        }
+    }
+
+    /// What to wait for.
+    pub fn triggers(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        [&self.some, &self.full].map(|trigger| trigger.as_ref().map(Trigger::as_fd))
+    }
+
+    /// The shortest window that the kernel took, if it took any.
+    pub fn window(&self) -> Option<Duration> {
+        self.full.as_ref().map(|trigger| Duration::from_nanos(trigger.window_ns))
+    }
+
+    /// One look. `fired`: which triggers have come; `now_ns`: boot clock. Asks for no memory.
+    pub fn look(
+        &mut self,
+        now_ns: u64,
+        fired: [bool; 2],
+        reclaimed: Reclaimed,
+        buffer: &mut [u8],
+    ) -> Pressure {
+        let left = self.holds.read(buffer);
+        let stalls = read(self.pressure.as_ref(), buffer).map(parse::stalls).unwrap_or_default();
+        let host = self.dir.is_none();
+        self.window.look(now_ns, stalls, reclaimed);
+        let window = &self.window;
+        let (mut some, mut full) = (window.some, window.full);
+        if fired[0] {
+            some = Some(some.unwrap_or_default().max(SOME_PERCENT));
+        }
+        if fired[1] {
+            full = Some(full.unwrap_or_default().max(FULL_PERCENT));
+            let window_ns = self.full.as_ref().map_or(WINDOW_NS, |trigger| trigger.window_ns);
+            // One comes for each window, a little later than the last.
+            let again = now_ns.saturating_sub(self.fired.1) <= window_ns + window_ns / 2;
+            self.fired = (if again { self.fired.0 + 1 } else { 1 }, now_ns);
+        } else if now_ns.saturating_sub(self.fired.1) > WIDEST_NS {
+            self.fired.0 = 0;
+        }
+        let full_windows = window.full_in_a_row.max(self.fired.0);
+        let fall = left.available.and_then(|available| self.trend.see(now_ns, available));
+        let refaulted = match &self.holds {
+            Holds::Host { vmstat, .. } if full.is_some_and(|it| it > 5.0) => {
+                let count = read(vmstat.as_ref(), buffer).and_then(parse::refaults);
+                self.refaults.see(now_ns, count, left.file)
+            }
+            _ => self.refaults.forget(),
+        };
+        Pressure {
+            at_ns: now_ns,
+            // The caller's, where it is told of: a name is memory.
+            cgroup: String::new(),
+            total_bytes: left.total,
+            available_bytes: left.available,
+            swap_total_bytes: left.swap_total,
+            swap_free_bytes: left.swap_free,
+            window_ns: window.length_ns,
+            some_percent: some,
+            full_percent: full,
+            some_avg10: stalls.some_avg10,
+            full_avg10: stalls.full_avg10,
+            full_windows,
+            reclaims: host.then_some(window.reclaims),
+            reclaim_percent: host.then_some(window.reclaim_percent),
+            falling_bytes_per_second: fall.map(|fall| fall.bytes_per_second),
+            falling_ns: fall.map_or(0, |fall| fall.for_ns),
+            refaulted_percent: refaulted,
+        }
+    }
+}
+
+/// How long to wait until the next look at a place where so much is left: it cannot be used up meanwhile.
+pub(super) fn pause(pressure: &Pressure) -> Duration {
+    let left = pressure.available_bytes.unwrap_or(u64::MAX);
+    Duration::from_nanos(left.saturating_mul(1_000) / (FASTEST / 1_000_000))
+        .clamp(SHORTEST, LONGEST)
+}
+
+impl Holds {
+    fn read(&self, buffer: &mut [u8]) -> Left {
+        match self {
+            Self::Host { meminfo, .. } => {
+                let memory = read(meminfo.as_ref(), buffer).map(parse::memory).unwrap_or_default();
+                Left {
+                    total: memory.total,
+                    available: memory.available,
+                    swap_total: memory.swap_total,
+                    swap_free: memory.swap_free,
+                    file: memory.file(),
+                }
+            }
+            Self::Group { limit, used, stat } => {
+                let mut number = |file: &Option<File>| parse::single(read(file.as_ref(), buffer)?);
+                let (limit, used) = (number(limit), number(used));
+                let cache = read(stat.as_ref(), buffer).and_then(parse::cache).unwrap_or_default();
+                let available = limit.zip(used).map(|(limit, used)| {
+                    limit.saturating_sub(used).saturating_add(cache).min(limit)
+                });
+                // Swap of its own is not asked for: what a cgroup may swap, the host has to have.
+                Left { total: limit, available, ..Left::default() }
+            }
+        }
+    }
+}
+
+impl Window {
+    fn look(&mut self, now_ns: u64, stalls: Stalls, reclaimed: Reclaimed) {
+        let span_ns = now_ns.saturating_sub(self.began_ns);
+        let added = stalls.some != self.stalls.some || stalls.full != self.stalls.full;
+        if self.began_ns != 0 && (span_ns < WINDOW_NS || !added && span_ns < WIDEST_NS) {
+            return;
+        }
+        if self.began_ns != 0 {
+            self.some = percent(self.stalls.some, stalls.some, span_ns);
+            self.full = percent(self.stalls.full, stalls.full, span_ns);
+            self.length_ns = span_ns;
+            let reclaims = reclaimed.0.saturating_sub(self.reclaimed.0);
+            self.reclaims = u32::try_from(reclaims).unwrap_or(u32::MAX);
+            let took_ns = reclaimed.1.saturating_sub(self.reclaimed.1);
+            self.reclaim_percent = (took_ns as f64 / span_ns as f64 * 100.0) as f32;
+            let all_waited = self.full.is_some_and(|full| full >= FULL_PERCENT);
+            self.full_in_a_row = if all_waited { self.full_in_a_row.saturating_add(1) } else { 0 };
+        }
+        (self.began_ns, self.stalls, self.reclaimed) = (now_ns, stalls, reclaimed);
+    }
+}
+
+impl Refaults {
+    fn forget(&mut self) -> Option<f32> {
+        *self = Self::default();
+        None
+    }
+
+    /// Percent of the page cache that came back within the last whole span.
+    fn see(&mut self, now_ns: u64, count: Option<u64>, file: Option<u64>) -> Option<f32> {
+        let count = count?;
+        let span_ns = now_ns.saturating_sub(self.since_ns);
+        if self.since_ns == 0 {
+            (self.since_ns, self.count) = (now_ns, count);
+        } else if span_ns >= REFAULTS_NS {
+            let pages = file? / rustix::param::page_size() as u64;
+            let again = count.saturating_sub(self.count);
+            self.percent = Some((again as f64 / pages.max(1) as f64 * 100.0) as f32);
+            (self.since_ns, self.count) = (now_ns, count);
+        }
+        self.percent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const S: u64 = 1_000_000_000;
+
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, text) in files {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    const MEMINFO: &str = "MemTotal: 1000000 kB\nMemAvailable: 600000 kB\nActive(file): 30000 kB\n\
+                           Inactive(file): 10000 kB\nSwapTotal: 0 kB\nSwapFree: 0 kB\n";
+
+    #[test]
+    fn a_host_that_waits() {
+        let proc = tree(&[
+            ("meminfo", MEMINFO),
+            ("pressure/memory", "some avg10=0.00 total=0\nfull avg10=0.00 total=0\n"),
+            ("vmstat", "workingset_refault_file 0\n"),
+        ]);
+        let mut why = None;
+        let mut place = Place::host(proc.path(), &mut why);
+        // A plain file takes any text.
+        fs::write(
+            proc.path().join("pressure/memory"),
+            "some avg10=0.00 total=0\nfull avg10=0.00 total=0\n",
+        )
+        .unwrap();
+        let mut buffer = [0; BUFFER];
+        let first = place.look(S, [false; 2], (0, 0), &mut buffer);
+        assert_eq!((first.total_bytes, first.swap_free_bytes), (Some(1_024_000_000), Some(0)));
+        assert_eq!((first.some_percent, first.window_ns), (None, 0), "nothing to compare with");
+        let mut waited = 0;
+        for second in 2..=30_u64 {
+            waited += 800_000;
+            let text =
+                format!("some avg10=30.00 total={waited}\nfull avg10=21.50 total={}\n", waited / 2);
+            fs::write(proc.path().join("pressure/memory"), text).unwrap();
+            let again = format!("workingset_refault_file {}\n", second * 2_000);
+            fs::write(proc.path().join("vmstat"), again).unwrap();
+            let reclaimed = (second * 10, second * 60_000_000);
+            let now = place.look(second * S, [false; 2], reclaimed, &mut buffer);
+            assert_eq!((now.some_percent, now.full_percent), (Some(80.0), Some(40.0)));
+            assert_eq!(u64::from(now.full_windows), second - 1);
+            assert_eq!(now.full_avg10, Some(21.5));
+            if second > 2 {
+                assert_eq!((now.reclaims, now.reclaim_percent), (Some(10), Some(6.0)));
+            }
+            // 20,000 pages in 10 s, of 10,000 that there are.
+            let expected = (second >= 12).then_some(200.0);
+            assert_eq!(now.refaulted_percent, expected, "{second}");
+        }
+        // Between two windows the last one stands.
+        let now = place.look(30 * S + S / 10, [false; 2], (300, 0), &mut buffer);
+        assert_eq!(now.some_percent, Some(80.0));
+        let now = place.look(33 * S, [false; 2], (300, 0), &mut buffer);
+        assert_eq!((now.some_percent, now.full_windows), (Some(0.0), 0), "nobody waited since");
+    }
+
+    #[test]
+    fn triggers_that_come_again_and_again() {
+        let proc = tree(&[("meminfo", MEMINFO)]);
+        let mut place = Place::host(proc.path(), &mut None);
+        let mut buffer = [0; BUFFER];
+        for (at, fired, row) in [(10, true, 1), (11, true, 2), (12, true, 3), (14, true, 1)] {
+            let now = place.look(at * S, [fired; 2], (0, 0), &mut buffer);
+            assert_eq!((now.full_windows, now.some_percent), (row, Some(SOME_PERCENT)), "{at}");
+        }
+        let now = place.look(20 * S, [false; 2], (0, 0), &mut buffer);
+        assert_eq!((now.full_windows, now.some_percent), (0, None));
+    }
+
+    #[test]
+    fn a_cgroups_page_cache_counts_as_free() {
+        let dir = tree(&[
+            ("memory.max", "1000000\n"),
+            ("memory.current", "900000\n"),
+            ("memory.stat", "anon 500000\ninactive_file 300000\nactive_file 50000\n"),
+        ]);
+        let mut place = Place::group("/box".into(), dir.path());
+        let mut buffer = [0; BUFFER];
+        let now = place.look(S, [false; 2], (7, 7), &mut buffer);
+        assert_eq!((now.total_bytes, now.available_bytes), (Some(1_000_000), Some(450_000)));
+        assert_eq!((now.reclaims, now.swap_total_bytes), (None, None));
+        fs::write(dir.path().join("memory.max"), "max\n").unwrap();
+        let now = place.look(2 * S, [false; 2], (7, 7), &mut buffer);
+        assert_eq!((now.total_bytes, now.available_bytes), (None, None), "no limit");
+        drop(dir);
+        let gone = tempfile::tempdir().unwrap();
+        let mut place = Place::group("/gone".into(), &gone.path().join("gone"));
+        let now = place.look(S, [false; 2], (0, 0), &mut buffer);
+        assert_eq!(now, Pressure { at_ns: S, ..Pressure::default() });
+    }
+
+    #[test]
+    fn nobody_fills_what_is_left_between_two_looks() {
+        let left =
+            |available| pause(&Pressure { available_bytes: available, ..Pressure::default() });
+        assert_eq!(left(None), LONGEST);
+        assert_eq!(left(Some(24 << 30)), LONGEST);
+        assert_eq!(left(Some(3_000_000_000)), Duration::from_millis(500));
+        assert_eq!(left(Some(100 << 20)), SHORTEST);
+        assert_eq!(left(Some(0)), SHORTEST);
+    }
+}

@@ -1,0 +1,135 @@
+//! OOM kills: told of with victim, trigger and limit; several victims at once are one, several in a row a loop;
+//! and exit 137 that is none is told apart, with whoever sent the signal.
+
+use std::{fs, os::unix::process::ExitStatusExt as _, time::Duration};
+
+use serde_json::Value;
+use tests::{Cage, Limits, Sensor, needs, skip, test_name, workloads::oom};
+
+use crate::support::{CATCH, catches_a_planted_recursion, evidence, id};
+
+const MIB: u64 = 1 << 20;
+
+/// Room for a shell and little else.
+const LIMIT: u64 = 96 * MIB;
+
+const SIGKILL: i32 = 9;
+
+fn cage() -> Cage {
+    Cage::new(Limits { tasks: Some(50), memory_bytes: Some(LIMIT) }).unwrap()
+}
+
+/// An incident about OOM kills that is explained.
+fn found(sensor: &Sensor, kind: &str) -> Value {
+    sensor.wait_for(CATCH, |one| one["kind"] == kind && !one["diagnosis"].is_null()).unwrap()
+}
+
+/// What it names is right, and what it cites is there.
+fn explained(sensor: &Sensor, incident: &Value) {
+    let oom = &incident["oom"];
+    assert_eq!((&oom["scope"], oom["limit_bytes"].as_u64()), (&"cgroup".into(), Some(LIMIT)));
+    assert!(oom["peak_bytes"].as_u64() > Some(LIMIT - 4 * MIB), "{oom:#}");
+    let known = evidence(sensor, incident);
+    for one in incident["diagnosis"]["evidence"].as_array().unwrap() {
+        assert!(known.iter().any(|it| it["evidence"]["id"] == *one || it["id"] == *one), "{one}");
+    }
+    let text = sensor.output(&["show", id(incident)]).unwrap();
+    eprintln!("{text}");
+    assert!(text.contains("96.0 MiB") && !text.contains('\x1b'), "{text}");
+}
+
+#[test]
+fn an_oom_kill_is_told_of_with_victim_trigger_and_limit() {
+    needs!();
+    let cage = cage();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let work = oom::fills().unwrap();
+    let mut running = work.start(&cage).unwrap();
+    assert_eq!(running.wait(CATCH).unwrap().signal(), Some(SIGKILL));
+    let incident = found(&sensor, "oom_kill");
+    explained(&sensor, &incident);
+    assert_eq!(incident["severity"], "warning");
+    let victims = incident["oom"]["victims"].as_array().unwrap();
+    assert_eq!(victims.len(), 1, "{incident:#}");
+    let victim = &victims[0];
+    assert_eq!(victim["victim"]["process"]["pid"], running.pid());
+    assert_eq!(victim["trigger"]["process"]["pid"], running.pid());
+    assert_eq!(victim["victim"]["cgroup"], cage.path());
+    assert!(victim["anon_bytes"].as_u64() > Some(LIMIT / 2), "{victim:#}");
+    // Nobody else was there: it is the one.
+    assert_eq!(incident["culprit"]["pid"], running.pid());
+    assert!(incident["diagnosis"]["cause"].as_str().unwrap().contains(&work.names[0]));
+    assert_eq!(sensor.incidents().unwrap().len(), 1);
+    catches_a_planted_recursion(&sensor, &cage);
+}
+
+#[test]
+fn a_kill_that_is_no_oom_has_a_sender() {
+    needs!();
+    let cage = cage();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let work = oom::killed().unwrap();
+    let mut running = work.start(&cage).unwrap();
+    assert_eq!(running.wait(CATCH).unwrap().signal(), Some(SIGKILL));
+    let mut watch = sensor.watch(0).unwrap();
+    let is_it = |record: &Value| {
+        record["observation"]["killed"]["process"]["process"]["pid"] == running.pid()
+    };
+    let told = watch.find(CATCH, is_it).unwrap();
+    let killed = &told.record["observation"]["killed"];
+    let sender = &killed["sender"];
+    // The kernel keeps 15 bytes of a name.
+    let name: String = work.names[0].chars().take(15).collect();
+    assert_eq!((&sender["comm"], &sender["uid"]), (&name.into(), &0.into()), "{killed:#}");
+    assert_eq!(killed["by_kernel"], false);
+    assert!(sensor.incidents().unwrap().is_empty(), "an OOM kill was claimed");
+}
+
+#[test]
+fn oom_kills_in_a_row_are_one_loop() {
+    needs!();
+    let cage = cage();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let work = oom::restarts(5).unwrap();
+    let _running = work.start(&cage).unwrap();
+    let incident = sensor
+        .wait_for(CATCH * 2, |one| {
+            one["kind"] == "oom_loop" && one["oom"]["kills"] == 5 && !one["diagnosis"].is_null()
+        })
+        .unwrap();
+    explained(&sensor, &incident);
+    assert_eq!(
+        (&incident["severity"], &incident["oom"]["killed"]),
+        (&"critical".into(), &5.into())
+    );
+    let period = incident["oom"]["period_ns"].as_str().unwrap().parse::<u64>().unwrap();
+    assert!(period >= 1_200_000_000, "the script waits so long between two: {period}");
+    assert_eq!(sensor.incidents().unwrap().len(), 1);
+    cage.clear().unwrap();
+}
+
+/// As `memory.oom.group` has it: the kernel kills all of a group, and tells of each.
+#[test]
+fn an_oom_kill_of_a_whole_group_is_one() {
+    needs!();
+    let cage = cage();
+    if fs::write(cage.directory().join("memory.oom.group"), "1").is_err() {
+        skip::note(test_name!(), "needs the memory controller of cgroup v2");
+        return;
+    }
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let work = oom::fills_with_children().unwrap();
+    let mut running = work.start(&cage).unwrap();
+    assert_eq!(running.wait(CATCH).unwrap().signal(), Some(SIGKILL));
+    let incident = sensor
+        .wait_for(CATCH, |one| {
+            let victims = one["oom"]["victims"].as_array();
+            victims.is_some_and(|victims| victims.len() == 3) && !one["diagnosis"].is_null()
+        })
+        .unwrap();
+    explained(&sensor, &incident);
+    assert_eq!((&incident["oom"]["kills"], &incident["oom"]["killed"]), (&1.into(), &3.into()));
+    assert_eq!(incident["culprit"]["pid"], running.pid());
+    assert!(cage.empties_within(Duration::from_secs(10)));
+    assert_eq!(sensor.incidents().unwrap().len(), 1);
+}
