@@ -138,7 +138,7 @@ fn process(pid: u32, anon_bytes: u64) -> Process {
         uid: 1_000,
         fds: 3,
         open_files: argv(),
-        depth: 0,
+        ..Default::default()
     }
 }
 
@@ -175,7 +175,14 @@ pub fn evidence() -> Vec<Evidence> {
         boot_ns: 5,
         seconds: 1,
         average: Some(Vitals { load: Some(processes as f32), ..Default::default() }),
-        trees: vec![TopTree { pid: 7, start_ns: 1, comm: text(), processes, forks: 9 }],
+        trees: vec![TopTree {
+            pid: 7,
+            start_ns: 1,
+            comm: text(),
+            processes,
+            forks: 9,
+            ..Default::default()
+        }],
         ..Default::default()
     };
     let vitals = FlightRecord { samples: vec![second(0, 2), second(1, 40)] };
