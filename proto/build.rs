@@ -11,6 +11,7 @@ const FILES: &[&str] = &[
     "sensor/v1/trace.proto",
     "sensor/v1/export.proto",
     "sensor/internal/v1/link.proto",
+    "sensor/internal/v1/parse.proto",
 ];
 
 /// Enum fields: message.field → module path of the serializer that knows its words.
@@ -28,6 +29,7 @@ const ENUMS: &[(&str, &str)] = &[
     ("Investigation.state", "investigation_state"),
     ("Findings.verdict", "verdict"),
     ("FileFact.state", "file_state"),
+    ("Frame.kind", "frame_kind"),
     ("ActRequest.verb", "verb"),
 ];
 
@@ -85,6 +87,15 @@ const BYTES: &[&str] = &[
     "Culprit.exe",
     "Step.cwd",
     "Transcript.text",
+    "HeldPlace.name",
+    "Listener.address",
+    "DeletedFile.path",
+    "GroupFacts.path",
+    "Change.what",
+    "GitState.top",
+    "GitState.branch",
+    "GitState.moved_by",
+    "LogLine.text",
     "ReadSourceRequest.path",
 ];
 
@@ -98,6 +109,7 @@ const BYTE_LISTS: &[&str] = &[
     "Culprit.argv",
     "Step.argv",
     "LiveTree.argv",
+    "GitState.modified",
 ];
 
 const TIMES: &[&str] = &[
@@ -112,6 +124,10 @@ const TIMES: &[&str] = &[
     "Findings.at",
     "VitalsSample.at",
     "TreeList.at",
+    "Change.at",
+    "GitState.moved_at",
+    "LogLine.at",
+    "LogLine.until",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -148,7 +164,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     // A oneof stands flat in its message. prost applies a field attribute of a oneof to the
     // variants as well, where serde refuses it, so it is put in here.
     let generated = out.join("sensor.v1.rs");
-    let code = fs::read_to_string(&generated)?;
-    fs::write(&generated, code.replace("#[prost(oneof", "#[serde(flatten)]\n    #[prost(oneof"))?;
+    let mut code = fs::read_to_string(&generated)?;
+    // Where there are many variants, the attribute has lines of its own.
+    for oneof in ["#[prost(oneof", "#[prost(\n        oneof"] {
+        code = code.replace(oneof, &format!("#[serde(flatten)]\n    {oneof}"));
+    }
+    fs::write(&generated, code)?;
     Ok(())
 }

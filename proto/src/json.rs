@@ -59,6 +59,7 @@ words! {
     investigation_state, v1::InvestigationState, "INVESTIGATION_STATE_";
     verdict, v1::Verdict, "VERDICT_";
     file_state, v1::file_fact::State, "STATE_";
+    frame_kind, v1::frame::Kind, "KIND_";
     priority, v1::Priority, "PRIORITY_";
     verb, v1::Verb, "VERB_";
 }

@@ -14,6 +14,8 @@ mod crash;
 #[cfg(test)]
 mod crowds;
 #[cfg(test)]
+mod gathering;
+#[cfg(test)]
 mod group;
 #[cfg(test)]
 mod hostile;

@@ -11,6 +11,7 @@ pub mod oom;
 pub mod planted;
 pub mod respawn;
 pub mod script;
+pub mod stacks;
 pub mod storm;
 
 use std::{

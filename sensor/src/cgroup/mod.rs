@@ -111,7 +111,7 @@ impl Hierarchies {
                 b"cgroup" => found.v1.extend(
                     options
                         .split(|byte| *byte == b',')
-                        .filter(|option| matches!(*option, b"memory" | b"pids"))
+                        .filter(|option| matches!(*option, b"memory" | b"pids" | b"cpu"))
                         .map(|name| (OsString::from_vec(name.to_vec()), mount.clone())),
                 ),
                 _ => {}
@@ -141,7 +141,7 @@ impl Hierarchies {
         dir.strip_prefix(&mount.at).ok().map(|rest| join(&mount.root, rest))
     }
 
-    /// Directories of the groups in which `controller` (`pids`, `memory`) may limit a process and its
+    /// Directories of the groups in which `controller` (`pids`, `memory`, `cpu`) may limit a process and its
     /// children: its own first, then those above, in v1 and in v2. An error of kind `NotFound`: no
     /// such process.
     pub fn groups_of(&self, pid: u32, controller: &str) -> io::Result<Vec<PathBuf>> {

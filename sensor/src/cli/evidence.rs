@@ -20,6 +20,7 @@ use tonic::transport::Channel;
 use super::{
     client,
     error::CliError,
+    gathered,
     out::{self, View},
     show,
     style::{Style, Tone},
@@ -199,6 +200,11 @@ pub fn brief(item: &Evidence) -> String {
         Some(Content::Vitals(record)) => {
             text::count(record.samples.len() as u64, "sample", "samples")
         }
+        Some(Content::Stacks(found)) => gathered::brief::stacks(found),
+        Some(Content::OpenFiles(found)) => gathered::brief::open_files(found),
+        Some(Content::Setting(found)) => gathered::brief::setting(found),
+        Some(Content::Changes(found)) => gathered::brief::changes(found),
+        Some(Content::Logs(found)) => gathered::brief::logs(found),
         None => "of a kind that this version does not know".into(),
     };
     let marks = marks(item);
@@ -232,6 +238,11 @@ pub(crate) fn section(item: &Evidence, view: &View) -> String {
         Some(Content::Text(bytes)) => lines(&mut page, bytes),
         Some(Content::File(found)) => file(&mut page, found),
         Some(Content::Vitals(found)) => vitals::render(&mut page, found, style),
+        Some(Content::Stacks(found)) => gathered::stacks(&mut page, found, style),
+        Some(Content::OpenFiles(found)) => gathered::open_files(&mut page, found),
+        Some(Content::Setting(found)) => gathered::setting(&mut page, found),
+        Some(Content::Changes(found)) => gathered::changes(&mut page, found, view),
+        Some(Content::Logs(found)) => gathered::logs(&mut page, found, view),
         None => page.push_str("  of a kind that this version does not know\n"),
     }
     page.push('\n');

@@ -14,6 +14,7 @@ mod doctor;
 mod error;
 pub(crate) mod evidence;
 mod export;
+mod gathered;
 mod incidents;
 mod investigate;
 mod mcp;
@@ -44,6 +45,7 @@ use clap::{Parser, Subcommand};
 
 use self::error::CliError;
 use crate::{
+    evidence::parse::{self, ParseArgs},
     feed::{serve::ServeArgs, webhooks::ChildArgs},
     kernel::{brake, selftest},
     respond::guardian::GuardianArgs,
@@ -132,6 +134,9 @@ enum Verb {
     /// Sends records to webhooks. Started by `run`.
     #[command(hide = true)]
     Deliver(ChildArgs),
+    /// Decodes foreign files. Started by `run`.
+    #[command(hide = true)]
+    Parse(ParseArgs),
     /// Holds the dead-man's timers. Started by `run`.
     #[command(hide = true)]
     Guardian(GuardianArgs),
@@ -190,6 +195,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Verb::Config(args) => config::run(&args),
         Verb::Serve(args) => daemon::serve(args),
         Verb::Deliver(args) => daemon::deliver(&args),
+        Verb::Parse(args) => parse::run(&args).map_err(CliError::part),
         Verb::Guardian(args) => daemon::guardian(&args),
         Verb::SelfTestChild { .. } => Ok(selftest::child()?),
         Verb::BrakeTestChild => Ok(brake::child()?),

@@ -386,6 +386,16 @@ fn turn(
     }
 }
 
+/// A number as people read it: bytes in the unit that fits, what else there is as it is, with its unit.
+fn of_unit(value: f64, unit: &str, shown: &str) -> String {
+    match unit {
+        "bytes" => text::bytes(value as u64),
+        "bytes/s" => format!("{} a second", text::bytes(value as u64)),
+        _ if shown.is_empty() => text::number(value),
+        _ => format!("{} {shown}", text::number(value)),
+    }
+}
+
 fn numbers(page: &mut String, incident: &Incident, finding: &Finding, style: &Style) {
     let aside = format!(
         "rule {}, confidence {}",
@@ -395,13 +405,13 @@ fn numbers(page: &mut String, incident: &Incident, finding: &Finding, style: &St
     title(page, "Numbers", &aside, style);
     let mut table = Table::headless();
     for measure in &finding.measures {
+        let threshold = measure.threshold.map_or_else(String::new, |limit| {
+            format!("threshold {}", of_unit(limit, &measure.unit, ""))
+        });
         let unit = text::safe(&measure.unit);
-        let threshold = measure
-            .threshold
-            .map_or_else(String::new, |limit| format!("threshold {}", text::number(limit)));
         table.push([
             text::safe(&measure.name).into(),
-            format!("{} {unit}", text::number(measure.value)).into(),
+            of_unit(measure.value, &measure.unit, &unit).into(),
             Cell::toned(threshold, Tone::Faint),
         ]);
     }

@@ -143,7 +143,7 @@ fn page(list: &TreeList, view: &View) -> String {
     // What a narrow terminal has no room for goes first.
     page.push_str(&match style.width {
         Some(width) if width < WIDE => table([0, 1, 3, 5, 11], rows, style),
-        Some(width) if width < WIDEST => table([0, 1, 2, 3, 5, 6, 7, 9, 11], rows, style),
+        Some(width) if width < WIDEST => table([0, 1, 3, 5, 6, 7, 11], rows, style),
         _ => table(std::array::from_fn::<_, { COLUMNS.len() }, _>(|at| at), rows, style),
     });
     if list.omitted > 0 {

@@ -1,8 +1,14 @@
 //! Values that no type can refuse: ranges, and keys that must fit each other.
 
-use std::{fmt::Display, net::SocketAddr, ops::RangeInclusive, path::Path};
+use std::{
+    fmt::Display,
+    net::SocketAddr,
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
 use super::{Agent, Config, Mode, webhook};
+use crate::evidence::{changes, logs};
 
 /// A value that cannot be.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,11 +44,20 @@ pub(super) fn check(config: &Config) -> Checked {
     thresholds(config)?;
     respond(config)?;
     range("evidence.max_processes", config.evidence.max_processes, 1..=16_384)?;
+    files("evidence.files", &config.evidence.files, logs::FILES)?;
+    files("evidence.deploy_markers", &config.evidence.deploy_markers, changes::MARKERS)?;
     // Less would not hold one large incident.
     range("record.max_bytes", config.record.max_bytes, 16 * MIB..=1024 * 1024 * MIB)?;
     feed(config)?;
     investigate(config)?;
     webhook::check(&config.webhooks)
+}
+
+fn files(key: &str, paths: &[PathBuf], most: usize) -> Checked {
+    if paths.len() > most {
+        return problem(key, format!("{} are more than the {most} that are read", paths.len()));
+    }
+    paths.iter().try_for_each(|path| absolute(key, path))
 }
 
 fn feed(config: &Config) -> Checked {

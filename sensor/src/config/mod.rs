@@ -318,6 +318,10 @@ pub struct Protect {
 pub struct Evidence {
     /// Processes of a tree that are described one by one; the others are counted.
     pub max_processes: u32,
+    /// Logs whose lines are evidence; absolute paths without symbolic links.
+    pub files: Vec<PathBuf>,
+    /// Files that each deploy writes; absolute paths without symbolic links.
+    pub deploy_markers: Vec<PathBuf>,
 }
 
 /// The black box.
@@ -579,7 +583,7 @@ impl Default for Rules {
 
 impl Default for Evidence {
     fn default() -> Self {
-        Self { max_processes: 512 }
+        Self { max_processes: 512, files: Vec::new(), deploy_markers: Vec::new() }
     }
 }
 

@@ -132,6 +132,8 @@ pub struct Matter {
     /// Once more when that is done: much has changed.
     again: bool,
     studied: bool,
+    /// What the look that goes on has found so far.
+    evidence: Vec<proto::Evidence>,
     /// Investigations that people wait for.
     asked: Vec<(Driver, Reply)>,
     /// Files that investigators have asked for.
@@ -148,6 +150,7 @@ impl Matter {
             studying: false,
             again: false,
             studied: false,
+            evidence: Vec::new(),
             asked: Vec::new(),
             sources: 0,
         }
@@ -383,8 +386,10 @@ impl Desk {
         let (lineage, gatherer, done) =
             (Arc::clone(&self.lineage), Arc::clone(&self.gatherer), self.done.clone());
         tokio::task::spawn_blocking(move || {
-            // The desk is gone only when the daemon ends.
-            let _ = done.send(Done::Studied(study::study(&subject, &lineage, &gatherer)));
+            study::study(&subject, &lineage, &gatherer, |study| {
+                // The desk is gone only when the daemon ends.
+                let _ = done.send(Done::Studied(study));
+            });
         });
     }
 
@@ -409,6 +414,7 @@ impl Desk {
 
     fn studied(&mut self, study: Study) {
         let id = study.incident.as_str();
+        let mut evidence = study.evidence.clone();
         let again = self.matters.get_mut(id).is_some_and(|matter| {
             matter.subject.given = study.given;
             // One of a later kill is not explained by this one.
@@ -417,10 +423,15 @@ impl Desk {
             {
                 known.clone_from(seen);
             }
-            matter.studying = false;
+            matter.studying = study.more;
+            matter.evidence.append(&mut evidence);
+            if study.more {
+                return false;
+            }
+            // All of this look.
+            evidence = std::mem::take(&mut matter.evidence);
             std::mem::take(&mut matter.again)
         });
-        let evidence = study.evidence.clone();
         for item in study.evidence {
             self.log.append(Draft::of(id, Body::Evidence(item)));
         }
@@ -428,6 +439,9 @@ impl Desk {
             self.log.append(Draft::of(id, Body::Diagnosis(diagnosis.clone())));
         }
         let (tree, diagnosis, killing) = (study.tree, study.diagnosis, study.killing);
+        if !study.more && tree.is_none() && diagnosis.is_none() && killing.is_none() {
+            return self.studied_all(id, again, evidence);
+        }
         self.change(id, |incident| {
             if let Some(tree) = tree {
                 if let Some(group) = &mut incident.group {
@@ -447,6 +461,13 @@ impl Desk {
             }
             "evidence was gathered and explained".to_owned()
         });
+        if !study.more {
+            self.studied_all(id, again, evidence);
+        }
+    }
+
+    /// A look came to its end, with all this evidence.
+    fn studied_all(&mut self, id: &str, again: bool, evidence: Vec<proto::Evidence>) {
         if again {
             return self.study(id);
         }

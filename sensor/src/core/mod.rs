@@ -62,7 +62,7 @@ use crate::{
     cgroup::{CgroupError, Hierarchies},
     clock,
     config::{self, Config},
-    evidence::{Redactor, gather},
+    evidence::{Parser, Redactor, Sources, gather},
     feed::{
         access::Named,
         link::{Link, LinkError, LinkOptions, Question, Tcp},
@@ -332,7 +332,8 @@ impl Daemon {
             begin: (&opened.log_id, opened.last_seq + 1),
             started_ns,
         })?;
-        let gatherer = Arc::new(gatherer(config));
+        let parser = Parser::new(program, serve_user);
+        let gatherer = Arc::new(gatherer(config).with_parser(parser));
         let memory = programs.memory();
         let trees =
             Trees::new(Arc::clone(&lineage), memory, Arc::clone(&gatherer), hierarchies.clone());
@@ -638,7 +639,9 @@ fn gatherer(config: &Config) -> gather::Gatherer {
         listed: config.evidence.max_processes as usize,
         ..gather::Limits::default()
     };
+    let evidence = &config.evidence;
     gather::Gatherer::new(Redactor::with_random_key(), limits)
+        .with_logs(Sources::here(evidence.files.clone()), evidence.deploy_markers.clone())
 }
 
 /// The guardian with what keeps the brake alive, and its events on a channel of ours.

@@ -640,6 +640,7 @@ pub fn study(
         diagnosis: Some(diagnosis),
         tree,
         killing: Some(Box::new(killing)),
+        more: false,
     }
 }
 

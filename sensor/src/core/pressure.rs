@@ -238,7 +238,9 @@ impl Desk {
         let stalls = self.lineage.stalls();
         for (slot, node) in self.lineage.table().nodes() {
             let own_ns = stalls.of(slot, node.key).own_ns;
-            if own_ns > 0 && node.flags & DEAD == 0 {
+            // Who watches waits as well, and that is no news.
+            let ours = [node.key.tgid, node.parent.tgid].contains(&std::process::id());
+            if own_ns > 0 && node.flags & DEAD == 0 && !ours {
                 waiting.push((own_ns, slot, node.key));
             }
         }

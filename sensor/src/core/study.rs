@@ -29,6 +29,8 @@ pub struct Study {
     pub given: u32,
     pub diagnosis: Option<proto::Diagnosis>,
     pub tree: Option<proto::Tree>,
+    /// More evidence comes, without which the diagnosis stands already.
+    pub more: bool,
     /// Of an OOM kill: what is known of it now.
     pub killing: Option<Box<Killing>>,
 }
@@ -48,10 +50,15 @@ pub struct Subject {
     pub given: u32,
 }
 
-/// Gathers and explains.
-pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> Study {
+/// Gathers and explains, and tells what is known so far; then gathers what takes longer.
+pub fn study(
+    subject: &Subject,
+    lineage: &Lineage,
+    gatherer: &Arc<Gatherer>,
+    mut tell: impl FnMut(Study),
+) {
     if let Some(killing) = &subject.killing {
-        return oom::study(subject, killing, lineage, gatherer);
+        return tell(oom::study(subject, killing, lineage, gatherer));
     }
     let mut log = EvidenceLog::after(subject.given);
     let mut tree = None;
@@ -64,6 +71,8 @@ pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> 
             Some(Content::Tree(tree)) => memory::Held::of(tree, &subject.finding.roots()),
             _ => memory::Held::default(),
         };
+        let grows = subject.finding.kind == proto::Kind::MemoryGrowth;
+        let exact = grows.then(|| gatherer.proportional(&evidence)).flatten();
         let seen = log.add(evidence);
         tree = Some(totals);
         diagnosis = match subject.finding.kind {
@@ -77,7 +86,8 @@ pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> 
             proto::Kind::MemoryGrowth => {
                 let program = gatherer.program(&forest, culprit);
                 let chain = gatherer.chain(&forest, culprit, subject.finding.leaf);
-                let cited = [seen, log.add(gatherer.chain_evidence(&chain))];
+                let mut cited = vec![seen, log.add(gatherer.chain_evidence(&chain))];
+                cited.extend(exact.map(|exact| log.add(exact)));
                 Some(explain_memory(subject, &program, &held, &cited, gatherer))
             }
             _ => None,
@@ -97,13 +107,29 @@ pub fn study(subject: &Subject, lineage: &Lineage, gatherer: &Arc<Gatherer>) -> 
     } else if subject.finding.rule == usage::RULE {
         diagnosis = Some(diagnose::threshold(&subject.finding, &cited));
     }
-    Study {
-        incident: subject.incident.clone(),
+    let more = subject.finding.culprit.is_some();
+    let incident = &subject.incident;
+    tell(Study {
+        incident: incident.clone(),
         evidence: log.take(),
         given: log.given(),
         diagnosis,
         tree,
         killing: None,
+        more,
+    });
+    if more {
+        let forest = lineage.forest(Detail::Execs);
+        gatherer.rest(&forest, &subject.finding.roots(), &mut log);
+        tell(Study {
+            incident: incident.clone(),
+            evidence: log.take(),
+            given: log.given(),
+            diagnosis: None,
+            tree: None,
+            killing: None,
+            more: false,
+        });
     }
 }
 

@@ -4,6 +4,7 @@
 //! The kernel's lineage says which processes there are and what they executed; /proc adds what it
 //! still knows. Bounds in number and time hold for a tree of any size.
 
+mod rest;
 mod trees;
 
 use std::{
@@ -15,9 +16,10 @@ use std::{
 use sensor_common::respawn::Window;
 
 use super::{
-    EvidenceLog, Redactor,
+    EvidenceLog, Parser, Redactor, Sources,
     files::{self, Projects, SourceFiles, homes},
     kmsg,
+    memory::Memory,
     oom_report::{self, Report},
     proc::{Opened, Proc, Target, read_file},
     proportional, room,
@@ -30,6 +32,11 @@ use crate::{
     proto::{self, evidence::Content},
     respond::surge::Tasks,
 };
+
+/// Processes of a tree whose exact share is read.
+const SHARES: usize = 16;
+/// Resident set up to which that is cheap: the kernel walks all pages, 10 ms a GiB.
+const CHEAP: u64 = 1 << 30;
 
 /// How much is gathered.
 #[derive(Clone, Debug)]
@@ -88,19 +95,46 @@ pub struct Gatherer {
     limits: Limits,
     proc: Proc,
     homes: BTreeSet<PathBuf>,
+    /// Without one there is nothing of which foreign files have to be read.
+    parser: Option<Parser>,
+    logs: Sources,
+    /// Files by which deploys are known.
+    markers: Vec<PathBuf>,
 }
 
 impl Gatherer {
     /// Of this host.
     pub fn new(redactor: Redactor, limits: Limits) -> Self {
         let passwd = read_file("/etc/passwd", 1 << 20).unwrap_or_default();
-        Self { redactor, limits, proc: Proc::default(), homes: homes(&passwd) }
+        Self {
+            redactor,
+            limits,
+            proc: Proc::default(),
+            homes: homes(&passwd),
+            parser: None,
+            logs: Sources::default(),
+            markers: Vec::new(),
+        }
     }
 
     /// The same with another /proc, for tests.
     #[must_use]
     pub fn with_proc(mut self, proc: Proc) -> Self {
         self.proc = proc;
+        self
+    }
+
+    /// Logs that are read, and files by which deploys are known.
+    #[must_use]
+    pub fn with_logs(mut self, logs: Sources, markers: Vec<PathBuf>) -> Self {
+        (self.logs, self.markers) = (logs, markers);
+        self
+    }
+
+    /// Who decodes foreign files.
+    #[must_use]
+    pub fn with_parser(mut self, parser: Parser) -> Self {
+        self.parser = Some(parser);
         self
     }
 
@@ -164,14 +198,19 @@ impl Gatherer {
         let mut totals = proto::Tree::default();
         let mut tree = proto::ProcessTree::default();
         let (mut redactions, mut truncated) = (0, false);
+        let mut memory = Memory::new(&self.proc, self.limits.argv);
+        // What the kernel side recorded has to do then: see `rest`.
+        let exhausted = self.exhausted();
         let trees = roots.iter().flat_map(|root| forest.tree(*root));
         for (node, depth) in trees.filter(|(node, _)| node.alive) {
             totals.processes += 1;
             totals.depth = totals.depth.max(depth);
-            let in_time = began.elapsed() < self.limits.patience;
+            let in_time = began.elapsed() < self.limits.patience && !exhausted;
             truncated |= !in_time;
-            let (threads, anon) = if in_time && tree.processes.len() < self.limits.listed {
-                let (process, more) = self.process(node, depth);
+            let listed = tree.processes.len() < self.limits.listed;
+            let (threads, anon) = if (in_time || exhausted) && listed {
+                let opened = in_time.then(|| self.proc.open(node.key)).flatten();
+                let (process, more) = self.process(node, depth, opened.as_ref(), &mut memory);
                 redactions += more;
                 let sums = (process.threads, process.anon_bytes);
                 tree.processes.push(process);
@@ -183,6 +222,9 @@ impl Gatherer {
             };
             totals.threads += threads.max(1);
             totals.anon_bytes += anon;
+        }
+        if !exhausted {
+            shares(&mut tree.processes, &mut memory);
         }
         let evidence = proto::Evidence {
             name: "tree".to_owned(),
@@ -317,7 +359,13 @@ impl Gatherer {
         oom_report::reports(&text).into_iter().rev().find(|report| report.is_of(pids))
     }
 
-    fn process(&self, node: &Node, depth: u32) -> (proto::Process, u32) {
+    fn process(
+        &self,
+        node: &Node,
+        depth: u32,
+        opened: Option<&Opened>,
+        memory: &mut Memory,
+    ) -> (proto::Process, u32) {
         let mut process = proto::Process {
             pid: node.key.tgid,
             start_ns: node.key.start_ns,
@@ -329,7 +377,7 @@ impl Gatherer {
         // Programs rewrite their arguments; what they were at exec says more, and costs no lock.
         let mut argv = node.exec.as_ref().map(|exec| exec.argv.clone()).unwrap_or_default();
         let mut redactions = 0;
-        if let Some(opened) = self.proc.open(node.key) {
+        if let Some(opened) = opened {
             let status = opened.status();
             process.ppid = opened.stat.ppid;
             process.comm = sensor_proto::json::escape(&opened.stat.comm);
@@ -337,6 +385,9 @@ impl Gatherer {
             process.threads = opened.stat.threads;
             process.rss_bytes = status.rss;
             process.anon_bytes = status.anon;
+            process.swap_bytes = status.swap;
+            process.cpu_ms = opened.stat.cpu_ticks.saturating_mul(10);
+            process.fds_max = opened.most_files().unwrap_or(0);
             process.uid = status.uid;
             process.cgroup = opened.cgroup();
             process.cwd = opened.cwd().map(|cwd| cwd.path).unwrap_or_default();
@@ -349,7 +400,7 @@ impl Gatherer {
                 redactions += more;
             }
             if argv.is_empty() {
-                argv = opened.argv(self.limits.argv).0;
+                argv = memory.argv(node.key);
             }
         }
         let (argv, more) = self.redactor.argv(&argv);
@@ -363,6 +414,7 @@ impl Gatherer {
         // Whoever started the culprit often stands where it began.
         let above = nodes.first().map(|node| forest.ancestry(node.key)).unwrap_or_default();
         let mut known = Paths::default();
+        let mut memory = Memory::new(&self.proc, self.limits.argv);
         for node in above.into_iter().skip(1).take(4) {
             known.look(node, self.open(node).as_ref());
         }
@@ -374,7 +426,7 @@ impl Gatherer {
                 let argv = match (&node.exec, opened) {
                     (Some(exec), _) if !exec.argv.is_empty() => exec.argv.clone(),
                     // Was there before the sensor; a mere fork would only show its parent's.
-                    (_, Some(opened)) if node.adopted => opened.argv(self.limits.argv).0,
+                    (_, Some(_)) if node.adopted => memory.argv(node.key),
                     _ => Vec::new(),
                 };
                 (cwd, exe, argv)
@@ -401,6 +453,15 @@ impl Gatherer {
 
     fn open(&self, node: &Node) -> Option<Opened> {
         node.alive.then(|| self.proc.open(node.key)).flatten()
+    }
+}
+
+/// The largest of them get their part of what they share: for the others it says little.
+fn shares(processes: &mut [proto::Process], memory: &mut Memory) {
+    let mut largest: Vec<&mut proto::Process> = processes.iter_mut().collect();
+    largest.sort_by_key(|process| std::cmp::Reverse(process.rss_bytes));
+    for process in largest.into_iter().take(SHARES).filter(|it| it.rss_bytes <= CHEAP) {
+        process.pss_bytes = memory.pss(ProcessKey::new(process.pid, process.start_ns));
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Stat {
     pub threads: u32,
     /// On the boot clock, in ticks of 10 ms.
     pub start_ticks: u64,
+    /// Time on a CPU, of all threads, in ticks of 10 ms.
+    pub cpu_ticks: u64,
 }
 
 /// Of /proc/PID/status; what a kernel thread or a zombie lacks is 0.
@@ -94,6 +96,27 @@ pub struct Target {
     ino: u64,
     dev: u32,
     mount: u64,
+}
+
+/// What a descriptor of a process leads to.
+#[derive(Clone, Debug)]
+pub struct Descriptor {
+    /// As the kernel prints it.
+    pub target: Vec<u8>,
+    pub file_type: fs::FileType,
+    /// Names that lead there; `None`: not known.
+    pub links: Option<u32>,
+    /// Room that it takes.
+    pub bytes: u64,
+    pub dev: u32,
+    pub ino: u64,
+}
+
+impl Default for Descriptor {
+    fn default() -> Self {
+        let file_type = fs::FileType::Unknown;
+        Self { target: Vec::new(), file_type, links: None, bytes: 0, dev: 0, ino: 0 }
+    }
 }
 
 impl Proc {
@@ -150,15 +173,7 @@ impl Opened {
 
     /// How many descriptors are open, and where the first few point.
     pub fn files(&self, first: usize) -> (u32, Vec<Vec<u8>>) {
-        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
-        let Ok(dir) = fs::openat(&self.dir, "fd", flags, Mode::empty()) else {
-            return (0, Vec::new());
-        };
-        // Since 6.2 the directory's size is the number of its entries; before, it is 0.
-        let counted = fs::fstat(&dir).ok().filter(|stat| stat.st_size > 0 && is_real(&dir));
-        let Ok(entries) = Dir::read_from(&dir) else {
-            return (0, Vec::new());
-        };
+        let Some((dir, entries, counted)) = self.open_fds() else { return (0, Vec::new()) };
         // A process can have a million.
         let bound = if counted.is_some() { first } else { 65_536 };
         let mut targets = Vec::new();
@@ -178,7 +193,84 @@ impl Opened {
                 break;
             }
         }
-        (counted.map_or(seen, |stat| stat.st_size as u32), targets)
+        (counted.unwrap_or(seen), targets)
+    }
+
+    /// A descriptor each, the first ones, and how many there are.
+    pub fn descriptors(&self, first: usize) -> (u32, Vec<Descriptor>) {
+        let Some((dir, entries, counted)) = self.open_fds() else { return (0, Vec::new()) };
+        let mut found = Vec::new();
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            if name.to_bytes().starts_with(b".") {
+                continue;
+            }
+            if found.len() >= first {
+                break;
+            }
+            let Ok(target) = fs::readlinkat(&dir, name, Vec::new()) else { continue };
+            // Without asking a file server.
+            let held = fs::statx(
+                &dir,
+                name,
+                AtFlags::STATX_DONT_SYNC,
+                StatxFlags::TYPE | StatxFlags::INO | StatxFlags::NLINK | StatxFlags::BLOCKS,
+            );
+            let mut descriptor =
+                Descriptor { target: target.into_bytes(), ..Descriptor::default() };
+            descriptor.target.truncate(4096);
+            if let Ok(held) = held {
+                descriptor.file_type = fs::FileType::from_raw_mode(held.stx_mode.into());
+                descriptor.links = Some(held.stx_nlink);
+                descriptor.bytes = held.stx_blocks.saturating_mul(512);
+                descriptor.ino = held.stx_ino;
+                descriptor.dev = kernel_dev(held.stx_dev_major, held.stx_dev_minor);
+            }
+            found.push(descriptor);
+        }
+        (counted.unwrap_or(0).max(found.len() as u32), found)
+    }
+
+    /// Descriptors that it may have open.
+    pub fn most_files(&self) -> Option<u64> {
+        let limits = super::setting::limits(&self.file("limits")?);
+        limits.into_iter().find(|limit| limit.name == "nofile")?.soft
+    }
+
+    /// A small file of its directory.
+    pub(super) fn file(&self, name: &str) -> Option<Vec<u8>> {
+        read(&self.dir, name, STATUS_LIMIT)
+    }
+
+    /// A file of which a few KiB would not do.
+    pub(super) fn large_file(&self, name: &str, limit: usize) -> Option<Vec<u8>> {
+        read(&self.dir, name, limit)
+    }
+
+    /// Ids of its threads, the first ones.
+    pub(super) fn threads(&self, first: usize) -> Vec<u32> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let Ok(dir) = fs::openat(&self.dir, "task", flags, Mode::empty()) else {
+            return Vec::new();
+        };
+        let Ok(entries) = Dir::read_from(&dir) else { return Vec::new() };
+        let number = |entry: fs::DirEntry| entry.file_name().to_str().ok()?.parse().ok();
+        entries.flatten().filter_map(number).take(first).collect()
+    }
+
+    /// Where a link of its directory points.
+    pub(super) fn link(&self, name: &str) -> Option<Vec<u8>> {
+        Some(fs::readlinkat(&self.dir, name, Vec::new()).ok()?.into_bytes())
+    }
+
+    /// The directory of its descriptors, and how many there are where the kernel says so.
+    fn open_fds(&self) -> Option<(OwnedFd, Dir, Option<u32>)> {
+        let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let dir = fs::openat(&self.dir, "fd", flags, Mode::empty()).ok()?;
+        // Since 6.2 the directory's size is the number of its entries; before, it is 0.
+        let counted = fs::fstat(&dir).ok().filter(|stat| stat.st_size > 0 && is_real(&dir));
+        let entries = Dir::read_from(&dir).ok()?;
+        Some((dir, entries, counted.map(|stat| stat.st_size as u32)))
     }
 
     /// Its root directory, as a place to open paths from.
@@ -268,11 +360,14 @@ pub(crate) fn parse_stat(text: &[u8]) -> Option<Stat> {
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?.chars().next()?;
     let ppid = fields.next()?.parse().ok()?;
-    // Fields 6, 20 and 22 of proc(5); ppid is field 4.
+    // Fields 6, 14, 15, 20 and 22 of proc(5); ppid is field 4.
     let session = fields.nth(1)?.parse().ok()?;
-    let threads = fields.nth(13)?.parse().ok()?;
+    let user: u64 = fields.nth(7)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let cpu_ticks = user.saturating_add(system);
+    let threads = fields.nth(4)?.parse().ok()?;
     let start_ticks = fields.nth(1)?.parse().ok()?;
-    Some(Stat { comm, state, ppid, session, threads, start_ticks })
+    Some(Stat { comm, state, ppid, session, threads, start_ticks, cpu_ticks })
 }
 
 pub(crate) fn parse_status(text: &[u8]) -> Status {

@@ -20,10 +20,10 @@ pub mod access;
 pub mod client;
 pub(crate) mod frames;
 pub mod link;
-mod privileges;
+pub(crate) mod privileges;
 pub mod runs;
 pub mod serve;
-mod supervisor;
+pub(crate) mod supervisor;
 pub mod tls;
 pub mod webhooks;
 

@@ -44,13 +44,18 @@ impl ChildArgs {
     /// Becomes its user, and ends with core. What core has put into its standard input and output was
     /// taken over.
     pub(super) fn settle(&self) -> Result<(), PrivilegesError> {
-        detach_stdio().map_err(PrivilegesError::Left)?;
-        if let (Some(uid), Some(gid)) = (self.uid, self.gid) {
-            let failed = |source| PrivilegesError::User { uid, gid, source };
-            become_user(uid, gid).map_err(failed)?;
-        }
-        end_with_parent().map_err(PrivilegesError::Left)
+        settle(self.uid.zip(self.gid))
     }
+}
+
+/// The same of a process that does not read the log.
+pub(crate) fn settle(user: Option<(u32, u32)>) -> Result<(), PrivilegesError> {
+    detach_stdio().map_err(PrivilegesError::Left)?;
+    if let Some((uid, gid)) = user {
+        let failed = |source| PrivilegesError::User { uid, gid, source };
+        become_user(uid, gid).map_err(failed)?;
+    }
+    end_with_parent().map_err(PrivilegesError::Left)
 }
 
 /// Becomes the user for good: no other group, no capability, no way back by any set-user-id program.
@@ -84,8 +89,17 @@ pub(super) struct Leave<'a> {
 /// connects to nobody and signals nobody outside, but for what it has leave for. As much of it as this
 /// kernel knows (Landlock: Linux 5.13 and later, all of it since 6.12); an error says that it knows none.
 pub(super) fn confine(state_dir: &Path, leave: Leave<'_>) -> Result<(), String> {
-    let abi = ABI::V6;
     let allowed = NAMES.iter().map(Path::new).chain([state_dir]).filter(|path| path.exists());
+    restrict(allowed, leave)
+}
+
+/// The same for who needs nothing but what it has open.
+pub(crate) fn confine_wholly() -> Result<(), String> {
+    restrict([].into_iter(), Leave::default())
+}
+
+fn restrict<'a>(allowed: impl Iterator<Item = &'a Path>, leave: Leave<'_>) -> Result<(), String> {
+    let abi = ABI::V6;
     let write = AccessFs::ReadDir
         | AccessFs::ReadFile
         | AccessFs::WriteFile

@@ -177,7 +177,8 @@ impl<P: Fn() -> io::Result<Command>> Watcher<P> {
     }
 }
 
-fn pidfd(child: &Child) -> io::Result<OwnedFd> {
+/// Of a child that nobody has waited for.
+pub(crate) fn pidfd(child: &Child) -> io::Result<OwnedFd> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     Ok(pidfd_open(pid.ok_or(io::ErrorKind::NotFound)?, PidfdFlags::empty())?)
 }

@@ -19,10 +19,11 @@ use crate::{
     evidence::{
         kmsg::{self, Tail},
         oom_report::{self, Candidate},
-        proc, sockets,
+        open_files, proc, setting, sockets,
     },
     investigate::sandbox,
     kernel::{Event, btf::Btf, reader, split},
+    proto,
     respond::process::Stat,
     vitals::parse,
 };
@@ -115,7 +116,7 @@ pub fn btfs() -> Vec<Vec<u8>> {
 
 pub fn proc(bytes: &[u8]) {
     let (choice, text) = choice(bytes);
-    match choice % 5 {
+    match choice % 8 {
         0 => {
             let stat = proc::parse_stat(text);
             if let Some(stat) = &stat {
@@ -136,6 +137,20 @@ pub fn proc(bytes: &[u8]) {
         3 => {
             let _ = proc::mount_dev(text, 26);
         }
+        4 => {
+            let found = setting::limits(text);
+            assert!(found.iter().all(|limit| !limit.name.is_empty()));
+        }
+        5 => {
+            let mut found = proto::Setting::default();
+            setting::name(text, &mut found);
+            let names = [found.unit, found.slice, found.container, found.pod].concat();
+            assert!(!names.chars().any(char::is_control) && names.len() <= 16 * text.len());
+        }
+        6 => {
+            let parsed = [open_files::internet("tcp6", text), open_files::unix(text)];
+            assert!(parsed.iter().flatten().all(|(_, row)| row.address.len() <= text.len() + 64));
+        }
         _ => {
             let Ok(net) = tempfile::tempdir() else { return };
             for (name, part) in ["tcp", "tcp6", "unix"].iter().zip(text.split(|byte| *byte == 0)) {
@@ -153,7 +168,11 @@ pub fn procs() -> Vec<Vec<u8>> {
         "\x01Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t5\t5\nGroups:\t4 24 \nVmRSS:\t  12 kB\nRssAnon:\t 8 kB\n",
         "\x02npm\0run\0\0x\0\0\0",
         "\x0326 1 0:22 / /proc rw,nosuid - proc proc rw\n27 1 8:1 / / rw - ext4 /dev/sda1 rw\n",
-        "\x04  sl  local_address rem_address   st\n   0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 4711 1\n\0x\0\
+        "\x04Max open files            1024                 unlimited            files     \n",
+        "\x050::/kubepods/podx/0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef\n",
+        "\x06   0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 4711 1",
+        "\x06f0: 00000002 00000000 00010000 0001 01    77 /run/x y",
+        "\x07  sl  local_address rem_address   st\n   0: 0100007F:1F90 00000000:0000 0A 0:0 0:0 0 0 0 4711 1\n\0x\0\
          Num RefCount Protocol Flags Type St Inode Path\nf0: 00000002 00000000 00010000 0001 01 77 /run/x\n",
     ]
     .map(|text| text.as_bytes().to_vec())

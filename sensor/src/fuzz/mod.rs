@@ -6,6 +6,7 @@ mod findings;
 mod frames;
 mod kernel;
 mod log;
+mod parse;
 mod project;
 mod records;
 mod text;
@@ -35,7 +36,7 @@ const fn target(
 }
 
 /// All of them.
-pub const TARGETS: [Target; 21] = [
+pub const TARGETS: &[Target] = &[
     target("config", "the configuration", files::config, files::configs, 4096),
     target("export", "an exported incident", files::export, files::exports, 4096),
     target("trace", "a lifecycle trace, and its replay", files::trace, files::traces, 4096),
@@ -63,6 +64,10 @@ pub const TARGETS: [Target; 21] = [
     target("redaction", "text and arguments with secrets", text::redaction, text::secrets, 2048),
     target("rendering", "text for a model", text::rendering, text::renderings, 1024),
     target("agent", "what an agent writes", text::agent, text::agent_lines, 4096),
+    target("elf", "symbols of an executable", parse::elf, parse::elfs, 16_384),
+    target("stack", "maps, stacks and samples", parse::stack, parse::stacks, 2048),
+    target("log_lines", "logs, the journal, a perf map", parse::lines, parse::texts, 4096),
+    target("git", "git's index and HEAD's log", parse::git, parse::repositories, 2048),
     target("findings", "what an agent submits", findings::run, findings::seeds, 2048),
     target("project", "a culprit's files, as rules read them", project::run, project::seeds, 2048),
 ];

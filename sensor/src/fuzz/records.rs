@@ -20,10 +20,12 @@ use crate::{
     },
     investigate::{Dossier, Window, builtin, window},
     proto::{
-        Action, Actor, Alarm, Chain, Culprit, Cycle, Degraded, Diagnosis, Evidence, Exec,
-        ExportStart, FileFact, Finding, FlightRecord, Group, Incident, Investigation, Killed, Link,
-        Lost, Measure, Observation, OomKill, Pressure, Process, ProcessKey, ProcessTree, Record,
-        Step, Transcript, Transition, Tree, Vitals, VitalsSample, evidence::Content,
+        Action, Actor, Alarm, Chain, Change, Changes, Culprit, Cycle, Degraded, DeletedFile,
+        Diagnosis, Evidence, Exec, ExportStart, FileFact, Finding, FlightRecord, Frame, GitState,
+        Group, GroupFacts, HeldKind, HeldPlace, Incident, Investigation, Killed, Link, Listener,
+        LogLine, LogLines, Lost, Measure, Observation, OomKill, OpenFiles, Pressure, Process,
+        ProcessKey, ProcessStacks, ProcessTree, Reading, Record, ResourceLimit, Setting, Stack,
+        Stacks, Step, Transcript, Transition, Tree, Vitals, VitalsSample, evidence::Content,
         observation::Fact, record::Body,
     },
     render::Marker,
@@ -225,7 +227,104 @@ fn contents() -> Vec<Content> {
         Content::Text(b"MemTotal: 7 kB\nMemAvailable: 3 kB\n".to_vec()),
         Content::File(file),
         Content::Vitals(FlightRecord { samples: vec![sample] }),
+        Content::Stacks(stacks()),
+        Content::OpenFiles(open_files()),
+        Content::Setting(setting()),
+        Content::Changes(changes()),
+        Content::Logs(logs()),
     ]
+}
+
+fn stacks() -> Stacks {
+    let frame = |kind, function: &str| Frame {
+        kind,
+        function: function.into(),
+        file: "/usr/bin/node".into(),
+        line: 7,
+        offset: 16,
+    };
+    let frames = vec![frame(1, "do_wait"), frame(2, "main"), frame(4, ""), frame(9, "x")];
+    let thread = String::from("worker");
+    let stack = Stack { samples: 3, tid: 8, thread, frames, truncated: true };
+    let process = ProcessStacks {
+        process: Some(key(7)),
+        comm: "node".into(),
+        stacks: vec![stack.clone(), Stack { samples: 0, tid: 0, ..stack }],
+        omitted: 2,
+        notes: vec!["no perf map".into()],
+    };
+    let notes = vec!["no samples".into()];
+    let processes = vec![process];
+    Stacks { processes, sampled_ms: 300, samples: 9, samples_omitted: 3, omitted: 1, notes }
+}
+
+fn open_files() -> OpenFiles {
+    let place = |name: &[u8]| HeldPlace { name: name.to_vec(), count: 3 };
+    OpenFiles {
+        kinds: vec![HeldKind { kind: "socket".into(), count: 5 }],
+        listeners: vec![Listener {
+            process: Some(key(7)),
+            protocol: "unix".into(),
+            address: b"@a".to_vec(),
+        }],
+        peers: vec![place(b"127.0.0.1:80")],
+        directories: vec![place(b"/var/lib")],
+        deleted: vec![DeletedFile { process: None, path: b"/x (deleted)".to_vec(), bytes: 4096 }],
+        processes: 2,
+        omitted: 1,
+        descriptors: 9,
+        descriptors_omitted: 1,
+    }
+}
+
+fn setting() -> Setting {
+    let reading = |name: &str| Reading { name: name.into(), value: "max".into() };
+    let limit =
+        ResourceLimit { name: "stack".into(), soft: Some(8), hard: None, unit: "bytes".into() };
+    Setting {
+        process: Some(key(7)),
+        unit: "a.service".into(),
+        container: "c0ffee".into(),
+        namespaces: vec![reading("pid")],
+        limits: vec![limit],
+        groups: vec![GroupFacts {
+            path: b"/sys/fs/cgroup/a".to_vec(),
+            hierarchy: "v2".into(),
+            readings: vec![reading("memory.max")],
+        }],
+        ..Default::default()
+    }
+}
+
+fn changes() -> Changes {
+    let at = Some(Timestamp { seconds: 1_700_000_000, nanos: 0 });
+    let change =
+        Change { kind: "package".into(), at, what: b"nodejs 20".to_vec(), how: "upgrade".into() };
+    let git = GitState {
+        top: b"/w".to_vec(),
+        head: "c0ffee".into(),
+        moved_at: at,
+        moved_by: b"commit".to_vec(),
+        modified: vec![b"a.js".to_vec()],
+        modified_count: 1,
+        amid: "rebase".into(),
+        ..Default::default()
+    };
+    let (changes, notes) = (vec![change], vec!["no journal".into()]);
+    Changes { changes, omitted: 1, window_s: 86_400, git: Some(git), notes }
+}
+
+fn logs() -> LogLines {
+    let line = LogLine {
+        repeats: 2,
+        source: "journal".into(),
+        writer: "app.service".into(),
+        severity: Some(3),
+        text: b"no such file".to_vec(),
+        ..Default::default()
+    };
+    let (lines, notes) = (vec![line], vec!["cut".into()]);
+    LogLines { lines, omitted: 7, repeated_lines: 1, window_s: 600, notes }
 }
 
 fn piece(content: Content) -> Evidence {

@@ -59,8 +59,14 @@ fn step(incident: &proto::Incident, evidence: &Evidence) -> Option<Step> {
         Content::Chain(chain) => of_chain(incident, chain),
         Content::File(file) => of_file(incident, evidence, file),
         Content::Text(text) => of_text(&evidence.name, &String::from_utf8_lossy(text))?,
-        // For people: what it says of a tree, the evidence about the tree says better.
-        Content::Vitals(_) => return None,
+        // For people: what it says of a tree, the evidence about the tree says better, and what only names
+        // and counts is for whoever knows the program.
+        Content::Vitals(_)
+        | Content::Stacks(_)
+        | Content::OpenFiles(_)
+        | Content::Setting(_)
+        | Content::Changes(_)
+        | Content::Logs(_) => return None,
     };
     step.looked = format!("{} ({})", step.looked, evidence.id);
     if evidence.truncated {

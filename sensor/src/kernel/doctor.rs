@@ -14,7 +14,9 @@ use rustix::{
 use serde::Serialize;
 
 use super::{Brake, Gear, Kernel, LoadError, LoadOptions, btf::Btf, oom::Kills, reader};
-use crate::{cgroup::Hierarchies, core::survival, vitals::pressure::try_trigger};
+use crate::{
+    cgroup::Hierarchies, core::survival, evidence::stacks::sample, vitals::pressure::try_trigger,
+};
 
 /// How well something works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -54,6 +56,7 @@ pub fn doctor(options: &LoadOptions) -> Vec<Capability> {
         pressure(),
         triggers(),
         kernel_log(),
+        perf_events(),
         beneath(),
     ]);
     found
@@ -329,6 +332,17 @@ fn kernel_log() -> Capability {
         "what the kernel said around an incident",
         "/dev/kmsg",
         "give the service CAP_SYSLOG and access to /dev/kmsg",
+    )
+}
+
+fn perf_events() -> Capability {
+    capability(
+        "perf events",
+        "what a culprit's running threads do",
+        (Working::Degraded, "give the service CAP_PERFMON, or CAP_SYS_ADMIN before Linux 5.8"),
+        sample::probe()
+            .map(|()| "every CPU can be sampled".to_owned())
+            .map_err(|error| format!("{error}; only threads that wait are shown")),
     )
 }
 

@@ -304,6 +304,7 @@ pub fn all_evidence() -> Vec<Evidence> {
         fds: 3,
         open_files: argv(),
         depth: 0,
+        ..Default::default()
     };
     let nameless = Process { argv: vec![], parent: None, pid: 5, ..process.clone() };
     let tree = ProcessTree { processes: vec![process, nameless], omitted: 3 };
@@ -324,7 +325,128 @@ pub fn all_evidence() -> Vec<Evidence> {
         file(),
         evidence("e5", evidence::Content::Text(Vec::new())),
         evidence("e6", evidence::Content::Text(PLAIN.into())),
+        evidence("e7", evidence::Content::Stacks(stacks())),
+        evidence("e8", evidence::Content::OpenFiles(open_files())),
+        evidence("e9", evidence::Content::Setting(setting())),
+        evidence("e10", evidence::Content::Changes(changes())),
+        evidence("e11", evidence::Content::Logs(logs())),
     ]
+}
+
+fn stacks() -> Stacks {
+    let frame = |kind| Frame { kind, function: nasty(), file: nasty(), line: 7, offset: 16 };
+    let stack = Stack {
+        samples: 3,
+        tid: 8,
+        thread: nasty(),
+        frames: vec![frame(1), frame(2), frame(3), frame(4)],
+        truncated: true,
+    };
+    let process = ProcessStacks {
+        process: key(7),
+        comm: nasty(),
+        stacks: vec![stack.clone(), Stack { samples: 0, tid: 0, ..stack }],
+        omitted: 2,
+        notes: vec![nasty()],
+    };
+    Stacks {
+        processes: vec![process],
+        sampled_ms: 300,
+        samples: 9,
+        samples_omitted: 3,
+        omitted: 1,
+        notes: vec![nasty()],
+    }
+}
+
+fn open_files() -> OpenFiles {
+    let place = HeldPlace { name: NASTY.to_vec(), count: 3 };
+    OpenFiles {
+        kinds: vec![HeldKind { kind: nasty(), count: 5 }],
+        listeners: vec![Listener {
+            process: key(7),
+            protocol: "unix".into(),
+            address: NASTY.to_vec(),
+        }],
+        peers: vec![place.clone()],
+        directories: vec![place],
+        deleted: vec![DeletedFile { process: None, path: NASTY.to_vec(), bytes: 4096 }],
+        processes: 2,
+        omitted: 1,
+        descriptors: 9,
+        descriptors_omitted: 1,
+    }
+}
+
+fn setting() -> Setting {
+    let reading = || Reading { name: nasty(), value: nasty() };
+    Setting {
+        process: key(7),
+        unit: nasty(),
+        slice: nasty(),
+        runtime: "docker".into(),
+        container: nasty(),
+        pod: nasty(),
+        namespaces: vec![reading()],
+        limits: vec![ResourceLimit {
+            name: "stack".into(),
+            soft: Some(8),
+            hard: None,
+            unit: "bytes".into(),
+        }],
+        groups: vec![GroupFacts {
+            path: NASTY.to_vec(),
+            hierarchy: "v2".into(),
+            readings: vec![reading()],
+        }],
+    }
+}
+
+fn changes() -> Changes {
+    let at = Some(Timestamp { seconds: 1_700_000_000, nanos: 0 });
+    let git = GitState {
+        top: NASTY.to_vec(),
+        branch: NASTY.to_vec(),
+        head: nasty(),
+        moved_at: at,
+        moved_by: NASTY.to_vec(),
+        modified: argv(),
+        modified_count: 1,
+        files: 2,
+        looked_at: 2,
+        amid: nasty(),
+    };
+    Changes {
+        changes: vec![Change { kind: nasty(), at, what: NASTY.to_vec(), how: nasty() }],
+        omitted: 1,
+        window_s: 86_400,
+        git: Some(git),
+        notes: vec![nasty()],
+    }
+}
+
+fn logs() -> LogLines {
+    let line = LogLine {
+        at: None,
+        until: None,
+        repeats: 2,
+        source: nasty(),
+        writer: nasty(),
+        severity: Some(3),
+        text: NASTY.to_vec(),
+    };
+    let later = LogLine {
+        at: Some(Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+        severity: None,
+        ..line.clone()
+    };
+    LogLines {
+        lines: vec![line, later],
+        omitted: 7,
+        repeated_lines: 1,
+        window_s: 600,
+        notes: vec![nasty()],
+    }
 }
 
 fn memory_sample() -> MemorySample {

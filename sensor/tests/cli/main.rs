@@ -48,7 +48,7 @@ fn every_document_fits_its_schema() {
     assert!(capabilities.as_array().unwrap().len() > 5, "{capabilities}");
     let evidence = json(&fake.sensor(&["evidence", id, "--json"]).run().done());
     let items = evidence.as_array().unwrap();
-    assert_eq!(items.len(), 7);
+    assert_eq!(items.len(), 12);
     for item in items {
         schema::check("evidence", item);
     }
@@ -400,9 +400,9 @@ fn the_canned_records_hold_one_of_each_body() {
     let count = |wanted: fn(&Body) -> bool| {
         canned::records().iter().filter(|record| record.body.as_ref().is_some_and(wanted)).count()
     };
-    assert_eq!(count(|body| matches!(body, Body::Evidence(_))), 7);
-    // An exec, a sample of memory, an alarm of each way in which they are told, pressure and usage.
-    assert_eq!(count(|body| matches!(body, Body::Observation(_))), 6);
+    assert_eq!(count(|body| matches!(body, Body::Evidence(_))), 12);
+    // An exec, a sample of memory, an alarm of each way in which they are told, kills, pressure and usage.
+    assert_eq!(count(|body| matches!(body, Body::Observation(_))), 8);
 }
 
 #[test]

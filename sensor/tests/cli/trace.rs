@@ -137,6 +137,27 @@ fn a_log_replays_without_its_daemon() {
     assert!(empty.stderr.contains("there is no log at"), "{}", empty.stderr);
 }
 
+/// What a sensor recorded of a real leak: docs in `tests/traces/README.md`.
+#[test]
+fn a_recorded_leak_is_found() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/traces/leak.observations");
+    let report = json(&sensor(&["replay", file.to_str().unwrap(), "--json"]).run().done());
+    let findings = report["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 1, "{report:#}");
+    let value = |name: &str| {
+        let measures = findings[0]["measures"].as_array().unwrap();
+        measures.iter().find(|it| it["name"] == name).unwrap()["value"].as_f64().unwrap()
+    };
+    assert_eq!(
+        (&findings[0]["rule"], &findings[0]["culprit"]["comm"]),
+        (&"M2".into(), &"python3".into())
+    );
+    // What was asked of it: 880 objects of 1 KiB each 10 s, and what Python adds.
+    let slope = value("slope") * 60.0 / f64::from(1 << 20);
+    assert!((5.0..6.0).contains(&slope), "{slope} MiB a minute");
+    assert!(value("own_share") >= 99.0 && value("share_of_growth") >= 90.0, "{report:#}");
+}
+
 #[test]
 fn a_trace_is_for_its_owner_and_never_overwritten() {
     use std::os::unix::fs::PermissionsExt as _;

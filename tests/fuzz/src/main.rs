@@ -22,7 +22,7 @@ fuzz_target!(
 
 fn choose() {
     let Ok(name) = env::var("FUZZ_TARGET") else {
-        for target in &TARGETS {
+        for target in TARGETS {
             println!("{}\t{}\t{}", target.name, target.max_len, target.about);
         }
         exit(0);

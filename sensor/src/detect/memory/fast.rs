@@ -66,6 +66,8 @@ pub struct Fast {
     base_left: u64,
     since_ns: u64,
     latest: Point,
+    /// Most that there was before the growth began, bytes.
+    before: u64,
     peak: u64,
     /// Samples in a row for which each forecast has stood.
     quick_row: u32,
@@ -115,6 +117,7 @@ impl Fast {
                 since_ns: now_ns,
                 latest: point,
                 peak: bytes,
+                before: self.before.max(self.peak),
                 recent: [(now_ns, bytes); 2],
                 ..Self::default()
             };
@@ -137,6 +140,9 @@ impl Fast {
         self.samples = self.samples.saturating_add(1);
         self.peak = self.peak.max(bytes);
         let ended = bytes < self.peak - self.peak / GIVEN_BACK;
+        if ended {
+            self.before = self.before.max(self.peak);
+        }
         if ended || now_ns.saturating_sub(self.since_ns) > LONGEST_NS || bytes < self.base.bytes {
             (self.base, self.base_left, self.since_ns, self.peak) =
                 (point, room.left, now_ns, bytes);
@@ -172,7 +178,11 @@ impl Fast {
         let drop = self.base_left.saturating_sub(room.left);
         let carries =
             grown.saturating_mul(100) >= drop.saturating_mul(u64::from(limits.fast_share_percent));
-        if grown < room.notable(limits) || !carries {
+        // What it takes is missing in the room, and it never had so much: on a host that is always almost
+        // full every breath would be the last.
+        let missing = drop.saturating_mul(2) >= grown;
+        if grown < room.notable(limits) || !carries || !missing || self.latest.bytes <= self.before
+        {
             return None;
         }
         let needed = if room.left as f64 / self.quick.slope < HURRY_S {
@@ -251,6 +261,29 @@ mod tests {
         assert_eq!(lead(24 * 1024, 1, |at| gib(at, 1024, 8)), None);
         assert_eq!(lead(24 * 1024, 1, |at| gib(at % 60, 100, 4)), None);
         assert_eq!(lead(24 * 1024, 5, |at| gib(at, 1024, 8)), None);
+    }
+
+    #[test]
+    fn who_had_as_much_before_is_silent_on_a_host_that_is_almost_full() {
+        let limits = Limits::default();
+        let mut fast = Fast::default();
+        let mut alarms = 0;
+        for at in 0..600 {
+            // Between 70 and 97 % every three minutes, on a host that has 2 % for others.
+            let part = 70 + at % 20 * 27 / 19;
+            let total = 16 * 1024 * MIB;
+            let bytes = total / 100 * part;
+            let host = proto::HostMemory {
+                total_bytes: Some(total),
+                available_bytes: Some(total / 100 * (98 - part)),
+                ..Default::default()
+            };
+            let room = Room::of(&host, None, &limits);
+            fast.follow((at + 1) * 10 * S, Point { bytes, ..Point::default() }, &room, &limits);
+            // What is told once is told; here each sample would tell it again.
+            alarms += u32::from(at > 20 && fast.rush(&room, &limits).is_some());
+        }
+        assert_eq!(alarms, 0);
     }
 
     proptest! {

@@ -388,6 +388,10 @@ impl Watch {
             let age_ns = sample.at_ns.saturating_sub(eldest);
             let Some(crossed) = self.crossed(series, &room, age_ns, ended) else { continue };
             let Crossed { rule, growth, horizon_s } = crossed;
+            // Builds beside each other take gigabytes within minutes, and give them back.
+            if rule == Rule::M1 && horizon_s != Some(f64::from(self.limits.fast_s)) {
+                continue;
+            }
             let share = self.share(series, &growth, &room);
             if share < u64::from(self.limits.share_percent) {
                 continue;

@@ -1,6 +1,6 @@
 //! A spike: so much within a moment that it is no leak but one piece of work.
 
-use super::{Claim, Told, leak::OWN_AT_LEAST, seconds};
+use super::{Claim, Told, leak::OWN_AT_LEAST};
 use crate::detect::memory::measures::{HOLDS, OVER, OWN};
 
 /// Longer than this, s, it is no moment.
@@ -13,9 +13,8 @@ pub(super) fn explain(told: &Told<'_>) -> Option<Claim> {
     }
     let who = told.who();
     let cause = format!(
-        "{who} takes {} within {}: one large piece of work, or a loop that allocates. It holds {} now.{}",
+        "{who} takes {}: one large piece of work, or a loop that allocates. It holds {} now.{}",
         told.pace(),
-        seconds(over),
         told.bytes(HOLDS),
         told.forecast()
     );

@@ -7,7 +7,7 @@
 //! server is left behind. What may be looked at: see [`project`].
 
 mod project;
-mod reader;
+pub(super) mod reader;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -77,7 +77,7 @@ impl<'a> SourceFiles<'a> {
             Err(why) => return refused(why),
         };
         let left = self.deadline.saturating_duration_since(Instant::now());
-        match &self.reader {
+        match &mut self.reader {
             Ok(reader) => reader.read(place, FILE_LIMIT, left).unwrap_or_else(|| {
                 self.reader = Err("an earlier file did not answer in time".to_owned());
                 refused("it did not answer in time")
@@ -134,7 +134,7 @@ pub fn read_source(
     let (cwd, path) = (Path::new(OsStr::from_bytes(cwd)), Path::new(OsStr::from_bytes(path)));
     let look = || -> Result<(FileState, u64), String> {
         let place = project::source(cwd, path, homes)?;
-        let reader = Reader::start(proc, processes).map_err(|error| error.to_string())?;
+        let mut reader = Reader::start(proc, processes).map_err(|error| error.to_string())?;
         let read = reader.read(place, SOURCE_LIMIT, PATIENCE);
         read.ok_or_else(|| "it did not answer in time".to_owned())
     };

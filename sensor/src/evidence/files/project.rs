@@ -66,7 +66,10 @@ impl Projects {
     }
 
     /// Splits a path into a project's directory and what lies beneath it, or says why it may not be read.
-    pub(super) fn place(&self, path: &Path) -> Result<(PathBuf, PathBuf), &'static str> {
+    pub(in crate::evidence) fn place(
+        &self,
+        path: &Path,
+    ) -> Result<(PathBuf, PathBuf), &'static str> {
         let plain = |part| matches!(part, Component::RootDir | Component::Normal(_));
         let length = path.as_os_str().len();
         if !path.is_absolute() || length > PATH_LIMIT || !path.components().all(plain) {

@@ -3,8 +3,6 @@
 use std::{
     os::fd::OwnedFd,
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, Sender, channel},
-    thread,
     time::Duration,
 };
 
@@ -16,7 +14,10 @@ use rustix::{
 
 use crate::{
     diagnose::FileState,
-    evidence::proc::{Proc, Status, read_up_to},
+    evidence::{
+        beside::Beside,
+        proc::{Proc, Status, read_up_to},
+    },
     lineage::ProcessKey,
 };
 
@@ -28,7 +29,7 @@ const ATTEMPTS: usize = 3;
 
 /// Why no file of a culprit can be read.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Error {
+pub(in crate::evidence) enum Error {
     #[error("none of its processes is alive, so there is no root directory to read from")]
     Gone,
     #[error("its root directory cannot be opened ({0}): run the sensor as root")]
@@ -39,7 +40,14 @@ pub(super) enum Error {
     Thread(std::io::Error),
 }
 
-struct Request {
+impl From<std::io::Error> for Error {
+    fn from(error: std::io::Error) -> Self {
+        Self::Thread(error)
+    }
+}
+
+/// A file beneath a directory.
+pub(super) struct Request {
     top: PathBuf,
     rest: PathBuf,
     limit: usize,
@@ -49,49 +57,39 @@ struct Request {
 type Reply = (FileState, u64);
 
 /// A thread with the file rights of one user. It ends when this is dropped.
-pub(super) struct Reader {
-    requests: Sender<Request>,
-    replies: Receiver<Reply>,
-}
+pub(super) struct Reader(Beside<Request, Reply>);
 
 impl Reader {
     /// With the root directory and the real user and groups of the first living process.
     pub(super) fn start(proc: &Proc, processes: &[ProcessKey]) -> Result<Self, Error> {
-        let process = processes.iter().find_map(|key| proc.open(*key)).ok_or(Error::Gone)?;
-        let root = process.root().map_err(Error::Root)?;
-        let status = process.status();
-        let (requests, incoming) = channel::<Request>();
-        let (outgoing, replies) = channel();
-        let (ready, started) = channel();
-        let work = move || {
-            if ready.send(become_user(&status)).is_err() {
-                return;
-            }
-            for request in incoming {
-                if outgoing.send(look(&root, &request)).is_err() {
-                    return;
-                }
-            }
-        };
-        thread::Builder::new()
-            .name("source-files".to_owned())
-            .spawn(work)
-            .map_err(Error::Thread)?;
-        started.recv().map_err(|_| Error::Gone)??;
-        Ok(Self { requests, replies })
+        let look = |root: &OwnedFd, request: Request| look(root, &request);
+        as_user(proc, processes, "source-files", look).map(Self)
     }
 
     /// At most `limit` bytes of a file. `None` when the answer took too long; the reader must not be asked
     /// again.
     pub(super) fn read(
-        &self,
+        &mut self,
         (top, rest): (PathBuf, PathBuf),
         limit: usize,
         wait: Duration,
     ) -> Option<Reply> {
-        self.requests.send(Request { top, rest, limit }).ok()?;
-        self.replies.recv_timeout(wait).ok()
+        self.0.ask(Request { top, rest, limit }, wait)
     }
+}
+
+/// A thread that answers from the root directory of the first living process, with the rights of its
+/// real user and groups.
+pub(in crate::evidence) fn as_user<Q: Send + 'static, A: Send + 'static>(
+    proc: &Proc,
+    processes: &[ProcessKey],
+    name: &str,
+    mut answer: impl FnMut(&OwnedFd, Q) -> A + Send + 'static,
+) -> Result<Beside<Q, A>, Error> {
+    let process = processes.iter().find_map(|key| proc.open(*key)).ok_or(Error::Gone)?;
+    let root = process.root().map_err(Error::Root)?;
+    let status = process.status();
+    Beside::start(name, move || become_user(&status), move |question| answer(&root, question))
 }
 
 /// Takes the file rights of a user, for this thread alone: glibc's setgroups would change all of them.
@@ -125,7 +123,11 @@ fn look(root: &OwnedFd, request: &Request) -> Reply {
 }
 
 /// A regular file beneath `top`, open for reading, and its size.
-fn open(root: &OwnedFd, top: &Path, rest: &Path) -> Result<(OwnedFd, u64), FileState> {
+pub(in crate::evidence) fn open(
+    root: &OwnedFd,
+    top: &Path,
+    rest: &Path,
+) -> Result<(OwnedFd, u64), FileState> {
     // As the culprit sees it: its absolute links start at its own root. No /proc/PID/… on the way.
     let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let top = openat2(root, top, OFlags::PATH | OFlags::DIRECTORY, inside)?;

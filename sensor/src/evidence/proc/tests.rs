@@ -22,7 +22,8 @@ fn a_name_may_look_like_fields() {
             ppid: 4000,
             session: 4100,
             threads: 11,
-            start_ticks: 123_456
+            start_ticks: 123_456,
+            cpu_ticks: 0
         }
     );
 }
@@ -123,8 +124,9 @@ proptest! {
     fn any_name_is_read_back(comm in prop::collection::vec(any::<u8>(), 0..16), ppid: u32, ticks: u64) {
         let mut text = b"7 (".to_vec();
         text.extend_from_slice(&comm);
-        text.extend_from_slice(format!(") Z {ppid} 0 0 0 0 0 0 0 0 0 0 0 0 0 0 0 1 0 {ticks} 0 0\n").as_bytes());
+        text.extend_from_slice(format!(") Z {ppid} 0 0 0 0 0 0 0 0 0 7 4 0 0 0 0 1 0 {ticks} 0 0\n").as_bytes());
         let stat = parse_stat(&text).unwrap();
         prop_assert_eq!((stat.comm, stat.ppid, stat.start_ticks), (comm, ppid, ticks));
+        prop_assert_eq!((stat.cpu_ticks, stat.threads), (11, 1));
     }
 }

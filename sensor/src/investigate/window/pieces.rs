@@ -237,7 +237,6 @@ impl Pieces<'_> {
                 });
             }
             Some(Content::Vitals(record)) => self.recorder(head, record),
-            #[expect(unreachable_patterns, reason = "for what gatherers to come bring")]
             Some(other) => {
                 // Of a kind without a form of its own: whole, as one text.
                 let text = serde_json::to_vec(other).unwrap_or_default();

@@ -1,0 +1,194 @@
+use std::{
+    io::Read as _,
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use super::*;
+use crate::respond::process::key_of;
+
+/// A program that ends with the test.
+struct Program(Child);
+
+impl Program {
+    /// Starts it and waits until it says that it is where it should be.
+    fn start(command: &mut Command) -> Option<Self> {
+        let mut child = command.stdout(Stdio::piped()).spawn().ok()?;
+        let ready = child.stdout.as_mut()?.read_exact(&mut [0]);
+        let program = Self(child);
+        ready.is_ok().then_some(program)
+    }
+
+    fn key(&self) -> ProcessKey {
+        key_of(self.0.id()).unwrap()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn looked_at(program: &Program) -> proto::Stacks {
+    let redactor = Redactor::new([1; 16]);
+    of(&Proc::default(), &Parser::here(), &[program.key()], &redactor).unwrap().0
+}
+
+/// Looks again while the machine is too busy to let it run.
+fn names(program: &Program, wanted: &str, kind: Kind) -> bool {
+    (0..20).any(|_| {
+        let stacks = looked_at(program);
+        let processes = stacks.processes.iter().flat_map(|it| &it.stacks);
+        let found = processes
+            .flat_map(|it| &it.frames)
+            .any(|frame| frame.kind() == kind && frame.function.contains(wanted));
+        if !found {
+            println!("{stacks:#?}");
+        }
+        found
+    })
+}
+
+fn compiled(directory: &std::path::Path, source: &str) -> Option<PathBuf> {
+    let (file, program) = (directory.join("program.c"), directory.join("program"));
+    std::fs::write(&file, source).unwrap();
+    let made = Command::new("cc").args(["-O0", "-o"]).args([&program, &file]).status().ok()?;
+    made.success().then_some(program)
+}
+
+const SPINNING: &str = r#"
+#include <unistd.h>
+volatile unsigned long turns;
+__attribute__((noinline)) void spin_for_ever(void) { for (;;) turns++; }
+__attribute__((noinline)) void serve_request(void) { spin_for_ever(); turns++; }
+int main(void) { write(1, "x", 1); serve_request(); return 0; }
+"#;
+
+const WAITING: &str = r#"
+#include <unistd.h>
+volatile unsigned long turns;
+__attribute__((noinline)) void wait_for_data(void) { for (;;) { pause(); turns++; } }
+__attribute__((noinline)) void handle_client(void) { wait_for_data(); turns++; }
+__attribute__((noinline)) void serve(void) { handle_client(); turns++; }
+int main(void) { write(1, "x", 1); serve(); return 0; }
+"#;
+
+#[test]
+fn a_program_that_spins_says_where() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(path) = compiled(directory.path(), SPINNING) else {
+        return println!("SKIP a_program_that_spins_says_where: no C compiler");
+    };
+    if let Err(error) = sample::probe() {
+        return println!("SKIP a_program_that_spins_says_where: no perf events ({error})");
+    }
+    let program = Program::start(&mut Command::new(path)).unwrap();
+    assert!(names(&program, "spin_for_ever", Kind::Native));
+    assert!(names(&program, "serve_request", Kind::Native));
+}
+
+#[test]
+fn a_program_that_waits_says_what_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let Some(path) = compiled(directory.path(), WAITING) else {
+        return println!("SKIP a_program_that_waits_says_what_for: no C compiler");
+    };
+    let program = Program::start(&mut Command::new(path)).unwrap();
+    if !std::path::Path::new("/proc/self/syscall").exists() || !rustix::process::geteuid().is_root()
+    {
+        return println!(
+            "SKIP a_program_that_waits_says_what_for: no /proc/PID/syscall, or not root"
+        );
+    }
+    for function in ["wait_for_data", "handle_client", "serve"] {
+        assert!(names(&program, function, Kind::Native), "{function}");
+    }
+    // Stopped by a signal it stands at the same place.
+    let pid = rustix::process::Pid::from_child(&program.0);
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while Proc::default().open(program.key()).unwrap().stat.state != 'T' {
+        assert!(Instant::now() < deadline, "it does not stop");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let stacks = looked_at(&program);
+    assert_eq!((stacks.sampled_ms, stacks.notes.len()), (0, 1), "{:?}", stacks.notes);
+    assert!(names(&program, "wait_for_data", Kind::Native));
+}
+
+#[test]
+fn a_python_program_says_where_it_is() {
+    let source = "import sys, time\nkept = []\nclass Store:\n    def hoard(self):\n        while True:\n            \
+                  kept.append(bytearray(64)); del kept[:]; time.sleep(0.001)\n\
+                  def work():\n    Store().hoard()\nsys.stdout.write('x'); sys.stdout.flush()\nwork()\n";
+    let mut tried = 0;
+    for release in ["python3", "python3.9", "python3.10", "python3.11", "python3.12", "python3.13"]
+    {
+        // The interpreter itself, not a script that starts it.
+        let said = Command::new(release)
+            .args(["-c", "import sys; print(sys.executable, sys.version_info[1])"])
+            .output();
+        let Ok(said) = said else { continue };
+        let said = String::from_utf8_lossy(&said.stdout).into_owned();
+        let Some((exe, minor)) = said.trim().rsplit_once(' ') else { continue };
+        if !python::known(minor.parse().unwrap()) {
+            continue;
+        }
+        let Some(program) = Program::start(Command::new(exe).args(["-c", source])) else {
+            continue;
+        };
+        tried += 1;
+        for function in ["hoard", "work", "<module>"] {
+            assert!(names(&program, function, Kind::Interpreted), "{release}: {function}");
+        }
+    }
+    if tried == 0 {
+        println!("SKIP a_python_program_says_where_it_is: no python whose frames are known");
+    }
+}
+
+#[test]
+fn a_node_program_with_a_perf_map_names_its_functions() {
+    let source = "const kept = []; function hoardBuffers() { for (let i = 0; i < 1e5; i++) \
+                  { kept.push({i}); if (kept.length > 1e6) kept.length = 0; } }\n\
+                  require('fs').writeSync(1, 'x'); for (;;) hoardBuffers();";
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new("node");
+    command.args(["--perf-basic-prof", "-e", source]).current_dir(directory.path());
+    let Some(program) = Program::start(&mut command) else {
+        return println!("SKIP a_node_program_with_a_perf_map_names_its_functions: no node");
+    };
+    if let Err(error) = sample::probe() {
+        return println!("SKIP a_node_program_with_a_perf_map_names_its_functions: {error}");
+    }
+    let map = format!("/tmp/perf-{}.map", program.0.id());
+    assert!(names(&program, "hoardBuffers", Kind::Jit));
+    let _ = std::fs::remove_file(map);
+}
+
+#[test]
+fn a_node_program_without_one_says_what_is_missing() {
+    let source = "require('fs').writeSync(1, 'x'); let n = 0; for (;;) n++;";
+    let Some(program) = Program::start(Command::new("node").args(["-e", source])) else {
+        return println!("SKIP a_node_program_without_one_says_what_is_missing: no node");
+    };
+    if let Err(error) = sample::probe() {
+        return println!("SKIP a_node_program_without_one_says_what_is_missing: {error}");
+    }
+    let said = (0..20).any(|_| {
+        let stacks = looked_at(&program);
+        let mut notes = stacks.processes.iter().flat_map(|it| &it.notes);
+        notes.any(|note| note.contains("there is no perf map"))
+    });
+    assert!(said);
+}
+
+#[test]
+fn who_died_is_left_out() {
+    let redactor = Redactor::new([1; 16]);
+    let gone = [ProcessKey::new(4_194_301, 1)];
+    let (stacks, _) = of(&Proc::default(), &Parser::here(), &gone, &redactor).unwrap();
+    assert_eq!((stacks.processes.len(), stacks.omitted), (0, 1));
+}

@@ -1,0 +1,170 @@
+//! What is gathered about an incident: stacks name the function that is to blame, and whatever the
+//! culprit's processes are like, the evidence comes in time and says what it lacks.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tests::{
+    Cage, Limits, Sensor, Workload, needs,
+    workloads::{crowd, script, stacks},
+};
+
+use crate::support::{EFFECT, comes, contained, evidence, id, killed};
+
+/// All of the second part begins within 5 s, and this machine may be busy with other things.
+const GATHERED: Duration = Duration::from_mins(1);
+
+const CROWD: u32 = 2000;
+
+/// An incident about a process, opened by hand.
+fn opened(sensor: &Sensor, pid: u32) -> Value {
+    let pid = pid.to_string();
+    sensor.json(&["trigger", "--pid", &pid, "--why", "what does it do", "--json"]).unwrap()
+}
+
+/// The last piece of this name; waits for the first.
+fn piece(sensor: &Sensor, incident: &Value, name: &str) -> Value {
+    let mut found = Value::Null;
+    comes(name, GATHERED, || {
+        let all = evidence(sensor, incident);
+        found = all.into_iter().rfind(|piece| piece["name"] == name).unwrap_or_default();
+        !found.is_null()
+    });
+    found
+}
+
+fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    value[name].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+/// Every function of every stack.
+fn functions(piece: &Value) -> Vec<String> {
+    let processes = list(&piece["stacks"], "processes").iter();
+    let frames = processes.flat_map(|it| list(it, "stacks")).flat_map(|it| list(it, "frames"));
+    frames.map(|it| it["function"].as_str().unwrap().to_owned()).collect()
+}
+
+/// Opens incidents about it until one has this function: a busy machine may not let it run at first.
+fn is_blamed(work: &Workload, function: &str) {
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let running = work.start(&cage).unwrap();
+    let mut last = Value::Null;
+    let found = (0..10).any(|_| {
+        let incident = opened(&sensor, running.pid());
+        last = piece(&sensor, &incident, "stacks");
+        sensor.output(&["resolve", id(&incident), "--yes"]).unwrap();
+        functions(&last).iter().any(|name| name.contains(function))
+    });
+    assert!(found, "no {function} in {last:#}");
+}
+
+#[test]
+fn a_spinning_program_is_named() {
+    needs!("cc");
+    is_blamed(&stacks::spinning().unwrap(), "parse_forever");
+}
+
+#[test]
+fn a_leaking_node_is_named() {
+    needs!("node");
+    is_blamed(&stacks::node().unwrap(), "hoardSessions");
+}
+
+#[test]
+fn a_leaking_python_is_named() {
+    needs!("python3");
+    is_blamed(&stacks::python().unwrap(), "Cache.remember_all");
+}
+
+#[test]
+fn a_contained_recursion_says_where_it_stands() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let work = script::line(20).unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = contained(&sensor, running.pid());
+    let stacks = piece(&sensor, &incident, "stacks");
+    assert!(!functions(&stacks).is_empty(), "{stacks:#}");
+    let setting = &piece(&sensor, &incident, "setting")["setting"];
+    assert_eq!(setting["process"]["pid"], running.pid());
+    let bounds = list(setting, "groups").iter().flat_map(|group| list(group, "readings"));
+    let limited = bounds.clone().any(|it| it["name"] == "pids.max" && it["value"] == "400");
+    assert!(limited, "{setting:#}");
+    let held = &piece(&sensor, &incident, "open_files")["open_files"];
+    assert!(held["processes"].as_u64().unwrap() >= 3 && held["omitted"] == 0, "{held:#}");
+    let above = &piece(&sensor, &incident, "ancestry")["chain"];
+    let last = list(above, "links").last().unwrap();
+    assert_eq!(last["process"]["pid"], running.pid());
+    killed(&sensor, &cage, &incident);
+}
+
+#[test]
+fn a_crowd_is_gathered_within_bounds() {
+    needs!("cc");
+    let cage = Cage::new(crowd::limits(CROWD)).unwrap();
+    let off = "[detect.explosion]\nenabled = false\n[detect.fork_bomb]\nenabled = false\n";
+    let sensor = Sensor::start(&cage, off).unwrap();
+    let work = crowd::of(CROWD).unwrap();
+    let running = crowd::start(&work, &cage).unwrap();
+    let began = Instant::now();
+    let incident = opened(&sensor, running.pid());
+    piece(&sensor, &incident, "setting");
+    assert!(began.elapsed() < GATHERED);
+    let tree = piece(&sensor, &incident, "tree");
+    let (listed, omitted) =
+        (list(&tree["tree"], "processes").len() as u64, &tree["tree"]["omitted"]);
+    assert_eq!(listed + omitted.as_u64().unwrap(), u64::from(CROWD) + 1);
+    assert!(listed <= 512 && tree["truncated"] == true);
+    let held = piece(&sensor, &incident, "open_files");
+    let files = &held["open_files"];
+    assert!(files["processes"].as_u64().unwrap() <= 256 && held["truncated"] == true, "{held:#}");
+    assert!(files["omitted"].as_u64().unwrap() >= u64::from(CROWD) - 256);
+    let stacks = &piece(&sensor, &incident, "stacks")["stacks"];
+    assert!(stacks["omitted"].as_u64().unwrap() >= u64::from(CROWD) - 6, "{stacks:#}");
+}
+
+#[test]
+fn processes_that_die_meanwhile_in_a_full_group_cost_nothing() {
+    needs!("bash");
+    let cage = Cage::new(Limits::tasks(40)).unwrap();
+    let sensor = Sensor::start(&cage, "[detect.respawn]\nenabled = false\n").unwrap();
+    // Commands come and go as fast as they can, between those that fill the group.
+    let full = "for i in $(seq 30); do sleep 1000 & done; while :; do /bin/true & done 2>/dev/null";
+    let mut command = cage.command("bash").unwrap();
+    let mut running = command.args(["-c", full]).spawn().unwrap();
+    comes("that the group is full", EFFECT, || cage.refused_forks().unwrap() > 0);
+    let incident = opened(&sensor, running.id());
+    for name in ["tree", "open_files", "setting"] {
+        piece(&sensor, &incident, name);
+    }
+    cage.clear().unwrap();
+    running.wait().unwrap();
+}
+
+#[test]
+fn a_process_that_cannot_be_read_holds_nobody_up() {
+    needs!("cc");
+    let cage = Cage::new(Limits::default()).unwrap();
+    let work = stacks::unreadable().unwrap();
+    let running = work.start(&cage).unwrap();
+    comes("that it says something", EFFECT, || !work.output().is_empty());
+    if work.output().contains("none") {
+        return println!("SKIP a_process_that_cannot_be_read_holds_nobody_up: no userfaultfd");
+    }
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let incident = opened(&sensor, running.pid());
+    let tree = piece(&sensor, &incident, "tree");
+    assert_eq!(list(&tree["tree"], "processes").len(), 1);
+    piece(&sensor, &incident, "setting");
+    let stacks = &piece(&sensor, &incident, "stacks")["stacks"];
+    let hangs =
+        list(stacks, "notes").iter().any(|it| it.as_str().unwrap().contains("did not answer"));
+    assert!(hangs, "{stacks:#}");
+    // The daemon lives on and sees another one.
+    let other = script::line(20).unwrap();
+    let culprit = other.start(&cage).unwrap();
+    let caught = contained(&sensor, culprit.pid());
+    sensor.output(&["kill", id(&caught), "--yes"]).unwrap();
+}
