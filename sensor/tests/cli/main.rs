@@ -401,8 +401,8 @@ fn the_canned_records_hold_one_of_each_body() {
         canned::records().iter().filter(|record| record.body.as_ref().is_some_and(wanted)).count()
     };
     assert_eq!(count(|body| matches!(body, Body::Evidence(_))), 12);
-    // An exec, a sample of memory, an alarm of each way in which they are told, pressure and usage.
-    assert_eq!(count(|body| matches!(body, Body::Observation(_))), 6);
+    // An exec, a sample of memory, an alarm of each way in which they are told, kills, pressure and usage.
+    assert_eq!(count(|body| matches!(body, Body::Observation(_))), 8);
 }
 
 #[test]

@@ -168,7 +168,12 @@ fn every_tool_answers_as_its_schema_says_whatever_stands_in_the_evidence() {
             ("read_source", json!({"path": "a.js"})),
             ("submit_findings", findings()),
         ] {
-            session.pages(tool, &arguments);
+            // What is left of a file comes with the tool `text`.
+            if tool == "read_source" {
+                session.answer(tool, &arguments);
+            } else {
+                session.pages(tool, &arguments);
+            }
             called.push(tool.to_owned());
         }
         // A text that was named goes on to its end.
@@ -218,10 +223,8 @@ fn lists_are_whole_and_what_is_missing_is_said() {
     assert_eq!(submitted["facts"]["dropped"], 1);
 
     let session = Session::start(&fake, canned::ID, ProtocolVersion::V_2025_06_18);
-    for tool in ["stacks", "oom_record"] {
-        let none = session.answer(tool, &json!({}));
-        assert!(none["note"].as_str().unwrap().starts_with("There is no record of"), "{none}");
-    }
+    let none = session.answer("stacks", &json!({}));
+    assert!(none["note"].as_str().unwrap().starts_with("There is no record of"), "{none}");
     for (tool, arguments, why) in [
         ("evidence", json!({"evidence": "e99"}), "no evidence of this name"),
         ("read_source", json!({"path": "refuse me"}), "join group sensor-operators"),
