@@ -71,6 +71,8 @@ pub fn study(
             Some(Content::Tree(tree)) => memory::Held::of(tree, &subject.finding.roots()),
             _ => memory::Held::default(),
         };
+        let grows = subject.finding.kind == proto::Kind::MemoryGrowth;
+        let exact = grows.then(|| gatherer.proportional(&evidence)).flatten();
         let seen = log.add(evidence);
         tree = Some(totals);
         diagnosis = match subject.finding.kind {
@@ -84,7 +86,8 @@ pub fn study(
             proto::Kind::MemoryGrowth => {
                 let program = gatherer.program(&forest, culprit);
                 let chain = gatherer.chain(&forest, culprit, subject.finding.leaf);
-                let cited = [seen, log.add(gatherer.chain_evidence(&chain))];
+                let mut cited = vec![seen, log.add(gatherer.chain_evidence(&chain))];
+                cited.extend(exact.map(|exact| log.add(exact)));
                 Some(explain_memory(subject, &program, &held, &cited, gatherer))
             }
             _ => None,

@@ -4,7 +4,10 @@
 use sensor_proto::v1::{Evidence, evidence::Content, record::Body};
 
 use super::{Daemon, Failed, page::Page, tools::Arguments};
-use crate::render::{Fact, Facts, Kind, Wanted};
+use crate::{
+    investigate::claims,
+    render::{Fact, Facts, Kind, Wanted},
+};
 
 /// Which pieces a tool is about.
 #[derive(Clone, Copy)]
@@ -63,7 +66,7 @@ pub(super) async fn show(
     Ok(())
 }
 
-/// OOM kills are evidence, or observations of the incident.
+/// OOM kills are what the incident is about, evidence, or observations in its course.
 pub(super) async fn oom(
     daemon: &mut Daemon,
     page: &mut Page<'_>,
@@ -76,6 +79,20 @@ pub(super) async fn oom(
     }
     let mut pieces = daemon.evidence().await?;
     pieces.retain(|piece| piece.name.starts_with(OOM));
+    let incident = daemon.incident().await?;
+    // Of an incident about them, what was made of all that was seen.
+    if let Ok(serde_json::Value::Object(facts)) = serde_json::to_value(&incident)
+        && let Some(oom) = facts.get(OOM).filter(|oom| !oom.is_null())
+    {
+        pieces.push(Evidence {
+            id: claims::INCIDENT.to_owned(),
+            name: OOM.to_owned(),
+            source: "the kernel".to_owned(),
+            at: incident.opened_at,
+            content: Some(Content::Text(pretty(oom))),
+            ..Evidence::default()
+        });
+    }
     daemon
         .records(&["observation"], 0, |record| {
             if let Some(Body::Observation(observation)) = &record.body

@@ -138,7 +138,6 @@ fn process(pid: u32, anon_bytes: u64) -> Process {
         uid: 1_000,
         fds: 3,
         open_files: argv(),
-        depth: 0,
         ..Default::default()
     }
 }

@@ -81,7 +81,10 @@ fn bombs(page: &mut String, seen: &[Seen]) {
     for (name, seen) in names.iter().flat_map(|name| seen.iter().map(move |seen| (name, seen))) {
         let place = &seen.place;
         let Some(bomb) = seen.bombs.iter().find(|bomb| bomb.name == *name) else {
-            let _ = writeln!(page, "| {name} | {place} | – | **not contained** | – | – | – | – |");
+            let _ = writeln!(
+                page,
+                "| {name} | {place} | – | **not in the time of the test** | – | – | – | – |"
+            );
             continue;
         };
         let Bomb { brake, rule, alive, refused, paused, passed, .. } = bomb;

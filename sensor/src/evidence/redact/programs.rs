@@ -217,8 +217,12 @@ pub(super) fn secret_part(value: &[u8], carries: Carries) -> Option<usize> {
 /// The next word from `at` on, if the command does not end before it. Quotes are part of it; one with
 /// blanks in it is cut there.
 fn word(text: &[u8], at: usize, end: usize) -> Option<std::ops::Range<usize>> {
-    let gap = text[at..end].iter().take_while(|byte| matches!(byte, b' ' | b'\t' | b'\\')).count();
-    let start = at + gap;
+    let mut start = at;
+    while start < end && matches!(text[start], b' ' | b'\t' | b'\\') {
+        // A backslash at the end of a line goes on with the next one.
+        start += 1 + usize::from(text[start] == b'\\' && text.get(start + 1) == Some(&b'\n'));
+    }
+    let start = start.min(end);
     let length = text[start..end]
         .iter()
         .take_while(|byte| !byte.is_ascii_whitespace() && !b";|&".contains(byte))

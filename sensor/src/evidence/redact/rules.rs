@@ -12,6 +12,8 @@ pub(super) struct Rule {
     pub keyword: &'static str,
     /// Begins at the keyword; its one group is the secret.
     pattern: &'static str,
+    /// Bytes before the keyword at which the pattern begins instead.
+    before: usize,
     /// Bits a byte (Shannon), times ten, at least.
     entropy: u32,
 }
@@ -22,11 +24,11 @@ const fn rule(
     pattern: &'static str,
     entropy: u32,
 ) -> Rule {
-    Rule { name, keyword, pattern, entropy }
+    Rule { name, keyword, pattern, before: 0, entropy }
 }
 
 /// More specific rules first: they name the span when two begin at one place.
-pub(super) const RULES: [Rule; 11] = [
+pub(super) const RULES: [Rule; 12] = [
     rule(
         "private-key",
         "-----begin",
@@ -34,6 +36,13 @@ pub(super) const RULES: [Rule; 11] = [
         0,
     ),
     rule("jwt", "eyj", r"(eyJ[0-9A-Za-z_-]{8,}\.ey[0-9A-Za-z/_-]{8,}(?:\.[0-9A-Za-z/_=-]*)?)", 0),
+    Rule {
+        name: "azure-secret",
+        keyword: "q~",
+        pattern: r"([0-9A-Za-z_~.]{3}[0-9]Q~[0-9A-Za-z_~.-]{20,40})",
+        before: 4,
+        entropy: 30,
+    },
     // The last @ before the path ends the password, which may hold others.
     rule("url-password", "://", r"://[^\s/?#@:'\x22]{0,256}:([^\s/?#'\x22]+)@", 0),
     rule("url-token", "://", r"://([0-9A-Za-z_.~%-]{20,})@", 30),
@@ -73,6 +82,7 @@ impl Rule {
 
     /// The secret of the form that begins at `start`, if one does.
     pub(super) fn at(&self, regex: &Regex, text: &[u8], start: usize) -> Option<Span> {
+        let start = start.checked_sub(self.before)?;
         if self.keyword.as_bytes()[0].is_ascii_alphabetic()
             && start > 0
             && text[start - 1].is_ascii_alphanumeric()
