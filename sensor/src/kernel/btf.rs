@@ -47,6 +47,9 @@ pub struct Btf {
     strings_end: usize,
     /// Where each type's record begins; type 0 is void.
     types: Vec<u32>,
+    /// The same of the structures that have a name: some 10,000 of 130,000, which are looked through for each
+    /// field.
+    structures: Vec<u32>,
 }
 
 impl Btf {
@@ -85,13 +88,17 @@ impl Btf {
         let (strings, strings_end) = section(header(16)?, header(20)?)
             .ok_or(BtfError::Malformed("strings out of bounds"))?;
 
-        let mut types = vec![0];
+        let (mut types, mut structures) = (vec![0], Vec::new());
         while at < end {
             let info = word(at + 4).ok_or(BtfError::Malformed("short type"))?;
-            types.push(u32::try_from(at).map_err(|_| BtfError::Malformed("too large"))?);
+            let record = u32::try_from(at).map_err(|_| BtfError::Malformed("too large"))?;
+            types.push(record);
+            if info >> 24 & 0x1f == KIND_STRUCT && word(at) != Some(0) {
+                structures.push(record);
+            }
             at += 12 + extra(info).ok_or(BtfError::Malformed("unknown kind"))?;
         }
-        Ok(Self { bytes, strings, strings_end, types })
+        Ok(Self { bytes, strings, strings_end, types, structures })
     }
 
     /// Byte offset of a member, through anonymous members; `None` when there is none, or it is a
@@ -103,10 +110,9 @@ impl Btf {
     /// The same, with the type of the member.
     fn find(&self, structure: &str, member: &str) -> Option<(u64, u32)> {
         let mut left = MEMBERS;
-        self.types.iter().skip(1).find_map(|at| {
-            let (name, kind, _) = self.head(*at)?;
+        self.structures.iter().find_map(|at| {
             // A name may be declared in more than one unit; the one that has the member is meant.
-            (kind == KIND_STRUCT && self.is(name, structure))
+            self.is(self.word(*at as usize)?, structure)
                 .then(|| self.member(*at, member, 0, &mut left))
                 .flatten()
         })
