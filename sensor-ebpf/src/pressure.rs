@@ -93,8 +93,7 @@ pub fn ends(why: Reclaim) -> i32 {
 #[inline(never)]
 pub extern "C" fn sensor_stalled(slot: Slot, ns: u64) -> u32 {
     let mut slot = slot;
-    let mut own = ns;
-    for _ in 0..=COUNTED_ANCESTORS {
+    for level in 0..=COUNTED_ANCESTORS {
         if slot == 0 {
             break;
         }
@@ -105,11 +104,14 @@ pub extern "C" fn sensor_stalled(slot: Slot, ns: u64) -> u32 {
             if ptr::read_volatile(&raw const (*stall).start_ns) != start_ns {
                 ptr::write(stall, Stall { start_ns, own_ns: 0, tree_ns: 0 });
             }
-            add(&raw mut (*stall).own_ns, own);
+            // Nothing is added to the others': the compiler makes an atomic OR of an addition of 0, which
+            // 5.10 does not have.
+            if level == 0 {
+                add(&raw mut (*stall).own_ns, ns);
+            }
             add(&raw mut (*stall).tree_ns, ns);
             slot = (*this).parent_slot;
         }
-        own = 0;
     }
     0
 }

@@ -235,7 +235,7 @@ fn check_trees(trees: &proto::ListTreesRequest) -> Result<(), Refused> {
     if trees.limit > TREES_MAX {
         Err(Refused::Request("at most 100 trees are listed"))
     } else if proto::TreeOrder::try_from(trees.order).is_err() {
-        Err(Refused::Request("trees are ordered by processes, forks or growth"))
+        Err(Refused::Request("trees are ordered by processes, forks, growth or memory"))
     } else if trees.cgroup.len() > PATH_MAX {
         Err(Refused::Request("a cgroup's path has at most 4,096 bytes"))
     } else {
@@ -351,7 +351,7 @@ mod tests {
         };
         assert_eq!(admit(&trees(100, 3), &roles()), Ok(()), "who may read");
         assert!(admit(&trees(101, 0), &roles()).is_err());
-        assert!(admit(&trees(1, 4), &roles()).is_err());
+        assert!(admit(&trees(1, 5), &roles()).is_err());
         let stranger = Ask { gids: vec![9], ..trees(1, 0) };
         assert!(admit(&stranger, &roles()).is_err());
     }
