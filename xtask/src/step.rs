@@ -14,6 +14,8 @@ use anyhow::{Context as _, Result, bail};
 
 /// How often the progress line moves: slow enough to cost nothing, fast enough to look alive.
 const TICK: Duration = Duration::from_millis(200);
+/// From a child's end to the arrival of its last lines on a machine that is busy.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Without a terminal, a line this often says that the step still runs.
 const STILL: Duration = Duration::from_mins(1);
 /// Of the longest of several steps beside each other, as nice(2) has it: three times the share of others.
@@ -60,14 +62,20 @@ pub fn run(label: &str, command: &mut Command, limit: Duration) -> Result<Output
     let lines = read_lines(&mut child);
     let (mut stdout, mut stderr) = (String::new(), String::new());
     let mut progress = Progress::new(label, started);
-    let mut timed_out = false;
+    let (mut timed_out, mut ended) = (false, None);
     loop {
         match lines.recv_timeout(TICK) {
             Ok(Line::Stdout(line)) => progress.keep(&mut stdout, &line),
             Ok(Line::Stderr(line)) => progress.keep(&mut stderr, &line),
-            // A daemon that the child left behind may hold the pipes open: its end is the end.
-            Err(RecvTimeoutError::Timeout) if child.try_wait()?.is_some() => break,
-            Err(RecvTimeoutError::Timeout) => {}
+            // A daemon that the child left behind may hold the pipes open: its end is the end, once all
+            // that it said has had the time to arrive.
+            Err(RecvTimeoutError::Timeout) => {
+                if child.try_wait()?.is_some()
+                    && ended.get_or_insert_with(Instant::now).elapsed() >= LAST_WORDS
+                {
+                    break;
+                }
+            }
             Err(RecvTimeoutError::Disconnected) => break,
         }
         progress.show();
