@@ -24,6 +24,13 @@ fn found(sensor: &Sensor, kind: &str) -> Value {
     sensor.wait_for(CATCH, |one| one["kind"] == kind && !one["diagnosis"].is_null()).unwrap()
 }
 
+/// Incidents about OOM kills. That memory is short may have been told of before, as one of its own: where the
+/// kernel measures the pressure of a group.
+fn about_oom(sensor: &Sensor) -> usize {
+    let incidents = sensor.incidents().unwrap();
+    incidents.iter().filter(|one| one["kind"] == "oom_kill" || one["kind"] == "oom_loop").count()
+}
+
 /// What it names is right, and what it cites is there.
 fn explained(sensor: &Sensor, incident: &Value) {
     let oom = &incident["oom"];
@@ -59,7 +66,7 @@ fn an_oom_kill_is_told_of_with_victim_trigger_and_limit() {
     // Nobody else was there: it is the one.
     assert_eq!(incident["culprit"]["pid"], running.pid());
     assert!(incident["diagnosis"]["cause"].as_str().unwrap().contains(&work.names[0]));
-    assert_eq!(sensor.incidents().unwrap().len(), 1);
+    assert_eq!(about_oom(&sensor), 1);
     catches_a_planted_recursion(&sensor, &cage);
 }
 
@@ -82,7 +89,7 @@ fn a_kill_that_is_no_oom_has_a_sender() {
     let name: String = work.names[0].chars().take(15).collect();
     assert_eq!((&sender["comm"], &sender["uid"]), (&name.into(), &0.into()), "{killed:#}");
     assert_eq!(killed["by_kernel"], false);
-    assert!(sensor.incidents().unwrap().is_empty(), "an OOM kill was claimed");
+    assert_eq!(about_oom(&sensor), 0, "an OOM kill was claimed");
 }
 
 #[test]
@@ -104,7 +111,7 @@ fn oom_kills_in_a_row_are_one_loop() {
     );
     let period = incident["oom"]["period_ns"].as_str().unwrap().parse::<u64>().unwrap();
     assert!(period >= 1_200_000_000, "the script waits so long between two: {period}");
-    assert_eq!(sensor.incidents().unwrap().len(), 1);
+    assert_eq!(about_oom(&sensor), 1);
     cage.clear().unwrap();
 }
 
@@ -131,5 +138,5 @@ fn an_oom_kill_of_a_whole_group_is_one() {
     assert_eq!((&incident["oom"]["kills"], &incident["oom"]["killed"]), (&1.into(), &3.into()));
     assert_eq!(incident["culprit"]["pid"], running.pid());
     assert!(cage.empties_within(Duration::from_secs(10)));
-    assert_eq!(sensor.incidents().unwrap().len(), 1);
+    assert_eq!(about_oom(&sensor), 1);
 }

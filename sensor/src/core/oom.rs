@@ -586,7 +586,7 @@ fn summary(oom: &Oom, kind: Kind) -> String {
         _ => "as there was no memory left".into(),
     };
     if kind == Kind::OomLoop {
-        format!("the OOM killer ends {who} {why}, for the {}th time", oom.kills)
+        format!("the OOM killer ends {who} {why}: {} times so far", oom.kills)
     } else {
         format!("the OOM killer ended {who} {why}")
     }
