@@ -133,9 +133,10 @@ fn paused(work: &Workload, gear: Gear, culprit: Option<&[String]>, times: u32) -
         let incident =
             sensor.json(&["trigger", "--pid", &pid, "--why", "a test asks", "--json"]).unwrap();
         sensor.output(&["freeze", id(&incident), "--yes"]).unwrap();
-        for _ in 0..20 {
+        // Each has to come as far as its next fork, also on a machine that is busy with something else.
+        for _ in 0..100 {
             wake_all(&cage, neighbour.id());
-            thread::sleep(Duration::from_millis(5));
+            thread::sleep(Duration::from_millis(10));
         }
         thread::sleep(pause());
         sensor.output(&["thaw", id(&incident)]).unwrap();
