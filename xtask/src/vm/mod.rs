@@ -38,7 +38,7 @@ const USER_SPACE: &str =
     "bad_disk::,black_box::,investigation::,judge::,remote::,watching::,webhooks::";
 
 /// A guest under emulation is several times slower than its host. It boots in 4 s.
-const LIMIT: Duration = Duration::from_mins(25);
+const LIMIT: Duration = Duration::from_mins(40);
 /// MiB: the archive twice while it is unpacked, a daemon, and workloads.
 const MEMORY: &str = "1024";
 
