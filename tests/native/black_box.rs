@@ -82,8 +82,9 @@ fn a_damaged_log_is_read_out_and_watched_over_again() {
     sensor.stop().unwrap();
     let path = sensor.state_directory().join("log.db");
     let mut copy = fs::read(&path).unwrap();
+    // Two pages, heads and all: what is wrong within a record alone, SQLite cannot know.
     let end = copy.len();
-    copy[end - 2_048..].fill(0x5a);
+    copy[end - 2 * 4_096..].fill(0x5a);
     fs::write(&path, copy).unwrap();
     sensor.restart().unwrap();
     let aside = || {
