@@ -7,6 +7,7 @@ use tests::{
     Cage, Limits, Sensor, needs,
     process::field,
     run::until,
+    takes_its_time,
     workloads::memory::{forks, leak},
 };
 
@@ -41,6 +42,7 @@ fn held(pid: u32) -> u64 {
 #[test]
 fn a_leak_is_found_before_its_limit_and_measured() {
     needs!();
+    takes_its_time!();
     let cage = cage();
     let sensor = Sensor::start(&cage, "").unwrap();
     // 50 MiB a second at most: what the limit leaves lasts for a dozen seconds, half a minute where all is slow.
