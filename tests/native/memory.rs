@@ -45,8 +45,9 @@ fn a_leak_is_found_before_its_limit_and_measured() {
     takes_its_time!();
     let cage = cage();
     let sensor = Sensor::start(&cage, "").unwrap();
-    // 50 MiB a second at most: what the limit leaves lasts for a dozen seconds, half a minute where all is slow.
-    let work = leak(10, 45, "0.2").unwrap();
+    // 25 MiB a second at most. A burst is believed when it has taken two thirds of what there is, in three
+    // samples in a row, a second each: from there on it takes five seconds more.
+    let work = leak(10, 54, "0.4").unwrap();
     let running = work.start(&cage).unwrap();
     let pid = running.pid();
     let incident = sensor
