@@ -158,7 +158,8 @@ fn secrets_in_a_file_a_log_and_what_an_agent_says() {
         assert!(of(call).contains("postgres://app:[redacted:url-password:"), "{}", of(call));
         assert!(of(call).contains("--db-password=[redacted:option:"), "{}", of(call));
     }
-    assert!(of("watch --json").contains("tool --password [redacted:option:"));
+    let told = of("watch --json");
+    assert!(told.contains("tool --password [redacted:option:"), "{told}");
 }
 
 #[test]

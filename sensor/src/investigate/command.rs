@@ -35,9 +35,6 @@ pub struct Command {
 /// Between asking it to end and killing it: a script has time for its traps.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// After its death pipes hold at most 64 KiB each; more time than this no reader needs.
-const DRAIN: Duration = Duration::from_secs(1);
-
 /// Lines become records: more than anybody reads of one incident.
 const MOST_LINES: u64 = 10_000;
 
@@ -133,16 +130,14 @@ impl<'a> Run<'a> {
         };
         // Whatever it has started goes with it; only then its pipes come to an end.
         let status = self.inmate.kill();
-        let end = Instant::now() + DRAIN;
-        while (self.output.pipe.is_some() || self.errors.pipe.is_some()) && Instant::now() < end {
-            let read =
-                self.output.read(&mut self.transcript) | self.errors.read(&mut self.transcript);
-            if !read || self.transcript.full(self.command) {
-                break;
-            }
+        // Nothing waits here: what the pipes hold is taken, however long that takes us.
+        while !self.transcript.full(self.command)
+            && (self.output.read(&mut self.transcript) | self.errors.read(&mut self.transcript))
+        {
         }
         self.output.finish(&mut self.transcript);
         self.errors.finish(&mut self.transcript);
+        let cause = cause.or_else(|| self.transcript.full(self.command).then_some(Cause::TooMuch));
         let (state, error) = self.judge(cause, status);
         let findings = self.transcript.findings.conclude(self.transcript.redact);
         End { state, findings, error, wall_ns: 0 }

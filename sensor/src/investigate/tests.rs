@@ -146,8 +146,12 @@ fn dossier() -> Dossier {
 use crate::proto::Evidence;
 
 fn run(driver: &Driver, dossier: &Dossier, stop: &Stop) -> Outcome {
+    run_redacted(driver, dossier, &hide, stop)
+}
+
+fn run_redacted(driver: &Driver, dossier: &Dossier, redact: Redact<'_>, stop: &Stop) -> Outcome {
     let (mut lines, mut end) = (Vec::new(), None);
-    driver.run("ab-1", dossier, &hide, stop, &mut |event| {
+    driver.run("ab-1", dossier, redact, stop, &mut |event| {
         assert!(end.is_none(), "nothing comes after the end");
         match event {
             Event::Line { stream, text } => {
@@ -362,6 +366,34 @@ fn a_flood_is_cut_off() {
         assert!(lines.iter().all(|line| line.len() <= lines::SHOWN + 40));
         place.assert_clean();
     }
+}
+
+#[test]
+fn what_was_written_last_is_read_by_a_slow_reader_too() {
+    let Some(place) = Place::new("slow") else { return };
+    // It has ended long before its lines are taken from the pipe.
+    let command = place.script("seq 9000; echo the end");
+    let redact = |text: &[u8]| {
+        std::thread::sleep(Duration::from_micros(400));
+        text.to_vec()
+    };
+    let driver = Driver::Command(command);
+    let outcome = run_redacted(&driver, &dossier(), &redact, &Stop::new().unwrap());
+    assert_eq!(outcome.end.state, InvestigationState::Done);
+    let lines = outcome.of("stdout");
+    assert_eq!((lines.len(), lines.last()), (9001, Some(&"the end")));
+    place.assert_clean();
+}
+
+#[test]
+fn too_much_is_too_much_of_one_that_has_ended() {
+    let Some(place) = Place::new("ended") else { return };
+    let mut command = place.script("head -c 60000 /dev/zero");
+    command.output_bytes = 1 << 10;
+    let outcome = run_command(command);
+    assert_eq!(outcome.end.state, InvestigationState::Failed);
+    assert!(outcome.end.error.contains("wrote more than"), "{}", outcome.end.error);
+    place.assert_clean();
 }
 
 #[test]
