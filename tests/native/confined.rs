@@ -30,10 +30,17 @@ use crate::support::{CATCH, EFFECT, comes, contained, evidence, id, killed, plan
 /// How often the doorkeeper looks whether it is still wanted, ms.
 const LOOK: u16 = 100;
 
+/// What happens to whatever the core starts.
+#[derive(Clone, Copy)]
+enum Fate {
+    Lives,
+    Gets(Signal),
+}
+
 /// Stands where a program is executed: whatever the core starts gets a signal before its first instruction.
 struct Doorkeeper {
-    /// `None`: nothing happens to it. Without any: the end.
-    fate: Arc<Mutex<Option<Option<Signal>>>>,
+    /// `None`: it goes home.
+    fate: Arc<Mutex<Option<Fate>>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -44,21 +51,23 @@ impl Doorkeeper {
         let program = Some(sensor.binary());
         door.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN_EXEC_PERM, AT_FDCWD, program)
             .unwrap();
-        let fate = Arc::new(Mutex::new(Some(None)));
+        let fate = Arc::new(Mutex::new(Some(Fate::Lives)));
         let (core, known) = (sensor.pid(), Arc::clone(&fate));
         let thread = thread::spawn(move || {
-            while let Some(fate) = *known.lock().unwrap() {
+            let now = || *known.lock().unwrap();
+            while let Some(fate) = now() {
                 let mut polled = [PollFd::new(door.as_fd(), PollFlags::POLLIN)];
                 if poll(&mut polled, PollTimeout::from(LOOK)).unwrap() > 0 {
-                    let events = door.read_events().unwrap();
-                    events.iter().for_each(|event| pass(&door, event, core, fate));
+                    for event in door.read_events().unwrap() {
+                        pass(&door, &event, core, fate);
+                    }
                 }
             }
         });
         Self { fate, thread: Some(thread) }
     }
 
-    fn will(&self, fate: Option<Signal>) {
+    fn will(&self, fate: Fate) {
         *self.fate.lock().unwrap() = Some(fate);
     }
 }
@@ -73,11 +82,11 @@ impl Drop for Doorkeeper {
 }
 
 /// The test's own calls pass as well.
-fn pass(door: &Fanotify, event: &FanotifyEvent, core: u32, fate: Option<Signal>) {
-    if let Some(fate) = fate
+fn pass(door: &Fanotify, event: &FanotifyEvent, core: u32, fate: Fate) {
+    if let Fate::Gets(signal) = fate
         && parent(event.pid()) == Some(core)
     {
-        kill(Pid::from_raw(event.pid()), fate).unwrap();
+        kill(Pid::from_raw(event.pid()), signal).unwrap();
     }
     let answer = FanotifyResponse::new(event.fd().unwrap(), Response::FAN_ALLOW);
     match door.write_response(answer) {
@@ -120,11 +129,11 @@ fn whoever_reads_files_may_die_or_hang() {
     let sensor = Sensor::start(&cage, "").unwrap();
     let mut watch = sensor.watch(0).unwrap();
     let door = Doorkeeper::of(&sensor);
-    for (fate, why) in [
+    for (signal, why) in [
         (Signal::SIGKILL, "`sensor parse` failed on what it was given to read"),
         (Signal::SIGSTOP, "`sensor parse` did not answer in time"),
     ] {
-        door.will(Some(fate));
+        door.will(Fate::Gets(signal));
         let (incident, _) = explained(&sensor, &cage);
         let diagnosis = &incident["diagnosis"];
         assert_eq!(diagnosis["by"], "cycle", "{diagnosis:#}");
@@ -136,7 +145,7 @@ fn whoever_reads_files_may_die_or_hang() {
         assert_eq!(degraded["recovered"], false, "{degraded:#}");
         assert!(degraded["why"].as_str().unwrap().ends_with(why), "{degraded:#}");
     }
-    door.will(None);
+    door.will(Fate::Lives);
     let (incident, line) = explained(&sensor, &cage);
     let diagnosis = &incident["diagnosis"];
     assert_eq!(diagnosis["by"], "script", "{diagnosis:#}");
