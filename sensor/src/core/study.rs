@@ -146,7 +146,7 @@ type Explained = (proto::Diagnosis, Option<Result<(), String>>);
 
 /// Says in it what it does not know.
 fn explained(mut diagnosis: proto::Diagnosis, files: &SourceFiles<'_>) -> Explained {
-    let parsed = files.parsed().map(|parsed| parsed.map_err(|error| error.to_string()));
+    let parsed = files.parsed().map(|parsed| parsed.map_err(ToString::to_string));
     if let Some(Err(why)) = &parsed {
         // Writing to a String cannot fail.
         let _ = write!(diagnosis.cause, " What its files say is not known: {why}.");
