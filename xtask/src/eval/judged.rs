@@ -71,12 +71,13 @@ impl Judged {
             .min_by_key(|incident| (!incident.culprit_right, incident.facts_missing.len()))
     }
 
-    /// All but that one.
+    /// All but that one, and but those that may stand beside it.
     pub fn extra<'a>(&self, seen: &'a Seen) -> impl Iterator<Item = &'a SeenIncident> {
         let hit = self.hit(seen);
         seen.incidents
             .iter()
             .filter(move |incident| !hit.is_some_and(|hit| std::ptr::eq(hit, *incident)))
+            .filter(|incident| !incident.beside)
     }
 
     pub fn hits(&self) -> impl Iterator<Item = &SeenIncident> {
