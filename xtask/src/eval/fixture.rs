@@ -37,6 +37,7 @@ pub fn evaluation() -> Evaluation {
             honest,
         ],
         traces: Vec::new(),
+        observed: Vec::new(),
     }
 }
 

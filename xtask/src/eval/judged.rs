@@ -10,6 +10,8 @@ pub struct Evaluation {
     pub workloads: Vec<Judged>,
     /// Long recordings of honest work, replayed.
     pub traces: Vec<Replayed>,
+    /// Observations of memory, replayed.
+    pub observed: Vec<Observed>,
 }
 
 /// A workload: once alone, and some times under the sensor.
@@ -24,6 +26,14 @@ pub struct Judged {
     /// Why it is unresolved, where it is.
     pub alone: Result<Alone, String>,
     pub trials: Vec<Outcome>,
+}
+
+/// Observations that went through the detectors of memory.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    pub name: String,
+    /// Sentences about what is wrong; none: all is right. An error: why nothing is known.
+    pub faults: Result<Vec<String>, String>,
 }
 
 /// A recorded trace that went through the sensor's gates and detectors.
