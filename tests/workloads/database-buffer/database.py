@@ -5,7 +5,7 @@ import time
 
 MIB = 1 << 20
 BUFFER = 400
-SECONDS = 30
+SECONDS = 15
 
 shared = mmap.mmap(-1, BUFFER * MIB)
 for at in range(BUFFER):
