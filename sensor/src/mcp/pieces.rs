@@ -6,7 +6,7 @@ use sensor_proto::v1::{Evidence, evidence::Content, record::Body};
 use super::{Daemon, Failed, page::Page, tools::Arguments};
 use crate::{
     investigate::claims,
-    render::{Fact, Facts, Kind, Wanted},
+    render::{Fact, Facts, Kind, Wanted, gathered},
 };
 
 /// Which pieces a tool is about.
@@ -153,7 +153,7 @@ fn head(page: &mut Page<'_>, piece: &Evidence) -> Facts {
     }
 }
 
-/// What it says, as a text of lines: as it was read, or as JSON.
+/// What it says, as a text of lines: as it was read, laid out, or as JSON.
 pub(super) fn content(piece: &Evidence) -> (Kind, Vec<u8>) {
     match &piece.content {
         None => (Kind::Output, Vec::new()),
@@ -161,6 +161,9 @@ pub(super) fn content(piece: &Evidence) -> (Kind, Vec<u8>) {
         Some(Content::Text(text)) => (Kind::Output, text.clone()),
         Some(Content::File(file)) if !file.content.is_empty() => (Kind::File, file.content.clone()),
         Some(content) => {
+            if let Some((kind, page)) = gathered::page(content) {
+                return (kind, page.into_bytes());
+            }
             let json = serde_json::to_value(content).unwrap_or_default();
             // Without the name of its kind around it.
             let inner = json.as_object().and_then(|object| object.values().next()).cloned();

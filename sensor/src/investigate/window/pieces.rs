@@ -7,7 +7,7 @@ use sensor_proto::json;
 use super::{Item, Section};
 use crate::{
     proto::{self, evidence::Content},
-    render::{Fact, Facts, Kind, Rendering, Word},
+    render::{Fact, Facts, Kind, Rendering, Word, gathered},
 };
 
 /// Bytes of a text that is one of many: a command line, a path.
@@ -238,10 +238,36 @@ impl Pieces<'_> {
             }
             Some(Content::Vitals(record)) => self.recorder(head, record),
             Some(other) => {
-                // Of a kind without a form of its own: whole, as one text.
-                let text = serde_json::to_vec(other).unwrap_or_default();
-                self.text(&mut head, "content", Kind::Output, &text);
-                self.add(Section::Evidence, if is_cited { 21 } else { 47 }, BODY, head);
+                let is_log = matches!(other, Content::Logs(_));
+                match other {
+                    Content::Stacks(stacks) => {
+                        head.add("samples", Fact::Count(stacks.samples.into()));
+                        head.add("processes", Fact::Count(stacks.processes.len() as u64));
+                        head.add("not_looked_at", Fact::Count(stacks.omitted.into()));
+                    }
+                    Content::Logs(logs) => {
+                        head.add("lines", Fact::Count(logs.lines.len() as u64));
+                        head.add("left_out", Fact::Count(logs.omitted.into()));
+                        let before = logs.window_s.saturating_mul(1_000_000_000);
+                        head.add("of_the_last", Fact::Lasting(before));
+                    }
+                    _ => {}
+                }
+                if let Some((kind, page)) = gathered::page(other) {
+                    self.text(&mut head, "content", kind, page.as_bytes());
+                }
+                let rank = match other {
+                    _ if is_cited => 21,
+                    Content::Logs(_) => 54,
+                    _ => 47,
+                };
+                self.items.push(Item {
+                    section: Section::Evidence,
+                    rank,
+                    facts: head,
+                    cap: BODY,
+                    from_end: is_log,
+                });
             }
             None => self.add(Section::Evidence, 70, 0, head),
         }
