@@ -34,6 +34,10 @@ pub(super) const CGROUP: Interest = Interest {
 pub(super) const ALL: Interest =
     Interest { names: &[], none: "There is no evidence in this incident yet." };
 
+/// Of several pieces only a little of each is shown.
+const BEGINNINGS: &str =
+    "Of each piece its beginning is shown. Ask again with its id as `evidence` for all of it.";
+
 const OOM: &str = "oom";
 
 const NO_OOM: &str = "There is no record of an OOM kill in this incident.";
@@ -60,7 +64,9 @@ pub(super) async fn show(
     }
     let pieces = daemon.evidence().await?;
     list(page, pieces.iter().filter(|piece| interest.wants(piece)), arguments.skip()?);
-    if page.is_empty() && arguments.cursor()? == 0 {
+    if !page.is_empty() {
+        page.note = Some(BEGINNINGS);
+    } else if arguments.cursor()? == 0 {
         page.note = Some(interest.none);
     }
     Ok(())

@@ -84,14 +84,15 @@ pub fn stacks(page: &mut String, stacks: &Stacks, style: &Style) {
             None => alike.push((groups, vec![process])),
         }
     }
+    notes(page, "", &stacks.notes);
+    let mut files = Files::default();
     for (groups, processes) in &alike {
-        of_processes(page, groups, processes, style);
+        of_processes(page, groups, processes, &mut files, style);
     }
     if stacks.omitted > 0 {
         let others = text::count(stacks.omitted, "other process", "other processes");
         let _ = writeln!(page, "{others} not looked at");
     }
-    notes(page, "", &stacks.notes);
 }
 
 /// Threads whose stacks are alike.
@@ -133,7 +134,13 @@ fn grouped(stacks: &[Stack]) -> Vec<Group<'_>> {
     groups
 }
 
-fn of_processes(page: &mut String, groups: &[Group], of: &[&ProcessStacks], style: &Style) {
+fn of_processes(
+    page: &mut String,
+    groups: &[Group],
+    of: &[&ProcessStacks],
+    files: &mut Files,
+    style: &Style,
+) {
     let Some(first) = of.first() else { return };
     let pids: Vec<String> =
         of.iter().take(PROCESSES).map(|it| pid(it.process).to_string()).collect();
@@ -141,16 +148,16 @@ fn of_processes(page: &mut String, groups: &[Group], of: &[&ProcessStacks], styl
         if of.len() > 1 { format!(" ({} processes alike)", of.len()) } else { String::new() };
     let name = format!("{} {}{alike}", pids.join(", "), text::safe(&first.comm));
     let _ = writeln!(page, "{}", style.paint(Tone::Strong, &name));
-    let mut files = Files::default();
+    // First: who shows only a beginning shows what the rest lacks.
+    notes(page, "  ", &first.notes);
     for group in groups {
         let _ = writeln!(page, "  {}", style.paint(Tone::Faint, &head(group, of.len())));
-        frames(page, group.stack, &mut files);
+        frames(page, group.stack, files);
     }
     if first.omitted > 0 {
         let _ =
             writeln!(page, "  and {}", text::count(first.omitted, "other stack", "other stacks"));
     }
-    notes(page, "  ", &first.notes);
 }
 
 /// How often it was seen, and of which threads.
@@ -197,10 +204,10 @@ fn frames(page: &mut String, stack: &Stack, files: &mut Files) {
     }
     for (from, upto, told) in lines {
         let number = if upto > from { format!("{from}-{upto}") } else { from.to_string() };
-        let _ = writeln!(page, "    {number:>2}  {told}");
+        let _ = writeln!(page, "  {number:>5}  {told}");
     }
     if stack.truncated {
-        page.push_str("        … (callers may be missing, or of earlier calls)\n");
+        page.push_str("         … (callers may be missing, or of earlier calls)\n");
     }
 }
 
@@ -506,22 +513,22 @@ mod tests {
         };
         let expected = "\
 60 samples of what ran in 300 ms, 3 not shown
+(one more thing)
 10 node
+  (there is no perf map)
   57 samples, thread 10
-     0  hoard (/srv/app.js:7)
+      0  hoard (/srv/app.js:7)
     1-3  walk (/bin/node)
     4-5  ? (code that a runtime compiled)
-     6  0x99 (node)
+      6  0x99 (node)
   as it stood, 2 threads: 11 worker, 12 worker
-     0  futex_wait [kernel]
-     1  wait (/lib/libc.so.6)
+      0  futex_wait [kernel]
+      1  wait (/lib/libc.so.6)
   and 2 other stacks
-  (there is no perf map)
 20, 21 sh (2 processes alike)
   as it stood, 1 thread of each
-     0  do_wait [kernel]
+      0  do_wait [kernel]
 4 other processes not looked at
-(one more thing)
 ";
         assert_eq!(told(&stacks), expected);
     }
@@ -534,7 +541,7 @@ mod tests {
             ..Stacks::default()
         };
         let page = told(&stacks);
-        assert!(page.contains("    23  f23 (x)\n    24  and 36 other frames\n"), "{page}");
+        assert!(page.contains("     23  f23 (x)\n     24  and 36 other frames\n"), "{page}");
         // Another file of the same name is named whole.
         let frames = vec![native("a", "/a/x"), native("b", "/b/x"), native("c", "/a/x")];
         let stacks = Stacks {

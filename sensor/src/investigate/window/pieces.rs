@@ -1,6 +1,9 @@
 //! What a window tells about an incident, and how telling each piece is.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    mem::{Discriminant, discriminant},
+};
 
 use sensor_proto::json;
 
@@ -39,7 +42,7 @@ pub(super) fn of(
     evidence: &[proto::Evidence],
     rendering: &mut Rendering,
 ) -> Vec<Item> {
-    let mut pieces = Pieces { rendering, items: Vec::new() };
+    let mut pieces = Pieces { rendering, items: Vec::new(), summed_up: Vec::new() };
     pieces.incident(incident);
     let cited: HashSet<&str> = incident
         .diagnosis
@@ -58,6 +61,8 @@ pub(super) fn of(
 struct Pieces<'a> {
     rendering: &'a mut Rendering,
     items: Vec<Item>,
+    /// Kinds of summaries that were told.
+    summed_up: Vec<Discriminant<Content>>,
 }
 
 impl Pieces<'_> {
@@ -256,18 +261,18 @@ impl Pieces<'_> {
                 if let Some((kind, page)) = gathered::page(other) {
                     self.text(&mut head, "content", kind, page.as_bytes());
                 }
-                let rank = match other {
-                    _ if is_cited => 21,
-                    Content::Logs(_) => 54,
-                    _ => 47,
+                // Gathered again, it mostly says the same again.
+                let kind = discriminant(other);
+                let again = self.summed_up.contains(&kind);
+                self.summed_up.push(kind);
+                let (rank, cap) = match other {
+                    _ if is_cited => (21, BODY),
+                    _ if again => (62, BODY),
+                    Content::Stacks(_) | Content::Logs(_) => (47, BODY),
+                    _ => (49, BODY / 2),
                 };
-                self.items.push(Item {
-                    section: Section::Evidence,
-                    rank,
-                    facts: head,
-                    cap: BODY,
-                    from_end: is_log,
-                });
+                let section = Section::Evidence;
+                self.items.push(Item { section, rank, facts: head, cap, from_end: is_log });
             }
             None => self.add(Section::Evidence, 70, 0, head),
         }

@@ -173,7 +173,7 @@ fn stacks_and_logs_have_lines_and_secrets_in_them_are_replaced() {
     let window = Window::fit(&incident, &evidence, &redactor(), Marker::random(), DEFAULT_TOKENS);
     let page = window.markdown();
     for line in
-        ["| 7 parse_all", "|   3 samples, thread 7 parse_all", "|      0  parse_all (parse_all)"]
+        ["| 7 parse_all", "|   3 samples, thread 7 parse_all", "|       0  parse_all (parse_all)"]
     {
         assert!(page.lines().any(|it| it == line), "{line}: {page}");
     }
