@@ -238,32 +238,17 @@ pub(crate) fn section(item: &Evidence, view: &View) -> String {
         Some(Content::Text(bytes)) => lines(&mut page, bytes),
         Some(Content::File(found)) => file(&mut page, found),
         Some(Content::Vitals(found)) => vitals::render(&mut page, found, style),
-        Some(Content::Stacks(found)) => {
-            below(&mut page, |page| gathered::stacks(page, found, style))
-        }
-        Some(Content::OpenFiles(found)) => {
-            below(&mut page, |page| gathered::open_files(page, found))
-        }
-        Some(Content::Setting(found)) => below(&mut page, |page| gathered::setting(page, found)),
-        Some(Content::Changes(found)) => {
-            below(&mut page, |page| gathered::changes(page, found, &view.zone));
-        }
-        Some(Content::Logs(found)) => {
-            below(&mut page, |page| gathered::logs(page, found, &view.zone))
+        Some(content) => {
+            let mut part = String::new();
+            gathered::write(&mut part, content, style, &view.zone);
+            for line in part.lines() {
+                let _ = writeln!(page, "  {line}");
+            }
         }
         None => page.push_str("  of a kind that this version does not know\n"),
     }
     page.push('\n');
     page
-}
-
-/// A part below its title.
-fn below(page: &mut String, write: impl FnOnce(&mut String)) {
-    let mut part = String::new();
-    write(&mut part);
-    for line in part.lines() {
-        let _ = writeln!(page, "  {line}");
-    }
 }
 
 /// Lines as they were read, each escaped.

@@ -30,39 +30,37 @@ const PROCESSES: usize = 8;
 
 // Writing to a String cannot fail, in all of this file.
 
-/// Whoever has no style and no zone of their own: a model, a report. `None`: there is no page of it.
+/// For whoever has no style and no zone of their own: a model, a report. `None`: there is no page of it.
 pub fn page(content: &Content) -> Option<(Kind, String)> {
-    let (style, zone) = (&Style::PLAIN, &TimeZone::UTC);
     let mut page = String::new();
-    let kind = match content {
-        Content::Stacks(found) => {
-            stacks(&mut page, found, style);
-            Kind::Stack
-        }
-        Content::Logs(found) => {
-            logs(&mut page, found, zone);
-            Kind::Lines
-        }
-        Content::OpenFiles(found) => {
-            open_files(&mut page, found);
-            Kind::Page
-        }
-        Content::Setting(found) => {
-            setting(&mut page, found);
-            Kind::Page
-        }
-        Content::Changes(found) => {
-            changes(&mut page, found, zone);
-            Kind::Page
-        }
-        _ => return None,
-    };
+    let kind = write(&mut page, content, &Style::PLAIN, &TimeZone::UTC)?;
     Some((kind, page))
+}
+
+/// The page of what has one, and what it is; `None`: it has none.
+pub fn write(page: &mut String, content: &Content, style: &Style, zone: &TimeZone) -> Option<Kind> {
+    match content {
+        Content::Stacks(found) => stacks(page, found, style),
+        Content::Logs(found) => logs(page, found, zone),
+        Content::OpenFiles(found) => open_files(page, found),
+        Content::Setting(found) => setting(page, found),
+        Content::Changes(found) => changes(page, found, zone),
+        Content::Tree(_)
+        | Content::Chain(_)
+        | Content::Text(_)
+        | Content::File(_)
+        | Content::Vitals(_) => return None,
+    }
+    Some(match content {
+        Content::Stacks(_) => Kind::Stack,
+        Content::Logs(_) => Kind::Lines,
+        _ => Kind::Page,
+    })
 }
 
 /// Those that ran most first; frames are numbered, innermost first, as `function (file:line)`. What is
 /// alike is told once.
-pub fn stacks(page: &mut String, stacks: &Stacks, style: &Style) {
+fn stacks(page: &mut String, stacks: &Stacks, style: &Style) {
     if stacks.sampled_ms > 0 {
         let samples = text::count(stacks.samples, "sample", "samples");
         let _ = write!(page, "{samples} of what ran in {} ms", stacks.sampled_ms);
@@ -246,7 +244,7 @@ fn frame(frame: &Frame, files: &mut Files) -> String {
     format!("{}{place}", text::safe(&frame.function))
 }
 
-pub fn open_files(page: &mut String, files: &OpenFiles) {
+fn open_files(page: &mut String, files: &OpenFiles) {
     let kinds: Vec<String> =
         files.kinds.iter().map(|it| format!("{} {}", it.count, text::safe(&it.kind))).collect();
     let of = text::count(files.processes, "process", "processes");
@@ -275,7 +273,7 @@ fn places(page: &mut String, word: &str, places: &[HeldPlace]) {
     }
 }
 
-pub fn setting(page: &mut String, setting: &Setting) {
+fn setting(page: &mut String, setting: &Setting) {
     let named = [
         ("unit", &setting.unit),
         ("slice", &setting.slice),
@@ -310,7 +308,7 @@ pub fn setting(page: &mut String, setting: &Setting) {
     }
 }
 
-pub fn changes(page: &mut String, changes: &Changes, zone: &TimeZone) {
+fn changes(page: &mut String, changes: &Changes, zone: &TimeZone) {
     let _ = writeln!(page, "of the last {}{}", span(changes.window_s), clock(zone));
     for change in &changes.changes {
         let when = time::of_second(change.at, zone);
@@ -353,7 +351,7 @@ fn git(page: &mut String, git: &GitState, zone: &TimeZone) {
 }
 
 /// Oldest first: time, who wrote it, the line. One that stands for several says how many, and until when.
-pub fn logs(page: &mut String, logs: &LogLines, zone: &TimeZone) {
+fn logs(page: &mut String, logs: &LogLines, zone: &TimeZone) {
     let _ = writeln!(page, "of the last {}{}", span(logs.window_s), clock(zone));
     for line in &logs.lines {
         let _ = writeln!(page, "{}", self::line(line, zone));

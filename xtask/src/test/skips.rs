@@ -210,6 +210,9 @@ mod tests {
     #[test]
     fn the_list_of_this_workspace_can_be_read() {
         let list = SkipList::load(&crate::place::workspace().join("tests/skips.toml")).unwrap();
-        assert!(list.allows("anything", &Place::Unprivileged), "native tests need root");
+        assert!(
+            list.allows("anything", &Place::Unprivileged, "needs root"),
+            "native tests need root"
+        );
     }
 }
