@@ -265,8 +265,8 @@ mod tests {
         // Each substitution is twice the one before.
         let mut bomb = "_Z1fI1AIiiE".to_owned();
         for at in 0..30 {
-            let seq = if at == 0 { "S0_".to_owned() } else { "S1_".to_owned() };
-            bomb.push_str(&format!("1AI{seq}{seq}E"));
+            let seq = if at == 0 { "S0_" } else { "S1_" };
+            bomb += &["1AI", seq, seq, "E"].concat();
         }
         bomb.push_str("Evv");
         let name = readable(bomb.as_bytes());
