@@ -139,17 +139,6 @@ fn a_recursive_npm_names_the_function_that_runs() {
 }
 
 #[test]
-fn a_recursive_npm_without_names_says_what_would_help() {
-    needs!("npm", "node");
-    npm_stands("", |pieces| {
-        let notes = processes(pieces).flat_map(|it| list(it, "notes"));
-        notes
-            .filter_map(Value::as_str)
-            .any(|note| note.contains("--perf-basic-prof") && note.contains("no names"))
-    });
-}
-
-#[test]
 fn stacks_and_logs_are_laid_out_for_an_agent_and_a_report() {
     needs!("cc");
     let place = tempfile::tempdir().unwrap();
