@@ -28,6 +28,10 @@ mod packed;
 pub mod record;
 pub mod render;
 pub mod respond;
+/// How tests say that they cannot run here: as the end-to-end tests do.
+#[cfg(test)]
+#[path = "../../tests/skip.rs"]
+mod skip;
 pub mod trace;
 pub mod vitals;
 

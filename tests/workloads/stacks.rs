@@ -69,6 +69,31 @@ int main(int argc, char **argv) {
 }
 "#;
 
+/// Holds two thirds of what its group may have, and reads a file of twice the limit for ever: the group is at
+/// its limit, and every page comes out of another's.
+const THRASHING: &str = r#"
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+volatile unsigned long turns;
+__attribute__((noinline)) void read_again(int fd, char *piece, size_t size) {
+    for (;;) { if (pread(fd, piece, size, (turns++ * size) % (200UL << 20)) < 0) _exit(1); }
+}
+int main(int argc, char **argv) {
+    size_t size = 64UL << 20;
+    char *held = malloc(size), *piece = malloc(1 << 20);
+    int fd = open(argv[1], O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    if (argc < 2 || !held || !piece || fd < 0 || ftruncate(fd, 200L << 20)) return 1;
+    memset(held, 1, size);
+    for (int at = 0; at < 100; at++) if (pread(fd, piece, 1 << 20, (long)at << 20) < 0) return 1;
+    write(1, "full\n", 5);
+    read_again(fd, piece, 1 << 20);
+    return held[0];
+}
+"#;
+
 fn compiled(name: &str, source: &str) -> Result<Workload> {
     let work = Workload::new()?;
     let file = work.write(&format!("{name}.c"), source)?;
@@ -101,4 +126,20 @@ pub fn python() -> Result<Workload> {
 /// Says `ready` when its stack cannot be read any more, `none` where the kernel has no such thing.
 pub fn unreadable() -> Result<Workload> {
     compiled("unreadable", UNREADABLE)
+}
+
+/// What [`thrashing`] is made for, bytes.
+pub const TIGHT: u64 = 96 << 20;
+
+/// Keeps a group of [`TIGHT`] at its limit, and says `full` once it is.
+pub fn thrashing() -> Result<Workload> {
+    let mut work = compiled("thrashing", THRASHING)?;
+    let file = work.path().join("read");
+    work.argv.push(file.into_os_string());
+    Ok(work)
+}
+
+/// The recursive npm, with these options for each node; none: as most run it.
+pub fn npm(options: &str) -> Result<Workload> {
+    Ok(Workload::labelled("npm-linear")?.with("NODE_OPTIONS", options))
 }

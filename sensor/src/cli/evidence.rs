@@ -20,12 +20,12 @@ use tonic::transport::Channel;
 use super::{
     client,
     error::CliError,
-    gathered,
     out::{self, View},
     show,
     style::{Style, Tone},
     text, time, vitals, watch,
 };
+use crate::render::gathered;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -238,11 +238,13 @@ pub(crate) fn section(item: &Evidence, view: &View) -> String {
         Some(Content::Text(bytes)) => lines(&mut page, bytes),
         Some(Content::File(found)) => file(&mut page, found),
         Some(Content::Vitals(found)) => vitals::render(&mut page, found, style),
-        Some(Content::Stacks(found)) => gathered::stacks(&mut page, found, style),
-        Some(Content::OpenFiles(found)) => gathered::open_files(&mut page, found),
-        Some(Content::Setting(found)) => gathered::setting(&mut page, found),
-        Some(Content::Changes(found)) => gathered::changes(&mut page, found, view),
-        Some(Content::Logs(found)) => gathered::logs(&mut page, found, view),
+        Some(content) => {
+            let mut part = String::new();
+            gathered::write(&mut part, content, style, &view.zone);
+            for line in part.lines() {
+                let _ = writeln!(page, "  {line}");
+            }
+        }
         None => page.push_str("  of a kind that this version does not know\n"),
     }
     page.push('\n');

@@ -14,7 +14,6 @@ mod doctor;
 mod error;
 pub(crate) mod evidence;
 mod export;
-mod gathered;
 mod incidents;
 mod investigate;
 mod mcp;

@@ -69,13 +69,14 @@ pub fn study(
     let mut meminfo = gatherer.meminfo();
     if let Some(culprit) = subject.finding.culprit {
         let forest = lineage.forest(Detail::Execs);
-        let (evidence, totals) = gatherer.tree(&forest, &subject.finding.roots());
+        let (mut evidence, totals) = gatherer.tree(&forest, &subject.finding.roots());
+        if subject.finding.kind == proto::Kind::MemoryGrowth {
+            gatherer.proportional(&mut evidence);
+        }
         let held = match &evidence.content {
             Some(Content::Tree(tree)) => memory::Held::of(tree, &subject.finding.roots()),
             _ => memory::Held::default(),
         };
-        let grows = subject.finding.kind == proto::Kind::MemoryGrowth;
-        let exact = grows.then(|| gatherer.proportional(&evidence)).flatten();
         let seen = log.add(evidence);
         tree = Some(totals);
         let explained = match subject.finding.kind {
@@ -89,8 +90,7 @@ pub fn study(
             proto::Kind::MemoryGrowth => {
                 let program = gatherer.program(&forest, culprit);
                 let chain = gatherer.chain(&forest, culprit, subject.finding.leaf);
-                let mut cited = vec![seen, log.add(gatherer.chain_evidence(&chain))];
-                cited.extend(exact.map(|exact| log.add(exact)));
+                let cited = vec![seen, log.add(gatherer.chain_evidence(&chain))];
                 Some((explain_memory(subject, &program, &held, &cited, gatherer), None))
             }
             _ => None,

@@ -33,11 +33,6 @@ use crate::{
     respond::surge::Tasks,
 };
 
-/// Processes of a tree whose exact share is read.
-const SHARES: usize = 16;
-/// Resident set up to which that is cheap: the kernel walks all pages, 10 ms a GiB.
-const CHEAP: u64 = 1 << 30;
-
 /// How much is gathered.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -224,7 +219,7 @@ impl Gatherer {
             totals.anon_bytes += anon;
         }
         if !exhausted {
-            shares(&mut tree.processes, &mut memory);
+            proportional::fill(&mut tree.processes, &mut memory, proportional::CHEAP);
         }
         let evidence = proto::Evidence {
             name: "tree".to_owned(),
@@ -237,11 +232,15 @@ impl Gatherer {
         (evidence, totals)
     }
 
-    /// What the largest processes of a tree hold exactly, of evidence that lists it. `None` where that cannot be
-    /// looked at, or would make things worse.
-    pub fn proportional(&self, tree: &proto::Evidence) -> Option<proto::Evidence> {
-        let Some(Content::Tree(tree)) = &tree.content else { return None };
-        proportional::gather(&self.proc, tree)
+    /// Of a tree that holds memory: reads the shares of its largest processes that were left out because they are
+    /// large. Those that do not answer in time mark it; while memory is exhausted nobody is asked.
+    pub fn proportional(&self, evidence: &mut proto::Evidence) {
+        let Some(Content::Tree(tree)) = &mut evidence.content else { return };
+        let all = !self.exhausted() && {
+            let mut memory = Memory::thorough(&self.proc);
+            proportional::fill(&mut tree.processes, &mut memory, u64::MAX)
+        };
+        evidence.truncated |= !all;
     }
 
     /// From the culprit down to `leaf`; without one, or when it is in another tree, to the deepest
@@ -454,15 +453,6 @@ impl Gatherer {
 
     fn open(&self, node: &Node) -> Option<Opened> {
         node.alive.then(|| self.proc.open(node.key)).flatten()
-    }
-}
-
-/// The largest of them get their part of what they share: for the others it says little.
-fn shares(processes: &mut [proto::Process], memory: &mut Memory) {
-    let mut largest: Vec<&mut proto::Process> = processes.iter_mut().collect();
-    largest.sort_by_key(|process| std::cmp::Reverse(process.rss_bytes));
-    for process in largest.into_iter().take(SHARES).filter(|it| it.rss_bytes <= CHEAP) {
-        process.pss_bytes = memory.pss(ProcessKey::new(process.pid, process.start_ns));
     }
 }
 

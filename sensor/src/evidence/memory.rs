@@ -6,10 +6,19 @@ use std::time::{Duration, Instant};
 use super::{beside::Beside, proc::Proc};
 use crate::lineage::ProcessKey;
 
-/// For one process: 20 us for arguments, 10 ms for the share of a GiB.
-const PATIENCE: Duration = Duration::from_millis(50);
-/// For all of them.
-const ALTOGETHER: Duration = Duration::from_millis(150);
+/// How long is waited for one answer, and for all of them.
+#[derive(Clone, Copy)]
+struct Patience {
+    one: Duration,
+    all: Duration,
+}
+
+/// In passing: 20 us for arguments, 10 ms for the share of a GiB.
+const BRIEF: Patience =
+    Patience { one: Duration::from_millis(50), all: Duration::from_millis(150) };
+/// Where memory is what it is about: of 16 GiB the share takes 160 ms.
+const LONG: Patience =
+    Patience { one: Duration::from_millis(500), all: Duration::from_millis(500) };
 /// After so many that hang the others are not asked any more.
 const HANGING: u32 = 2;
 
@@ -28,6 +37,7 @@ pub(super) struct Memory {
     proc: Proc,
     /// Bytes of a command line.
     limit: usize,
+    patience: Patience,
     beside: Option<Beside<Question, Answer>>,
     hanging: u32,
     deadline: Option<Instant>,
@@ -35,7 +45,16 @@ pub(super) struct Memory {
 
 impl Memory {
     pub fn new(proc: &Proc, limit: usize) -> Self {
-        Self { proc: proc.clone(), limit, beside: None, hanging: 0, deadline: None }
+        Self::asked(proc, limit, BRIEF)
+    }
+
+    /// For shares alone, of processes of any size.
+    pub fn thorough(proc: &Proc) -> Self {
+        Self::asked(proc, 0, LONG)
+    }
+
+    fn asked(proc: &Proc, limit: usize, patience: Patience) -> Self {
+        Self { proc: proc.clone(), limit, patience, beside: None, hanging: 0, deadline: None }
     }
 
     /// Arguments as they are now; none where there is no answer.
@@ -56,8 +75,8 @@ impl Memory {
 
     fn ask(&mut self, question: Question) -> Option<Answer> {
         let now = Instant::now();
-        let deadline = *self.deadline.get_or_insert(now + ALTOGETHER);
-        let left = deadline.saturating_duration_since(now).min(PATIENCE);
+        let deadline = *self.deadline.get_or_insert(now + self.patience.all);
+        let left = deadline.saturating_duration_since(now).min(self.patience.one);
         if self.hanging >= HANGING || left.is_zero() {
             return None;
         }

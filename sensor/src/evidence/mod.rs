@@ -17,7 +17,7 @@ pub(crate) mod open_files;
 pub mod parse;
 mod plainly;
 pub mod proc;
-pub mod proportional;
+mod proportional;
 pub mod redact;
 pub mod room;
 pub(crate) mod setting;

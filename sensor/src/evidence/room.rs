@@ -6,6 +6,7 @@ use super::proc::{Proc, read_file};
 use crate::{
     cgroup::Hierarchies,
     lineage::ProcessKey,
+    proto::HostMemory,
     respond::surge::{Memory, Tasks},
 };
 
@@ -24,6 +25,21 @@ const MEMORY_FILES: [[&str; 3]; 2] = [
     ["memory.max", "memory.current", "inactive_file "],
     ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "],
 ];
+
+/// Memory that must be available before anybody looks at processes: what one gathering takes at most, and as
+/// much again for the others. On a small host a sixteenth of all.
+const FLOOR: u64 = 128 << 20;
+const FLOOR_PART: u64 = 16;
+
+/// Whether so little of the host's memory is left that looking at processes makes it worse: what /proc
+/// answers takes pages, which the kernel has to take from somebody else first. The one threshold for it,
+/// whoever looks. Where nobody knows, there is enough.
+pub fn is_exhausted(host: &HostMemory) -> bool {
+    match (host.available_bytes, host.total_bytes) {
+        (Some(available), Some(all)) => available < FLOOR.min(all / FLOOR_PART),
+        _ => false,
+    }
+}
 
 /// The limit of tasks that a process and its children would meet first: of the host, or of a group
 /// that it is in. `None` where nothing could be read.
@@ -158,6 +174,21 @@ mod tests {
         assert_eq!(tasks(&proc, &host, 18), all("threads-max", 1000, 655), "it is gone");
         fs::remove_file(proc.join("loadavg")).unwrap();
         assert_eq!(tasks(&proc, &host, 18), None);
+    }
+
+    #[test]
+    fn out_of_memory_is_a_matter_of_what_there_is() {
+        let is = |all: u64, available: u64| {
+            let text = format!(
+                "MemTotal: {} kB\nMemFree: 1 kB\nMemAvailable: {} kB\n",
+                all << 10,
+                available << 10
+            );
+            is_exhausted(&crate::vitals::parse::host(text.as_bytes()))
+        };
+        assert!(is(24 << 10, 127) && !is(24 << 10, 128));
+        assert!(is(512, 31) && !is(512, 32));
+        assert!(!is_exhausted(&crate::vitals::parse::host(b"odd")), "nobody knows");
     }
 
     /// A tree of files: paths and contents.

@@ -11,7 +11,7 @@ use super::choice;
 use crate::evidence::{
     parse::{elf, git_head, git_index, lines, packages, perf_map},
     stacks::{
-        maps,
+        compiled, maps,
         sample::Samples,
         standing::{ends_with_call, kernel, registers, walk},
     },
@@ -131,6 +131,9 @@ pub fn lines(bytes: &[u8]) {
         _ => {
             let found = perf_map::find(text, &[0x1000, 0x1fff, u64::MAX]);
             assert!(found.len() == 3 && found.iter().all(|symbol| symbol.name.len() <= NAME));
+            for symbol in &found {
+                assert!(compiled::told(&symbol.name).function.len() <= symbol.name.len().max(11));
+            }
         }
     }
 }

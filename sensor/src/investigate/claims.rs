@@ -11,8 +11,12 @@ use std::collections::HashMap;
 use sensor_proto::json::escape;
 use serde_json::Value;
 
-use crate::proto::{
-    AccusedProcess, Claim, Evidence, Findings, FixLocation, Incident, Verdict, evidence::Content,
+use crate::{
+    proto::{
+        AccusedProcess, Claim, Evidence, Findings, FixLocation, Incident, Verdict,
+        evidence::Content,
+    },
+    render::gathered,
 };
 
 /// By this name the incident's own numbers are cited: finding, culprit, tree, group, actions.
@@ -207,6 +211,10 @@ impl Facts {
             facts.text(&String::from_utf8_lossy(text));
         } else {
             facts.walk(&serde_json::to_value(piece).unwrap_or_default());
+            // As whoever cites it has seen it: what is alike counted, times by the clock.
+            if let Some((_, page)) = piece.content.as_ref().and_then(gathered::page) {
+                facts.text(&page);
+            }
         }
         facts.numbers.sort_unstable_by(f64::total_cmp);
         facts

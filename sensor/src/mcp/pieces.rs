@@ -6,7 +6,7 @@ use sensor_proto::v1::{Evidence, evidence::Content, record::Body};
 use super::{Daemon, Failed, page::Page, tools::Arguments};
 use crate::{
     investigate::claims,
-    render::{Fact, Facts, Kind, Wanted},
+    render::{Fact, Facts, Kind, Wanted, gathered},
 };
 
 /// Which pieces a tool is about.
@@ -34,6 +34,10 @@ pub(super) const CGROUP: Interest = Interest {
 pub(super) const ALL: Interest =
     Interest { names: &[], none: "There is no evidence in this incident yet." };
 
+/// Of several pieces only a little of each is shown.
+const BEGINNINGS: &str =
+    "Of each piece its beginning is shown. Ask again with its id as `evidence` for all of it.";
+
 const OOM: &str = "oom";
 
 const NO_OOM: &str = "There is no record of an OOM kill in this incident.";
@@ -60,7 +64,9 @@ pub(super) async fn show(
     }
     let pieces = daemon.evidence().await?;
     list(page, pieces.iter().filter(|piece| interest.wants(piece)), arguments.skip()?);
-    if page.is_empty() && arguments.cursor()? == 0 {
+    if !page.is_empty() {
+        page.note = Some(BEGINNINGS);
+    } else if arguments.cursor()? == 0 {
         page.note = Some(interest.none);
     }
     Ok(())
@@ -153,7 +159,7 @@ fn head(page: &mut Page<'_>, piece: &Evidence) -> Facts {
     }
 }
 
-/// What it says, as a text of lines: as it was read, or as JSON.
+/// What it says, as a text of lines: as it was read, laid out, or as JSON.
 pub(super) fn content(piece: &Evidence) -> (Kind, Vec<u8>) {
     match &piece.content {
         None => (Kind::Output, Vec::new()),
@@ -161,6 +167,9 @@ pub(super) fn content(piece: &Evidence) -> (Kind, Vec<u8>) {
         Some(Content::Text(text)) => (Kind::Output, text.clone()),
         Some(Content::File(file)) if !file.content.is_empty() => (Kind::File, file.content.clone()),
         Some(content) => {
+            if let Some((kind, page)) = gathered::page(content) {
+                return (kind, page.into_bytes());
+            }
             let json = serde_json::to_value(content).unwrap_or_default();
             // Without the name of its kind around it.
             let inner = json.as_object().and_then(|object| object.values().next()).cloned();

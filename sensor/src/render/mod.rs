@@ -8,6 +8,7 @@
 //! behind a bar ([`Rendering::block`]). What passes through is redacted once more on its way out.
 
 mod fact;
+pub mod gathered;
 mod marker;
 mod text;
 
@@ -36,8 +37,13 @@ pub enum Kind {
     File,
     /// Lines of a log.
     Log,
+    /// The same, as [`gathered`] lays them out.
+    Lines,
     /// What a tool or a table of the kernel's printed.
     Output,
+    /// Of what was summed up, as [`gathered`] lays it out.
+    Page,
+    /// Stacks likewise.
     Stack,
     /// Of ours, but made of the others: a diagnosis, what an action did.
     Prose,
@@ -58,8 +64,8 @@ impl Kind {
             Self::Cgroup => "cgroup",
             Self::Unit => "unit",
             Self::File => "file",
-            Self::Log => "log",
-            Self::Output => "output",
+            Self::Log | Self::Lines => "log",
+            Self::Output | Self::Page => "output",
             Self::Stack => "stack",
             Self::Prose => "prose",
             Self::Agent => "agent",
@@ -71,7 +77,15 @@ impl Kind {
     const fn is_escaped(self) -> bool {
         matches!(
             self,
-            Self::Comm | Self::Cgroup | Self::Unit | Self::Prose | Self::Agent | Self::Name
+            Self::Comm
+                | Self::Cgroup
+                | Self::Unit
+                | Self::Lines
+                | Self::Page
+                | Self::Stack
+                | Self::Prose
+                | Self::Agent
+                | Self::Name
         )
     }
 }

@@ -48,6 +48,9 @@ struct Entry {
     test: String,
     #[serde(rename = "where")]
     places: Vec<String>,
+    /// What a skip has to give as its reason: one of these, wherever in it; none: any.
+    #[serde(default)]
+    says: Vec<String>,
     why: String,
 }
 
@@ -78,11 +81,12 @@ impl SkipList {
         Ok(list)
     }
 
-    /// Whether `test` may skip at `place`.
-    fn allows(&self, test: &str, place: &Place) -> bool {
+    /// Whether `test` may skip at `place` for this reason.
+    fn allows(&self, test: &str, place: &Place, reason: &str) -> bool {
         self.skip.iter().any(|entry| {
             (is_named(test, &entry.test) || fits(test, &entry.test))
                 && entry.places.iter().any(|word| place.is_meant_by(word))
+                && (entry.says.is_empty() || entry.says.iter().any(|says| reason.contains(says)))
         })
     }
 
@@ -90,7 +94,7 @@ impl SkipList {
     pub fn judge(&self, cases: &mut [Case], place: &Place) {
         for case in cases {
             if let Outcome::Skipped(reason) = &case.outcome
-                && !self.allows(&case.name, place)
+                && !self.allows(&case.name, place, reason)
             {
                 case.name = format!(
                     "{} (skipped: {reason}; tests/skips.toml does not allow that here)",
@@ -153,6 +157,21 @@ mod tests {
     }
 
     #[test]
+    fn a_reason_counts_that_the_entry_names() {
+        let list = SkipList::parse(
+            "[[skip]]\ntest = \"spins\"\nwhere = [\"unit\"]\nsays = [\"needs cc,\", \"root\"]\nwhy = \"x\"\n",
+        )
+        .unwrap();
+        for (reason, allowed) in [
+            ("needs cc, which is not installed", true),
+            ("needs root", true),
+            ("it does not compile", false),
+        ] {
+            assert_eq!(list.allows("spins", &Place::Unit, reason), allowed, "{reason}");
+        }
+    }
+
+    #[test]
     fn a_star_stands_for_any_text() {
         for (name, pattern, expected) in [
             ("npm::flagship", "npm::*", true),
@@ -191,6 +210,9 @@ mod tests {
     #[test]
     fn the_list_of_this_workspace_can_be_read() {
         let list = SkipList::load(&crate::place::workspace().join("tests/skips.toml")).unwrap();
-        assert!(list.allows("anything", &Place::Unprivileged), "native tests need root");
+        assert!(
+            list.allows("anything", &Place::Unprivileged, "needs root"),
+            "native tests need root"
+        );
     }
 }

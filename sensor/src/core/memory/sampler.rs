@@ -13,7 +13,6 @@ use crate::{
     evidence::{
         gather::Gatherer,
         proc::Proc,
-        proportional::is_exhausted,
         room::{self, Room},
     },
     kernel::{Lineage, Memory},
@@ -101,7 +100,7 @@ impl Sampler {
             series_ns: self.series_ns,
             ..MemorySample::default()
         };
-        if self.memory.refused().is_some() && is_exhausted(&host) {
+        if self.memory.refused().is_some() && room::is_exhausted(&host) {
             return Ok(sample);
         }
         let tally = self.tally()?;

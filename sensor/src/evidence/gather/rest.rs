@@ -9,28 +9,22 @@ use std::time::{Duration, Instant};
 use super::{Gatherer, plain};
 use crate::{
     evidence::{
-        EvidenceLog, changes, files::Projects, git, logs, open_files, proc::read_file, setting,
-        stacks,
+        EvidenceLog, changes, files::Projects, git, logs, open_files, proc::read_file, room,
+        setting, stacks,
     },
     lineage::{Forest, ProcessKey},
     proto::{self, evidence::Content},
+    vitals::parse,
 };
 
 /// For all steps together; a step that has begun may take its own bound on top.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Memory that must be available before /proc is asked: what one gathering takes at most, and as much
-/// again for the others. On a small host a sixteenth of all.
-const FLOOR: u64 = 128 << 20;
-const FLOOR_PART: u64 = 16;
-
 impl Gatherer {
     /// Whether looking at processes would make it worse.
     pub(super) fn exhausted(&self) -> bool {
-        let Some(text) = read_file(self.proc.root().join("meminfo"), 16 << 10) else {
-            return false;
-        };
-        is_exhausted(&text)
+        let text = read_file(self.proc.root().join("meminfo"), 16 << 10).unwrap_or_default();
+        room::is_exhausted(&parse::host(&text))
     }
 
     /// Puts into the log what is left to know about these trees.
@@ -176,38 +170,4 @@ fn log_some(log: &mut EvidenceLog, evidence: Option<proto::Evidence>) {
 fn living(forest: &Forest, roots: &[ProcessKey]) -> Vec<ProcessKey> {
     let trees = roots.iter().flat_map(|root| forest.tree(*root));
     trees.filter(|(node, _)| node.alive).map(|(node, _)| node.key).collect()
-}
-
-fn is_exhausted(meminfo: &[u8]) -> bool {
-    let text = String::from_utf8_lossy(meminfo);
-    let bytes = |name: &str| {
-        let value = text.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.saturating_mul(1024))
-    };
-    let (Some(all), Some(available)) = (bytes("MemTotal:"), bytes("MemAvailable:")) else {
-        return false;
-    };
-    available < FLOOR.min(all / FLOOR_PART)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn out_of_memory_is_a_matter_of_what_there_is() {
-        let is = |all: u64, available: u64| {
-            is_exhausted(
-                format!(
-                    "MemTotal: {} kB\nMemFree: 1 kB\nMemAvailable: {} kB\n",
-                    all << 10,
-                    available << 10
-                )
-                .as_bytes(),
-            )
-        };
-        assert!(is(24 << 10, 127) && !is(24 << 10, 128));
-        assert!(is(512, 31) && !is(512, 32));
-        assert!(!is_exhausted(b"odd"), "nobody knows");
-    }
 }

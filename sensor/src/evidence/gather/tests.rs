@@ -172,3 +172,31 @@ fn the_host_in_its_own_words() {
         }
     }
 }
+
+#[test]
+fn on_a_host_without_memory_nobody_looks_at_processes() {
+    let root = tempfile::tempdir().unwrap();
+    let meminfo = "MemTotal: 8388608 kB\nMemFree: 1000 kB\nMemAvailable: 131071 kB\n";
+    std::fs::write(root.path().join("meminfo"), meminfo).unwrap();
+    let gatherer = Gatherer::new(Redactor::new([1; 16]), Limits::default())
+        .with_proc(Proc::at(root.path()))
+        .with_parser(Parser::here());
+    let (mut evidence, totals) = gatherer.tree(&forest(), &[NODE]);
+    gatherer.proportional(&mut evidence);
+    let Some(Content::Tree(tree)) = &evidence.content else { panic!("no tree") };
+    // What the kernel side has recorded is there all the same.
+    assert_eq!(tree.processes[0].argv, list(&["node", "/usr/bin/npm", "run", "quux"]));
+    assert_eq!((totals.processes, totals.anon_bytes, evidence.truncated), (3, 0, true));
+    let mut log = EvidenceLog::default();
+    gatherer.rest(&forest(), &[NODE], &mut log);
+    let left_out = log.take();
+    let [left_out] = &left_out[..] else { panic!("{left_out:?}") };
+    let Some(Content::Text(text)) = &left_out.content else { panic!("{left_out:?}") };
+    assert_eq!(
+        std::str::from_utf8(text).unwrap(),
+        "stacks: the host is out of memory\nopen_files: the host is out of memory\n\
+         setting: the host is out of memory\nlogs: the host is out of memory\n\
+         changes: the host is out of memory\n"
+    );
+    assert_eq!((left_out.name.as_str(), left_out.truncated), ("not_gathered", true));
+}

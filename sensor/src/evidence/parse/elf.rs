@@ -5,6 +5,7 @@
 
 use std::{collections::HashMap, fs::File, ptr};
 
+use cpp_demangle::{DemangleOptions, ParseOptions};
 use object::{
     ObjectSegment as _, ObjectSymbol as _, ObjectSymbolTable as _, SymbolKind,
     read::elf::{ElfFile32, ElfFile64},
@@ -158,12 +159,45 @@ fn search<'a>(elf: &impl object::Object<'a>, wanted: &SymbolsWanted) -> ParseAns
 /// As the programmer wrote it, where that is known, and not too long.
 fn readable(name: &[u8]) -> Vec<u8> {
     let mut text = match std::str::from_utf8(name) {
-        Ok(mangled) if mangled.len() <= 8 * NAME_LIMIT => rustc_demangle::try_demangle(mangled)
-            .map_or_else(|_| name.to_vec(), |clear| format!("{clear:#}").into_bytes()),
+        Ok(mangled) if mangled.len() <= 8 * NAME_LIMIT => {
+            match rustc_demangle::try_demangle(mangled) {
+                Ok(clear) => format!("{clear:#}").into_bytes(),
+                Err(_) => of_cpp(mangled).unwrap_or_else(|| name.to_vec()),
+            }
+        }
         _ => name.to_vec(),
     };
     text.truncate(NAME_LIMIT);
     text
+}
+
+/// Without types of parameters, which take a line each. A short name can stand for one of gigabytes: what
+/// does not fit is left as it is.
+fn of_cpp(mangled: &str) -> Option<Vec<u8>> {
+    /// More than any that a person wrote; a stack of 2 MiB has room for ten times that.
+    const NESTED: u32 = 64;
+    if !mangled.starts_with("_Z") {
+        return None;
+    }
+    let options = ParseOptions::default().recursion_limit(NESTED);
+    let symbol = cpp_demangle::Symbol::new_with_options(mangled, &options).ok()?;
+    let options = DemangleOptions::new().no_params().no_return_type().recursion_limit(NESTED);
+    let mut text = Bounded(String::new());
+    symbol.structured_demangle(&mut text, &options).ok()?;
+    (!text.0.is_empty()).then(|| text.0.into_bytes())
+}
+
+/// Takes a name, and no more.
+struct Bounded(String);
+
+impl std::fmt::Write for Bounded {
+    fn write_str(&mut self, part: &str) -> std::fmt::Result {
+        if self.0.len() + part.len() > NAME_LIMIT {
+            return Err(std::fmt::Error);
+        }
+        self.0.push_str(part);
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -210,7 +244,43 @@ mod tests {
         assert!(symbols(&File::open("/etc/passwd").unwrap(), &wanted).is_err());
     }
 
+    #[test]
+    fn names_are_as_they_were_written() {
+        for (mangled, clear) in [
+            ("_ZN4node21SpinEventLoopInternalEPNS_11EnvironmentE", "node::SpinEventLoopInternal"),
+            (
+                "_ZNSt6vectorIiSaIiEE9push_backERKi",
+                "std::vector<int, std::allocator<int> >::push_back",
+            ),
+            ("_ZN4core3fmt5Write9write_fmt17h0123456789abcdefE", "core::fmt::Write::write_fmt"),
+            ("main", "main"),
+            ("_Zodd", "_Zodd"),
+        ] {
+            assert_eq!(readable(mangled.as_bytes()), clear.as_bytes(), "{mangled}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_grows_without_end_is_left_as_it_is() {
+        // Each substitution is twice the one before.
+        let mut bomb = "_Z1fI1AIiiE".to_owned();
+        for at in 0..30 {
+            let seq = if at == 0 { "S0_" } else { "S1_" };
+            bomb += &["1AI", seq, seq, "E"].concat();
+        }
+        bomb.push_str("Evv");
+        let name = readable(bomb.as_bytes());
+        assert!(name.len() <= NAME_LIMIT);
+        let deep = format!("_Z1f{}i", "P".repeat(4000));
+        assert!(readable(deep.as_bytes()).len() <= NAME_LIMIT);
+    }
+
     proptest! {
+        #[test]
+        fn any_name(name in "(_Z[A-Za-z0-9_]{0,60}|_R[A-Za-z0-9_]{0,60}|.{0,60})") {
+            prop_assert!(readable(name.as_bytes()).len() <= NAME_LIMIT);
+        }
+
         #[test]
         fn a_damaged_file_is_taken_as_it_is(
             damage in prop::collection::vec((0_usize..4096, any::<u8>()), 0..32), cut in 0_usize..65536

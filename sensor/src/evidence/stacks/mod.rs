@@ -4,11 +4,13 @@
 //! - `standing`: what waits or was stopped, as it stands
 //! - `python`: an interpreter's own frames, from its memory
 //! - `maps`, `kallsyms`: whose code an address is in
+//! - `compiled`: how runtimes name the functions that they compile
 //!
 //! Names of functions come from executables, libraries and perf maps, which the culprit may have written:
 //! core opens them, and [`super::parse`] reads them, in a process that may do nothing else. What may hang
 //! (memory that is locked, a file server) is asked by a thread beside.
 
+pub(crate) mod compiled;
 mod kallsyms;
 pub(crate) mod maps;
 mod python;
@@ -171,6 +173,8 @@ struct Seen {
     /// Files of mappings that hold frames, each with the index of the mapping.
     files: Vec<(usize, OwnedFd)>,
     perf_map: Option<OwnedFd>,
+    /// There was one.
+    perf_mapped: bool,
     /// Where python's interpreter is mapped, and its minor release.
     python: Option<(usize, u32)>,
     interpreted: Vec<(Thread, u32)>,
@@ -211,6 +215,7 @@ fn look(proc: &Proc, key: ProcessKey, samples: &Samples) -> Look {
         Some(Some(mut seen)) => {
             if seen.has_unnamed_code() {
                 seen.perf_map = perf_map(proc, &seen);
+                seen.perf_mapped = seen.perf_map.is_some();
             }
             Look::Seen(Box::new(seen))
         }
@@ -248,6 +253,7 @@ fn inspect(proc: &Proc, key: ProcessKey, chains: Vec<(Chain, u32)>) -> Option<Se
         standing,
         files: Vec::new(),
         perf_map: None,
+        perf_mapped: false,
         python,
         interpreted: Vec::new(),
         notes: Vec::new(),
@@ -504,15 +510,17 @@ impl Frames<'_> {
     fn process(&mut self, seen: &Seen) -> Told {
         let mut sampled: Vec<proto::Stack> = Vec::new();
         // Samples at other instructions of the same functions are the same stack.
-        let mut same: HashMap<Vec<(i32, String, String)>, usize> = HashMap::new();
-        let mut unnamed = false;
+        let mut same: HashMap<Vec<(i32, String, String, u32)>, usize> = HashMap::new();
+        let mut lacks = Lacks::default();
         for (chain, count) in &seen.chains {
             let mut frames: Vec<proto::Frame> =
                 chain.kernel.iter().map(|address| self.of_kernel(*address)).collect();
             frames.extend(within(&chain.user).map(|address| self.of_user(seen, address)));
-            unnamed |= frames.iter().any(is_unnamed);
-            let id =
-                frames.iter().map(|it| (it.kind, it.function.clone(), it.file.clone())).collect();
+            lacks.look(&frames);
+            let id = frames
+                .iter()
+                .map(|it| (it.kind, it.function.clone(), it.file.clone(), it.line))
+                .collect();
             let at = *same.entry(id).or_insert(sampled.len());
             if let Some(stack) = sampled.get_mut(at) {
                 stack.samples += count;
@@ -536,7 +544,7 @@ impl Frames<'_> {
                 })
                 .collect();
             frames.extend(within(&it.user).map(|address| self.of_user(seen, address)));
-            unnamed |= frames.iter().any(is_unnamed);
+            lacks.look(&frames);
             stacks.push(proto::Stack {
                 samples: 0,
                 tid: it.tid,
@@ -546,13 +554,7 @@ impl Frames<'_> {
             });
         }
         let mut notes = seen.notes.clone();
-        if unnamed {
-            notes.push(
-                "code that a runtime compiled has no names here: there is no perf map (node \
-                 --perf-basic-prof and python -X perf write one)"
-                    .to_owned(),
-            );
-        }
+        notes.extend(lacks.notes(seen.perf_mapped).map(str::to_owned));
         let all = sampled.len() + stacks.len();
         // Of each sort some: what an interpreter ran says more than the same in machine code.
         stacks.truncate(STACKS / 2);
@@ -603,8 +605,15 @@ impl Frames<'_> {
             // The kernel's own page: [vdso].
             let kind = if map.path.is_empty() { Kind::Jit } else { Kind::Native };
             let known = self.names.compiled.get(&(seen.key.tgid, address)).cloned();
-            let (name, offset) = known.unwrap_or((Vec::new(), address));
-            return self.frame(kind, &name, &map.path, offset);
+            let Some((name, offset)) = known else {
+                return self.frame(kind, b"", &map.path, address);
+            };
+            let told = compiled::told(&name);
+            let file = if told.file.is_empty() { &map.path } else { told.file };
+            return proto::Frame {
+                line: told.line,
+                ..self.frame(kind, told.function, file, offset)
+            };
         }
         let at = address - map.start + map.offset;
         let known = self.names.files.get(&(map.inode, map.path.clone(), at)).cloned();
@@ -623,8 +632,35 @@ impl Frames<'_> {
     }
 }
 
-fn is_unnamed(frame: &proto::Frame) -> bool {
-    frame.kind() == Kind::Jit && frame.function.is_empty()
+/// Which functions have no names, and so what would give them some.
+#[derive(Clone, Copy, Default)]
+struct Lacks {
+    /// Those that a runtime compiled.
+    compiled: bool,
+    /// Those that node interprets.
+    interpreted: bool,
+}
+
+impl Lacks {
+    /// What stands on the stack for a function of a script that V8 interprets, whichever it is.
+    const OF_V8: &str = "Builtins_InterpreterEntryTrampoline";
+
+    fn look(&mut self, frames: &[proto::Frame]) {
+        self.compiled |= frames.iter().any(|it| it.kind() == Kind::Jit && it.function.is_empty());
+        self.interpreted |= frames.iter().any(|it| it.function == Self::OF_V8);
+    }
+
+    fn notes(self, mapped: bool) -> impl Iterator<Item = &'static str> {
+        let compiled = (self.compiled && !mapped).then_some(
+            "functions that a runtime compiled have no names here: there is no perf map (node \
+             --perf-basic-prof and python -X perf write one)",
+        );
+        let interpreted = self.interpreted.then_some(
+            "functions of JavaScript that node interprets have no names here: only the interpreter's own frames are \
+             seen (NODE_OPTIONS='--perf-basic-prof --interpreted-frames-native-stack' names them)",
+        );
+        compiled.into_iter().chain(interpreted)
+    }
 }
 
 #[cfg(test)]

@@ -84,6 +84,15 @@ pub(crate) fn probe() -> io::Result<()> {
     Ring::open(0).map(drop)
 }
 
+/// Why a test of samples cannot run: nobody may here, or the kernel has no such thing. Any other error is one.
+#[cfg(test)]
+pub(super) fn forbidden() -> Option<String> {
+    let error = probe().err()?;
+    let denied = [libc::EACCES, libc::EPERM, libc::ENOSYS, libc::ENOENT, libc::EOPNOTSUPP];
+    assert!(denied.into_iter().any(|it| error.raw_os_error() == Some(it)), "{error}");
+    Some(format!("perf events are not allowed here ({error})"))
+}
+
 impl Samples {
     /// One record of a ring, with its header.
     pub(crate) fn add(&mut self, record: &[u8], wanted: &HashSet<u32>) {
@@ -259,8 +268,8 @@ mod tests {
 
     #[test]
     fn this_process_is_seen() {
-        if let Err(error) = probe() {
-            return println!("SKIP this_process_is_seen: no perf events ({error})");
+        if let Some(reason) = forbidden() {
+            return crate::skip::note(crate::test_name!(), &reason);
         }
         let own = std::process::id();
         let spin = thread::spawn(|| {

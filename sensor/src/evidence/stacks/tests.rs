@@ -5,18 +5,17 @@ use std::{
 };
 
 use super::*;
-use crate::respond::process::key_of;
+use crate::{needs, respond::process::key_of, skip, test_name};
 
 /// A program that ends with the test.
 struct Program(Child);
 
 impl Program {
     /// Starts it and waits until it says that it is where it should be.
-    fn start(command: &mut Command) -> Option<Self> {
-        let mut child = command.stdout(Stdio::piped()).spawn().ok()?;
-        let ready = child.stdout.as_mut()?.read_exact(&mut [0]);
-        let program = Self(child);
-        ready.is_ok().then_some(program)
+    fn start(command: &mut Command) -> Self {
+        let mut program = Self(command.stdout(Stdio::piped()).spawn().unwrap());
+        program.0.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+        program
     }
 
     fn key(&self) -> ProcessKey {
@@ -51,11 +50,21 @@ fn names(program: &Program, wanted: &str, kind: Kind) -> bool {
     })
 }
 
-fn compiled(directory: &std::path::Path, source: &str) -> Option<PathBuf> {
+fn compiled(directory: &std::path::Path, source: &str) -> PathBuf {
     let (file, program) = (directory.join("program.c"), directory.join("program"));
     std::fs::write(&file, source).unwrap();
-    let made = Command::new("cc").args(["-O0", "-o"]).args([&program, &file]).status().ok()?;
-    made.success().then_some(program)
+    let made = Command::new("cc").args(["-O0", "-o"]).args([&program, &file]).status().unwrap();
+    assert!(made.success());
+    program
+}
+
+/// Returns from the test where nobody may sample; any other error is one.
+macro_rules! needs_perf_events {
+    () => {
+        if let Some(reason) = sample::forbidden() {
+            return skip::note(test_name!(), &reason);
+        }
+    };
 }
 
 const SPINNING: &str = r#"
@@ -77,31 +86,24 @@ int main(void) { write(1, "x", 1); serve(); return 0; }
 
 #[test]
 fn a_program_that_spins_says_where() {
+    needs!("cc");
+    needs_perf_events!();
     let directory = tempfile::tempdir().unwrap();
-    let Some(path) = compiled(directory.path(), SPINNING) else {
-        return println!("SKIP a_program_that_spins_says_where: no C compiler");
-    };
-    if let Err(error) = sample::probe() {
-        return println!("SKIP a_program_that_spins_says_where: no perf events ({error})");
-    }
-    let program = Program::start(&mut Command::new(path)).unwrap();
+    let path = compiled(directory.path(), SPINNING);
+    let program = Program::start(&mut Command::new(path));
     assert!(names(&program, "spin_for_ever", Kind::Native));
     assert!(names(&program, "serve_request", Kind::Native));
 }
 
 #[test]
 fn a_program_that_waits_says_what_for() {
-    let directory = tempfile::tempdir().unwrap();
-    let Some(path) = compiled(directory.path(), WAITING) else {
-        return println!("SKIP a_program_that_waits_says_what_for: no C compiler");
-    };
-    let program = Program::start(&mut Command::new(path)).unwrap();
-    if !std::path::Path::new("/proc/self/syscall").exists() || !rustix::process::geteuid().is_root()
-    {
-        return println!(
-            "SKIP a_program_that_waits_says_what_for: no /proc/PID/syscall, or not root"
-        );
+    needs!("cc");
+    if !std::path::Path::new("/proc/self/syscall").exists() {
+        return skip::note(test_name!(), "no /proc/PID/syscall in this kernel");
     }
+    let directory = tempfile::tempdir().unwrap();
+    let path = compiled(directory.path(), WAITING);
+    let program = Program::start(&mut Command::new(path));
     for function in ["wait_for_data", "handle_client", "serve"] {
         assert!(names(&program, function, Kind::Native), "{function}");
     }
@@ -120,6 +122,7 @@ fn a_program_that_waits_says_what_for() {
 
 #[test]
 fn a_python_program_says_where_it_is() {
+    needs!();
     let source = "import sys, time\nkept = []\nclass Store:\n    def hoard(self):\n        while True:\n            \
                   kept.append(bytearray(64)); del kept[:]; time.sleep(0.001)\n\
                   def work():\n    Store().hoard()\nsys.stdout.write('x'); sys.stdout.flush()\nwork()\n";
@@ -136,33 +139,28 @@ fn a_python_program_says_where_it_is() {
         if !python::known(minor.parse().unwrap()) {
             continue;
         }
-        let Some(program) = Program::start(Command::new(exe).args(["-c", source])) else {
-            continue;
-        };
+        let program = Program::start(Command::new(exe).args(["-c", source]));
         tried += 1;
         for function in ["hoard", "work", "<module>"] {
             assert!(names(&program, function, Kind::Interpreted), "{release}: {function}");
         }
     }
     if tried == 0 {
-        println!("SKIP a_python_program_says_where_it_is: no python whose frames are known");
+        skip::note(test_name!(), "no python from 3.9 to 3.13 is installed");
     }
 }
 
 #[test]
 fn a_node_program_with_a_perf_map_names_its_functions() {
+    needs!("node");
+    needs_perf_events!();
     let source = "const kept = []; function hoardBuffers() { for (let i = 0; i < 1e5; i++) \
                   { kept.push({i}); if (kept.length > 1e6) kept.length = 0; } }\n\
                   require('fs').writeSync(1, 'x'); for (;;) hoardBuffers();";
     let directory = tempfile::tempdir().unwrap();
     let mut command = Command::new("node");
     command.args(["--perf-basic-prof", "-e", source]).current_dir(directory.path());
-    let Some(program) = Program::start(&mut command) else {
-        return println!("SKIP a_node_program_with_a_perf_map_names_its_functions: no node");
-    };
-    if let Err(error) = sample::probe() {
-        return println!("SKIP a_node_program_with_a_perf_map_names_its_functions: {error}");
-    }
+    let program = Program::start(&mut command);
     let map = format!("/tmp/perf-{}.map", program.0.id());
     assert!(names(&program, "hoardBuffers", Kind::Jit));
     let _ = std::fs::remove_file(map);
@@ -170,13 +168,10 @@ fn a_node_program_with_a_perf_map_names_its_functions() {
 
 #[test]
 fn a_node_program_without_one_says_what_is_missing() {
+    needs!("node");
+    needs_perf_events!();
     let source = "require('fs').writeSync(1, 'x'); let n = 0; for (;;) n++;";
-    let Some(program) = Program::start(Command::new("node").args(["-e", source])) else {
-        return println!("SKIP a_node_program_without_one_says_what_is_missing: no node");
-    };
-    if let Err(error) = sample::probe() {
-        return println!("SKIP a_node_program_without_one_says_what_is_missing: {error}");
-    }
+    let program = Program::start(Command::new("node").args(["-e", source]));
     let said = (0..20).any(|_| {
         let stacks = looked_at(&program);
         let mut notes = stacks.processes.iter().flat_map(|it| &it.notes);

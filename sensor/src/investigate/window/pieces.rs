@@ -1,13 +1,16 @@
 //! What a window tells about an incident, and how telling each piece is.
 
-use std::collections::{BTreeMap, HashSet};
+use std::{
+    collections::{BTreeMap, HashSet},
+    mem::{Discriminant, discriminant},
+};
 
 use sensor_proto::json;
 
 use super::{Item, Section};
 use crate::{
     proto::{self, evidence::Content},
-    render::{Fact, Facts, Kind, Rendering, Word},
+    render::{Fact, Facts, Kind, Rendering, Word, gathered},
 };
 
 /// Bytes of a text that is one of many: a command line, a path.
@@ -39,7 +42,7 @@ pub(super) fn of(
     evidence: &[proto::Evidence],
     rendering: &mut Rendering,
 ) -> Vec<Item> {
-    let mut pieces = Pieces { rendering, items: Vec::new() };
+    let mut pieces = Pieces { rendering, items: Vec::new(), summed_up: Vec::new() };
     pieces.incident(incident);
     let cited: HashSet<&str> = incident
         .diagnosis
@@ -58,6 +61,8 @@ pub(super) fn of(
 struct Pieces<'a> {
     rendering: &'a mut Rendering,
     items: Vec<Item>,
+    /// Kinds of summaries that were told.
+    summed_up: Vec<Discriminant<Content>>,
 }
 
 impl Pieces<'_> {
@@ -238,10 +243,36 @@ impl Pieces<'_> {
             }
             Some(Content::Vitals(record)) => self.recorder(head, record),
             Some(other) => {
-                // Of a kind without a form of its own: whole, as one text.
-                let text = serde_json::to_vec(other).unwrap_or_default();
-                self.text(&mut head, "content", Kind::Output, &text);
-                self.add(Section::Evidence, if is_cited { 21 } else { 47 }, BODY, head);
+                let is_log = matches!(other, Content::Logs(_));
+                match other {
+                    Content::Stacks(stacks) => {
+                        head.add("samples", Fact::Count(stacks.samples.into()));
+                        head.add("processes", Fact::Count(stacks.processes.len() as u64));
+                        head.add("not_looked_at", Fact::Count(stacks.omitted.into()));
+                    }
+                    Content::Logs(logs) => {
+                        head.add("lines", Fact::Count(logs.lines.len() as u64));
+                        head.add("left_out", Fact::Count(logs.omitted.into()));
+                        let before = logs.window_s.saturating_mul(1_000_000_000);
+                        head.add("of_the_last", Fact::Lasting(before));
+                    }
+                    _ => {}
+                }
+                if let Some((kind, page)) = gathered::page(other) {
+                    self.text(&mut head, "content", kind, page.as_bytes());
+                }
+                // Gathered again, it mostly says the same again.
+                let kind = discriminant(other);
+                let again = self.summed_up.contains(&kind);
+                self.summed_up.push(kind);
+                let (rank, cap) = match other {
+                    _ if is_cited => (21, BODY),
+                    _ if again => (62, BODY),
+                    Content::Stacks(_) | Content::Logs(_) => (47, BODY),
+                    _ => (49, BODY / 2),
+                };
+                let section = Section::Evidence;
+                self.items.push(Item { section, rank, facts: head, cap, from_end: is_log });
             }
             None => self.add(Section::Evidence, 70, 0, head),
         }
