@@ -169,6 +169,9 @@ impl Desk {
                 // Where none runs just now, the next guardian gets it.
                 guardian.arm(held.arm(thaw_ns, release_ns));
             });
+            if contained.is_let_go() {
+                guardian.disarm(&target.incident);
+            }
             let containment = contained.held.clone().map(|held| {
                 Box::new(Containment { held, leaf, frozen: true, freeze_ns, thaw_ns, release_ns })
             });
