@@ -34,7 +34,22 @@ const CRATES: [&str; 10] =
 const UNIT_LIMIT: Duration = Duration::from_mins(10);
 /// End-to-end tests that mostly wait, each for a tree of its own, and take no times: they run beside
 /// each other, so many at once.
-const PATIENT: [&str; 4] = ["pause::", "respawn::", "killed::", "protected::"];
+const PATIENT: [&str; 14] = [
+    "acting::",
+    "agreement::",
+    "black_box::",
+    "group::",
+    "hostile::",
+    "investigation::",
+    "killed::",
+    "pause::",
+    "protected::",
+    "remote::",
+    "respawn::",
+    "trees::",
+    "watching::",
+    "webhooks::",
+];
 const PATIENT_AT_ONCE: &str = "--test-threads=3";
 /// All native tests.
 const NATIVE_LIMIT: Duration = Duration::from_mins(25);
