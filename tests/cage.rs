@@ -93,6 +93,8 @@ pub struct Cage {
     directory: PathBuf,
     /// Where `pids.*` are, if tasks are limited.
     tasks: Option<PathBuf>,
+    /// The file that counts what the OOM killer took, if memory is limited.
+    kills: Option<PathBuf>,
     /// v1 groups that hold limits.
     others: Vec<PathBuf>,
     keeper: Option<(Child, ChildStdin)>,
@@ -103,7 +105,8 @@ impl Cage {
         let mounts = Mounts::read()?;
         let name = format!("sensor-test-{}", names::word());
         let directory = mounts.unified.join(&name);
-        let mut cage = Self { name, directory, tasks: None, others: Vec::new(), keeper: None };
+        let mut cage =
+            Self { name, directory, tasks: None, kills: None, others: Vec::new(), keeper: None };
         let held = cage.build(&mounts, limits).and_then(|()| cage.keep());
         if held.is_err() {
             for group in cage.others.iter().chain([&cage.directory]) {
@@ -131,8 +134,10 @@ impl Cage {
                 (group, v1)
             };
             put(&group.join(file), &limit.to_string())?;
-            if controller == "pids" {
-                self.tasks = Some(group);
+            match controller {
+                "pids" => self.tasks = Some(group),
+                _ if file == v2 => self.kills = Some(group.join("memory.events")),
+                _ => self.kills = Some(group.join("memory.oom_control")),
             }
         }
         Ok(())
@@ -219,6 +224,13 @@ impl Cage {
             .nth(1)
             .and_then(|count| count.parse().ok())
             .with_context(|| format!("{} says {text:?}", events.display()))
+    }
+
+    /// Members that the OOM killer took: 0 says that what ran in here never met its limit of memory.
+    pub fn oom_kills(&self) -> Result<u64> {
+        let file = self.kills.as_ref().context("this cage limits no memory")?;
+        process::field(file, "oom_kill")
+            .with_context(|| format!("{} has no oom_kill", file.display()))
     }
 
     /// CPU time that members, past ones included, have used.

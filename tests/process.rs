@@ -50,7 +50,7 @@ pub fn argv(pid: u32) -> Vec<String> {
 /// A number from a file such as `/proc/PID/smaps_rollup`, in the unit that stands there.
 pub fn field(path: impl AsRef<Path>, name: &str) -> Option<u64> {
     let text = fs::read_to_string(path).ok()?;
-    let line = text.lines().find(|line| line.split(':').next() == Some(name))?;
+    let line = text.lines().find(|line| line.split([':', ' ']).next() == Some(name))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 

@@ -1,5 +1,5 @@
-//! A labelled workload without a sensor: it is what its definition says, and what `pids.max` alone
-//! does about it is the baseline. Beside it `sensor record --lifecycle` writes a trace, which
+//! A labelled workload without a sensor: it is what its definition says, and what `pids.max` or the OOM killer
+//! alone does about it is the baseline. Beside it `sensor record --lifecycle` writes a trace, which
 //! `sensor replay` tells about.
 
 use std::{
@@ -36,8 +36,8 @@ const DEFAULTS: &str = "sensor.toml";
 /// What still lives when the command has ended is on its way out.
 const LEAVE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Runs it in a cage of its own. Malign: until 1 s after the cage's first refusal, or as long as its
-/// bounds say. The error says what could not be set up, or was not as the definition says.
+/// Runs it in a cage of its own. Malign: until 1 s after the cage's first refusal, or until the OOM killer has
+/// taken one of it, or as long as its bounds say. The error says what could not be set up, or was not as the definition says.
 pub fn alone(labelled: &Labelled, sensor: &Path) -> Result<Alone, String> {
     once(labelled, sensor).map_err(|error| format!("{error:#}"))
 }
@@ -78,7 +78,11 @@ fn ends_well(
 fn meets_its_cage(labelled: &Labelled, cage: &Cage, started: Instant) -> Alone {
     let mut seen = Alone::default();
     let refused = || cage.refused_forks().is_ok_and(|forks| forks > 0);
-    if until(labelled.time_limit(), refused) {
+    let killed = || cage.oom_kills().is_ok_and(|kills| kills > 0);
+    let met = until(labelled.time_limit(), || refused() || killed());
+    if met && killed() {
+        seen.oom_after = Some(started.elapsed());
+    } else if met {
         seen.capped_after = Some(started.elapsed());
         seen.capped_processes = cage.count() as u64;
         seen.capped_bytes = cage.anon_bytes();

@@ -37,8 +37,8 @@ pub enum Split {
     HeldOut,
 }
 
-/// A workload without a sensor, bounded by its cage alone: what `pids.max` does about it, and what
-/// the kernel's gates and their replay say about its trace.
+/// A workload without a sensor, bounded by its cage alone: what `pids.max` or the OOM killer does about it, and
+/// what the kernel's gates and their replay say about its trace.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Alone {
     /// From the start to its end, or to where it was ended.
@@ -52,6 +52,8 @@ pub struct Alone {
     pub capped_bytes: u64,
     /// Processes that still ran 1 s after it.
     pub running_after: u64,
+    /// From the start to the first process that the OOM killer took, where memory ended first.
+    pub oom_after: Option<Duration>,
     /// Honest work: it ended, and well.
     pub ended_well: bool,
     pub trace: Trace,
@@ -122,6 +124,8 @@ pub struct SeenIncident {
     pub summary: String,
     /// It is of the kind that the label asks for.
     pub kind_right: bool,
+    /// It is of a kind that may stand beside that.
+    pub beside: bool,
     pub culprit_right: bool,
     /// Facts that the diagnosis should have stated and did not.
     pub facts_missing: Vec<String>,

@@ -92,6 +92,10 @@ pub struct Expect {
     /// False: it has to be found and explained, and may never be contained.
     #[serde(default = "contained")]
     pub contained: bool,
+    /// Kinds of incident that may be told of as well, because they are true, too: of what takes all memory of
+    /// its group also that memory is short there.
+    #[serde(default)]
+    pub beside: BTreeSet<String>,
 }
 
 /// Most runaways have to be.
@@ -170,6 +174,11 @@ impl Labelled {
         }
         if let Some(expect) = &self.expect {
             ensure!(!expect.facts.is_empty(), "expect.facts: nothing to be said is no diagnosis");
+            let own = |kind: &String| self.label == Label::Malign(kind.clone());
+            ensure!(
+                !expect.beside.iter().any(own),
+                "expect.beside: the label's own kind is no other"
+            );
         }
         Ok(())
     }
@@ -188,6 +197,11 @@ impl Labelled {
     /// Whether it is to be contained: a runaway is, unless it is only to be told of.
     pub fn is_to_be_contained(&self) -> bool {
         self.expect.as_ref().is_some_and(|expect| expect.contained)
+    }
+
+    /// Whether an incident of this kind may stand beside the one that the label asks for.
+    pub fn is_beside(&self, kind: &str) -> bool {
+        self.expect.as_ref().is_some_and(|expect| expect.beside.contains(kind))
     }
 
     pub fn limits(&self) -> Limits {
@@ -281,7 +295,17 @@ mod tests {
         let told = EXPECT.replace("facts", "contained = false, facts");
         let told = HONEST.replace("\"honest\"", "\"crash_loop\"") + &told;
         let told = Labelled::parse("sleeps", Path::new("/x"), &told).unwrap();
-        assert!(!told.is_to_be_contained());
+        assert!(!told.is_to_be_contained() && !told.is_beside("recursion"));
+    }
+
+    #[test]
+    fn what_may_stand_beside_is_of_another_kind() {
+        let expect = EXPECT.replace("facts", "beside = ['memory_pressure'], facts");
+        let killed = HONEST.replace("\"honest\"", "\"oom_kill\"") + &expect;
+        let killed = Labelled::parse("sleeps", Path::new("/x"), &killed).unwrap();
+        assert!(killed.is_beside("memory_pressure") && !killed.is_beside("oom_kill"));
+        let own = HONEST.replace("\"honest\"", "\"memory_pressure\"") + &expect;
+        assert!(refused(&own).contains("expect.beside"));
     }
 
     #[test]

@@ -170,7 +170,11 @@ impl Run<'_> {
     /// Whether an incident that is over, or as far as it is to come, has its diagnosis.
     fn explained(&self) -> Result<bool> {
         let told = !self.labelled.is_to_be_contained();
-        let done = |one: &Value| (told || one["state"] != "open") && !one["diagnosis"].is_null();
+        let done = |one: &Value| {
+            (told || one["state"] != "open")
+                && !one["diagnosis"].is_null()
+                && !self.labelled.is_beside(one["kind"].as_str().unwrap_or_default())
+        };
         Ok(self.sensor.incidents()?.iter().any(done))
     }
 }
@@ -215,6 +219,7 @@ impl Expected<'_> {
         let kind = text(&incident["kind"]);
         Ok(SeenIncident {
             kind_right: self.labelled.label == Label::Malign(kind.clone()),
+            beside: self.labelled.is_beside(&kind),
             kind,
             rule: text(&incident["finding"]["rule"]),
             summary: text(&incident["summary"]),

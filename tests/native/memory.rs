@@ -8,10 +8,10 @@ use tests::{
     process::field,
     run::until,
     takes_its_time,
-    workloads::memory::{forks, leak},
+    workloads::memory::{forks, leak, leak_by_a_copy},
 };
 
-use crate::support::{CATCH, comes, id};
+use crate::support::{CATCH, comes, id, stands_still};
 
 const MIB: u64 = 1 << 20;
 
@@ -88,6 +88,63 @@ fn a_leak_is_found_before_its_limit_and_measured() {
     sensor
         .wait_for(CATCH, |one| one["id"] == incident["id"] && one["state"] == "resolved")
         .unwrap();
+}
+
+/// Whoever says so has what grows stopped, and gets it back as it was.
+#[test]
+fn a_leak_is_contained_where_policy_says_so() {
+    needs!();
+    takes_its_time!();
+    let cage = cage();
+    let sensor = Sensor::start(&cage, "[respond.rules]\nM1 = \"auto\"\n").unwrap();
+    let work = leak(10, 54, "0.4").unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = sensor
+        .wait_for(CATCH, |one| {
+            one["kind"] == "memory_growth"
+                && one["state"] == "contained"
+                && !one["diagnosis"].is_null()
+        })
+        .unwrap();
+    assert_eq!(incident["culprit"]["pid"], running.pid(), "{incident:#}");
+    let actions = incident["actions"].as_array().unwrap();
+    assert!(actions.iter().any(|one| one["kind"] == "freeze" && one["ok"] == true), "{actions:#?}");
+    assert!(actions.iter().all(|one| one["by"] == "policy"), "{actions:#?}");
+    stands_still(&cage);
+    let before = held(running.pid());
+    assert!(before > 0 && !work.output().contains("all"), "{before} bytes");
+    sensor.output(&["thaw", id(&incident)]).unwrap();
+    comes("that it goes on where it stood", CATCH, || work.output().contains("all"));
+    assert!(held(running.pid()) > before);
+    // A person let it run: the same growth does not stop it again.
+    assert_eq!(sensor.show(id(&incident)).unwrap()["state"], "open");
+}
+
+#[test]
+fn a_protected_leak_is_told_of_and_never_stopped() {
+    needs!();
+    takes_its_time!();
+    let cage = cage();
+    let (work, shell) = leak_by_a_copy(10, 54, "0.4").unwrap();
+    let more = format!(
+        "[respond.rules]\nM1 = \"auto\"\n[respond.protect]\nexecutables = [{:?}]\n",
+        shell.display().to_string()
+    );
+    let sensor = Sensor::start(&cage, &more).unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = sensor
+        .wait_for(CATCH, |one| {
+            one["kind"] == "memory_growth"
+                && one["actions"].as_array().is_some_and(|actions| !actions.is_empty())
+        })
+        .unwrap();
+    assert_eq!(incident["culprit"]["pid"], running.pid(), "{incident:#}");
+    comes("that it has taken all that it wants", CATCH, || work.output().contains("all"));
+    let incident = sensor.show(id(&incident)).unwrap();
+    assert_eq!(incident["state"], "open", "{incident:#}");
+    let actions = incident["actions"].as_array().unwrap();
+    assert!(actions.iter().all(|one| one["kind"] == "refuse"), "{actions:#?}");
+    assert!(actions[0]["result"].as_str().unwrap().contains("protected"), "{actions:#?}");
 }
 
 #[test]

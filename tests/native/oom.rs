@@ -115,6 +115,25 @@ fn oom_kills_in_a_row_are_one_loop() {
     cage.clear().unwrap();
 }
 
+#[test]
+fn an_oom_loop_goes_on_when_the_daemon_was_restarted() {
+    needs!();
+    let cage = cage();
+    let mut sensor = Sensor::start(&cage, "").unwrap();
+    let work = oom::fills().unwrap();
+    let mut running = work.start(&cage).unwrap();
+    assert_eq!(running.wait(CATCH).unwrap().signal(), Some(SIGKILL));
+    let first = found(&sensor, "oom_kill");
+    sensor.kill_core().unwrap();
+    sensor.restart().unwrap();
+    let mut running = work.start(&cage).unwrap();
+    assert_eq!(running.wait(CATCH).unwrap().signal(), Some(SIGKILL));
+    let incident = found(&sensor, "oom_loop");
+    assert_eq!((&incident["id"], &incident["oom"]["kills"]), (&first["id"], &2.into()));
+    assert_eq!(about_oom(&sensor), 1);
+    cage.clear().unwrap();
+}
+
 /// As `memory.oom.group` has it: the kernel kills all of a group, and tells of each.
 #[test]
 fn an_oom_kill_of_a_whole_group_is_one() {

@@ -131,6 +131,25 @@ fn respawn_loop_of_crashes_is_a_warning() {
 }
 
 #[test]
+fn respawn_loop_of_kills_names_who_sends_them() {
+    needs!();
+    let (work, killer) = respawn::killed().unwrap();
+    let cage = Cage::new(Limits::tasks(50)).unwrap();
+    let (sensor, running) = starts(&cage, &work);
+    let incident = found(&sensor, &running);
+    assert_eq!(measured(&incident, "signal"), Some(9.0));
+    // The kernel keeps 15 bytes of a name.
+    let name: String = killer.chars().take(15).collect();
+    let cause = incident["diagnosis"]["cause"].as_str().unwrap();
+    assert!(cause.contains(&format!("It is killed: by `{name}` (")), "{cause}");
+    assert!(cause.contains("of uid 0, and not for want of memory"), "{cause}");
+    explained(&sensor, &work, &incident);
+    left_running(&sensor, &cage, &incident);
+    let of_oom = |one: &Value| one["kind"] == "oom_kill" || one["kind"] == "oom_loop";
+    assert!(!sensor.incidents().unwrap().iter().any(of_oom), "an OOM kill was claimed");
+}
+
+#[test]
 fn respawn_loop_of_a_script_that_waits() {
     needs!();
     takes_its_time!();

@@ -1,5 +1,7 @@
 //! Shells that hold memory: in variables, for that needs no other program.
 
+use std::{fs, path::PathBuf};
+
 use anyhow::Result;
 
 use super::Workload;
@@ -26,6 +28,15 @@ pub fn leak(mib: u32, steps: u32, pause: &str) -> Result<Workload> {
         ),
     )?;
     Ok(work.runs([script]))
+}
+
+/// The same, run by a copy of the shell, with the path of that.
+pub fn leak_by_a_copy(mib: u32, steps: u32, pause: &str) -> Result<(Workload, PathBuf)> {
+    let mut work = leak(mib, steps, pause)?;
+    let shell = work.path().join(names::word());
+    fs::copy("/bin/sh", &shell)?;
+    work.argv.insert(0, shell.clone().into());
+    Ok((work, shell))
 }
 
 /// Takes so many MiB and then forks so many children, which execute nothing and wait. Prints `all` then.

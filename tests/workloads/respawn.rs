@@ -27,6 +27,33 @@ pub fn restarts(end: &str) -> Result<(Workload, PathBuf)> {
     Ok((work.runs([script]).named(names), go))
 }
 
+/// A script that restarts a command without end, and the name of another one that ends each run of it with
+/// `kill -9`, once it has said that it runs.
+pub fn killed() -> Result<(Workload, String)> {
+    let work = Workload::new()?;
+    // Nobody ever writes to the pipe: the command waits without a child of its own.
+    let command = work.write_program(
+        &names::word(),
+        "#!/bin/sh\necho $$ >runs.new\nmv runs.new runs\nread -r line <pipe\n",
+    )?;
+    // Each pid is taken once: a later process of that number is none of its business.
+    let killer = work.write_program(
+        &names::word(),
+        "#!/bin/sh\nwhile :; do\n    mv runs taken 2>/dev/null && read -r pid <taken && kill -9 \"$pid\"\n    sleep 0.05\ndone\n",
+    )?;
+    let name = killer.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let script = work.write_program(
+        &names::word(),
+        &format!(
+            "#!/bin/sh\nmkfifo pipe\n{} &\nwhile :; do\n    {}\ndone\n",
+            killer.display(),
+            command.display()
+        ),
+    )?;
+    let (path, command) = (script.display().to_string(), command.display().to_string());
+    Ok((work.runs([script]).named([path, command]), name))
+}
+
 /// A script that waits until a command succeeds, which takes it so many seconds.
 pub fn waits(seconds: u32) -> Result<Workload> {
     let work = Workload::new()?;

@@ -1,4 +1,4 @@
-//! `sensor replay`: a trace through the gates and the detectors, or a log through those of memory. Needs neither
+//! `sensor replay`: a trace through the gates and the detectors, or a log through those of memory and pressure. Needs neither
 //! root nor a daemon.
 
 use std::{fmt::Write as _, path::PathBuf};
@@ -90,10 +90,11 @@ pub(crate) fn log_page(report: &observed::Report, view: &View) -> String {
     // Writing to a String cannot fail, here and below.
     let _ = writeln!(
         page,
-        "{}: {}, {} of memory, from {} to {}",
+        "{}: {}, {} of memory, {} at pressure, from {} to {}",
         style.paint(Tone::Strong, "log"),
         text::safe(&log.host),
         text::count(log.samples, "sample", "samples"),
+        text::count(log.pressures, "look", "looks"),
         time::moment(log.from, &view.zone),
         time::moment(log.to, &view.zone),
     );
@@ -138,6 +139,11 @@ pub(crate) fn log_page(report: &observed::Report, view: &View) -> String {
 /// `node (4711)`, `7 × claude (4711, …)`, or the host.
 fn whose(found: &observed::Found) -> String {
     match &found.culprit {
+        None if found.cgroup.as_deref() == Some("") => "the host: it is short of memory".to_owned(),
+        None if found.cgroup.is_some() => {
+            let cgroup = found.cgroup.as_deref().unwrap_or_default();
+            format!("{}: it is short of memory", text::safe(cgroup))
+        }
         None => "the host: it is in no process".to_owned(),
         Some(one) if found.members.is_empty() => format!("{} ({})", text::safe(&one.comm), one.pid),
         Some(one) => {

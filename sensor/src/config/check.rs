@@ -183,8 +183,11 @@ fn memory(config: &Config) -> Checked {
         // Fewer are not even a record high in each bucket that has to be one.
         range(key, count, 8..=1_048_576)?;
     }
+    let zombies = &config.detect.zombies;
     // A tree is told of from 8 on.
-    range("detect.zombies.count", config.detect.zombies.count, 9..=1_048_576)
+    range("detect.zombies.count", zombies.count, 9..=1_048_576)?;
+    // No kernel has more pids than 4,194,304.
+    range("detect.zombies.many", zombies.many, 9..=4_194_304)
 }
 
 fn pressure(config: &Config) -> Checked {
@@ -226,6 +229,11 @@ fn respond(config: &Config) -> Checked {
         let what = "a respawn loop is never stopped, by whomever it is approved: it has two processes at \
                     most, so that nothing would be saved; \"observe\" or \"suggest\"";
         return problem("respond.rules.R6", what.into());
+    }
+    if let Mode::Approve | Mode::Auto = respond.rules.m6 {
+        let what = "what grows is in no process, so that there is nobody to stop; \"observe\" or \
+                    \"suggest\"";
+        return problem("respond.rules.M6", what.into());
     }
     range("respond.freeze_s", respond.freeze_s, 1..=86_400)?;
     // 0 would let the brake go before what it holds is awake.

@@ -215,7 +215,10 @@ pub struct Accumulation {
 #[serde(default, deny_unknown_fields)]
 pub struct Zombies {
     pub enabled: bool,
+    /// So many, and more and more.
     pub count: u32,
+    /// So many say enough by themselves.
+    pub many: u32,
 }
 
 /// Memory gets short, on the host or in a cgroup.
@@ -283,9 +286,26 @@ pub struct Rules {
     pub r2: Mode,
     #[serde(rename = "R3")]
     pub r3: Mode,
+    #[serde(rename = "R4")]
+    pub r4: Mode,
+    #[serde(rename = "R5")]
+    pub r5: Mode,
     /// `Observe` or `Suggest`.
     #[serde(rename = "R6")]
     pub r6: Mode,
+    #[serde(rename = "M1")]
+    pub m1: Mode,
+    #[serde(rename = "M2")]
+    pub m2: Mode,
+    #[serde(rename = "M3")]
+    pub m3: Mode,
+    #[serde(rename = "M4")]
+    pub m4: Mode,
+    #[serde(rename = "M5")]
+    pub m5: Mode,
+    /// `Observe` or `Suggest`: nobody has it.
+    #[serde(rename = "M6")]
+    pub m6: Mode,
 }
 
 /// How far the sensor may go by itself.
@@ -538,7 +558,7 @@ impl Default for Accumulation {
 
 impl Default for Zombies {
     fn default() -> Self {
-        Self { enabled: true, count: 64 }
+        Self { enabled: true, count: 64, many: 3277 }
     }
 }
 
@@ -576,7 +596,15 @@ impl Default for Rules {
             r1c: Mode::Auto,
             r2: Mode::Auto,
             r3: Mode::Auto,
+            r4: Mode::Suggest,
+            r5: Mode::Suggest,
             r6: Mode::Suggest,
+            m1: Mode::Suggest,
+            m2: Mode::Suggest,
+            m3: Mode::Suggest,
+            m4: Mode::Suggest,
+            m5: Mode::Suggest,
+            m6: Mode::Suggest,
         }
     }
 }
@@ -718,6 +746,7 @@ impl Detect {
             slow_workers: in_hours,
             unreaped: self.zombies.enabled,
             zombies: self.zombies.count,
+            many_zombies: self.zombies.many,
         }
     }
 }
@@ -757,7 +786,15 @@ impl Rules {
             "R1c" => self.r1c,
             "R2" => self.r2,
             "R3" => self.r3,
+            "R4" => self.r4,
+            "R5" => self.r5,
             "R6" => self.r6,
+            "M1" => self.m1,
+            "M2" => self.m2,
+            "M3" => self.m3,
+            "M4" => self.m4,
+            "M5" => self.m5,
+            "M6" => self.m6,
             _ => Mode::Suggest,
         }
     }

@@ -174,6 +174,37 @@ fn respawn_thresholds_are_those_of_the_gate_or_refused() {
 }
 
 #[test]
+fn each_rule_of_memory_has_a_mode_and_only_suggests_by_default() {
+    for rule in crate::detect::memory::Rule::ALL.map(crate::detect::memory::Rule::name) {
+        assert_eq!(Rules::default().mode(rule), Mode::Suggest, "{rule}");
+        for mode in ["observe", "suggest"] {
+            assert!(parse(&format!("[respond.rules]\n{rule} = \"{mode}\"")).is_ok(), "{rule}");
+        }
+        for (mode, word) in [(Mode::Auto, "auto"), (Mode::Approve, "approve")] {
+            let said = format!("[respond.rules]\n{rule} = \"{word}\"");
+            match rule {
+                "M6" => assert_eq!(
+                    message(&said),
+                    "/c.toml:2: respond.rules.M6: what grows is in no process, so that there is \
+                     nobody to stop; \"observe\" or \"suggest\""
+                ),
+                _ => assert_eq!(parse(&said).unwrap().respond.rules.mode(rule), mode),
+            }
+        }
+    }
+}
+
+#[test]
+fn how_many_zombies_say_enough_is_for_the_operator() {
+    assert_eq!(
+        message("[detect.zombies]\nmany = 8"),
+        "/c.toml:2: detect.zombies.many: 8 is not within 9 to 4194304",
+    );
+    let limits = parse("[detect.zombies]\nmany = 100").unwrap().detect.memory();
+    assert_eq!((limits.zombies, limits.many_zombies), (64, 100));
+}
+
+#[test]
 fn a_rule_that_is_off_never_crosses() {
     let config =
         parse("[detect.recursion]\nenabled = false\n[detect.recursion_growth]\nenabled = false")
@@ -199,7 +230,7 @@ fn errors_name_file_line_and_key() {
     );
     assert_eq!(
         message("\n[respond.rules]\nR9 = \"auto\""),
-        "/c.toml:3: respond.rules.R9: unknown field `R9`, expected one of `R1`, `R1b`, `R1c`, `R2`, `R3`, `R6`",
+        "/c.toml:3: respond.rules.R9: unknown field `R9`, expected one of `R1`, `R1b`, `R1c`, `R2`, `R3`, `R4`, `R5`, `R6`, `M1`, `M2`, `M3`, `M4`, `M5`, `M6`",
     );
     assert_eq!(
         message("[respond.rules]\nR1 = \"maybe\""),

@@ -19,6 +19,7 @@ use super::{
     Reins,
     containments::{Containments, GUARDIAN, POLICY},
     findings::SourceRead,
+    growth::Stopped,
     investigations::{Investigations, Progress},
     memory::Sampling,
     oom::Deaths,
@@ -62,7 +63,9 @@ pub enum Done {
     Investigated(Progress),
     /// A person's action was carried out.
     Acted(Box<Acted>),
-    /// A person's action on this incident came to no end.
+    /// What grew was stopped, or could not be.
+    Stopped(Box<Stopped>),
+    /// An action on this incident came to no end.
     Abandoned(String),
     /// A file was looked at for an investigator.
     Source(Box<SourceRead>),
@@ -109,7 +112,7 @@ pub struct Desk {
     pub started_at: prost_types::Timestamp,
     /// As configured, for the status.
     pub scope: Vec<String>,
-    /// Incidents that a person acts on just now: what came of it is recorded before their end.
+    /// Incidents that a person, or policy about growth, acts on just now: what came of it is recorded before their end.
     pub acting: HashSet<String>,
     /// What each unresolved incident is about.
     pub matters: HashMap<String, Matter>,
@@ -244,14 +247,7 @@ impl Desk {
         for action in actions {
             self.act(&id, action);
         }
-        let refused = match &decision {
-            Decision::Rehearse { why } | Decision::Suggest { why } => Some(why),
-            Decision::Observe { why } => Some(why).filter(|_| finding.contain),
-            Decision::Contain { .. } => None,
-        };
-        if let Some(why) = refused.filter(|why| !self.is_told(&id, why)) {
-            self.act(&id, refusal(why.clone()));
-        }
+        self.tell_why_not(&id, &decision, finding.contain);
         // What is being contained is looked at once it stands.
         if opened && !matches!(decision, Decision::Contain { .. }) {
             let done = self.done.clone();
@@ -260,6 +256,13 @@ impl Desk {
                 // The desk is gone only when the daemon ends.
                 let _ = done.send(Done::StudyDue(id));
             });
+        }
+    }
+
+    /// Records why nothing is done about a finding. `strong`: it is good enough for containment.
+    pub fn tell_why_not(&mut self, id: &str, decision: &Decision, strong: bool) {
+        if let Some(why) = decision.why_not(strong).filter(|why| !self.is_told(id, why)) {
+            self.act(id, refusal(why.to_owned()));
         }
     }
 
@@ -404,6 +407,7 @@ impl Desk {
             Done::Studied(study) => self.studied(study),
             Done::Investigated(progress) => drop(self.investigated(progress)),
             Done::Acted(acted) => self.acted(*acted),
+            Done::Stopped(stopped) => self.stopped(*stopped),
             Done::Source(read) => self.source_read(*read),
             Done::Abandoned(incident) => {
                 tracing::error!("an action on incident {incident} came to no end");

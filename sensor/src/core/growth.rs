@@ -1,10 +1,19 @@
-//! Growth of memory: from a sample to an incident, and to its end.
+//! Growth of memory: from a sample to an incident, and to its end. What an earlier run of the daemon saw of the
+//! same boot is read from the log once, before the first sample.
 
-use std::{path::Path, sync::Arc};
+mod before;
 
+use std::{
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+};
+
+pub use self::before::Before;
 use super::{
-    desk::{Desk, Matter},
+    containments::POLICY,
+    desk::{Desk, Done, Matter},
     reactor::{Notice, Reactor},
+    requests::Froze,
 };
 use crate::{
     clock,
@@ -16,38 +25,60 @@ use crate::{
     kernel::Detail,
     lineage::{Node, ProcessKey},
     proto::{Kind, MemorySample, State},
+    respond::policy::Decision,
 };
 
 /// An incident of an earlier run of which this one has not seen any growth for so long is over, ns: the rings of
 /// 80 minutes and of 8 hours would have told of it.
 const UNSEEN_NS: u64 = 9 * 3600 * 1_000_000_000;
 
-/// Growth was found.
+/// Growth was found, and what is to be done about it was decided.
 #[derive(Debug)]
 pub struct Grown {
     pub finding: Finding,
+    pub decision: Decision,
     /// The culprit's, itself first; empty where there is none.
     pub ancestry: Vec<Node>,
+}
+
+/// What became of an incident's tree that policy had stopped.
+#[derive(Debug)]
+pub struct Stopped {
+    incident: String,
+    froze: Froze,
 }
 
 /// Follows the samples, on the thread that takes them.
 pub struct Growth {
     watch: Watch,
     reactor: Arc<Reactor>,
+    /// What the log has; taken with the first sample.
+    before: Option<Before>,
 }
 
 impl Growth {
-    pub fn new(limits: Limits, reactor: Arc<Reactor>) -> Self {
-        Self { watch: Watch::new(limits), reactor }
+    pub fn new(limits: Limits, reactor: Arc<Reactor>, before: Before) -> Self {
+        Self { watch: Watch::new(limits), reactor, before: Some(before) }
     }
 
     pub fn see(&mut self, sample: &MemorySample) {
+        if let Some(before) = self.before.take() {
+            // What there was to be told was told.
+            let seen = before.each(sample.at_ns, |sample| drop(self.watch.see(&sample)));
+            match seen {
+                Ok(seen) => tracing::debug!("{seen} earlier samples of memory are followed"),
+                Err(error) => tracing::warn!("earlier growth of memory is not known: {error}"),
+            }
+        }
         for told in self.watch.see(sample) {
             match told {
                 Told::Found(finding) if self.is_in_scope(&finding) => {
                     let culprit = finding.culprit;
                     let ancestry = culprit.map(|key| self.reactor.lineage.ancestry(key));
+                    let paused = self.reactor.paused.load(Ordering::Relaxed);
+                    let policy = &self.reactor.policy;
                     self.reactor.tell(Notice::Grown(Box::new(Grown {
+                        decision: policy.decide(finding.rule, finding.contain, paused),
                         finding: *finding,
                         ancestry: ancestry.unwrap_or_default(),
                     })));
@@ -77,7 +108,7 @@ impl Growth {
 
 impl Desk {
     pub fn grown(&mut self, grown: Grown) {
-        let Grown { finding, ancestry } = grown;
+        let Grown { finding, decision, ancestry } = grown;
         let mut scene = self.scene(finding.culprit, finding.at_ns, &ancestry);
         if let Some(group) = &finding.group {
             scene.identity = super::desk::identity_of(group, scene.identity);
@@ -96,9 +127,44 @@ impl Desk {
             self.matters.entry(id.clone()).or_insert_with(|| Matter::new(&id, finding.clone()));
         if !opened {
             // More urgent than what was told before.
-            matter.subject.finding = finding;
+            matter.subject.finding = finding.clone();
+        }
+        if matches!(decision, Decision::Contain { .. }) {
+            self.stop(&id, &format!("{} was crossed", finding.rule));
+        } else {
+            self.tell_why_not(&id, &decision, finding.contain);
         }
         self.study(&id);
+    }
+
+    /// Freezes whoever grows, as a person could. What stands already stays as it is, and whom a person let run
+    /// runs.
+    fn stop(&mut self, id: &str, why: &str) {
+        let containments = &self.containments;
+        let settled = containments.is_let_run(id)
+            || containments.is_busy(id)
+            || containments.of(id).is_some_and(|it| it.frozen)
+            || self.acting.contains(id);
+        let roots = self.incidents.roots(id);
+        if settled || roots.is_empty() {
+            return;
+        }
+        let (work, done) = (self.freeze(id, roots, None, POLICY, why), self.done.clone());
+        let incident = id.to_owned();
+        self.acting.insert(incident.clone());
+        tokio::spawn(async move {
+            let finished = match tokio::task::spawn_blocking(work).await {
+                Ok(froze) => Done::Stopped(Box::new(Stopped { incident, froze })),
+                Err(_) => Done::Abandoned(incident),
+            };
+            // The desk is gone only when the daemon ends.
+            let _ = done.send(finished);
+        });
+    }
+
+    pub fn stopped(&mut self, stopped: Stopped) {
+        self.acting.remove(&stopped.incident);
+        self.froze(&stopped.incident, stopped.froze);
     }
 
     /// The unresolved incident of processes that multiply which somebody in this line belongs to.

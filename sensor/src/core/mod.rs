@@ -50,7 +50,7 @@ use tokio::{
 use self::{
     containments::Containments,
     desk::{Desk, Done},
-    growth::Growth,
+    growth::{Before, Growth},
     investigations::Investigations,
     memory::{Sampler, Sampling},
     pressure::Shortages,
@@ -345,7 +345,8 @@ impl Daemon {
             Arc::clone(&gatherer),
             hierarchies.clone(),
         );
-        let growth = Growth::new(config.detect.memory(), Arc::clone(&reactor));
+        let before = Before::new(&config.state_dir, &host.boot_id);
+        let growth = Growth::new(config.detect.memory(), Arc::clone(&reactor), before);
         let memory = sampling(sampler, &log, growth).map_err(CoreError::Threads)?;
         let mut desk = Desk {
             log,
@@ -389,7 +390,7 @@ impl Daemon {
             shortages,
         };
         desk.begin(&opened, degradations, baseline_processes);
-        desk.succeed(Legacy { opened, predecessor });
+        desk.succeed(Legacy { opened, state_dir: &config.state_dir, predecessor });
         survival::keep_memory();
         // From here on there are reactions: what an earlier run knew is in the book.
         storm::start(&reactor, alarms).map_err(CoreError::Threads)?;
@@ -622,7 +623,9 @@ pub fn doctor(config: &Config) -> Vec<crate::kernel::Capability> {
 fn policy(config: &Config) -> Policy {
     use crate::config::Mode as Configured;
     let rules = &config.respond.rules;
-    Policy::with(Rule::ALL.map(Rule::name).map(|rule| {
+    let of_memory = crate::detect::memory::Rule::ALL.map(crate::detect::memory::Rule::name);
+    let all = Rule::ALL.map(Rule::name).into_iter().chain(of_memory);
+    Policy::with(all.map(|rule| {
         let mode = match rules.mode(rule) {
             Configured::Observe => Mode::Observe,
             Configured::Suggest => Mode::Suggest,

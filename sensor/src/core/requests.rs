@@ -35,9 +35,16 @@ pub struct Acted {
     reply: Reply,
 }
 
+/// What a freeze came to.
+#[derive(Debug)]
+pub struct Froze {
+    contained: Contained,
+    containment: Option<Containment>,
+}
+
 #[derive(Debug)]
 enum Outcome {
-    Froze { contained: Contained, containment: Option<Box<Containment>> },
+    Froze(Box<Froze>),
     Did(Vec<proto::Action>),
 }
 
@@ -108,7 +115,11 @@ impl Desk {
             }
             Verb::Freeze => match &held {
                 Some(held) if held.frozen => Err(format!("incident {incident} is frozen already")),
-                _ => Ok(self.freeze(&incident, roots, leaf, &by, &why)),
+                _ => {
+                    let freeze = self.freeze(&incident, roots, leaf, &by, &why);
+                    let work: Work = Box::new(move || Outcome::Froze(Box::new(freeze())));
+                    Ok(work)
+                }
             },
             Verb::Kill => Ok(self.kill(&incident, roots, leaf, &by, &why)),
             Verb::Thaw => match held {
@@ -142,14 +153,15 @@ impl Desk {
         });
     }
 
-    fn freeze(
+    /// The work of freezing trees, to be done beside the desk.
+    pub(super) fn freeze(
         &self,
         incident: &str,
         roots: Vec<ProcessKey>,
         leaf: Option<ProcessKey>,
         by: &str,
         why: &str,
-    ) -> Work {
+    ) -> impl FnOnce() -> Froze + Send + use<> {
         let thaw_ns = clock::boot_ns() + self.times.freeze_ns;
         let release_ns = thaw_ns + self.times.brake_extra_ns;
         let mark = self.containments.mark_for(incident);
@@ -164,7 +176,7 @@ impl Desk {
         };
         let (responder, guardian) = (self.responder.clone(), self.guardian.clone());
         let freeze_ns = self.times.freeze_ns;
-        Box::new(move || {
+        move || {
             let contained = responder.contain(&target, &mut |held| {
                 // Where none runs just now, the next guardian gets it.
                 guardian.arm(held.arm(thaw_ns, release_ns));
@@ -172,11 +184,27 @@ impl Desk {
             if contained.is_let_go() {
                 guardian.disarm(&target.incident);
             }
-            let containment = contained.held.clone().map(|held| {
-                Box::new(Containment { held, leaf, frozen: true, freeze_ns, thaw_ns, release_ns })
+            let held = contained.held.clone();
+            let containment = held.map(|held| Containment {
+                held,
+                leaf,
+                frozen: true,
+                freeze_ns,
+                thaw_ns,
+                release_ns,
             });
-            Outcome::Froze { contained, containment }
-        })
+            Froze { contained, containment }
+        }
+    }
+
+    /// What a freeze came to is in the book and in the incident.
+    pub(super) fn froze(&mut self, incident: &str, froze: Froze) {
+        let Froze { contained, containment } = froze;
+        let thaw_ns = containment.as_ref().map_or(0, |it| it.thaw_ns);
+        if let Some(containment) = containment {
+            self.containments.settle(containment.held.mark, Some(containment));
+        }
+        self.contained(incident, contained, thaw_ns, Containing::First);
     }
 
     fn kill(
@@ -220,13 +248,9 @@ impl Desk {
         self.acting.remove(&incident);
         let mut last = None;
         match outcome {
-            Outcome::Froze { contained, containment } => {
-                last = contained.actions.last().cloned();
-                let thaw_ns = containment.as_ref().map_or(0, |it| it.thaw_ns);
-                if let Some(containment) = containment {
-                    self.containments.settle(containment.held.mark, Some(*containment));
-                }
-                self.contained(&incident, contained, thaw_ns, Containing::First);
+            Outcome::Froze(froze) => {
+                last = froze.contained.actions.last().cloned();
+                self.froze(&incident, *froze);
             }
             Outcome::Did(actions) => {
                 for action in actions {

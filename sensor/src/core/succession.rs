@@ -1,6 +1,8 @@
 //! What an earlier run left behind: unresolved incidents in the log, and perhaps a guardian that
 //! still watches over what is frozen.
 
+use std::path::Path;
+
 use super::{
     containments::{Containment, GUARDIAN, POLICY},
     desk::Desk,
@@ -15,8 +17,10 @@ use crate::{
 };
 
 /// What is taken over.
-pub struct Legacy {
+pub struct Legacy<'a> {
     pub opened: Opened,
+    /// Where the log is.
+    pub state_dir: &'a Path,
     /// The guardian of a core that was killed.
     pub predecessor: Option<Predecessor>,
 }
@@ -24,8 +28,8 @@ pub struct Legacy {
 impl Desk {
     /// Takes it over: the new guardian is armed before the old one leaves, the new marks are set
     /// before the old programs go with it.
-    pub fn succeed(&mut self, legacy: Legacy) {
-        let Legacy { opened, predecessor } = legacy;
+    pub fn succeed(&mut self, legacy: Legacy<'_>) {
+        let Legacy { opened, state_dir, predecessor } = legacy;
         let (here, elsewhen): (Vec<_>, Vec<_>) = opened
             .unresolved
             .into_iter()
@@ -45,6 +49,7 @@ impl Desk {
             }
         }
         self.forget_shortages();
+        self.recall_kills(state_dir);
         let ids: Vec<String> = self.incidents.iter().map(|incident| incident.id.clone()).collect();
         for id in ids {
             self.take_up(&id);

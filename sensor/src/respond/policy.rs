@@ -39,6 +39,17 @@ pub enum Decision {
     },
 }
 
+impl Decision {
+    /// Why nothing is done, where that is worth a word. `strong`: the finding is good enough for containment.
+    pub fn why_not(&self, strong: bool) -> Option<&str> {
+        match self {
+            Self::Rehearse { why } | Self::Suggest { why } => Some(why),
+            Self::Observe { why } => Some(why.as_str()).filter(|_| strong),
+            Self::Contain { .. } => None,
+        }
+    }
+}
+
 /// A respawn loop has two processes at most: stopping it saves nothing, and the service that is
 /// restarted may work the next time.
 const TOLD_ONLY: Rule = Rule::R6;
@@ -155,7 +166,7 @@ mod tests {
         for rule in ["R1", "R1b", "R1c", "R2", "R3"] {
             assert!(matches!(policy.decide(rule, true, false), Decision::Contain { .. }));
         }
-        for rule in ["manual", "R4", "R6", ""] {
+        for rule in ["manual", "R4", "R5", "R6", "M1", "M2", "M3", "M4", "M5", "M6", ""] {
             assert!(matches!(policy.decide(rule, true, false), Decision::Suggest { .. }));
         }
     }

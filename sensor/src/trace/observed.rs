@@ -1,4 +1,4 @@
-//! The observations of a log through the detectors of memory again: from a state directory, which is only
+//! The observations of a log through the detectors of memory and of pressure again: from a state directory, which is only
 //! read, or from a file that holds the observations alone.
 
 use std::path::{Path, PathBuf};
@@ -12,10 +12,12 @@ use crate::{
     config::Config,
     detect::{
         Finding,
-        memory::{self, Told, Watch},
+        memory::{Told, Watch},
+        pressure::{Detector, Said},
     },
+    incident,
     lineage::ProcessKey,
-    proto::{Measure, MemorySample, Record, observation::Fact, record::Body},
+    proto::{Measure, MemorySample, Pressure, Record, observation::Fact, record::Body},
     record::{self, Export, ExportError, Exporter, Filter, ReadError, Reader},
 };
 
@@ -41,13 +43,15 @@ pub struct Report {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Summary {
     pub host: String,
-    /// When the first sample of memory was recorded, and the last one.
+    /// When the first sample of memory or look at pressure was recorded, and the last one.
     #[serde(serialize_with = "json::time")]
     pub from: Option<Timestamp>,
     #[serde(serialize_with = "json::time")]
     pub to: Option<Timestamp>,
     /// Samples of memory.
     pub samples: u64,
+    /// Looks at pressure that were worth a record.
+    pub pressures: u64,
     /// What is wrong with the file behind what was read; null: nothing.
     pub damage: Option<String>,
 }
@@ -65,6 +69,8 @@ pub struct Found {
     /// Boot clock, ns.
     #[serde(serialize_with = "json::string")]
     pub at_ns: u64,
+    /// Of pressure where it is, empty: the host; null: it is about who grows.
+    pub cgroup: Option<String>,
     /// None where nobody has it.
     pub culprit: Option<Process>,
     /// Of a group all its trees; else empty.
@@ -165,24 +171,97 @@ pub(crate) fn read<R: std::io::Read>(export: &mut Export<R>, config: &Config) ->
 
 /// A replay under way.
 struct Replay {
+    config: Config,
     watch: Watch,
+    pressure: Option<Detector>,
+    boot_id: String,
+    /// Which run of a sensor the samples are of, and when the last look at pressure was, boot clock, ns.
+    series_ns: u64,
+    pressed_ns: u64,
     report: Report,
 }
 
 impl Replay {
     fn new(config: &Config) -> Self {
-        Self { watch: Watch::new(config.detect.memory()), report: Report::default() }
+        Self {
+            config: config.clone(),
+            watch: Watch::new(config.detect.memory()),
+            pressure: config.detect.pressure().map(Detector::new),
+            boot_id: String::new(),
+            series_ns: 0,
+            pressed_ns: 0,
+            report: Report::default(),
+        }
     }
 
     fn apply(&mut self, record: &Record) {
-        let Some(sample) = sample_of(record) else { return };
+        let Some(Body::Observation(observation)) = &record.body else { return };
+        match &observation.fact {
+            Some(Fact::Memory(sample)) => {
+                self.seen(record);
+                self.report.log.samples += 1;
+                self.grows(sample, record);
+            }
+            Some(Fact::Pressure(pressure)) => {
+                self.seen(record);
+                self.report.log.pressures += 1;
+                self.presses(pressure, record);
+            }
+            _ => {}
+        }
+    }
+
+    fn seen(&mut self, record: &Record) {
         let log = &mut self.report.log;
-        if log.samples == 0 {
+        if log.samples == 0 && log.pressures == 0 {
             log.host.clone_from(&record.host);
             log.from = record.at;
         }
-        log.samples += 1;
         log.to = record.at;
+        if record.boot_id != self.boot_id {
+            self.boot_id.clone_from(&record.boot_id);
+            self.watch = Watch::new(self.config.detect.memory());
+            self.begin();
+        }
+    }
+
+    /// A daemon begins without any pressure in mind.
+    fn begin(&mut self) {
+        self.pressure = self.config.detect.pressure().map(Detector::new);
+    }
+
+    fn presses(&mut self, pressure: &Pressure, record: &Record) {
+        if pressure.at_ns < self.pressed_ns {
+            // Another boot.
+            self.begin();
+        }
+        self.pressed_ns = pressure.at_ns;
+        let Some(detector) = &mut self.pressure else { return };
+        for said in detector.observe(pressure) {
+            match said {
+                Said::Risen { cgroup, finding, .. } => {
+                    let found = Found::of(&finding, &MemorySample::default(), record.at);
+                    self.report.findings.push(Found { cgroup: Some(cgroup), ..found });
+                }
+                Said::Calm { cgroup } => {
+                    let end = End {
+                        at: record.at,
+                        at_ns: pressure.at_ns,
+                        why: "there is enough memory again, and nobody waits for it".to_owned(),
+                    };
+                    let open = self.report.findings.iter_mut().filter(|it| it.over.is_none());
+                    open.filter(|found| found.cgroup.as_ref() == Some(&cgroup))
+                        .for_each(|found| found.over = Some(end.clone()));
+                }
+            }
+        }
+    }
+
+    fn grows(&mut self, sample: &MemorySample, record: &Record) {
+        if sample.series_ns != self.series_ns && self.report.log.samples > 1 {
+            self.begin();
+        }
+        self.series_ns = sample.series_ns;
         for told in self.watch.see(sample) {
             match told {
                 Told::Found(finding) => {
@@ -191,6 +270,7 @@ impl Replay {
                 Told::Over(over) => {
                     let end = End { at: record.at, at_ns: over.at_ns, why: over.why };
                     let open = self.report.findings.iter_mut().rev().filter(|it| it.over.is_none());
+                    let open = open.filter(|it| it.cgroup.is_none());
                     let is = |found: &&mut Found| {
                         found.culprit.as_ref().map(|one| (one.pid, one.start_ns))
                             == over.culprit.map(|key| (key.tgid, key.start_ns))
@@ -213,10 +293,11 @@ impl Found {
         Self {
             kind: json::kind::word(finding.kind.into()),
             rule: finding.rule,
-            severity: json::severity::word(memory::severity(finding).into()),
+            severity: json::severity::word(incident::severity(finding, 0).into()),
             confidence: finding.confidence,
             at,
             at_ns: finding.at_ns,
+            cgroup: None,
             culprit: finding.culprit.map(process),
             members: members.unwrap_or_default().iter().copied().map(process).collect(),
             measures: finding.measures.clone(),
@@ -313,9 +394,96 @@ mod tests {
         let replayed = replay(&file, &Config::default(), Some(&again)).unwrap();
         assert_eq!(replayed.log.samples, 1099);
         assert!(replayed.findings.iter().map(bits).eq(live.iter().map(bits)));
+        assert!(replayed.findings.iter().all(|found| found.cgroup.is_none()));
         // What was kept of it is the same once more, and no incident.
         let twice = replay(&again, &Config::default(), None).unwrap();
         assert!(twice.findings.iter().map(bits).eq(live.iter().map(bits)));
         assert!(Export::open(&again).is_err());
+    }
+
+    /// A host that gets short twice, and a cgroup beside it, looked at once a second.
+    fn looks() -> Vec<Pressure> {
+        let look = |at: u64, cgroup: &str, percent: u64| Pressure {
+            at_ns: at * 1_000_000_000,
+            cgroup: cgroup.into(),
+            total_bytes: Some(1000 << 20),
+            available_bytes: Some((percent * 10) << 20),
+            swap_total_bytes: Some(0),
+            ..Pressure::default()
+        };
+        let falls = |at: u64| 40_u64.saturating_sub(at % 400).max(3);
+        let host = (0..800).map(|at| look(at, "", if at % 400 < 100 { falls(at) } else { 50 }));
+        let group = (0..800).filter(|at| (100..140).contains(at)).map(|at| look(at, "/a", 8));
+        let group = group.chain((140..200).map(|at| look(at, "/a", 60)));
+        let mut all: Vec<Pressure> = host.chain(group).collect();
+        all.sort_by_key(|one| one.at_ns);
+        all
+    }
+
+    #[test]
+    fn pressure_replays_to_the_same_findings_bit_for_bit() {
+        let record = |seq: u64, pressure: &Pressure| Record {
+            seq,
+            at: Some(Timestamp { seconds: seq as i64, nanos: 0 }),
+            body: Some(Body::Observation(Observation {
+                fact: Some(Fact::Pressure(pressure.clone())),
+            })),
+            ..Record::default()
+        };
+        let limits = Config::default().detect.pressure().unwrap();
+        let mut detector = Detector::new(limits);
+        let mut live = Vec::new();
+        for pressure in looks() {
+            for said in detector.observe(&pressure) {
+                if let Said::Risen { cgroup, finding, .. } = said {
+                    let measures: Vec<(String, u64)> = finding
+                        .measures
+                        .iter()
+                        .map(|it| (it.name.clone(), it.value.to_bits()))
+                        .collect();
+                    live.push((cgroup, finding.at_ns, finding.confidence.to_bits(), measures));
+                }
+            }
+        }
+        let mut replay = Replay::new(&Config::default());
+        looks().iter().zip(0..).for_each(|(pressure, seq)| replay.apply(&record(seq, pressure)));
+        let report = replay.report;
+        let replayed: Vec<_> = report
+            .findings
+            .iter()
+            .map(|found| {
+                let measures: Vec<(String, u64)> =
+                    found.measures.iter().map(|it| (it.name.clone(), it.value.to_bits())).collect();
+                (found.cgroup.clone().unwrap(), found.at_ns, found.confidence.to_bits(), measures)
+            })
+            .collect();
+        assert_eq!(replayed, live);
+        // Twice a warning that becomes critical, and a warning of the group in between.
+        let short: Vec<(&str, &str)> = report
+            .findings
+            .iter()
+            .map(|it| (it.cgroup.as_deref().unwrap(), it.severity.as_str()))
+            .collect();
+        assert_eq!(
+            short,
+            [
+                ("", "warning"),
+                ("", "critical"),
+                ("/a", "warning"),
+                ("", "warning"),
+                ("", "critical")
+            ]
+        );
+        assert!(
+            report.findings.iter().all(|found| found.over.is_some() && found.culprit.is_none())
+        );
+        assert_eq!((report.log.samples, report.log.pressures), (0, 900));
+
+        // Switched off it says nothing.
+        let mut off = Config::default();
+        off.detect.pressure.enabled = false;
+        let mut replay = Replay::new(&off);
+        looks().iter().zip(0..).for_each(|(pressure, seq)| replay.apply(&record(seq, pressure)));
+        assert!(replay.report.findings.is_empty());
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use ::tests::judge::{Outcome, Seen, Trace};
 
 use super::{
-    judged::{Evaluation, Judged},
+    judged::{Evaluation, Judged, Observed},
     table,
 };
 use crate::measure::row::{Row, Verdict};
@@ -50,12 +50,25 @@ pub fn faults(evaluation: &Evaluation, rows: &[Row]) -> Vec<Fault> {
             Ok(_) => {}
         }
     }
+    for observed in &evaluation.observed {
+        for what in of_observed(observed) {
+            faults.push(Fault { about: Some(observed.name.clone()), what });
+        }
+    }
     for row in rows.iter().filter(|row| row.ok == Verdict::False) {
         let what =
             format!("{}: {}, target {}", row.name, table::figure(row.value), row.target_text());
         faults.push(Fault { about: None, what });
     }
     faults
+}
+
+/// What is wrong about observations that were replayed.
+pub fn of_observed(observed: &Observed) -> Vec<String> {
+    match &observed.faults {
+        Err(why) => vec![format!("replayed: unresolved: {}", one_line(why))],
+        Ok(faults) => faults.iter().map(|fault| format!("replayed: {fault}")).collect(),
+    }
 }
 
 /// The faults of one workload.
@@ -331,6 +344,25 @@ mod tests {
     fn too_many_npm_processes() {
         let said = said(|it| seen(it, 0, 0).incidents[0].processes_contained = Some(51));
         assert_eq!(said, ["npm-missing-manifest: at containment, most: 51, target ≤ 50"]);
+    }
+
+    #[test]
+    fn observations_of_which_something_else_was_said() {
+        let said = said(|it| {
+            let observed = |name: &str, faults| Observed { name: name.into(), faults };
+            it.observed = vec![
+                observed("leak", Ok(Vec::new())),
+                observed("cache", Ok(vec!["a false finding: memory_growth by M3".into()])),
+                observed("gone", Err("there is no such file".into())),
+            ];
+        });
+        assert_eq!(
+            said,
+            [
+                "cache, replayed: a false finding: memory_growth by M3",
+                "gone, replayed: unresolved: there is no such file",
+            ]
+        );
     }
 
     #[test]

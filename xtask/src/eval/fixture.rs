@@ -37,6 +37,7 @@ pub fn evaluation() -> Evaluation {
             honest,
         ],
         traces: Vec::new(),
+        observed: Vec::new(),
     }
 }
 
@@ -57,6 +58,7 @@ pub fn alone() -> Alone {
         capped_processes: 380,
         capped_bytes: 900 << 20,
         running_after: 378,
+        oom_after: None,
         ended_well: false,
         trace: Trace {
             seconds: 36.0,
@@ -95,6 +97,7 @@ pub fn incident(after: f64) -> SeenIncident {
         rule: "R1".into(),
         summary: "`npm run a` runs itself".into(),
         kind_right: true,
+        beside: false,
         culprit_right: true,
         facts_missing: Vec::new(),
         window_missing: Vec::new(),

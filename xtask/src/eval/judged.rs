@@ -10,6 +10,8 @@ pub struct Evaluation {
     pub workloads: Vec<Judged>,
     /// Long recordings of honest work, replayed.
     pub traces: Vec<Replayed>,
+    /// Observations of memory, replayed.
+    pub observed: Vec<Observed>,
 }
 
 /// A workload: once alone, and some times under the sensor.
@@ -24,6 +26,14 @@ pub struct Judged {
     /// Why it is unresolved, where it is.
     pub alone: Result<Alone, String>,
     pub trials: Vec<Outcome>,
+}
+
+/// Observations that went through the detectors of memory.
+#[derive(Clone, Debug)]
+pub struct Observed {
+    pub name: String,
+    /// Sentences about what is wrong; none: all is right. An error: why nothing is known.
+    pub faults: Result<Vec<String>, String>,
 }
 
 /// A recorded trace that went through the sensor's gates and detectors.
@@ -71,12 +81,13 @@ impl Judged {
             .min_by_key(|incident| (!incident.culprit_right, incident.facts_missing.len()))
     }
 
-    /// All but that one.
+    /// All but that one, and but those that may stand beside it.
     pub fn extra<'a>(&self, seen: &'a Seen) -> impl Iterator<Item = &'a SeenIncident> {
         let hit = self.hit(seen);
         seen.incidents
             .iter()
             .filter(move |incident| !hit.is_some_and(|hit| std::ptr::eq(hit, *incident)))
+            .filter(|incident| !incident.beside)
     }
 
     pub fn hits(&self) -> impl Iterator<Item = &SeenIncident> {

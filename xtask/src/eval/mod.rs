@@ -147,8 +147,12 @@ fn evaluate(
     sensor: &Path,
     with_traces: bool,
 ) -> Result<Evaluation> {
-    let traces = if with_traces { traces::replay_all(sensor)? } else { Vec::new() };
-    Ok(Evaluation { workloads: rounds::run(selected, runs, sensor), traces })
+    let (mut traces, mut observed) = (Vec::new(), Vec::new());
+    if with_traces {
+        traces = traces::replay_all(sensor)?;
+        observed = traces::judge_observed(sensor)?;
+    }
+    Ok(Evaluation { workloads: rounds::run(selected, runs, sensor), traces, observed })
 }
 
 /// Installs what the workloads need and this machine lacks.

@@ -1,13 +1,17 @@
-//! The short evaluation, as a part of `cargo xtask test`: each quick workload is a test.
+//! The short evaluation, as a part of `cargo xtask test`: each quick workload is a test, and so are the observations
+//! of memory, which take a moment.
 
 use std::path::Path;
 
-use ::tests::judge::suite::{self, Labelled};
+use ::tests::judge::{
+    corpus,
+    suite::{self, Labelled},
+};
 use anyhow::Result;
 
-use super::{check, provide, rounds};
+use super::{check, provide, rounds, traces};
 
-/// A quick workload, and what went wrong with it.
+/// A quick workload or replayed observations, and what went wrong with it.
 pub struct Judgement {
     pub name: String,
     /// Sentences; none: all is well.
@@ -16,7 +20,8 @@ pub struct Judgement {
 
 /// Their names, run or not.
 pub fn names() -> Result<Vec<String>> {
-    Ok(quick()?.into_iter().map(|it| it.name).collect())
+    let observed = corpus::observed()?.into_iter().map(|it| it.name);
+    Ok(quick()?.into_iter().map(|it| it.name).chain(observed).collect())
 }
 
 /// Runs each of them once alone and once under `sensor`. Shares and rates of so few runs prove
@@ -24,13 +29,22 @@ pub fn names() -> Result<Vec<String>> {
 pub fn run(sensor: &Path) -> Result<Vec<Judgement>> {
     let selected = quick()?;
     provide(&selected)?;
+    let observed = traces::judge_observed(sensor)?;
     let judged = rounds::run(&selected, 1, sensor);
+    let observed = observed.iter().map(|one| Judgement {
+        name: one.name.clone(),
+        faults: check::of_observed(one)
+            .iter()
+            .map(|what| format!("{}, {what}", one.name))
+            .collect(),
+    });
     Ok(judged
         .iter()
         .map(|workload| Judgement {
             name: workload.name.clone(),
             faults: check::of_workload(workload).iter().map(ToString::to_string).collect(),
         })
+        .chain(observed)
         .collect())
 }
 

@@ -65,6 +65,10 @@ fn told_alone(alone: &Result<Alone, String>) -> String {
                 three_digits(after.as_secs_f64())
             )
         }
+        Ok(Alone { oom_after: Some(after), peak, .. }) => {
+            let after = three_digits(after.as_secs_f64());
+            format!("the OOM killer acted after {after} s, {peak} alive at most")
+        }
         Ok(Alone { took, peak, .. }) => {
             format!("ended after {} s, {peak} alive at most", three_digits(took.as_secs_f64()))
         }
@@ -127,6 +131,11 @@ mod tests {
                 ..fixture::alone()
             })),
             "capped after 9.00 s, 380 alive"
+        );
+        let ended = Alone { capped_after: None, ..fixture::alone() };
+        assert_eq!(
+            told_alone(&Ok(Alone { oom_after: Some(Duration::from_secs(38)), ..ended })),
+            "the OOM killer acted after 38.0 s, 380 alive at most"
         );
     }
 }

@@ -87,7 +87,9 @@ fn right(workloads: &[Judged]) -> Vec<Row> {
             .flat_map(|workload| {
                 workload.seen().flat_map(|seen| &seen.incidents).map(move |it| (workload, it))
             })
-            .filter(|(workload, incident)| group.has_incident(workload, &incident.kind))
+            .filter(|(workload, incident)| {
+                !incident.beside && group.has_incident(workload, &incident.kind)
+            })
             .count();
         let culprits = malign().flat_map(Judged::hits).filter(|hit| hit.culprit_right).count();
         let facts = malign().flat_map(Judged::hits).filter(|hit| hit.facts_missing.is_empty());
@@ -140,7 +142,7 @@ fn speed(workloads: &[Judged]) -> Vec<Row> {
     rows
 }
 
-/// The same runaways without a sensor, where `pids.max` alone holds them.
+/// The same runaways without a sensor, where `pids.max` or the OOM killer alone ends them.
 fn without(workloads: &[Judged]) -> Vec<Row> {
     let capped: Vec<_> = workloads
         .iter()
@@ -170,6 +172,9 @@ fn without(workloads: &[Judged]) -> Vec<Row> {
     ] {
         spread(&mut rows, name, unit, &values);
     }
+    let killed = workloads.iter().filter_map(|it| it.alone.as_ref().ok());
+    let killed = seconds(killed.map(|alone| alone.oom_after));
+    spread(&mut rows, "the OOM killer: start to its first kill", "s", &killed);
     rows
 }
 

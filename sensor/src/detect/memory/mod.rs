@@ -51,6 +51,9 @@ pub enum Rule {
 }
 
 impl Rule {
+    pub const ALL: [Self; 8] =
+        [Self::R5, Self::R4, Self::M6, Self::M5, Self::M4, Self::M3, Self::M2, Self::M1];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::R5 => "R5",
@@ -87,6 +90,7 @@ pub struct Limits {
     pub slow_workers: u32,
     pub unreaped: bool,
     pub zombies: u32,
+    pub many_zombies: u32,
 }
 
 impl Default for Limits {

@@ -59,6 +59,13 @@ impl Series {
         }
     }
 
+    /// What is counted begins anew.
+    pub fn restart(&mut self) {
+        self.seconds = Ring::new(SECOND_NS);
+        self.minutes = Ring::new(MINUTE_NS);
+        self.zombies = Zombies::default();
+    }
+
     /// Enters a value into all rings.
     pub fn add(&mut self, now_ns: u64, point: Point) -> Ended {
         self.latest = point;

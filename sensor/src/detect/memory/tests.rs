@@ -285,3 +285,45 @@ fn whatever_a_sample_says_it_is_an_answer() {
         watch.see(&sample);
     }
 }
+
+#[test]
+fn a_restart_of_the_sensor_loses_no_growth() {
+    let told = |until: u64, restarted: Option<u64>, at: &dyn Fn(u64) -> Vec<Process>| {
+        let mut watch = super::Watch::new(super::Limits::default());
+        let (host, mut forks) = (Host::of_gib(9, 5), host::Forks::default());
+        let mut found = Vec::new();
+        for now in (0..until).step_by(5) {
+            if restarted == Some(now) {
+                forks = host::Forks::default();
+            }
+            let mut sample = host.sample(now, &at(now), &mut forks);
+            if let Some(restarted) = restarted.filter(|restarted| *restarted <= now) {
+                // It takes its time to begin.
+                if now == restarted {
+                    continue;
+                }
+                sample.series_ns += restarted * 1_000_000_000;
+            }
+            found.extend(watch.see(&sample).into_iter().map(|told| (now, told)));
+        }
+        found
+    };
+    let leak = |at: u64| service(like_python(50 * 1024)(at), at);
+    // All is used up some 20 minutes later.
+    let until = 107 * MINUTE;
+    let (whole, cut) = (told(until, None, &leak), told(until, Some(50 * MINUTE), &leak));
+    assert_eq!(short(&whole), [("M2", Some(20))]);
+    assert_eq!(short(&cut), [("M2", Some(20))]);
+    assert_eq!(findings(&cut)[0].0, findings(&whole)[0].0, "as if there had been none");
+    // What was told before is told once more by the one that did not tell it.
+    let late = told(until, Some(100 * MINUTE), &leak);
+    assert_eq!(short(&late), [("M2", Some(20)), ("M2", Some(20))]);
+    // Who has had its workers for long has not more of them because somebody else counts.
+    let busy = |at: u64| {
+        let mut all = service(50 * MIB, at);
+        all.extend((0..40).map(|one| Process::new(100 + one, 2 * MIB).below(20).runs(2)));
+        all[1].done = at as u32;
+        all
+    };
+    assert_eq!(short(&told(3 * HOUR, Some(50 * MINUTE), &busy)), []);
+}

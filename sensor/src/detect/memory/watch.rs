@@ -8,7 +8,7 @@ use super::{
     culprit::{CARRIES, Sight, key_of},
     fast::{PAUSE_NS, Rush},
     measures::{self, measure},
-    rings::Point,
+    rings::{BUCKETS, Point},
     room::Room,
     series::{Ended, Growth, LENGTHS_NS, Series, Window},
     statistics::Slopes,
@@ -60,6 +60,8 @@ pub struct Watch {
     last_ns: u64,
     /// Time within the samples: what a host sleeps, and what nobody saw, is not in it.
     now_ns: u64,
+    /// When the sensor that takes them began to, by that time: what it counts it counts from there on.
+    since_ns: u64,
     host: Series,
     trees: BTreeMap<ProcessKey, Series>,
     groups: BTreeMap<GroupKey, Series>,
@@ -82,6 +84,7 @@ impl Watch {
             series_ns: 0,
             last_ns: 0,
             now_ns: 0,
+            since_ns: 0,
             host: Series::new(),
             trees: BTreeMap::new(),
             groups: BTreeMap::new(),
@@ -91,10 +94,11 @@ impl Watch {
 
     /// Takes a sample in; one that is not newer than the last changes nothing.
     pub fn see(&mut self, sample: &MemorySample) -> Vec<Told> {
-        let begins = sample.series_ns != self.series_ns
-            || self.last_ns == 0
+        let restarted = sample.series_ns != self.series_ns;
+        let begins = self.last_ns == 0
             // Another boot.
-            || sample.at_ns.saturating_add(PAUSE_NS) < self.last_ns;
+            || sample.at_ns.saturating_add(PAUSE_NS) < self.last_ns
+            || restarted && sample.series_ns < self.last_ns;
         if begins {
             *self = Self::new(self.limits.clone());
             self.series_ns = sample.series_ns;
@@ -102,6 +106,9 @@ impl Watch {
             return Vec::new();
         } else {
             self.now_ns += (sample.at_ns - self.last_ns).min(PAUSE_NS);
+            if restarted {
+                self.restart(sample.series_ns);
+            }
         }
         let before_ns = if begins { 0 } else { self.last_ns };
         self.last_ns = sample.at_ns;
@@ -126,6 +133,15 @@ impl Watch {
         }
         told.extend(found.into_iter().map(|finding| Told::Found(Box::new(finding))));
         told
+    }
+
+    /// Another sensor goes on with the same host. What processes hold it sees as the one before it did. What it
+    /// counts (forks) it counts anew, and nobody whom it does not know is told of: each finding is told again.
+    fn restart(&mut self, series_ns: u64) {
+        self.series_ns = series_ns;
+        self.since_ns = self.now_ns;
+        self.claims = Claims::default();
+        self.trees.values_mut().for_each(Series::restart);
     }
 
     fn room(&self, sample: &MemorySample, tree: &TreeMemory) -> Room {
@@ -285,7 +301,7 @@ impl Watch {
             let mut open = sight.topmost(&keys);
             while let Some(top) = open.pop() {
                 let Some(what) = crossed.get(&top) else { continue };
-                let grown = |key: ProcessKey| self.grown(key, what.growth.window);
+                let grown = |key: ProcessKey| self.grown(key, &what.growth, sample.at_ns);
                 let lowest = sight.lowest(top, grown);
                 // Several that each cross are several causes.
                 let below: BTreeSet<ProcessKey> = keys
@@ -312,10 +328,17 @@ impl Watch {
         found
     }
 
-    /// Growth of a tree within the window in which something crossed.
-    fn grown(&self, key: ProcessKey, window: Window) -> u64 {
+    /// Growth of a tree within the window in which something crossed. Whose root was born in it had nothing when
+    /// it began, however late the tree became large enough to be told of.
+    fn grown(&self, key: ProcessKey, growth: &Growth, at_ns: u64) -> u64 {
         let series = self.trees.get(&key).filter(|one| one.seen_ns == self.now_ns);
-        series.map_or(0, |series| series.grown(window, |point| point.bytes))
+        series.map_or(0, |series| {
+            if key.start_ns >= at_ns.saturating_sub(growth.over_ns) {
+                series.latest.bytes
+            } else {
+                series.grown(growth.window, |point| point.bytes)
+            }
+        })
     }
 
     /// How much of the growth of what is around it a series has, percent.
@@ -396,7 +419,8 @@ impl Watch {
             if share < u64::from(self.limits.share_percent) {
                 continue;
             }
-            let crowd = sight.crowd_of(group, growth.grown, |key| self.grown(key, growth.window));
+            let grown = |key| self.grown(key, &growth, sample.at_ns);
+            let crowd = sight.crowd_of(group, growth.grown, grown);
             let Some(crowd) = crowd else { continue };
             let least = room.notable(&self.limits);
             let share = (share, self.limits.share_percent);
@@ -459,7 +483,10 @@ impl Watch {
                 ended.second.then(|| workers::quick(&series.seconds, limits.second_workers));
             let minute =
                 ended.minute.then(|| workers::quick(&series.minutes, limits.minute_workers));
-            let slow = ended.rings[1].then(|| workers::slow(&series.rings[1], age_ns, limits));
+            // Of those that were born before the sensor was there nobody knows how many ended.
+            let counted = self.now_ns - self.since_ns >= BUCKETS as u64 * LENGTHS_NS[1];
+            let slow = (ended.rings[1] && counted)
+                .then(|| workers::slow(&series.rings[1], age_ns, limits));
             if let Some(one) = [second, minute, slow].into_iter().flatten().flatten().next() {
                 crossed.insert(key, one);
             }
@@ -563,7 +590,9 @@ fn finding(
         culprit,
         group,
         leaf: None,
-        contain: false,
+        // It is told once, when it is as sure as it gets: what follows is for the policy. Of what is in no
+        // process nothing can be stopped.
+        contain: culprit.is_some(),
         confidence: measures::confidence(rule, buckets),
         at_ns: sample.at_ns,
         measures: told,

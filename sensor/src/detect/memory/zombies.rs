@@ -6,9 +6,6 @@ use super::Limits;
 /// So long they have to become more, and never fewer, ns.
 pub const RISING_NS: u64 = 60_000_000_000;
 
-/// A tenth of the usual limit of pids: so many say enough by themselves.
-const MANY: u32 = 3_277;
-
 /// The unreaped children of one process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Zombies {
@@ -49,8 +46,9 @@ impl Zombies {
         let rising = over_ns >= RISING_NS
             && self.latest > self.base
             && now_ns.saturating_sub(self.more_ns) < RISING_NS;
-        (self.latest >= limits.zombies && rising || self.latest >= MANY.max(limits.zombies))
-            .then(|| Unreaped { count: self.latest, more: self.latest - self.base, over_ns })
+        (self.latest >= limits.zombies && rising
+            || self.latest >= limits.many_zombies.max(limits.zombies))
+        .then(|| Unreaped { count: self.latest, more: self.latest - self.base, over_ns })
     }
 }
 
@@ -61,10 +59,14 @@ mod tests {
     const S: u64 = 1_000_000_000;
 
     fn found(zombies: impl Fn(u64) -> u32) -> Option<u64> {
+        found_with(&Limits::default(), zombies)
+    }
+
+    fn found_with(limits: &Limits, zombies: impl Fn(u64) -> u32) -> Option<u64> {
         let mut seen = Zombies::default();
         (0..600).find(|at| {
             seen.follow(at * S, zombies(*at));
-            seen.unreaped(at * S, &Limits::default()).is_some()
+            seen.unreaped(at * S, limits).is_some()
         })
     }
 
@@ -74,5 +76,14 @@ mod tests {
         assert_eq!(found(|at| 100 * at as u32), Some(33), "a tenth of all pids");
         assert_eq!(found(|at| (at % 50) as u32), None, "waited for now and then");
         assert_eq!(found(|_| 100), None, "there were some, and that is all");
+    }
+
+    #[test]
+    fn how_many_say_enough_by_themselves_is_a_threshold() {
+        let limits = Limits { many_zombies: 500, ..Limits::default() };
+        assert_eq!(found_with(&limits, |at| 100 * at as u32), Some(5));
+        assert_eq!(found_with(&limits, |_| 500), Some(0), "they need not become more");
+        let limits = Limits { many_zombies: 1 << 20, ..limits };
+        assert_eq!(found_with(&limits, |at| 100 * at as u32), Some(61), "they have to rise");
     }
 }

@@ -9,13 +9,17 @@ pub(super) fn explain(told: &Told<'_>) -> Option<Claim> {
     }
     let count = told.value(ZOMBIES)?;
     let (more, over) = (told.value(MORE_ZOMBIES)?, told.value(OVER)?);
-    let pace = if over > 0.0 { more / over * 60.0 } else { 0.0 };
+    let pace = if over > 0.0 {
+        let (lasted, a_minute) = (seconds(over), more / over * 60.0);
+        format!(", {more:.0} more in {lasted} ({a_minute:.1} a minute)")
+    } else {
+        // So many at the first look that nobody waits for a second one.
+        String::new()
+    };
     let who = told.who();
     let cause = format!(
-        "{who} does not wait for its children: {count:.0} have ended and are still there, {more:.0} more in {} \
-         ({pace:.1} a minute). They hold no memory, but each of them a pid; when there are none left, \
-         nothing can be started any more.",
-        seconds(over),
+        "{who} does not wait for its children: {count:.0} have ended and are still there{pace}. They hold no \
+         memory, but each of them a pid; when there are none left, nothing can be started any more.",
     );
     let remedy = format!(
         "Let it wait for its children (wait, waitpid, a handler for SIGCHLD, or SIGCHLD ignored); pid 1 of \

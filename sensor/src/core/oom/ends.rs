@@ -1,0 +1,89 @@
+//! Ends by SIGKILL that are not the OOM killer's: who was ended by whom.
+
+use sensor_common::oom::{BY_KERNEL, Kill, Killed};
+
+use super::{PAGE, marks::recorded};
+use crate::{
+    core::desk::Desk,
+    detect::oom::key,
+    lineage::{Node, ProcessKey},
+    proto::{self, Actor, Incident, observation::Fact, record::Body},
+    record::Draft,
+};
+
+/// Ends by SIGKILL that are remembered, for whoever asks who did it.
+const ENDS: usize = 64;
+
+/// SIGKILL ended a process, and not the OOM killer's.
+#[derive(Debug)]
+pub struct Ending {
+    pub(super) killed: Killed,
+    pub(super) cgroup: String,
+    pub(super) sender_cgroup: String,
+    pub(super) sender: Option<Node>,
+}
+
+impl Desk {
+    /// SIGKILL ended a process.
+    pub fn ended(&mut self, ending: Ending) {
+        let Ending { killed, cgroup, sender_cgroup, sender } = ending;
+        let Kill { sender: by, sender_comm, sender_uid, flags, at_ns, pages, .. } = killed.kill;
+        if killed.known != 0 && [std::process::id(), self.guardian.pid()].contains(&by.tgid) {
+            // Recorded as an action.
+            return;
+        }
+        let process = Actor {
+            parent: recorded(killed.parent),
+            cgroup,
+            ..self.actor(killed.process, &killed.comm, killed.uid, None)
+        };
+        let known = killed.known != 0;
+        let fact = proto::Killed {
+            at_ns: killed.at_ns,
+            process: Some(process),
+            sender: known.then(|| Actor {
+                cgroup: sender_cgroup,
+                ..self.actor(by, &sender_comm, sender_uid, sender.as_ref())
+            }),
+            by_kernel: known && flags & BY_KERNEL != 0,
+            sent_ns: if known { at_ns } else { 0 },
+            bytes: if known { (pages.anon + pages.swap + pages.shmem) * PAGE } else { 0 },
+            processes: killed.live,
+            untold: killed.untold,
+        };
+        if self.deaths.ends.len() >= ENDS {
+            self.deaths.ends.pop_front();
+        }
+        self.deaths.ends.push_back(fact.clone());
+        let incident = self.whose(killed.process, killed.parent);
+        let observed = Body::Observation(proto::Observation { fact: Some(Fact::Killed(fact)) });
+        self.log.append(Draft { incident, ..Draft::bulk(observed) });
+    }
+
+    /// The unresolved incident in whose tree a process was; empty: none.
+    fn whose(&self, process: ProcessKey, parent: ProcessKey) -> String {
+        if self.incidents.iter().next().is_none() {
+            return String::new();
+        }
+        let mut line = self.lineage.line(parent);
+        line.push(process);
+        line.push(parent);
+        let about = |incident: &&Incident| {
+            self.incidents.roots(&incident.id).iter().any(|root| line.contains(root))
+        };
+        let found = self.incidents.iter().find(about);
+        found.map(|incident| incident.id.clone()).unwrap_or_default()
+    }
+
+    /// Who killed children of this process last, in words; `None`: nobody that was seen.
+    pub fn killer_of_children(&self, parent: ProcessKey) -> Option<String> {
+        let is = |actor: &Option<Actor>| {
+            actor.as_ref().and_then(|actor| actor.parent).is_some_and(|its| key(its) == parent)
+        };
+        let end = self.deaths.ends.iter().rev().find(|end| is(&end.process))?;
+        let sender = end.sender.as_ref()?;
+        let pid = sender.process.unwrap_or_default().pid;
+        let whom = if end.by_kernel { "the kernel, on behalf of " } else { "" };
+        Some(format!("{whom}`{}` ({pid}) of uid {}", sender.comm, sender.uid))
+    }
+}

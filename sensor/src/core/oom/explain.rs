@@ -1,0 +1,180 @@
+//! What an explanation of a kill is made of: the kernel's own report, who had the memory, and what followed.
+
+use std::sync::Arc;
+
+use super::PAGE;
+use crate::{
+    clock,
+    core::study::{Study, Subject},
+    detect::oom::{held, key},
+    diagnose,
+    evidence::{EvidenceLog, gather::Gatherer, oom_report::Report},
+    kernel::{Detail, Lineage},
+    lineage::ProcessKey,
+    proto::{self, HostMemory, Oom, OomKill, OomScope, evidence::Content},
+};
+
+/// What an explanation of a kill needs.
+#[derive(Clone, Debug)]
+pub struct Killing {
+    pub(super) oom: Oom,
+    /// Memory of the host before and at the kill, and the time between.
+    pub(super) host: Option<(HostMemory, HostMemory, u64)>,
+    /// Who lived beside the victims.
+    pub(super) neighbours: Vec<ProcessKey>,
+    pub(super) spread: Option<f64>,
+    /// When it killed, boot clock, ns.
+    pub(super) at_ns: u64,
+    /// Evidence of the first look.
+    pub(super) cited: Vec<String>,
+    pub(super) report: Option<Report>,
+}
+
+/// Gathers and explains. The first time what the kernel says, later what followed.
+pub fn study(
+    subject: &Subject,
+    killing: &Killing,
+    lineage: &Lineage,
+    gatherer: &Arc<Gatherer>,
+) -> Study {
+    let mut log = EvidenceLog::after(subject.given);
+    let mut killing = killing.clone();
+    let mut tree = None;
+    let again = !killing.cited.is_empty();
+    if !again {
+        let victims = killing.oom.victims.iter().filter_map(|kill| kill.victim.as_ref()?.process);
+        let pids: Vec<u32> = victims.map(|key| key.pid).collect();
+        killing.report = gatherer.oom_report(&pids);
+        if let Some(report) = &killing.report {
+            correct(&mut killing.oom, report);
+        }
+        let kernel_log = gatherer.kernel_log().map(|evidence| log.add(evidence));
+        killing.cited.extend(kernel_log);
+        killing.cited.push(log.add(gatherer.holders(&killing.oom)));
+        if let Some(culprit) = subject.finding.culprit.filter(|key| lineage.is_alive(*key)) {
+            let (evidence, totals) = gatherer.tree(&lineage.forest(Detail::Execs), &[culprit]);
+            killing.cited.push(log.add(evidence));
+            tree = Some(totals);
+        }
+        for evidence in [gatherer.pressure(), gatherer.meminfo()].into_iter().flatten() {
+            log.add(evidence);
+        }
+    }
+    let after = if again { followed(&killing, lineage) } else { diagnose::oom::After::default() };
+    let diagnosis = diagnose::oom::diagnose(&diagnose::oom::Case {
+        finding: &subject.finding,
+        oom: &killing.oom,
+        report: killing.report.as_ref(),
+        host: killing.host,
+        after,
+        spread: killing.spread,
+        cited: &killing.cited,
+        redactor: gatherer.redactor(),
+    });
+    Study {
+        incident: subject.incident.clone(),
+        evidence: log.take(),
+        given: log.given(),
+        diagnosis: Some(diagnosis),
+        tree,
+        killing: Some(Box::new(killing)),
+        more: false,
+    }
+}
+
+impl Killing {
+    /// Of which kill it tells.
+    pub fn is_of(&self, other: &Self) -> bool {
+        self.oom.kills == other.oom.kills
+    }
+
+    pub fn oom(&self) -> &Oom {
+        &self.oom
+    }
+}
+
+/// The kernel's own word on what was short, and whom it counted where nobody else had.
+fn correct(oom: &mut Oom, report: &Report) {
+    if report.scope != OomScope::Unspecified {
+        oom.set_scope(report.scope);
+    }
+    if report.scope == OomScope::Cgroup {
+        if !report.cgroup.is_empty() {
+            oom.cgroup.clone_from(&report.cgroup);
+        }
+        oom.limit_bytes = report.limit.or(oom.limit_bytes);
+        oom.peak_bytes = oom.peak_bytes.max(report.used);
+    } else if report.scope == OomScope::Host {
+        oom.cgroup.clear();
+        (oom.limit_bytes, oom.peak_bytes) = (None, None);
+    }
+    for candidate in &report.candidates {
+        let known =
+            |holder: &proto::OomHolder| holder.root.is_some_and(|root| root.pid == candidate.pid);
+        if oom.holders.len() < 16 && !oom.holders.iter().any(known) {
+            oom.holders.push(proto::OomHolder {
+                root: Some(proto::ProcessKey { pid: candidate.pid, start_ns: 0 }),
+                comm: candidate.comm.clone(),
+                processes: 1,
+                bytes: candidate
+                    .rss_pages
+                    .saturating_add(candidate.swap_entries)
+                    .saturating_mul(PAGE),
+                ..proto::OomHolder::default()
+            });
+        }
+    }
+}
+
+/// What has become of those beside the victims.
+fn followed(killing: &Killing, lineage: &Lineage) -> diagnose::oom::After {
+    let victims = killing.oom.victims.iter().filter_map(|kill| kill.victim.as_ref());
+    let taken: Vec<ProcessKey> = victims.clone().filter_map(|it| it.process).map(key).collect();
+    let signatures: Vec<u64> = victims.map(|it| it.signature).filter(|one| *one != 0).collect();
+    let ended = killing.neighbours.iter().filter(|one| !taken.contains(one));
+    let ended = ended.filter(|one| !lineage.is_alive(**one)).count();
+    let forest = lineage.forest(Detail::Execs);
+    let restarted = forest.nodes().any(|node| {
+        let exec = node.exec.as_ref();
+        node.alive
+            && exec
+                .is_some_and(|exec| exec.at_ns > killing.at_ns && signatures.contains(&exec.strict))
+    });
+    diagnose::oom::After {
+        span_ns: clock::boot_ns().saturating_sub(killing.at_ns),
+        ended: ended as u32,
+        restarted,
+    }
+}
+
+impl Gatherer {
+    /// Who had the memory, one a line.
+    fn holders(&self, oom: &Oom) -> proto::Evidence {
+        let line = |holder: &proto::OomHolder| {
+            format!(
+                "{}\t{} B\tgrown {} B in {:.1} s\t{} processes\t{}\n",
+                holder.root.unwrap_or_default().pid,
+                holder.bytes,
+                holder.grown_bytes,
+                holder.grown_ns as f64 / 1e9,
+                holder.processes,
+                holder.comm,
+            )
+        };
+        let victim = |kill: &OomKill| {
+            let victim = kill.victim.clone().unwrap_or_default();
+            let pid = victim.process.unwrap_or_default().pid;
+            format!("killed\t{pid}\t{} B\t{}\n", held(kill), victim.comm)
+        };
+        let victims = oom.victims.iter().map(victim);
+        let text: String = victims.chain(oom.holders.iter().map(line)).collect();
+        let (text, redactions) = self.redactor().text(text.as_bytes());
+        proto::Evidence {
+            name: "holders".to_owned(),
+            source: "memory samples, oom:mark_victim, /dev/kmsg".to_owned(),
+            redactions,
+            content: Some(Content::Text(text)),
+            ..Default::default()
+        }
+    }
+}

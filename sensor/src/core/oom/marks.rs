@@ -1,0 +1,169 @@
+//! From the kernel's events to what is recorded of them: on the thread that reads the ring what is gone a moment
+//! later, on the desk the words for it.
+
+use std::path::Path;
+
+use sensor_common::{
+    lineage::ARGV_KEPT,
+    oom::{COUNTED, DYING, Killed, LIMITED, Marked, NODE, RECORD},
+};
+
+use super::{Marking, PAGE, ends::Ending};
+use crate::{
+    core::{
+        desk::Desk,
+        reactor::{Notice, Reactor},
+    },
+    kernel::split,
+    lineage::{Exec, Node, ProcessKey},
+    proto::{self, Actor, OomKill},
+};
+
+impl Reactor {
+    /// On the thread that reads the ring.
+    pub(in crate::core) fn marked(&self, marked: &Marked) {
+        let victim_cgroup = self.group_path(None, marked.victim_cgroup);
+        if !self.covers(&victim_cgroup, marked.victim.tgid) {
+            return;
+        }
+        let mut ancestry = self.lineage.ancestry(marked.victim);
+        if ancestry.is_empty() {
+            // It was quicker than we are.
+            let victim = gone(marked);
+            ancestry = victim.parent.map(|it| self.lineage.ancestry(it)).unwrap_or_default();
+            ancestry.insert(0, victim);
+        }
+        let limited = marked.flags & LIMITED != 0;
+        self.tell(Notice::Oom(Box::new(Marking {
+            trigger: self.lineage.living(marked.trigger.tgid),
+            trigger_cgroup: self.group_path(None, marked.trigger_cgroup),
+            limit_cgroup: if limited {
+                self.group_path(Some("memory"), marked.limit.cgroup)
+            } else {
+                String::new()
+            },
+            victim_cgroup,
+            ancestry,
+            marked: *marked,
+        })));
+    }
+
+    /// On the thread that reads the ring.
+    pub(in crate::core) fn killed(&self, killed: Killed) {
+        let cgroup = self.group_path(None, killed.cgroup);
+        if !self.covers(&cgroup, killed.process.tgid) {
+            return;
+        }
+        self.tell(Notice::Ended(Box::new(Ending {
+            sender_cgroup: self.group_path(None, killed.kill.sender_cgroup),
+            sender: (killed.known != 0)
+                .then(|| self.lineage.living(killed.kill.sender.tgid))
+                .flatten()
+                .filter(|node| node.key == killed.kill.sender),
+            cgroup,
+            killed,
+        })));
+    }
+
+    fn group_path(&self, controller: Option<&str>, id: u64) -> String {
+        let path = self.hierarchies.path_of_id(controller, id);
+        path.map_or_else(String::new, |path| {
+            sensor_proto::json::escape(path.as_os_str().as_encoded_bytes())
+        })
+    }
+
+    /// Whether a process that may be gone is in the scope.
+    fn covers(&self, group: &str, tgid: u32) -> bool {
+        if group.is_empty() {
+            return self.in_scope(tgid);
+        }
+        self.responder.in_scope(Path::new(group))
+    }
+}
+
+/// A victim whose node is gone already, by what came with the mark.
+fn gone(marked: &Marked) -> Node {
+    let Marked { image, record, flags, .. } = marked;
+    let known = flags & NODE != 0;
+    let argv = split(&record.argv[..(record.kept as usize).min(ARGV_KEPT)]);
+    Node {
+        key: marked.victim,
+        parent: (known && marked.parent.start_ns != 0).then_some(marked.parent),
+        cgroup: marked.victim_cgroup,
+        program: if known { image.exe } else { 0 },
+        exec: (known && flags & RECORD != 0).then(|| Exec {
+            at_ns: image.generations[0],
+            exe: record.exe,
+            cwd: record.cwd,
+            argv,
+            argv_bytes: record.argv_bytes,
+            strict: image.strict,
+            loose: image.loose,
+        }),
+        ..Node::default()
+    }
+}
+
+pub(super) fn recorded(key: ProcessKey) -> Option<proto::ProcessKey> {
+    (key.tgid != 0).then_some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns })
+}
+
+fn comm(bytes: &[u8; 16]) -> String {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    sensor_proto::json::escape(&bytes[..end])
+}
+
+impl Desk {
+    pub(super) fn actor(
+        &self,
+        key: ProcessKey,
+        name: &[u8; 16],
+        uid: u32,
+        node: Option<&Node>,
+    ) -> Actor {
+        let exec = node.and_then(|node| node.exec.as_ref());
+        Actor {
+            process: recorded(key),
+            parent: node.and_then(|node| node.parent).and_then(recorded),
+            comm: comm(name),
+            argv: exec.map(|exec| self.gatherer.redactor().argv(&exec.argv).0).unwrap_or_default(),
+            uid,
+            cgroup: String::new(),
+            signature: exec.map_or(0, |exec| exec.strict),
+        }
+    }
+
+    /// A mark as it is recorded.
+    pub(super) fn oom_kill(&self, marking: &Marking) -> OomKill {
+        let marked = &marking.marked;
+        let pages = marked.pages;
+        let counted = |count: u64| (marked.flags & COUNTED != 0).then_some(count * PAGE);
+        let limit = |count: u64| (marked.flags & LIMITED != 0).then_some(count * PAGE);
+        let victim = marking.ancestry.first();
+        OomKill {
+            at_ns: marked.at_ns,
+            victim: Some(Actor {
+                cgroup: marking.victim_cgroup.clone(),
+                ..self.actor(marked.victim, &marked.victim_comm, marked.victim_uid, victim)
+            }),
+            trigger: Some(Actor {
+                cgroup: marking.trigger_cgroup.clone(),
+                ..self.actor(
+                    marked.trigger,
+                    &marked.trigger_comm,
+                    marked.trigger_uid,
+                    marking.trigger.as_ref().or(victim).filter(|it| it.key == marked.trigger),
+                )
+            }),
+            anon_bytes: counted(pages.anon),
+            file_bytes: counted(pages.file),
+            shmem_bytes: counted(pages.shmem),
+            swap_bytes: counted(pages.swap),
+            oom_score_adj: marked.oom_score_adj,
+            dying: marked.flags & DYING != 0,
+            limit_bytes: limit(marked.limit.max),
+            limit_used_bytes: limit(marked.limit.used),
+            limit_cgroup: marking.limit_cgroup.clone(),
+        }
+    }
+}
