@@ -122,18 +122,21 @@ crate of the sensor. Names of files, scripts and directories are random words in
 `tune`; `held-out` is looked at only to judge.
 
 1. **Alone.** Each runs once without the sensor, in a cgroup with its own limits of tasks and memory, while `sensor record \
---lifecycle` keeps every fork, exec and exit. That gives the time at which `pids.max` stops a runaway by itself, and a \
-trace, which `sensor replay` puts through the same gates and detectors once more: what it says of honest work is a \
+--lifecycle` keeps every fork, exec and exit. That gives the time at which `pids.max` stops a runaway by itself, or \
+the OOM killer acts, and a trace, which `sensor replay` puts through the same gates and detectors once more: what it says of honest work is a \
 false alarm as well, and each verdict has to be the kernel's own.
 2. **Under the sensor.** Each runs again, in turns with all others, in a new cgroup under a new daemon with the default \
-configuration. Malign: until an incident is contained and explained; honest: to its end.
+configuration. Malign: until an incident is contained and explained, or only explained \
+where it is not to be contained; honest: to its end.
+3. **Replayed.** Long recordings of honest work, and observations of memory over hours and days, with a label each \
+([tests/traces](../tests/traces)), go through the same detectors.
 
 A run that could not be set up, or did less than its definition says, is unresolved: in no denominator, and a failure of \
 `--check`.
 
 - **Recall**: runs of malign workloads with an incident of the label's kind, of all such runs.
 - **Precision**: those incidents, of all incidents in all runs. One cause is one incident: a second one about the same \
-runaway counts as false.
+runaway counts as false, unless its kind is one that the definition says is true as well.
 - **Culprit, facts right**: of the incidents that were found, those that blame the process that the label asks for, and \
 those whose diagnosis states every fact that it asks for.
 - **False incidents, false containments**: in honest work, live and replayed.
