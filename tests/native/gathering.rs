@@ -9,18 +9,12 @@ use tests::{
     workloads::{crowd, script, stacks},
 };
 
-use crate::support::{EFFECT, comes, contained, evidence, id, killed};
+use crate::support::{EFFECT, comes, contained, evidence, id, killed, opened};
 
 /// All of the second part begins within 5 s, and this machine may be busy with other things.
 const GATHERED: Duration = Duration::from_mins(1);
 
 const CROWD: u32 = 2000;
-
-/// An incident about a process, opened by hand.
-fn opened(sensor: &Sensor, pid: u32) -> Value {
-    let pid = pid.to_string();
-    sensor.json(&["trigger", "--pid", &pid, "--why", "what does it do", "--json"]).unwrap()
-}
 
 /// The last piece of this name; waits for the first.
 fn piece(sensor: &Sensor, incident: &Value, name: &str) -> Value {

@@ -2,9 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Write as _},
     os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    process::{Command, Stdio},
+    process::Command,
 };
 
 use serde_json::{Value, json};
@@ -12,7 +11,9 @@ use tests::{
     Cage, Limits, Sensor, daemon::open_to_all, names, needs, takes_its_time, workloads::script,
 };
 
-use crate::support::{CATCH, comes, contained, evidence, id, killed, plant};
+use crate::support::{
+    CATCH, NOBODY, asked, call, comes, contained, evidence, hello, id, killed, plant,
+};
 
 /// Runs an incident with this agent; gives the incident at its end and the lines of the transcript.
 fn investigated(more: &str, agent: &str) -> (serde_json::Value, Vec<String>) {
@@ -144,46 +145,6 @@ fn a_person_asks_for_one_more() {
     );
 }
 
-/// Whoever is user `nobody` on every host.
-const NOBODY: u32 = 65_534;
-
-fn hello() -> String {
-    let hello = json!({
-        "jsonrpc": "2.0", "id": 1, "method": "initialize",
-        "params": {
-            "protocolVersion": "2025-06-18", "capabilities": {},
-            "clientInfo": {"name": "test", "version": "1"},
-        },
-    });
-    format!("{hello}\n{}\n", json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))
-}
-
-fn call(id: u32, tool: &str, arguments: Value) -> String {
-    let params = json!({"name": tool, "arguments": arguments});
-    let call = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
-    format!("{call}\n")
-}
-
-/// One call of a tool, by hand.
-fn asked(sensor: &Sensor, incident: &str, tool: &str, arguments: Value) -> Value {
-    let mut server = sensor
-        .command(&["mcp", "--incident", incident])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = server.stdin.take().unwrap();
-    stdin.write_all(format!("{}{}", hello(), call(7, tool, arguments)).as_bytes()).unwrap();
-    let lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let answer = lines
-        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap())
-        .find(|answer| answer["id"] == 7)
-        .unwrap();
-    drop(stdin);
-    assert!(server.wait().unwrap().success());
-    answer["result"].clone()
-}
-
 #[test]
 fn an_agent_asks_over_the_socket_of_its_run_and_nobody_else_does() {
     needs!();
@@ -197,7 +158,7 @@ fn an_agent_asks_over_the_socket_of_its_run_and_nobody_else_does() {
         "remedy": {"text": "stop it", "evidence": []},
     });
     let said =
-        hello() + &call(2, "incident_get", json!({})) + &call(3, "submit_findings", findings);
+        hello() + &call(2, "incident_get", &json!({})) + &call(3, "submit_findings", &findings);
     fs::write(place.path().join("said"), said).unwrap();
     let program = place.path().join(names::word());
     // It stays until it was tried to come in from outside.
@@ -271,7 +232,8 @@ fn an_agent_asks_over_the_socket_of_its_run_and_nobody_else_does() {
     let cwd = shown["culprit"]["cwd"].as_str().unwrap();
     let file = fs::read_dir(cwd).unwrap().flatten().find(|entry| entry.path().is_file()).unwrap();
     let name = file.file_name().into_string().unwrap();
-    let read = |path: &str| asked(&sensor, incident, "read_source", json!({"path": path}));
+    let read =
+        |path: &str| asked(&sensor, incident, "read_source", &[json!({"path": path})]).remove(0);
     let answer = read(&name);
     let facts = &answer["structuredContent"]["facts"];
     assert_eq!(
@@ -290,7 +252,7 @@ fn an_agent_asks_over_the_socket_of_its_run_and_nobody_else_does() {
         "cause": {"text": "a test says so", "evidence": ["s1"]},
         "refutation": {"text": "it says so in its file", "evidence": ["s1"]},
     });
-    let answer = asked(&sensor, incident, "submit_findings", submitted);
+    let answer = asked(&sensor, incident, "submit_findings", &[submitted]).remove(0);
     assert_eq!(answer["structuredContent"]["facts"]["verdict"], "refutes", "{answer:#}");
     let shown = sensor.show(incident).unwrap();
     assert_eq!(shown["diagnosis"]["cause"], "a test says so");

@@ -10,6 +10,8 @@ mod black_box;
 #[cfg(test)]
 mod clock;
 #[cfg(test)]
+mod confined;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod crowds;
@@ -47,6 +49,8 @@ mod recursion;
 mod remote;
 #[cfg(test)]
 mod respawn;
+#[cfg(test)]
+mod sources;
 #[cfg(test)]
 mod storm;
 #[cfg(test)]

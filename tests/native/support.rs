@@ -1,12 +1,19 @@
 //! What several tests ask of a daemon.
 
-use std::{collections::BTreeSet, fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
+    process::Stdio,
+    time::Duration,
+};
 
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use tests::{
     Cage, Sensor,
     run::until,
@@ -23,6 +30,9 @@ pub const EFFECT: Duration = Duration::from_secs(10);
 
 /// Long enough that the slowest recursion would have made a dozen processes.
 pub const STILL: Duration = Duration::from_secs(1);
+
+/// Whoever is user `nobody` on every host.
+pub const NOBODY: u32 = 65_534;
 
 /// Whether this machine is an emulated one, many times slower than a real one.
 pub fn emulated() -> bool {
@@ -148,4 +158,52 @@ pub fn wake_all(cage: &Cage, but: u32) {
         // Gone meanwhile, or one of the cage itself.
         let _ = kill(Pid::from_raw(pid as i32), Signal::SIGCONT);
     }
+}
+
+/// An incident about a process, opened by hand.
+pub fn opened(sensor: &Sensor, pid: u32) -> Value {
+    let pid = pid.to_string();
+    sensor.json(&["trigger", "--pid", &pid, "--why", "what does it do", "--json"]).unwrap()
+}
+
+/// What a client of the MCP server says first.
+pub fn hello() -> String {
+    let hello = json!({
+        "jsonrpc": "2.0", "id": 1, "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-06-18", "capabilities": {},
+            "clientInfo": {"name": "test", "version": "1"},
+        },
+    });
+    format!("{hello}\n{}\n", json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))
+}
+
+pub fn call(id: usize, tool: &str, arguments: &Value) -> String {
+    let params = json!({"name": tool, "arguments": arguments});
+    let call = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
+    format!("{call}\n")
+}
+
+/// Calls of a tool, one after the other, by hand; the result of each.
+pub fn asked(sensor: &Sensor, incident: &str, tool: &str, arguments: &[Value]) -> Vec<Value> {
+    let mut server = sensor
+        .command(&["mcp", "--incident", incident])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = server.stdin.take().unwrap();
+    stdin.write_all(hello().as_bytes()).unwrap();
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let one = |(id, arguments): (usize, &Value)| {
+        stdin.write_all(call(id, tool, arguments).as_bytes()).unwrap();
+        let mut answers =
+            lines.by_ref().map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+        let mut answer = answers.find(|answer| answer["id"] == id).unwrap();
+        answer["result"].take()
+    };
+    let results = (2..).zip(arguments).map(one).collect();
+    drop(stdin);
+    assert!(server.wait().unwrap().success());
+    results
 }

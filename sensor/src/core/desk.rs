@@ -125,6 +125,8 @@ pub struct Desk {
     /// How long nobody has told of one that is over, ns.
     pub quiet_ns: u64,
     pub shortages: Shortages,
+    /// What the files of the last explanation say could not be read.
+    pub unread: bool,
 }
 
 /// What an incident is about, and how far it has been looked at.
@@ -442,6 +444,9 @@ impl Desk {
         if let Some(diagnosis) = &study.diagnosis {
             self.log.append(Draft::of(id, Body::Diagnosis(diagnosis.clone())));
         }
+        if let Some(parsed) = study.parsed {
+            self.files_parsed(id, parsed);
+        }
         let (tree, diagnosis, killing) = (study.tree, study.diagnosis, study.killing);
         if !study.more && tree.is_none() && diagnosis.is_none() && killing.is_none() {
             return self.studied_all(id, again, evidence);
@@ -468,6 +473,20 @@ impl Desk {
         if !study.more {
             self.studied_all(id, again, evidence);
         }
+    }
+
+    /// An explanation stands without what its files say, or the first one again with it.
+    fn files_parsed(&mut self, id: &str, parsed: Result<(), String>) {
+        let recovered = parsed.is_ok();
+        let why = match parsed {
+            Ok(()) if !self.unread => return,
+            Ok(()) => format!("the files of incident {id} were read"),
+            Err(why) => format!("incident {id} is explained without what its files say: {why}"),
+        };
+        self.unread = !recovered;
+        tracing::warn!("{why}");
+        let degraded = proto::Degraded { part: "parse".into(), why, recovered };
+        self.log.append(Draft::of(id, Body::Degraded(degraded)));
     }
 
     /// A look came to its end, with all this evidence.

@@ -388,6 +388,7 @@ impl Daemon {
             deaths: oom::Deaths::default(),
             quiet_ns: quiet_ns(&config.detect.respawns()),
             shortages,
+            unread: false,
         };
         desk.begin(&opened, degradations, baseline_processes);
         desk.succeed(Legacy { opened, state_dir: &config.state_dir, predecessor });

@@ -1,7 +1,7 @@
 //! What an incident is about: evidence in order of perishability, then the diagnosis. Runs beside
 //! the desk, on a thread that may block.
 
-use std::sync::Arc;
+use std::{fmt::Write as _, sync::Arc};
 
 use super::oom::{self, Killing};
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     },
     evidence::{
         EvidenceLog,
+        files::SourceFiles,
         gather::{Gatherer, Restarted},
     },
     kernel::{Detail, Lineage},
@@ -28,6 +29,8 @@ pub struct Study {
     /// Evidence ids used so far.
     pub given: u32,
     pub diagnosis: Option<proto::Diagnosis>,
+    /// Whether what files say was read for it, or why not; `None`: nothing was to be read.
+    pub parsed: Option<Result<(), String>>,
     pub tree: Option<proto::Tree>,
     /// More evidence comes, without which the diagnosis stands already.
     pub more: bool,
@@ -62,7 +65,7 @@ pub fn study(
     }
     let mut log = EvidenceLog::after(subject.given);
     let mut tree = None;
-    let mut diagnosis = None;
+    let (mut diagnosis, mut parsed) = (None, None);
     let mut meminfo = gatherer.meminfo();
     if let Some(culprit) = subject.finding.culprit {
         let forest = lineage.forest(Detail::Execs);
@@ -75,7 +78,7 @@ pub fn study(
         let exact = grows.then(|| gatherer.proportional(&evidence)).flatten();
         let seen = log.add(evidence);
         tree = Some(totals);
-        diagnosis = match subject.finding.kind {
+        let explained = match subject.finding.kind {
             proto::Kind::Recursion => Some(explain(subject, culprit, &forest, gatherer, &mut log)),
             proto::Kind::ForkStorm => {
                 Some(explain_storm(subject, culprit, &forest, gatherer, seen, &mut log))
@@ -88,10 +91,13 @@ pub fn study(
                 let chain = gatherer.chain(&forest, culprit, subject.finding.leaf);
                 let mut cited = vec![seen, log.add(gatherer.chain_evidence(&chain))];
                 cited.extend(exact.map(|exact| log.add(exact)));
-                Some(explain_memory(subject, &program, &held, &cited, gatherer))
+                Some((explain_memory(subject, &program, &held, &cited, gatherer), None))
             }
             _ => None,
         };
+        if let Some(explained) = explained {
+            (diagnosis, parsed) = (Some(explained.0), explained.1);
+        }
     } else if subject.finding.kind == proto::Kind::MemoryGrowth {
         let cited: Vec<String> = meminfo.take().map(|it| log.add(it)).into_iter().collect();
         let nobody = (diagnose::Link::default(), memory::Held::default());
@@ -114,6 +120,7 @@ pub fn study(
         evidence: log.take(),
         given: log.given(),
         diagnosis,
+        parsed,
         tree,
         killing: None,
         more,
@@ -126,11 +133,25 @@ pub fn study(
             evidence: log.take(),
             given: log.given(),
             diagnosis: None,
+            parsed: None,
             tree: None,
             killing: None,
             more: false,
         });
     }
+}
+
+/// And whether what files say was read for it.
+type Explained = (proto::Diagnosis, Option<Result<(), String>>);
+
+/// Says in it what it does not know.
+fn explained(mut diagnosis: proto::Diagnosis, files: &SourceFiles<'_>) -> Explained {
+    let parsed = files.parsed().map(|parsed| parsed.map_err(ToString::to_string));
+    if let Some(Err(why)) = &parsed {
+        // Writing to a String cannot fail.
+        let _ = write!(diagnosis.cause, " What its files say is not known: {why}.");
+    }
+    (diagnosis, parsed)
 }
 
 fn explain(
@@ -139,17 +160,18 @@ fn explain(
     forest: &Forest,
     gatherer: &Gatherer,
     log: &mut EvidenceLog,
-) -> proto::Diagnosis {
+) -> Explained {
     let chain = gatherer.chain(forest, culprit, subject.finding.leaf);
     let cited = log.add(gatherer.chain_evidence(&chain));
     let mut files = gatherer.source_files(&chain, log);
-    diagnose::diagnose(&mut Case {
+    let diagnosis = diagnose::diagnose(&mut Case {
         finding: &subject.finding,
         chain: &chain.links,
         chain_evidence: &cited,
         files: &mut files,
         redactor: gatherer.redactor(),
-    })
+    });
+    explained(diagnosis, &files)
 }
 
 fn explain_storm(
@@ -159,7 +181,7 @@ fn explain_storm(
     gatherer: &Gatherer,
     tree_evidence: String,
     log: &mut EvidenceLog,
-) -> proto::Diagnosis {
+) -> Explained {
     let finding = &subject.finding;
     let limit = gatherer.room(forest, &finding.roots());
     // Of a group what stands above its trees says why there are so many.
@@ -169,13 +191,14 @@ fn explain_storm(
     let chain = gatherer.chain(forest, culprit, subject.finding.leaf);
     let cited = [tree_evidence, log.add(gatherer.chain_evidence(&chain))];
     let mut files = gatherer.source_files(&chain, log);
-    storm::diagnose(&mut storm::Case {
+    let diagnosis = storm::diagnose(&mut storm::Case {
         finding: &subject.finding,
         crowd: &crowd,
         cited: &cited,
         files: &mut files,
         redactor: gatherer.redactor(),
-    })
+    });
+    explained(diagnosis, &files)
 }
 
 fn explain_memory(
@@ -196,7 +219,7 @@ fn explain_respawn(
     restarted: &Restarted,
     gatherer: &Gatherer,
     log: &mut EvidenceLog,
-) -> proto::Diagnosis {
+) -> Explained {
     let program = gatherer.program(&forest, culprit);
     // The command as it last ran stands below whoever restarts it, though it is gone.
     let leaf = restarted.command.key;
@@ -205,7 +228,7 @@ fn explain_respawn(
         [log.add(gatherer.chain_evidence(&chain)), log.add(gatherer.ends_evidence(restarted))];
     let command = chain.links.last().cloned().unwrap_or_default();
     let mut files = gatherer.source_files(&chain, log);
-    respawn::diagnose(&mut respawn::Case {
+    let diagnosis = respawn::diagnose(&mut respawn::Case {
         finding: &subject.finding,
         program: &program,
         command: &command,
@@ -213,5 +236,6 @@ fn explain_respawn(
         cited: &cited,
         files: &mut files,
         redactor: gatherer.redactor(),
-    })
+    });
+    explained(diagnosis, &files)
 }

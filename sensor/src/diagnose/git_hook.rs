@@ -1,10 +1,9 @@
 //! A git hook that runs the git command that runs the hook.
 
 use super::{
-    Claim, FileState, Files,
+    Claim, Files, Found, call,
     command::{basename, resolve, script, tool},
     cycle::Cycle,
-    lines::calling,
     words::Words,
 };
 
@@ -67,7 +66,7 @@ pub(super) fn explain(
     })?;
     let link = cycle.steps()[step];
     let file = resolve(cycle.cwd(step), script(&link.argv)?.path)?;
-    let answer = files.read(&file);
+    let answer = files.find(&file, call(next, &[]));
     let title = words.command(&git.argv);
     let (path, when) = (words.path(&file), hook.1);
     let mut claim = Claim {
@@ -82,17 +81,15 @@ pub(super) fn explain(
         confidence: 0.75,
         evidence: vec![answer.evidence],
     };
-    if let FileState::Present(content) = answer.state
-        && let Some(line) = calling(&content, next, &[])
-    {
+    if let Found::File(Some(line)) = answer.found {
         claim.cause = format!(
             "{title} runs itself: git runs the hook {path} {when}, and its line {} is {}, which runs the hook again.",
-            line.number,
-            words.line(line.text),
+            line.line,
+            words.line(&line.text),
         );
         claim.remedy = format!(
             "Change line {} of {path} so that it does not lead to {title}, or let the hook return at once when it is called by itself.",
-            line.number,
+            line.line,
         );
         claim.confidence = 0.92;
     }

@@ -1,17 +1,16 @@
 //! A finding and its evidence become a statement of cause, without any model.
 //!
-//! Pure rules, one file each, look at the chain from the culprit down and at files that [`Files`]
-//! reads for them. Each names its confidence; the best one speaks. What is quoted has no secrets,
+//! Pure rules, one file each, look at the chain from the culprit down and at passages of files that
+//! [`Files`] finds for them: what is in a file is read by `sensor parse`, not here. Each names its confidence; the best one speaks. What is quoted has no secrets,
 //! no control characters and a bounded length, and every claim cites its evidence.
 
 mod command;
 mod cycle;
 mod generic;
 mod git_hook;
-mod lines;
 mod make;
 pub mod memory;
-mod npm;
+pub(crate) mod npm;
 pub mod oom;
 pub mod pressure;
 pub mod respawn;
@@ -21,6 +20,8 @@ pub mod storm;
 mod words;
 
 use std::path::Path;
+
+use sensor_proto::internal::v1::{CallWanted, Passage, passage_wanted::Of};
 
 use self::{cycle::Cycle, words::Words};
 use crate::{
@@ -65,26 +66,32 @@ pub struct Case<'a> {
 }
 
 /// What stands at a path. Every answer has become evidence, so that a diagnosis can cite it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Answer {
     /// Evidence id.
     pub evidence: String,
-    pub state: FileState,
+    pub found: Found,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum FileState {
-    /// The beginning of a regular file.
-    Present(Vec<u8>),
+#[derive(Clone, Debug, PartialEq)]
+pub enum Found {
+    /// A regular file, and what was asked for if its beginning has that.
+    File(Option<Passage>),
     Absent,
-    /// Why it may not be read.
-    Refused(String),
+    /// It may not be read.
+    Refused,
 }
 
-/// Reads files as the culprit's user, bounded.
+/// Looks into files as the culprit's user, bounded.
 pub trait Files {
     /// `path` is absolute, in the culprit's mount namespace.
-    fn read(&mut self, path: &Path) -> Answer;
+    fn find(&mut self, path: &Path, wanted: Of) -> Answer;
+}
+
+/// Asks for the line that started a command. `aliases` stand for its program.
+fn call(link: &Link, aliases: &[&[u8]]) -> Of {
+    let list = |words: &[&[u8]]| words.iter().map(|word| word.to_vec()).collect();
+    Of::Call(CallWanted { words: list(&command::words(link)), aliases: list(aliases) })
 }
 
 /// What a rule says.

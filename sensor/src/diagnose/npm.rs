@@ -7,13 +7,15 @@
 
 use std::path::{Path, PathBuf};
 
+use sensor_proto::internal::v1::{Passage, ScriptWanted, passage_wanted::Of};
+
 use super::{
-    Claim, FileState, Files, Link,
+    Claim, Files, Found, Link,
     command::{resolve, shell_text, tool},
     cycle::Cycle,
-    lines::contains_word,
     words::{Words, list},
 };
+use crate::evidence::parse::passage::lines::contains_word;
 
 /// Directories up to a package.json: npm has no bound, readers of files have.
 const LEVELS: usize = 16;
@@ -21,7 +23,7 @@ const LEVELS: usize = 16;
 /// Scripts of one cycle that are told.
 const TOLD: usize = 6;
 
-const TOOLS: [&[u8]; 6] = [b"npm", b"npx", b"yarn", b"pnpm", b"pnpx", b"bun"];
+pub(crate) const TOOLS: [&[u8]; 6] = [b"npm", b"npx", b"yarn", b"pnpm", b"pnpx", b"bun"];
 
 /// Verbs that run lifecycle scripts of the package itself (npm's `lib/utils/cmd-list.js`).
 const LIFECYCLE_VERBS: [&[u8]; 31] = [
@@ -192,9 +194,9 @@ struct Ran<'a> {
     evidence: String,
     /// The script's name: what was asked for, or what runs before or after it.
     event: String,
-    text: String,
+    text: Vec<u8>,
     /// In the manifest; 0: not found.
-    line: usize,
+    line: u64,
     /// What was seen to run is this script.
     seen: bool,
 }
@@ -227,10 +229,8 @@ fn walked_up(cycle: &Cycle<'_>, ran: &[Ran<'_>], words: &Words<'_>) -> Option<Cl
     let walk = ran.iter().find(|ran| ran.at > cycle.start && !ran.missing.is_empty())?;
     let folder = &walk.missing.first()?.0;
     let name = folder.file_name()?.as_encoded_bytes();
-    let origin = ran
-        .iter()
-        .rev()
-        .find(|other| other.at < walk.at && contains_word(other.text.as_bytes(), name));
+    let origin =
+        ran.iter().rev().find(|other| other.at < walk.at && contains_word(&other.text, name));
     let (title, tool) = (words.command(&walk.link.argv), &walk.call.tool);
     let (folder, manifest) = (words.path(folder), words.path(&walk.manifest));
     let event = words.line(walk.event.as_bytes());
@@ -238,12 +238,11 @@ fn walked_up(cycle: &Cycle<'_>, ran: &[Ran<'_>], words: &Words<'_>) -> Option<Cl
         "{title} runs itself: {folder} has no package.json, so {tool} walked up to {manifest} and ran its {event} \
          script again{}, which is {}.",
         line(walk),
-        words.line(walk.text.as_bytes()),
+        words.line(&walk.text),
     );
     let mut remedy = format!("Give {folder} a package.json of its own with the script {event}");
     if let Some(origin) = origin {
-        let (script, text) =
-            (words.line(origin.event.as_bytes()), words.line(origin.text.as_bytes()));
+        let (script, text) = (words.line(origin.event.as_bytes()), words.line(&origin.text));
         let at = line(origin);
         cause = format!("{cause} {folder} was reached through the script {script}{at}: {text}.");
         let file = words.path(&origin.manifest);
@@ -281,7 +280,7 @@ fn called_itself(turn: &[&Ran<'_>], words: &Words<'_>) -> Claim {
                 }
                 Verb::Lifecycle => format!(", which {tool} runs on {command},"),
             };
-            format!("{event}{of}{}{why} is {}", line(ran), words.line(ran.text.as_bytes()))
+            format!("{event}{of}{}{why} is {}", line(ran), words.line(&ran.text))
         })
         .collect();
     let place = if same { format!("in {} ", words.path(&first.manifest)) } else { String::new() };
@@ -319,113 +318,81 @@ fn ran<'a>(cycle: &Cycle<'a>, at: usize, files: &mut dyn Files) -> Option<Ran<'a
         if link.cwd.is_empty() { cycle.cwd((at - cycle.start) % cycle.period) } else { &link.cwd };
     let folder = resolve(cwd, call.folder.as_deref().unwrap_or(b"."));
 
+    let wanted = wanted(&call.verb, shell.map(|(text, _)| text));
     let mut missing = Vec::new();
-    let mut found = folder.as_deref().and_then(|folder| walk_up(folder, files, &mut missing));
+    let mut found =
+        folder.as_deref().and_then(|folder| walk_up(folder, &wanted, files, &mut missing));
     if let Some(package) = &ran_in
         && found.as_ref().is_none_or(|found| found.folder != *package)
     {
         // A workspace, or a directory that is not known: the shell knows better.
         missing.clear();
-        found = manifest(package, files);
+        found = match manifest(package, &wanted, files) {
+            (Found::File(script), evidence) => {
+                Some(Manifest { folder: package.clone(), evidence, script })
+            }
+            _ => None,
+        };
     }
-    let found = found?;
-    let (event, text, seen) = script(&call.verb, &found.scripts, shell.map(|(text, _)| text))?;
+    let Manifest { folder, evidence, script } = found?;
+    let script = script?;
     Some(Ran {
         at,
         link,
         call,
         missing,
-        line: line_of(&found.content, &event),
-        manifest: found.folder.join("package.json"),
-        evidence: found.evidence,
-        event,
-        text,
-        seen,
+        line: script.line,
+        manifest: folder.join("package.json"),
+        evidence,
+        event: String::from_utf8_lossy(&script.under).into_owned(),
+        text: script.text,
+        seen: script.sure,
     })
 }
 
 struct Manifest {
     folder: PathBuf,
     evidence: String,
-    content: Vec<u8>,
-    scripts: serde_json::Map<String, serde_json::Value>,
+    /// `None`: it has none that this call could have run.
+    script: Option<Passage>,
+}
+
+/// The script that a call ran: what was asked for, or what runs before or after it.
+fn wanted(verb: &Verb, shell: Option<&[u8]>) -> ScriptWanted {
+    let (events, named) = match verb {
+        Verb::Script(name) => {
+            (vec![format!("pre{name}"), name.clone(), format!("post{name}")], name.clone())
+        }
+        Verb::Lifecycle => {
+            (LIFECYCLE.iter().map(|event| (*event).to_owned()).collect(), String::new())
+        }
+    };
+    ScriptWanted { events, named, shell: shell.map(<[u8]>::to_vec) }
 }
 
 /// The nearest package.json. (npm also stops at a `node_modules`, but finds no script there, so
 /// none that ran again.)
 fn walk_up(
     folder: &Path,
+    wanted: &ScriptWanted,
     files: &mut dyn Files,
     missing: &mut Vec<(PathBuf, String)>,
 ) -> Option<Manifest> {
     for folder in folder.ancestors().take(LEVELS) {
-        let answer = files.read(&folder.join("package.json"));
-        match answer.state {
-            FileState::Present(content) => return parse(folder, answer.evidence, content),
-            FileState::Absent => missing.push((folder.to_owned(), answer.evidence)),
-            FileState::Refused(_) => return None,
+        match manifest(folder, wanted, files) {
+            (Found::File(script), evidence) => {
+                return Some(Manifest { folder: folder.to_owned(), evidence, script });
+            }
+            (Found::Absent, evidence) => missing.push((folder.to_owned(), evidence)),
+            (Found::Refused, _) => return None,
         }
     }
     None
 }
 
-fn manifest(folder: &Path, files: &mut dyn Files) -> Option<Manifest> {
-    let answer = files.read(&folder.join("package.json"));
-    match answer.state {
-        FileState::Present(content) => parse(folder, answer.evidence, content),
-        _ => None,
-    }
-}
-
-fn parse(folder: &Path, evidence: String, content: Vec<u8>) -> Option<Manifest> {
-    // npm takes a byte order mark.
-    let text = content.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&content);
-    let mut json: serde_json::Value = serde_json::from_slice(text).ok()?;
-    let serde_json::Value::Object(scripts) = json.get_mut("scripts")?.take() else {
-        return None;
-    };
-    Some(Manifest { folder: folder.to_owned(), evidence, content, scripts })
-}
-
-/// Which script ran, its text, and whether the shell's text proves it.
-fn script(
-    verb: &Verb,
-    scripts: &serde_json::Map<String, serde_json::Value>,
-    shell: Option<&[u8]>,
-) -> Option<(String, String, bool)> {
-    let candidates: Vec<String> = match verb {
-        Verb::Script(name) => vec![format!("pre{name}"), name.clone(), format!("post{name}")],
-        Verb::Lifecycle => LIFECYCLE.iter().map(|event| (*event).to_owned()).collect(),
-    };
-    let text = |event: &String| scripts.get(event).and_then(serde_json::Value::as_str);
-    let pairs = || candidates.iter().filter_map(|event| Some((event, text(event)?)));
-    // Arguments of the call are put behind it.
-    let is_it = |text: &str| {
-        shell.is_some_and(|shell| {
-            let rest = shell.strip_prefix(text.as_bytes());
-            !text.is_empty() && rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b" "))
-        })
-    };
-    if let Some((event, text)) = pairs().find(|(_, text)| is_it(text)) {
-        return Some((event.clone(), text.to_owned(), true));
-    }
-    let guess = match verb {
-        Verb::Script(name) => pairs().find(|(event, _)| *event == name),
-        Verb::Lifecycle => {
-            pairs().find(|(_, text)| TOOLS.iter().any(|tool| contains_word(text.as_bytes(), tool)))
-        }
-    };
-    guess.map(|(event, text)| (event.clone(), text.to_owned(), false))
-}
-
-/// Line of the manifest with the key `event`, from 1; 0 when its key is written in another way.
-fn line_of(content: &[u8], event: &str) -> usize {
-    let key = format!("\"{event}\"");
-    let has = |line: &[u8]| {
-        let at = line.windows(key.len()).position(|part| part == key.as_bytes());
-        at.is_some_and(|at| line[at + key.len()..].trim_ascii_start().starts_with(b":"))
-    };
-    content.split(|byte| *byte == b'\n').position(has).map_or(0, |at| at + 1)
+fn manifest(folder: &Path, wanted: &ScriptWanted, files: &mut dyn Files) -> (Found, String) {
+    let answer = files.find(&folder.join("package.json"), Of::Script(wanted.clone()));
+    (answer.found, answer.evidence)
 }
 
 #[cfg(test)]

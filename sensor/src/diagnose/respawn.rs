@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use sensor_common::respawn::{CORE_DUMPED, signal, status};
 
-use super::{Claim, Files, Link, command, lines::calling, site::Site, words::Words};
+use super::{Claim, Files, Link, call, command, site::Site, words::Words};
 use crate::{
     detect::respawn::ending,
     evidence::{Redactor, gather::Restarted},
@@ -58,7 +58,7 @@ pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
             window.dumped
         );
     }
-    let site = Site::of(case.program, case.files, |content| calling(content, case.command, &[]));
+    let site = Site::of(case.program, case.files, call(case.command, &[]));
     let text = command::shell_text(&case.program.argv);
     let mut waits = text.is_some_and(is_wait);
     if let Some(site) = &site {
@@ -176,8 +176,10 @@ mod tests {
     use proptest::prelude::*;
     use sensor_common::respawn::Window;
 
+    use sensor_proto::internal::v1::passage_wanted::Of;
+
     use super::{
-        super::{Answer, FileState},
+        super::{Answer, tests::in_file},
         *,
     };
     use crate::detect::Finding;
@@ -186,10 +188,10 @@ mod tests {
     struct One(Option<&'static str>);
 
     impl Files for One {
-        fn read(&mut self, path: &Path) -> Answer {
+        fn find(&mut self, path: &Path, wanted: Of) -> Answer {
             assert_eq!(path, Path::new("/w/run"));
-            let state = self.0.map_or(FileState::Absent, |text| FileState::Present(text.into()));
-            Answer { evidence: "f1".into(), state }
+            let found = in_file(self.0.map(str::as_bytes), wanted);
+            Answer { evidence: "f1".into(), found }
         }
     }
 

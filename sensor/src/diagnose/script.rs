@@ -1,12 +1,10 @@
 //! Scripts that run themselves, or each other in a circle, and launchers whose arguments grow.
 
-use std::path::PathBuf;
-
 use super::{
-    Claim, FileState, Files,
+    Claim, Files, Found, call,
     command::{resolve, script},
     cycle::Cycle,
-    lines::calling,
+    site::Site,
     words::{Words, list},
 };
 
@@ -26,13 +24,6 @@ const ITSELF: [&[u8]; 9] = [
     b"PHP_SELF",
 ];
 
-struct Site {
-    file: PathBuf,
-    number: usize,
-    text: Vec<u8>,
-    evidence: String,
-}
-
 pub(super) fn explain(
     cycle: &Cycle<'_>,
     files: &mut dyn Files,
@@ -46,15 +37,12 @@ pub(super) fn explain(
             continue;
         };
         scripts += 1;
-        let answer = files.read(&path);
-        if let FileState::Present(content) = answer.state {
-            let itself =
-                file(&next.argv, (step + 1) % cycle.period).is_some_and(|next| next == path);
-            let aliases: &[&[u8]] = if itself { &ITSELF } else { &[] };
-            if let Some(line) = calling(&content, next, aliases) {
-                let (number, text) = (line.number, line.text.to_vec());
-                sites.push(Site { file: path, number, text, evidence: answer.evidence });
-            }
+        let itself = file(&next.argv, (step + 1) % cycle.period).is_some_and(|next| next == path);
+        let aliases: &[&[u8]] = if itself { &ITSELF } else { &[] };
+        let answer = files.find(&path, call(next, aliases));
+        if let Found::File(Some(line)) = answer.found {
+            let (number, text) = (line.line, line.text);
+            sites.push(Site { file: path, number, text, evidence: answer.evidence });
         }
     }
     let grows = !cycle.added.is_empty();
@@ -65,7 +53,7 @@ pub(super) fn explain(
         Some(site) => words.path(&site.file),
         None => words.command(&cycle.steps()[0].argv),
     };
-    let place = |site: &Site| format!("line {} of {}", site.number, words.path(&site.file));
+    let place = |site: &Site| site.place(words);
     let mut reasons: Vec<String> = sites
         .iter()
         .take(TOLD)

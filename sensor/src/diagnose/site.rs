@@ -2,30 +2,27 @@
 
 use std::path::PathBuf;
 
-use super::{Answer, FileState, Files, Link, command, lines::Line, words::Words};
+use sensor_proto::internal::v1::passage_wanted::Of;
+
+use super::{Answer, Files, Found, Link, command, words::Words};
 
 /// A line, and the file that says so.
 pub(super) struct Site {
     pub file: PathBuf,
-    pub number: usize,
+    pub number: u64,
     pub text: Vec<u8>,
     pub evidence: String,
 }
 
 impl Site {
-    /// The line that `find` picks, if the program is a script that can be read.
-    pub fn of(
-        program: &Link,
-        files: &mut dyn Files,
-        find: impl for<'a> FnOnce(&'a [u8]) -> Option<Line<'a>>,
-    ) -> Option<Self> {
+    /// The line that is wanted, if the program is a script that can be read.
+    pub fn of(program: &Link, files: &mut dyn Files, wanted: Of) -> Option<Self> {
         let script = command::script(&program.argv)?;
         let file = command::resolve(&program.cwd, script.path)?;
-        let Answer { evidence, state: FileState::Present(content) } = files.read(&file) else {
+        let Answer { evidence, found: Found::File(Some(line)) } = files.find(&file, wanted) else {
             return None;
         };
-        let Line { number, text } = find(&content)?;
-        Some(Self { number, text: text.to_vec(), file, evidence })
+        Some(Self { number: line.line, text: line.text, file, evidence })
     }
 
     /// `line 3 of /w/run`

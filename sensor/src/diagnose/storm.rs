@@ -5,12 +5,9 @@ use std::{
     fmt::Write as _,
 };
 
-use super::{
-    Claim, Files, Link, command,
-    lines::{Line, calling, contains_word, lines},
-    site::Site,
-    words::Words,
-};
+use sensor_proto::internal::v1::{ForkWanted, passage_wanted::Of};
+
+use super::{Claim, Files, Link, call, command, site::Site, words::Words};
 use crate::{
     detect::{
         Finding,
@@ -222,59 +219,20 @@ fn ahead(crowd: &Crowd, pace: f64) -> String {
 /// The line that makes the processes, if it can be found.
 fn site(crowd: &Crowd, bomb: bool, files: &mut dyn Files) -> Option<Site> {
     if bomb {
-        return Site::of(&crowd.program, files, itself);
+        return Site::of(&crowd.program, files, Of::Fork(ForkWanted {}));
     }
     let commands = crowd.member.iter().chain(crowd.commands.iter().map(|(argv, _)| argv));
     let argv = commands.into_iter().next().cloned().unwrap_or_default();
     let most = Link { argv, ..Link::default() };
-    Site::of(&crowd.program, files, |content| calling(content, &most, &[]))
-}
-
-/// The line in which a program forks itself: a call of fork, or of a shell function within its own
-/// body.
-fn itself(content: &[u8]) -> Option<Line<'_>> {
-    if let Some(line) = lines(content).find(|line| contains_word(line.text, b"fork")) {
-        return Some(line);
-    }
-    let mut open: Option<&[u8]> = None;
-    for line in lines(content) {
-        let (mut calls, mut name) = (line.text, open);
-        if let Some((defined, body)) = function(line.text) {
-            (name, calls) = (Some(defined), body);
-        }
-        if let Some(name) = name
-            && contains_word(calls, name)
-        {
-            return Some(line);
-        }
-        // Its body goes on with the next line, up to a brace that stands alone.
-        open = name.filter(|_| !line.text.trim_ascii().starts_with(b"}"));
-    }
-    None
-}
-
-/// Name and rest of the line of `name() {` and `function name {`.
-fn function(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let text = text.trim_ascii();
-    if let Some(at) = text.windows(2).position(|pair| pair == b"()") {
-        let name = text[..at].trim_ascii();
-        let name = name.strip_prefix(b"function ").unwrap_or(name).trim_ascii();
-        let plain = !name.is_empty() && !name.iter().any(u8::is_ascii_whitespace);
-        return plain.then_some((name, &text[at + 2..]));
-    }
-    let rest = text.strip_prefix(b"function ")?.trim_ascii();
-    let end = rest.iter().position(|byte| byte.is_ascii_whitespace() || *byte == b'{')?;
-    Some((&rest[..end], &rest[end..]))
+    Site::of(&crowd.program, files, call(&most, &[]))
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
-    use proptest::prelude::*;
-
     use super::{
-        super::{Answer, FileState},
+        super::{Answer, tests::in_file},
         *,
     };
     use crate::{lineage::Exec, proto::Measure};
@@ -283,10 +241,10 @@ mod tests {
     struct One(Option<&'static str>);
 
     impl Files for One {
-        fn read(&mut self, path: &Path) -> Answer {
+        fn find(&mut self, path: &Path, wanted: Of) -> Answer {
             assert_eq!(path, Path::new("/w/run"));
-            let state = self.0.map_or(FileState::Absent, |text| FileState::Present(text.into()));
-            Answer { evidence: "f1".into(), state }
+            let found = in_file(self.0.map(str::as_bytes), wanted);
+            Answer { evidence: "f1".into(), found }
         }
     }
 
@@ -447,21 +405,5 @@ mod tests {
         crowd.program.argv = vec![b"bash".to_vec(), b"-c".to_vec(), b":(){ :|:& };:".to_vec()];
         let said = said(&crowd, None);
         assert!(said.cause.contains("Its text is `:(){ :|:& };:`."), "{}", said.cause);
-    }
-
-    #[test]
-    fn lines_that_fork() {
-        let line = |text: &'static str| itself(text.as_bytes()).map(|line| line.number);
-        assert_eq!(line(":(){ :|:& };:\n"), Some(1));
-        assert_eq!(line("a() { b; }\nfunction c {\n  c &\n}\n"), Some(3));
-        assert_eq!(line("import os\nwhile True:\n    os.fork()\n"), Some(3));
-        assert_eq!(line("a() {\n  b\n}\na\n"), None, "called from outside");
-    }
-
-    proptest! {
-        #[test]
-        fn any_file(content in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = itself(&content);
-        }
     }
 }

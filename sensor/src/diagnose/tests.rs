@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
+use sensor_proto::internal::v1::PassageWanted;
 
 use super::*;
+use crate::evidence::parse::passage;
 
 /// Files in memory, which remember what was read.
 #[derive(Default)]
@@ -14,18 +16,24 @@ struct Tree {
 }
 
 impl Files for Tree {
-    fn read(&mut self, path: &Path) -> Answer {
+    fn find(&mut self, path: &Path, wanted: Of) -> Answer {
         let path = path.display().to_string();
         let at = self.asked.iter().position(|asked| *asked == path).unwrap_or_else(|| {
             self.asked.push(path.clone());
             self.asked.len() - 1
         });
-        let state = self
-            .files
-            .get(&path)
-            .map_or(FileState::Absent, |content| FileState::Present(content.clone().into_bytes()));
-        Answer { evidence: format!("f{at}"), state }
+        let found = in_file(self.files.get(&path).map(String::as_bytes), wanted);
+        Answer { evidence: format!("f{at}"), found }
     }
+}
+
+/// What the process that reads files says of this one, or of none.
+pub(super) fn in_file(content: Option<&[u8]>, wanted: Of) -> Found {
+    let wanted = PassageWanted { of: Some(wanted) };
+    content.map_or(Found::Absent, |content| {
+        let answer = passage::answer(content, &wanted);
+        Found::File(passage::checked(answer, &wanted, content.len()).unwrap())
+    })
 }
 
 /// A name that no rule can know.

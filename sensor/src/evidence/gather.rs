@@ -311,7 +311,8 @@ impl Gatherer {
         let projects = Projects::new(cwds, &self.homes);
         let living: Vec<ProcessKey> =
             chain.links.iter().filter(|link| link.alive).map(|link| link.key).collect();
-        SourceFiles::new(&self.proc, &living, projects, &self.redactor, log)
+        let parser = self.parser.as_ref();
+        SourceFiles::new(&self.proc, &living, projects, parser, (&self.redactor, log))
     }
 
     /// A file that an investigator asks for: see [`files::read_source`].

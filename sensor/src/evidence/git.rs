@@ -2,7 +2,7 @@
 //! git last saw. git itself is not run: a repository can make it run programs (hooks, fsmonitor, filters).
 //!
 //! All files are opened with the culprit's user's rights and only within its project, as those that rules
-//! look at; the index is read by `sensor parse`.
+//! look at; what is in them is read by `sensor parse`.
 
 use std::{
     ffi::OsStr,
@@ -17,12 +17,16 @@ use rustix::{
     fs::{self, Mode, OFlags, ResolveFlags},
     io::Errno,
 };
-use sensor_proto::internal::v1::{IndexEntry, IndexWanted, parse_job::What};
+use sensor_proto::internal::v1::{
+    GitWanted, IndexEntry, IndexWanted, MoveWanted, PackedWanted, RefWanted, git_wanted::Of,
+    parse_job::What,
+};
 
 use super::{
     Parser, Redactor,
     beside::Beside,
-    files::{Projects, reader},
+    files::{FileState, Projects, reader},
+    parse::{ParseError, git_head},
     proc::{Proc, read_up_to},
 };
 use crate::{lineage::ProcessKey, proto};
@@ -40,6 +44,8 @@ const COMPARED: Duration = Duration::from_millis(300);
 const NAMED: usize = 20;
 /// For files on a server that may not answer.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// For reading what is in them: as much as the process may compute.
+const PARSED: Duration = Duration::from_secs(5);
 
 /// Files in `.git` that say that somebody is in the middle of something.
 const AMID: [(&str, &str); 6] = [
@@ -55,11 +61,18 @@ type Look = Box<dyn FnOnce(&OwnedFd) -> Answer + Send>;
 
 enum Answer {
     Found(Option<Found>),
+    Read(Option<Vec<u8>>),
     Compared(Compared),
 }
 
+/// A work tree as it was found: open, read, and not looked into.
 struct Found {
-    state: proto::GitState,
+    directory: PathBuf,
+    head: Vec<u8>,
+    packed: Option<Vec<u8>>,
+    /// The end of HEAD's log.
+    log: Option<Vec<u8>>,
+    amid: Option<&'static str>,
     /// The work tree.
     top: OwnedFd,
     index: Option<OwnedFd>,
@@ -79,24 +92,65 @@ pub(super) fn of(
     (key, cwd): (ProcessKey, &[u8]),
     projects: Projects,
     redactor: &Redactor,
-) -> Option<(proto::GitState, u32)> {
+) -> Result<Option<(proto::GitState, u32)>, ParseError> {
     let answer = |root: &OwnedFd, look: Look| look(root);
-    let mut user: Beside<Look, Answer> = reader::as_user(proc, &[key], "git", answer).ok()?;
+    let user: Result<Beside<Look, Answer>, reader::Error> =
+        reader::as_user(proc, &[key], "git", answer);
+    let Ok(mut user) = user else { return Ok(None) };
     let cwd = PathBuf::from(OsStr::from_bytes(cwd));
-    let look: Look = Box::new(move |root| Answer::Found(find(root, &projects, &cwd)));
-    let Some(Answer::Found(Some(found))) = user.ask(look, PATIENCE) else { return None };
-    let Found { mut state, top, index } = found;
-    if let Some(index) = index {
-        let wanted = IndexWanted { sha256: state.head.len() == 64 };
-        let answers = parser.ask(vec![(index, What::Index(wanted))], PATIENCE);
-        if let Some(answer) = answers.ok().and_then(|answers| answers.into_iter().next()) {
-            state.files = u32::try_from(answer.files).unwrap_or(u32::MAX);
-            let look: Look = Box::new(move |_| Answer::Compared(compare(&top, answer.entries)));
-            if let Some(Answer::Compared(compared)) = user.ask(look, PATIENCE) {
-                state.modified = compared.modified;
-                state.modified_count = compared.count;
-                state.looked_at = compared.looked_at;
+    let within = projects.clone();
+    let look: Look = Box::new(move |root| Answer::Found(find(root, &within, &cwd)));
+    let Some(Answer::Found(Some(mut found))) = user.ask(look, PATIENCE) else { return Ok(None) };
+    let mut state = proto::GitState {
+        top: found.directory.as_os_str().as_encoded_bytes().to_vec(),
+        amid: found.amid.unwrap_or_default().to_owned(),
+        ..Default::default()
+    };
+    let index = found.index.take();
+    let indexed = index.is_some();
+    let mut parse = parser.dialogue(index.into_iter().collect(), PARSED)?;
+    let mut look_into = |content: &[u8], of: Of| {
+        let answer = parse.ask_of(content, What::Git(GitWanted { of: Some(of) }))?;
+        git_head::checked(answer).ok_or(ParseError::Nonsense)
+    };
+    let head = look_into(&found.head, Of::Ref(RefWanted {}))?;
+    state.head = head.commit;
+    if !head.branch.is_empty() {
+        let name = head.branch;
+        let own = std::str::from_utf8(&name).ok().filter(|name| plain(name)).and_then(|name| {
+            let (directory, name) = (found.directory.clone(), name.to_owned());
+            let within = projects.clone();
+            let look: Look = Box::new(move |root| {
+                Answer::Read(read(root, &within, &directory, &name, HEAD_LIMIT))
+            });
+            match user.ask(look, PATIENCE) {
+                Some(Answer::Read(content)) => content,
+                _ => None,
             }
+        });
+        if let Some(own) = own {
+            state.head = look_into(&own, Of::Ref(RefWanted {}))?.commit;
+        }
+        if let Some(packed) = found.packed.filter(|_| state.head.is_empty()) {
+            let wanted = PackedWanted { name: name.clone() };
+            state.head = look_into(&packed, Of::Packed(wanted))?.commit;
+        }
+        state.branch = name.strip_prefix(b"refs/heads/").unwrap_or(&name).to_vec();
+    }
+    if let Some(log) = &found.log {
+        let moved = look_into(log, Of::Move(MoveWanted {}))?;
+        state.moved_at = moved.at.map(|seconds| Timestamp { seconds, nanos: 0 });
+        state.moved_by = moved.what;
+    }
+    if indexed {
+        let answer = parse.ask(What::Index(IndexWanted { sha256: state.head.len() == 64 }))?;
+        state.files = u32::try_from(answer.files).unwrap_or(u32::MAX);
+        let top = found.top;
+        let look: Look = Box::new(move |_| Answer::Compared(compare(&top, answer.entries)));
+        if let Some(Answer::Compared(compared)) = user.ask(look, PATIENCE) {
+            state.modified = compared.modified;
+            state.modified_count = compared.count;
+            state.looked_at = compared.looked_at;
         }
     }
     let mut redactions = 0;
@@ -108,53 +162,55 @@ pub(super) fn of(
     clean(&mut state.branch);
     clean(&mut state.moved_by);
     state.modified.iter_mut().for_each(clean);
-    Some((state, redactions))
+    Ok(Some((state, redactions)))
+}
+
+/// A file in the `.git` of a directory; `None`: outside of its project.
+fn open(
+    root: &OwnedFd,
+    projects: &Projects,
+    directory: &Path,
+    name: &str,
+) -> Option<Result<(OwnedFd, u64), FileState>> {
+    let (top, rest) = projects.place(&directory.join(".git").join(name)).ok()?;
+    Some(reader::open(root, &top, &rest))
+}
+
+fn read(
+    root: &OwnedFd,
+    projects: &Projects,
+    directory: &Path,
+    name: &str,
+    limit: usize,
+) -> Option<Vec<u8>> {
+    let (file, _) = open(root, projects, directory, name)?.ok()?;
+    read_up_to(&file, limit).ok()
 }
 
 fn find(root: &OwnedFd, projects: &Projects, cwd: &Path) -> Option<Found> {
     for directory in cwd.ancestors().take(LEVELS) {
-        let git = directory.join(".git");
-        let open = |name: &str| {
-            let (top, rest) = projects.place(&git.join(name)).ok()?;
-            Some(reader::open(root, &top, &rest))
-        };
-        let read = |name: &str, limit| read_up_to(&open(name)?.ok()?.0, limit).ok();
+        let open = |name: &str| open(root, projects, directory, name);
+        let read = |name: &str, limit| read(root, projects, directory, name, limit);
         let Some(head) = read("HEAD", HEAD_LIMIT) else { continue };
-        let mut state = proto::GitState {
-            top: directory.as_os_str().as_encoded_bytes().to_vec(),
-            ..Default::default()
-        };
-        match branch(&head) {
-            Some(name) => {
-                let path = std::str::from_utf8(name).ok().filter(|name| plain(name));
-                let own = path.and_then(|path| read(path, HEAD_LIMIT));
-                let packed = || packed(&read("packed-refs", REFS_LIMIT)?, name);
-                state.head = own.and_then(|text| hash(&text)).or_else(packed).unwrap_or_default();
-                let short = name.strip_prefix(b"refs/heads/").unwrap_or(name);
-                state.branch = short.to_vec();
-            }
-            None => state.head = hash(&head).unwrap_or_default(),
-        }
-        if let Some(Ok((log, size))) = open("logs/HEAD") {
-            let text = end(log, size).unwrap_or_default();
-            if let Some((at, what)) = moved(&text) {
-                state.moved_at = Some(Timestamp { seconds: at, nanos: 0 });
-                state.moved_by = what;
-            }
-        }
+        let log = open("logs/HEAD").and_then(Result::ok);
         let amid = AMID.iter().find(|(name, _)| {
             // A directory is there as well.
             open(name).is_some_and(|found| match found {
                 Ok(_) => true,
-                Err(why) => why == crate::diagnose::FileState::Refused("a directory".to_owned()),
+                Err(why) => why == FileState::Refused("a directory".to_owned()),
             })
         });
-        state.amid = amid.map(|(_, what)| (*what).to_owned()).unwrap_or_default();
-        let index = open("index").and_then(Result::ok).map(|(file, _)| file);
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let inside = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        let top = fs::openat2(root, directory, flags, Mode::empty(), inside).ok()?;
-        return Some(Found { state, top, index });
+        return Some(Found {
+            directory: directory.to_owned(),
+            head,
+            packed: read("packed-refs", REFS_LIMIT),
+            log: log.and_then(|(log, size)| end(log, size).ok()),
+            amid: amid.map(|(_, what)| *what),
+            top: fs::openat2(root, directory, flags, Mode::empty(), inside).ok()?,
+            index: open("index").and_then(Result::ok).map(|(file, _)| file),
+        });
     }
     None
 }
@@ -164,42 +220,11 @@ fn plain(name: &str) -> bool {
     name.starts_with("refs/") && name.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
-/// `ref: refs/heads/main`
-fn branch(head: &[u8]) -> Option<&[u8]> {
-    Some(head.strip_prefix(b"ref:")?.trim_ascii())
-}
-
-/// A commit's, and nothing else.
-fn hash(text: &[u8]) -> Option<String> {
-    let text = std::str::from_utf8(text.trim_ascii()).ok()?;
-    let hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (hex && matches!(text.len(), 40 | 64)).then(|| text.to_ascii_lowercase())
-}
-
-/// `hash refs/heads/main`
-fn packed(text: &[u8], name: &[u8]) -> Option<String> {
-    text.split(|byte| *byte == b'\n').find_map(|line| {
-        let (commit, rest) = line.split_at_checked(line.iter().position(|byte| *byte == b' ')?)?;
-        (rest.trim_ascii() == name).then(|| hash(commit)).flatten()
-    })
-}
-
 fn end(file: OwnedFd, size: u64) -> std::io::Result<Vec<u8>> {
     fs::seek(&file, fs::SeekFrom::Start(size.saturating_sub(LOG_TAIL)))?;
     let mut text = Vec::new();
     std::fs::File::from(file).take(LOG_TAIL).read_to_end(&mut text)?;
     Ok(text)
-}
-
-/// Of the last line of HEAD's log: `old new Name <email> seconds zone\tcommit: message`.
-pub(crate) fn moved(text: &[u8]) -> Option<(i64, Vec<u8>)> {
-    let line = text.split(|byte| *byte == b'\n').rfind(|line| !line.is_empty())?;
-    let tab = line.iter().position(|byte| *byte == b'\t')?;
-    let head = String::from_utf8_lossy(&line[..tab]);
-    let at = head.rsplit(' ').nth(1)?.parse().ok()?;
-    // The first words say what was done; a message is the committer's.
-    let what = &line[tab + 1..];
-    Some((at, what[..what.len().min(256)].to_vec()))
 }
 
 /// As `git status` begins: size and time of the last change.
@@ -239,8 +264,6 @@ fn compare(top: &OwnedFd, entries: Vec<IndexEntry>) -> Compared {
 #[cfg(test)]
 mod tests {
     use std::process::Command;
-
-    use proptest::prelude::*;
 
     use super::*;
     use crate::respond::process::key_of;
@@ -288,6 +311,7 @@ mod tests {
         let redactor = Redactor::new([1; 16]);
         let (state, _) =
             of(&Proc::default(), &Parser::here(), (key, &cwd), projects.clone(), &redactor)
+                .unwrap()
                 .unwrap();
         assert_eq!((state.head.as_str(), state.branch.as_slice()), (head.trim(), &b"trunk"[..]));
         assert_eq!(state.top, app.as_os_str().as_encoded_bytes());
@@ -302,23 +326,13 @@ mod tests {
         let elsewhere = tempfile::tempdir().unwrap();
         std::fs::rename(app.join(".git"), elsewhere.path().join("git")).unwrap();
         std::os::unix::fs::symlink(elsewhere.path().join("git"), app.join(".git")).unwrap();
-        assert!(of(&Proc::default(), &Parser::here(), (key, &cwd), projects, &redactor).is_none());
+        let found = of(&Proc::default(), &Parser::here(), (key, &cwd), projects, &redactor);
+        assert!(found.unwrap().is_none());
     }
 
     #[test]
-    fn packed_branches_and_odd_names() {
-        let commit = "0123456789abcdef0123456789abcdef01234567";
-        let text = format!("# pack-refs\n{commit} refs/heads/main\n^{commit}\n");
-        assert_eq!(packed(text.as_bytes(), b"refs/heads/main").as_deref(), Some(commit));
-        assert_eq!(packed(text.as_bytes(), b"refs/heads/mai"), None);
+    fn names_of_branches_lead_nowhere_else() {
         assert!(plain("refs/heads/a/b") && !plain("refs/../../x") && !plain("config"));
-        assert_eq!(hash(b"root:x:0:0"), None);
-    }
-
-    proptest! {
-        #[test]
-        fn any_text(text in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = (moved(&text), hash(&text), branch(&text), packed(&text, b"refs/heads/x"));
-        }
+        assert!(!plain("refs//x") && !plain("/refs/x") && !plain(""));
     }
 }

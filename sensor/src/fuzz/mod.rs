@@ -67,7 +67,8 @@ pub const TARGETS: &[Target] = &[
     target("elf", "symbols of an executable", parse::elf, parse::elfs, 16_384),
     target("stack", "maps, stacks and samples", parse::stack, parse::stacks, 2048),
     target("log_lines", "logs, the journal, a perf map", parse::lines, parse::texts, 4096),
-    target("git", "git's index and HEAD's log", parse::git, parse::repositories, 2048),
+    target("git", "git's index, HEAD and branches", parse::git, parse::repositories, 2048),
+    target("parse_answers", "what sensor parse says", project::answer, project::answers, 2048),
     target("findings", "what an agent submits", findings::run, findings::seeds, 2048),
     target("project", "a culprit's files, as rules read them", project::run, project::seeds, 2048),
 ];

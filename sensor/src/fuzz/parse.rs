@@ -3,13 +3,13 @@
 use std::collections::HashSet;
 
 use sensor_proto::internal::v1::{
-    IndexWanted, LinesWanted, PackagesWanted, ParseAnswer, SymbolsWanted,
+    GitWanted, IndexWanted, LinesWanted, MoveWanted, PackagesWanted, PackedWanted, ParseAnswer,
+    RefWanted, SymbolsWanted, git_wanted::Of,
 };
 
 use super::choice;
 use crate::evidence::{
-    git,
-    parse::{elf, git_index, lines, packages, perf_map},
+    parse::{elf, git_head, git_index, lines, packages, perf_map},
     stacks::{
         maps,
         sample::Samples,
@@ -156,8 +156,12 @@ pub fn git(bytes: &[u8]) {
             assert!(answer.entries.len() <= rest.len());
             assert!(answer.entries.iter().all(|entry| entry.path.len() <= 4096));
         }
-    } else if let Some((_, what)) = git::moved(rest) {
-        assert!(what.len() <= 256);
+        return;
+    }
+    let name = rest.iter().copied().take(usize::from(choice)).collect();
+    for of in [Of::Ref(RefWanted {}), Of::Packed(PackedWanted { name }), Of::Move(MoveWanted {})] {
+        let git = Some(git_head::find(rest, &GitWanted { of: Some(of) }));
+        assert!(git_head::checked(ParseAnswer { git, ..Default::default() }).is_some());
     }
 }
 
@@ -168,5 +172,7 @@ pub fn repositories() -> Vec<Vec<u8>> {
     index.extend([7; 20]);
     index.extend(b"\x00\x04a.js\0\0\0\0\0\0");
     let log = b"\x010 1 A <a@b> 1795819505 +0000\tcommit: x\n";
-    vec![index, log.to_vec()]
+    let head = b"\x01ref: refs/heads/main\n".to_vec();
+    let packed = b"\x0f0123456789abcdef0123456789abcdef01234567 refs/heads/main\n".to_vec();
+    vec![index, log.to_vec(), head, packed]
 }

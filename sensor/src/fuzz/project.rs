@@ -3,6 +3,9 @@
 
 use std::path::Path;
 
+use prost::Message as _;
+use sensor_proto::internal::v1::{ParseAnswer, PassageWanted, passage_wanted::Of};
+
 use super::{
     choice,
     records::harmless,
@@ -10,7 +13,8 @@ use super::{
 };
 use crate::{
     detect::Finding,
-    diagnose::{Answer, Case, FileState, Files, Link, diagnose},
+    diagnose::{Answer, Case, Files, Found, Link, diagnose},
+    evidence::parse::{self, passage},
     lineage::ProcessKey,
     proto,
 };
@@ -24,21 +28,54 @@ const TURNS: [&[&str]; 5] = [
     &["/w: /bin/sh|./one.sh", "/w: python3|two.py"],
 ];
 
-/// Answers the same to every question, or to every second one nothing.
+/// The same file wherever one looks, or every second time none.
 struct Tree<'a> {
     content: &'a [u8],
+    /// What the process that reads it answers; none: the truth.
+    told: Option<&'a [u8]>,
     sparse: bool,
     asked: u32,
 }
 
 impl Files for Tree<'_> {
-    fn read(&mut self, _: &Path) -> Answer {
+    fn find(&mut self, _: &Path, wanted: Of) -> Answer {
         self.asked += 1;
-        let absent = self.sparse && self.asked % 2 == 1;
-        let state =
-            if absent { FileState::Absent } else { FileState::Present(self.content.to_vec()) };
-        Answer { evidence: format!("e{}", self.asked), state }
+        let evidence = format!("e{}", self.asked);
+        if self.sparse && self.asked % 2 == 1 {
+            return Answer { evidence, found: Found::Absent };
+        }
+        let wanted = PassageWanted { of: Some(wanted) };
+        let size = self.content.len();
+        let passage = match self.told {
+            // One's own answers always pass.
+            None => match passage::checked(passage::answer(self.content, &wanted), &wanted, size) {
+                Ok(passage) => passage,
+                Err(()) => panic!("{wanted:?}"),
+            },
+            Some(told) => ParseAnswer::decode(told)
+                .ok()
+                .and_then(|answer| passage::checked(answer, &wanted, size).ok().flatten()),
+        };
+        Answer { evidence, found: Found::File(passage) }
     }
+}
+
+/// What comes back from a process that has read foreign bytes, and may be theirs by now.
+pub fn answer(bytes: &[u8]) {
+    let mut link = bytes;
+    while let Ok(Some(message)) = parse::receive(&mut link) {
+        if contains(&message, SECRET) {
+            return;
+        }
+        explain(&[], Some(&message), false, TURNS[0]);
+        explain(&[0; 512], Some(&message), false, TURNS[message.len() % TURNS.len()]);
+    }
+}
+
+pub fn answers() -> Vec<Vec<u8>> {
+    let passage = b"\x5a\x17\x08\x02\x12\x0bcd web && npm test\x1a\x04test\x20\x01";
+    let framed = |message: &[u8]| [&(message.len() as u32).to_be_bytes(), message].concat();
+    vec![framed(passage), framed(b"\x1a\x01x"), b"\xff\xff\xff\xffx".to_vec()]
 }
 
 pub fn run(bytes: &[u8]) {
@@ -54,9 +91,14 @@ pub fn run(bytes: &[u8]) {
     let own: Vec<String> = rest.split(|byte| *byte == b'\n').take(3).map(line).collect();
     let own: Vec<&str> = own.iter().map(String::as_str).collect();
     let turn = TURNS.get(usize::from(choice % 6)).copied().unwrap_or(&own);
+    explain(content, None, choice >= 128, turn);
+}
+
+/// Whatever it reads or is told, what a diagnosis says is harmless.
+fn explain(content: &[u8], told: Option<&[u8]>, sparse: bool, turn: &[&str]) {
     let lines = turn.iter().cycle().take(turn.len() * 4);
     let chain: Vec<Link> = (100..).zip(lines).map(|(pid, line)| link(pid, line)).collect();
-    let mut files = Tree { content, sparse: choice >= 128, asked: 0 };
+    let mut files = Tree { content, told, sparse, asked: 0 };
     let redactor = redactor();
     let finding = finding();
     let mut case = Case {

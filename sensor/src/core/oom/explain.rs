@@ -76,6 +76,7 @@ pub fn study(
         evidence: log.take(),
         given: log.given(),
         diagnosis: Some(diagnosis),
+        parsed: None,
         tree,
         killing: Some(Box::new(killing)),
         more: false,

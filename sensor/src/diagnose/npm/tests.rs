@@ -1,5 +1,3 @@
-use proptest::prelude::*;
-
 use super::*;
 
 fn asked(line: &str) -> Option<(String, Verb, Option<String>)> {
@@ -42,35 +40,5 @@ fn what_a_command_asks_for() {
         "yarn-error.log x",
     ] {
         assert_eq!(asked(line), None, "{line}");
-    }
-}
-
-#[test]
-fn the_script_that_ran_is_known_by_its_text() {
-    let json = serde_json::json!({"prea": "x", "a": "y", "posta": "y -z", "prepare": "npm link", "install": 3});
-    let scripts = json.as_object().unwrap();
-    let run = Verb::Script("a".to_owned());
-    let ran = |verb: &Verb, shell: Option<&str>| {
-        script(verb, scripts, shell.map(str::as_bytes)).map(|(event, _, seen)| (event, seen))
-    };
-    assert_eq!(ran(&run, Some("x")), Some(("prea".to_owned(), true)));
-    assert_eq!(ran(&run, Some("y --more")), Some(("a".to_owned(), true)));
-    assert_eq!(ran(&run, Some("yy")), Some(("a".to_owned(), false)));
-    assert_eq!(ran(&run, None), Some(("a".to_owned(), false)));
-    assert_eq!(ran(&Verb::Lifecycle, None), Some(("prepare".to_owned(), false)));
-    assert_eq!(ran(&Verb::Script("b".to_owned()), None), None);
-}
-
-#[test]
-fn the_line_of_a_script() {
-    let content = b"{\n  \"a\": 1,\n  \"x\": \"\\\"b\\\"\",\n  \"b\" : \"c\"\n}";
-    assert_eq!((line_of(content, "a"), line_of(content, "b"), line_of(content, "c")), (2, 4, 0));
-}
-
-proptest! {
-    #[test]
-    fn any_manifest(content in prop::collection::vec(any::<u8>(), 0..200), event in "\\PC{0,10}") {
-        let _ = line_of(&content, &event);
-        let _ = parse(Path::new("/"), String::new(), content);
     }
 }

@@ -5,6 +5,9 @@
 //! directory first, then the file beneath it, so that no link leads out of the project. Only
 //! regular files are opened, without waiting for anything, and a reader that hangs on a dead file
 //! server is left behind. What may be looked at: see [`project`].
+//!
+//! What is in a file nobody here looks at: the rules' questions about it go to `sensor parse`, one process
+//! for all files of an incident. When it fails, the rest of the questions have no answer.
 
 mod project;
 pub(super) mod reader;
@@ -17,10 +20,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use sensor_proto::internal::v1::{Passage, PassageWanted, parse_job::What, passage_wanted::Of};
+
 use self::reader::Reader;
-use super::{EvidenceLog, Redactor, proc::Proc};
+use super::{
+    EvidenceLog, Parser, Redactor,
+    parse::{Dialogue, ParseError, passage},
+    proc::Proc,
+};
 use crate::{
-    diagnose::{Answer, FileState, Files},
+    diagnose::{Answer, Files, Found},
     lineage::ProcessKey,
     proto::{self, evidence::Content, file_fact},
 };
@@ -37,8 +46,23 @@ pub const SOURCE_LIMIT: usize = 128 << 10;
 /// Files looked at for one incident: a cycle of a few steps, each with a walk up of a few levels.
 const FILES: usize = 64;
 
-/// For all files of an incident: reading them takes about 1 ms, the rest is a file server that hangs.
+/// For opening and reading all files of an incident: that takes about 1 ms, the rest is a file server that
+/// hangs.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// For all questions about what is in them: as much as the process that answers may compute. It takes a few
+/// milliseconds to start and less than one to answer; the rest is a host that has other things to do.
+const PARSED: Duration = Duration::from_secs(5);
+
+/// What stands at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::evidence) enum FileState {
+    /// The beginning of a regular file.
+    Present(Vec<u8>),
+    Absent,
+    /// Why it may not be read.
+    Refused(String),
+}
 
 /// The files of one incident.
 pub struct SourceFiles<'a> {
@@ -47,8 +71,14 @@ pub struct SourceFiles<'a> {
     projects: Projects,
     /// Why there is none, for people.
     reader: Result<Reader, String>,
-    answers: HashMap<PathBuf, Answer>,
-    deadline: Instant,
+    /// What remains of [`PATIENCE`].
+    left: Duration,
+    /// Who looks into them.
+    parse: Result<Dialogue, ParseError>,
+    /// It was asked.
+    asked: bool,
+    /// Evidence id and state of each that was looked at.
+    known: HashMap<PathBuf, (String, FileState)>,
 }
 
 impl<'a> SourceFiles<'a> {
@@ -57,17 +87,26 @@ impl<'a> SourceFiles<'a> {
         proc: &Proc,
         processes: &[ProcessKey],
         projects: Projects,
-        redactor: &'a Redactor,
-        log: &'a mut EvidenceLog,
+        parser: Option<&Parser>,
+        (redactor, log): (&'a Redactor, &'a mut EvidenceLog),
     ) -> Self {
+        // It starts while the first file is being read.
+        let parse = parser.map_or(Err(ParseError::Nobody), |it| it.dialogue(Vec::new(), PARSED));
         Self {
             redactor,
             log,
             projects,
             reader: Reader::start(proc, processes).map_err(|error| error.to_string()),
-            answers: HashMap::new(),
-            deadline: Instant::now() + PATIENCE,
+            left: PATIENCE,
+            parse,
+            asked: false,
+            known: HashMap::new(),
         }
+    }
+
+    /// Whether what is in the files was read, or why not; `None`: nobody wanted to know.
+    pub fn parsed(&self) -> Option<Result<(), &ParseError>> {
+        self.asked.then(|| self.parse.as_ref().map(|_| ()))
     }
 
     fn look(&mut self, path: &Path) -> (FileState, u64) {
@@ -76,14 +115,46 @@ impl<'a> SourceFiles<'a> {
             Ok(place) => place,
             Err(why) => return refused(why),
         };
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        match &mut self.reader {
-            Ok(reader) => reader.read(place, FILE_LIMIT, left).unwrap_or_else(|| {
+        let began = Instant::now();
+        let read = match &mut self.reader {
+            Ok(reader) => reader.read(place, FILE_LIMIT, self.left).unwrap_or_else(|| {
                 self.reader = Err("an earlier file did not answer in time".to_owned());
                 refused("it did not answer in time")
             }),
             Err(why) => refused(why),
+        };
+        self.left = self.left.saturating_sub(began.elapsed());
+        read
+    }
+
+    /// Evidence id and state of what stands at a path.
+    fn stands(&mut self, path: &Path) -> (String, FileState) {
+        if let Some(known) = self.known.get(path) {
+            return known.clone();
         }
+        if self.known.len() >= FILES {
+            // No evidence: nothing was looked at, and nothing can be concluded from it.
+            let why = format!("{FILES} files were looked at already");
+            return (String::new(), FileState::Refused(why));
+        }
+        let (state, size) = self.look(path);
+        let known = (self.record(path, &state, size), state);
+        self.known.insert(path.to_owned(), known.clone());
+        known
+    }
+
+    /// What is wanted of a file that begins like this.
+    fn passage(&mut self, content: &[u8], wanted: Of) -> Option<Passage> {
+        let wanted = PassageWanted { of: Some(wanted) };
+        self.asked = true;
+        let parse = self.parse.as_mut().ok()?;
+        let answer = parse.ask_of(content, What::Passage(wanted.clone())).and_then(|answer| {
+            passage::checked(answer, &wanted, content.len()).map_err(|()| ParseError::Nonsense)
+        });
+        answer.unwrap_or_else(|error| {
+            self.parse = Err(error);
+            None
+        })
     }
 
     fn record(&mut self, path: &Path, state: &FileState, size: u64) -> String {
@@ -143,19 +214,14 @@ pub fn read_source(
 }
 
 impl Files for SourceFiles<'_> {
-    fn read(&mut self, path: &Path) -> Answer {
-        if let Some(answer) = self.answers.get(path) {
-            return answer.clone();
-        }
-        if self.answers.len() >= FILES {
-            // No evidence: nothing was looked at, and nothing can be concluded from it.
-            let why = format!("{FILES} files were looked at already");
-            return Answer { evidence: String::new(), state: FileState::Refused(why) };
-        }
-        let (state, size) = self.look(path);
-        let answer = Answer { evidence: self.record(path, &state, size), state };
-        self.answers.insert(path.to_owned(), answer.clone());
-        answer
+    fn find(&mut self, path: &Path, wanted: Of) -> Answer {
+        let (evidence, state) = self.stands(path);
+        let found = match state {
+            FileState::Present(content) => Found::File(self.passage(&content, wanted)),
+            FileState::Absent => Found::Absent,
+            FileState::Refused(_) => Found::Refused,
+        };
+        Answer { evidence, found }
     }
 }
 

@@ -12,8 +12,8 @@ use rustix::{
     io::Errno,
 };
 
+use super::FileState;
 use crate::{
-    diagnose::FileState,
     evidence::{
         beside::Beside,
         proc::{Proc, Status, read_up_to},

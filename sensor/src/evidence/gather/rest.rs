@@ -122,10 +122,13 @@ impl Gatherer {
         if let Some((key, cwd)) = place {
             let projects = Projects::new([cwd.as_slice()], &self.homes);
             let at = (key, cwd.as_slice());
-            let found = git::of(&self.proc, parser, at, projects, &self.redactor);
-            if let Some((state, more)) = found {
-                changes.git = Some(state);
-                redactions += more;
+            match git::of(&self.proc, parser, at, projects, &self.redactor) {
+                Ok(Some((state, more))) => {
+                    changes.git = Some(state);
+                    redactions += more;
+                }
+                Ok(None) => {}
+                Err(error) => changes.notes.push(format!(".git could not be read: {error}")),
             }
         }
         Some(proto::Evidence {

@@ -7,17 +7,24 @@
 //! - `packages`: what package managers did
 //! - `lines`: lines of logs, those that are alike once
 //! - `git_index`: what git last saw of a work tree
+//! - `git_head`: where its HEAD is, and since when
+//! - `passage`: what a rule of the diagnosis looks for in a culprit's project
+//!
+//! A [`Dialogue`] is one such process: it answers one question after the other, so that what it has said
+//! can decide which file is opened next.
 
 pub(crate) mod elf;
+pub(crate) mod git_head;
 pub(crate) mod git_index;
 pub(crate) mod lines;
 mod moment;
 pub(crate) mod packages;
+pub(crate) mod passage;
 pub(crate) mod perf_map;
 
 use std::{
     fs::File,
-    io::{self, Read as _, Write as _},
+    io::{self, Read as _},
     os::{
         fd::{AsFd as _, FromRawFd as _, OwnedFd},
         unix::net::UnixStream,
@@ -31,9 +38,7 @@ use command_fds::{CommandFdExt as _, FdMapping};
 use nix::sys::resource::{Resource, setrlimit};
 use prost::Message as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sensor_proto::internal::v1::{
-    ParseAnswer, ParseAnswers, ParseJob, ParseRequest, parse_job::What,
-};
+use sensor_proto::internal::v1::{ParseAnswer, ParseJob, parse_job::What};
 
 use crate::{
     core::survival,
@@ -43,9 +48,10 @@ use crate::{
     },
 };
 
-/// Files of one request.
+/// Open files of one process.
 pub(crate) const FILES: usize = 64;
-/// Of a request and of its answers, bytes: some thousand addresses, and names of 512 bytes at most.
+/// Of a question or of its answer, bytes: some thousand addresses, and names of 512 bytes at most; 10,000
+/// paths of git.
 const MESSAGE: usize = 4 << 20;
 /// Its memory beside what it maps of files, bytes.
 const DATA: u64 = 64 << 20;
@@ -71,12 +77,16 @@ pub struct Parser {
 /// Why there is no answer; one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum ParseError {
+    #[error("this sensor starts no `sensor parse`")]
+    Nobody,
     #[error("`sensor parse` cannot be started: {0}")]
     Start(#[source] io::Error),
     #[error("`sensor parse` did not answer in time")]
     Late,
     #[error("`sensor parse` failed on what it was given to read")]
     Failed,
+    #[error("`sensor parse` answered what cannot be")]
+    Nonsense,
 }
 
 /// Arguments of the hidden verb.
@@ -122,25 +132,25 @@ impl Parser {
         asked: Vec<(OwnedFd, What)>,
         patience: Duration,
     ) -> Result<Vec<ParseAnswer>, ParseError> {
+        let (files, asked): (Vec<OwnedFd>, Vec<What>) = asked.into_iter().unzip();
+        let mut dialogue = self.dialogue(files, patience)?;
+        asked.into_iter().map(|what| dialogue.ask(what)).collect()
+    }
+
+    /// Starts a process that has these files open, and answers for so long.
+    pub(crate) fn dialogue(
+        &self,
+        files: Vec<OwnedFd>,
+        patience: Duration,
+    ) -> Result<Dialogue, ParseError> {
         #[cfg(test)]
         if self.here {
-            let one = |(file, what)| answer(ParseJob { what: Some(what) }, &File::from(file));
-            return Ok(asked.into_iter().map(one).collect());
+            return Ok(Dialogue::Here(files.into_iter().map(File::from).collect()));
         }
         let deadline = Instant::now() + patience;
-        let count = asked.len();
-        let (files, jobs): (Vec<OwnedFd>, Vec<ParseJob>) =
-            asked.into_iter().map(|(file, what)| (file, ParseJob { what: Some(what) })).unzip();
-        let request = ParseRequest { jobs }.encode_to_vec();
-        let (mut ours, theirs) = UnixStream::pair().map_err(ParseError::Start)?;
-        let mut child = Running(self.start(files, theirs).map_err(ParseError::Start)?);
-        let answers = exchange(&mut ours, &request, deadline)?;
-        let ended = child.end(deadline);
-        let answers = ParseAnswers::decode(answers.as_slice()).map_err(|_| ParseError::Failed)?;
-        if !ended || answers.answers.len() != count {
-            return Err(ParseError::Failed);
-        }
-        Ok(answers.answers)
+        let (link, theirs) = UnixStream::pair().map_err(ParseError::Start)?;
+        let child = Running(self.start(files, theirs).map_err(ParseError::Start)?);
+        Ok(Dialogue::With { link, deadline, _child: child })
     }
 
     fn start(&self, files: Vec<OwnedFd>, link: UnixStream) -> io::Result<Child> {
@@ -160,56 +170,115 @@ impl Parser {
     }
 }
 
-/// Sends all, then reads until the other side closes.
-fn exchange(
-    link: &mut UnixStream,
-    request: &[u8],
-    deadline: Instant,
-) -> Result<Vec<u8>, ParseError> {
-    let left =
-        || Some(deadline.saturating_duration_since(Instant::now())).filter(|it| !it.is_zero());
-    let broken = |error: io::Error| match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ParseError::Late,
-        _ => ParseError::Failed,
-    };
-    link.set_write_timeout(Some(left().ok_or(ParseError::Late)?)).map_err(broken)?;
-    link.write_all(request).map_err(broken)?;
-    link.shutdown(std::net::Shutdown::Write).map_err(broken)?;
-    let mut answer = Vec::new();
-    let mut chunk = vec![0; 64 << 10];
-    loop {
-        link.set_read_timeout(Some(left().ok_or(ParseError::Late)?)).map_err(broken)?;
-        match link.read(&mut chunk) {
-            Ok(0) => return Ok(answer),
-            Ok(count) => answer.extend_from_slice(&chunk[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(broken(error)),
-        }
-        if answer.len() > MESSAGE {
-            return Err(ParseError::Failed);
+/// A process that answers one question after the other. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) enum Dialogue {
+    With {
+        link: UnixStream,
+        deadline: Instant,
+        _child: Running,
+    },
+    #[cfg(test)]
+    Here(std::collections::VecDeque<File>),
+}
+
+impl Dialogue {
+    /// About the next of its files. After an error there are no more answers.
+    pub(crate) fn ask(&mut self, what: What) -> Result<ParseAnswer, ParseError> {
+        self.answer(ParseJob { what: Some(what), content: None })
+    }
+
+    /// About what was read of a file.
+    pub(crate) fn ask_of(&mut self, content: &[u8], what: What) -> Result<ParseAnswer, ParseError> {
+        self.answer(ParseJob { what: Some(what), content: Some(content.to_vec()) })
+    }
+
+    fn answer(&mut self, job: ParseJob) -> Result<ParseAnswer, ParseError> {
+        match self {
+            Self::With { link, deadline, .. } => {
+                let mut link = Timed { link, deadline: *deadline };
+                let answer = send(&mut link, &job.encode_to_vec())
+                    .and_then(|()| receive(&mut link))
+                    .map_err(|error| match error.kind() {
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ParseError::Late,
+                        io::ErrorKind::InvalidData => ParseError::Nonsense,
+                        _ => ParseError::Failed,
+                    })?;
+                let answer = answer.ok_or(ParseError::Failed)?;
+                ParseAnswer::decode(answer.as_slice()).map_err(|_| ParseError::Nonsense)
+            }
+            #[cfg(test)]
+            Self::Here(files) => Ok(answer(job, || files.pop_front())),
         }
     }
+}
+
+/// A stream that fails when it takes too long, however slowly the other side goes on.
+struct Timed<'a> {
+    link: &'a mut UnixStream,
+    deadline: Instant,
+}
+
+impl Timed<'_> {
+    fn left(&self) -> io::Result<Option<Duration>> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(Some(left)) }
+    }
+}
+
+impl io::Read for Timed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.link.set_read_timeout(self.left()?)?;
+        self.link.read(buffer)
+    }
+}
+
+impl io::Write for Timed<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.link.set_write_timeout(self.left()?)?;
+        self.link.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.link.flush()
+    }
+}
+
+/// A message behind its length: 4 bytes, big endian, as in all frames of ours.
+fn send(link: &mut impl io::Write, message: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(message.len()).ok().filter(|it| *it as usize <= MESSAGE);
+    let length = length.ok_or(io::ErrorKind::InvalidInput)?;
+    link.write_all(&[&length.to_be_bytes(), message].concat())
+}
+
+/// `None`: the other side has closed.
+pub(crate) fn receive(link: &mut impl io::Read) -> io::Result<Option<Vec<u8>>> {
+    let mut length = [0; 4];
+    match link.read_exact(&mut length) {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        read => read?,
+    }
+    let length = u32::from_be_bytes(length) as usize;
+    if length > MESSAGE {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    // Not what it says, but what comes.
+    let mut message = Vec::new();
+    link.take(length as u64).read_to_end(&mut message)?;
+    if message.len() < length {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(Some(message))
 }
 
 /// A child that does not outlive our interest in it.
-struct Running(Child);
-
-impl Running {
-    /// Whether it ended well by then.
-    fn end(&mut self, deadline: Instant) -> bool {
-        if let Ok(pidfd) = pidfd(&self.0) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let mut polled = [PollFd::new(&pidfd, PollFlags::IN)];
-            // When it does not end in time it is killed.
-            let _ = poll(&mut polled, Timespec::try_from(left).ok().as_ref());
-        }
-        matches!(self.0.try_wait(), Ok(Some(status)) if status.success())
-    }
-}
+#[derive(Debug)]
+pub(crate) struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.0.try_wait(), Ok(None)) {
+            // Whatever it would still say, nobody hears it.
             let _ = self.0.kill();
             // It may hang on a file server that does not answer, where even this signal waits.
             if let Ok(pidfd) = pidfd(&self.0) {
@@ -234,32 +303,42 @@ pub fn run(args: &ParseArgs) -> Result<(), ChildError> {
     bound().map_err(ChildError::Limits)?;
     // As much of it as the kernel knows; without, it is still nobody with no capability.
     let _ = privileges::confine_wholly();
-    let mut request = Vec::new();
-    (&mut link).take(MESSAGE as u64).read_to_end(&mut request).map_err(ChildError::ByHand)?;
-    let request = ParseRequest::decode(request.as_slice())
-        .map_err(|error| ChildError::ByHand(io::Error::other(error)))?;
-    let jobs = request.jobs.into_iter().take(FILES).zip(FIRST..);
-    let answers = jobs.map(|(job, fd)| {
-        // SAFETY: core has put one file for each job there; nothing else of this process has it. Where
-        // it has not, reading fails.
-        let file = File::from(unsafe { OwnedFd::from_raw_fd(fd) });
-        answer(job, &file)
-    });
-    let answers = ParseAnswers { answers: answers.collect() };
-    link.write_all(&answers.encode_to_vec()).map_err(ChildError::ByHand)
+    let mut files = FIRST..;
+    while let Some(job) = receive(&mut link).map_err(ChildError::ByHand)? {
+        let job = ParseJob::decode(job.as_slice())
+            .map_err(|error| ChildError::ByHand(io::Error::other(error)))?;
+        // SAFETY: core has put its files there, one behind the other; nothing else of this process has
+        // them, and each is taken once. Where there is none, reading fails.
+        let file = || files.next().map(|fd| File::from(unsafe { OwnedFd::from_raw_fd(fd) }));
+        send(&mut link, &answer(job, file).encode_to_vec()).map_err(ChildError::ByHand)?;
+    }
+    Ok(())
 }
 
 /// Does what one job says.
-pub(crate) fn answer(job: ParseJob, file: &File) -> ParseAnswer {
-    let answer = match job.what {
-        Some(What::Symbols(wanted)) => elf::symbols(file, &wanted),
-        Some(What::PerfMap(wanted)) => perf_map::symbols(file, &wanted.addresses),
-        Some(What::Packages(wanted)) => packages::changes(file, &wanted),
-        Some(What::Lines(wanted)) => lines::find(file, &wanted),
-        Some(What::Index(wanted)) => git_index::entries(file, wanted),
-        None => Err("nothing was asked".to_owned()),
+pub(crate) fn answer(job: ParseJob, file: impl FnOnce() -> Option<File>) -> ParseAnswer {
+    let answer = match (job.what, job.content) {
+        (Some(What::Passage(wanted)), Some(content)) => Ok(passage::answer(&content, &wanted)),
+        (Some(What::Git(wanted)), Some(content)) => Ok(git_head::answer(&content, &wanted)),
+        (Some(what), None) => file()
+            .ok_or_else(|| "there is no such file".to_owned())
+            .and_then(|file| of_file(what, &file)),
+        _ => Err("nothing was asked".to_owned()),
     };
     answer.unwrap_or_else(|error| ParseAnswer { error, ..Default::default() })
+}
+
+fn of_file(what: What, file: &File) -> Result<ParseAnswer, String> {
+    match what {
+        What::Symbols(wanted) => elf::symbols(file, &wanted),
+        What::PerfMap(wanted) => perf_map::symbols(file, &wanted.addresses),
+        What::Packages(wanted) => packages::changes(file, &wanted),
+        What::Lines(wanted) => lines::find(file, &wanted),
+        What::Index(wanted) => git_index::entries(file, wanted),
+        What::Passage(_) | What::Git(_) => {
+            Err("of this kind only what was read is taken".to_owned())
+        }
+    }
 }
 
 /// Neither all memory nor all time, no file, no core.

@@ -1,7 +1,5 @@
 //! The line of a source file that started a command.
 
-use super::{Link, command};
-
 /// Words of a command that are looked for. More say nothing more.
 const WORDS: usize = 24;
 
@@ -21,13 +19,13 @@ pub(super) fn lines(content: &[u8]) -> impl Iterator<Item = Line<'_>> {
     })
 }
 
-/// How much of `link`'s command stands in a line; 0: its program does not. `aliases` stand for the program.
-pub(super) fn likeness(text: &[u8], link: &Link, aliases: &[&[u8]]) -> usize {
-    let words = command::words(link);
+/// How much of a command stands in a line; 0: its program does not. `aliases` stand for the program.
+pub(super) fn likeness(text: &[u8], words: &[Vec<u8>], aliases: &[impl AsRef<[u8]>]) -> usize {
     let Some((program, arguments)) = words.split_first() else {
         return 0;
     };
-    let named = contains_word(text, program) || aliases.iter().any(|alias| contains(text, alias));
+    let named =
+        contains_word(text, program) || aliases.iter().any(|alias| contains(text, alias.as_ref()));
     if !named {
         return 0;
     }
@@ -35,10 +33,14 @@ pub(super) fn likeness(text: &[u8], link: &Link, aliases: &[&[u8]]) -> usize {
 }
 
 /// The line that is most like the command; of equals the first.
-pub(super) fn calling<'a>(content: &'a [u8], link: &Link, aliases: &[&[u8]]) -> Option<Line<'a>> {
+pub(super) fn calling<'a>(
+    content: &'a [u8],
+    words: &[Vec<u8>],
+    aliases: &[impl AsRef<[u8]>],
+) -> Option<Line<'a>> {
     let mut best: Option<(usize, Line)> = None;
     for line in lines(content) {
-        let score = likeness(line.text, link, aliases);
+        let score = likeness(line.text, words, aliases);
         if score > best.map_or(0, |(most, _)| most) {
             best = Some((score, line));
         }
@@ -47,7 +49,7 @@ pub(super) fn calling<'a>(content: &'a [u8], link: &Link, aliases: &[&[u8]]) -> 
 }
 
 /// Whether `word` stands in `text` with no letter, digit or underscore next to it.
-pub(super) fn contains_word(text: &[u8], word: &[u8]) -> bool {
+pub(crate) fn contains_word(text: &[u8], word: &[u8]) -> bool {
     let joins =
         |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
     !word.is_empty()
@@ -65,25 +67,25 @@ fn contains(text: &[u8], part: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    fn link(line: &str) -> Link {
-        let argv = line.split('|').map(|argument| argument.as_bytes().to_vec()).collect();
-        Link { argv, ..Link::default() }
+    fn words(line: &str) -> Vec<Vec<u8>> {
+        line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
     }
+
+    const NONE: [&[u8]; 0] = [];
 
     #[test]
     fn the_line_that_is_most_like_it() {
         let content = b"#!/bin/sh\n# ./two.sh\nntwo.shy\n./two.sh a\n./two.sh b c\n./two.sh b c\n";
-        let number = |line: &str| calling(content, &link(line), &[]).map(|line| line.number);
-        assert_eq!(number("/bin/sh|./two.sh|b|c"), Some(5));
-        assert_eq!(number("/bin/sh|/x/two.sh"), Some(4));
-        assert_eq!(number("/bin/sh|./three.sh"), None);
-        assert_eq!(number("/bin/sh|-c|./two.sh a"), Some(4));
+        let number = |line: &str| calling(content, &words(line), &NONE).map(|line| line.number);
+        assert_eq!(number("two.sh b c"), Some(5));
+        assert_eq!(number("two.sh"), Some(4));
+        assert_eq!(number("three.sh"), None);
+        assert_eq!(number("./two.sh a"), Some(4));
     }
 
     #[test]
     fn an_alias_stands_for_the_program() {
-        let found =
-            calling(b"x\nexec \"$0\" again\n", &link("bash|./s.sh|again"), &[b"$0"]).unwrap();
+        let found = calling(b"x\nexec \"$0\" again\n", &words("s.sh again"), &[b"$0"]).unwrap();
         assert_eq!((found.number, found.text), (2, &b"exec \"$0\" again"[..]));
     }
 }
