@@ -52,6 +52,13 @@ impl Tally {
     pub const fn of(&self, deed: Deed) -> u32 {
         self.deeds[deed as usize]
     }
+
+    /// What was done in both.
+    #[must_use]
+    pub fn and(&self, other: &Self) -> Self {
+        let deeds = core::array::from_fn(|deed| self.deeds[deed].wrapping_add(other.deeds[deed]));
+        Self { told_ns: self.told_ns.max(other.told_ns), deeds }
+    }
 }
 
 /// Numbers that are counted at once; a later one takes the place of an earlier.

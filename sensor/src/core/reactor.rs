@@ -320,7 +320,13 @@ impl Reactor {
             this.tell(Notice::Contained { incident, contained, thaw_ns, turn });
         };
         match self.responder.begin(&target, &mut armed) {
-            Err(refusal) => finish(Contained { held: None, actions: vec![*refusal] }),
+            Err(actions) => {
+                let contained = Contained { held: None, actions };
+                if contained.is_let_go() {
+                    self.guardian.disarm(&target.incident);
+                }
+                finish(contained);
+            }
             Ok(started) => {
                 let responder = Arc::clone(&self.responder);
                 let realtime = self.realtime;

@@ -181,6 +181,9 @@ impl Desk {
                 // Where none runs just now, the next guardian gets it.
                 guardian.arm(held.arm(thaw_ns, release_ns));
             });
+            if contained.is_let_go() {
+                guardian.disarm(&target.incident);
+            }
             let held = contained.held.clone();
             let containment = held.map(|held| Containment {
                 held,

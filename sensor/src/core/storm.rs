@@ -41,7 +41,7 @@ use crate::{
     lineage::{Forest, Node, ProcessKey},
     proto,
     respond::{
-        Held, Target,
+        Held, Target, hold,
         policy::Decision,
         surge::{Memory, Sample, Surge, Tasks, Verdict, WATCHED_NS, YOUNG_NS},
     },
@@ -65,10 +65,6 @@ const LONGEST: Duration = Duration::from_millis(100);
 /// Processes whose sockets are looked at where there is no time for all of them: 0.05 ms each on an idle
 /// host, and ten times that in a storm.
 const PROBED: usize = 32;
-
-/// A tree that is held while it is judged goes on after this by itself: to look at all of it takes a
-/// tenth.
-const LONGEST_HOLD_NS: u64 = 2_000_000_000;
 
 const INIT: u32 = 1;
 
@@ -286,7 +282,7 @@ impl Reactor {
         self.decide(watched, live, why, spared, vec![brake]);
         self.containments.end_hold(&held.incident);
         if !self.containments.is_settled_above(&watched.storm.roots(), &watched.storm.above) {
-            let action = self.responder.release(&held, POLICY, "it is not contained");
+            let action = self.responder.let_go(&held, POLICY, "it is not contained");
             self.guardian.disarm(&held.incident);
             self.tell(Notice::Acted { incident: held.incident, action });
         }
@@ -319,7 +315,7 @@ impl Reactor {
             mark,
             roots: finding.roots(),
             leaf: finding.leaf,
-            brake_until_ns: clock::boot_ns() + LONGEST_HOLD_NS,
+            brake_until_ns: clock::boot_ns() + hold::LONGEST_NS,
             by: POLICY.into(),
             why: format!("R3 was crossed, and {why}: it is held while it is judged"),
         };

@@ -5,9 +5,12 @@
 use std::{
     collections::HashSet,
     path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::Duration,
 };
 
-use super::{Marks, Responder, Target, View, Views, process::Stat, targets};
+use super::{Marks, Responder, Target, View, Views, freeze, process::Stat, targets};
 use crate::{
     cgroup,
     lineage::{Forest, Node, ProcessKey},
@@ -15,6 +18,9 @@ use crate::{
 
 /// Members of a group that are looked at; the largest trees that were seen had some 6,000.
 const MOST_MEMBERS: usize = 65_536;
+
+/// Whoever was interrupted on its way to stop itself has had its turn again: among 300 tasks that takes 25 ms.
+const LATE: Duration = Duration::from_millis(250);
 
 /// What a containment has reached so far.
 pub(super) struct Sweep {
@@ -128,6 +134,34 @@ impl Responder {
         (sweep.reached.len() - before) as u32
     }
 
+    /// Wakes once more who was let go: since 7.0 the kernel may interrupt a process between the look at its mark
+    /// and the signal to itself, and then it is stopped after it was woken. Whoever stands under another
+    /// mark by then is left to that.
+    pub(super) fn wake_late(&self, mark: u32, mut carriers: Vec<ProcessKey>) {
+        let marks = Arc::clone(&self.marks);
+        let look = move || {
+            thread::sleep(LATE);
+            carriers.extend(unmark_all(marks.as_ref(), mark));
+            let forest = marks.forest();
+            let is_free = |key: &ProcessKey| forest.get(*key).is_some_and(|node| node.mark == 0);
+            carriers.retain(is_free);
+            freeze::wake(carriers, |key| marks.lives(key));
+        };
+        if let Err(error) = thread::Builder::new().name("let-go".into()).spawn(look) {
+            tracing::warn!("whoever was about to stop itself may stand: {error}");
+        }
+    }
+
+    /// Takes the mark off everybody outside of what the sweep has to reach; who of them lives.
+    pub(super) fn unmark_others(&self, sweep: &Sweep) -> Vec<ProcessKey> {
+        let within = |forest: &Forest, key: ProcessKey| {
+            forest.ancestry(key).iter().any(|node| sweep.roots.contains(&node.key))
+        };
+        unmark_those(self.marks.as_ref(), |forest, node| {
+            node.mark == sweep.mark && !within(forest, node.key)
+        })
+    }
+
     /// Lets go of whoever became protected after it was looked at, by executing such a program, and of
     /// those below it; who is to be woken.
     pub(super) fn relent(&self, sweep: &mut Sweep) -> Vec<ProcessKey> {
@@ -188,12 +222,16 @@ impl Responder {
 /// Takes the mark off every process that carries it, those born meanwhile included; which of the
 /// living they were. Dead ones, whose mark holds for their descendants, lose it as well.
 pub(super) fn unmark_all(marks: &dyn Marks, mark: u32) -> Vec<ProcessKey> {
+    unmark_those(marks, |_, node| mark != 0 && node.mark == mark)
+}
+
+fn unmark_those(marks: &dyn Marks, those: impl Fn(&Forest, &Node) -> bool) -> Vec<ProcessKey> {
     let mut carriers = Vec::new();
     // A child that is born during one round carries the mark in the next; it has none to give on
     // once its parent has lost it, so three rounds are plenty.
     for _ in 0..3 {
         let forest = marks.forest();
-        let found = forest.nodes().filter(|node| mark != 0 && node.mark == mark);
+        let found = forest.nodes().filter(|node| those(&forest, node));
         let freed: Vec<_> = found.filter(|node| marks.unmark(node.key).is_ok()).collect();
         if freed.is_empty() {
             break;

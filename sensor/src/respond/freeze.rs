@@ -47,6 +47,8 @@ pub struct Started {
     /// Told to freeze; perhaps not all of it stands yet.
     cgroup: Option<PathBuf>,
     brake: proto::Action,
+    /// What the brake did while the tree was held.
+    before: Tally,
     freezing_ns: u64,
     stopped: u32,
 }
@@ -69,25 +71,37 @@ impl Responder {
     }
 
     /// The quick half, for the thread that reacts: marks every process of the tree and stops them
-    /// once, or tells the freezer to. An error is the refusal, as an action.
+    /// once, or tells the freezer to. An error is the refusal, with what was done until then, as actions.
     ///
-    /// `armed` is called before the first process is stopped, and whenever there is more to undo:
-    /// the guardian must know of everything that it may have to undo before it happens.
+    /// To look at each process takes as long as a storm may have left, so the tree is held before that
+    /// ([`super::hold`]), where it may be. `armed` is called before the first process is stopped, and
+    /// whenever there is more to undo: the guardian must know of everything that it may have to undo
+    /// before it happens. Where it is refused in the end nothing is left to undo.
     pub fn begin(
         &self,
         target: &Target,
         armed: &mut dyn FnMut(&Held),
-    ) -> Result<Started, Box<proto::Action>> {
+    ) -> Result<Started, Vec<proto::Action>> {
         let refusing = Doing::now(ActionKind::Refuse, &target.by, &target.why);
         if !self.take_token() {
             let result = "refused: too many containments began within a minute".to_owned();
-            return Err(Box::new(refusing.done(false, 0, result)));
+            return Err(vec![refusing.done(false, 0, result)]);
         }
-        let forest = self.marks.forest();
+        let mut forest = self.marks.forest();
+        let hold = self.hold_first(target, &forest, armed);
+        if hold.is_some() {
+            // With those who were born until then.
+            forest = self.marks.forest();
+        }
         let (mut sweep, narrowed) = match self.admit(target, &forest) {
             Ok(admitted) => admitted,
             Err(reason) => {
-                return Err(Box::new(refusing.done(false, 0, format!("refused: {reason}"))));
+                let let_go = hold.map(|(held, mut brake)| {
+                    brake.braked = Some(self.braked(held.mark));
+                    [brake, self.let_go(&held, &target.by, "it may not be contained")]
+                });
+                let refusal = refusing.done(false, 0, format!("refused: {reason}"));
+                return Err(let_go.into_iter().flatten().chain([refusal]).collect());
             }
         };
         armed(&Held {
@@ -98,16 +112,32 @@ impl Responder {
             processes: targets(&forest, &sweep.roots, target.mark),
         });
 
-        let braking = Doing::now(ActionKind::Brake, &target.by, &target.why);
+        let mut braking = Doing::now(ActionKind::Brake, &target.by, &target.why);
+        let mut result = String::new();
+        let mut before = Tally::default();
+        if let Some((held, brake)) = &hold {
+            let ms = (braking.started_ns - brake.started_ns) / 1_000_000;
+            result = format!("; held for {ms} ms before, while they were looked at");
+            braking.started_ns = brake.started_ns;
+            // Engaged again, it counts from zero.
+            before = self.marks.tally(held.mark);
+        }
         self.engage(&sweep);
+        if let Some(because) = narrowed {
+            result = format!("{result}; {because}");
+            // Who was held with the others, and is no target any more.
+            self.wake(self.unmark_others(&sweep));
+            forest = self.marks.forest();
+        }
         let marked = self.mark_new(&mut sweep, &forest);
-        let result = match narrowed {
-            None => format!("{} may not fork", count(marked)),
-            Some(because) => format!("{} may not fork; {because}", count(marked)),
-        };
         let mut started = Started {
             target: target.clone(),
-            brake: braking.done(marked > 0, marked, result),
+            brake: braking.done(
+                marked > 0,
+                marked,
+                format!("{} may not fork{result}", count(marked)),
+            ),
+            before,
             freezing_ns: clock::boot_ns(),
             // One that somebody else froze is not ours to thaw.
             cgroup: self.owned(&mut sweep).filter(|dir| !cgroup::frozen(dir)),
@@ -186,7 +216,7 @@ impl Responder {
         };
         let freeze = freezing.done(problem.is_none(), standing, result);
         let mut brake = started.brake;
-        brake.braked = Some(braked(&self.marks.tally(held.mark)));
+        brake.braked = Some(braked(&started.before.and(&self.marks.tally(held.mark))));
         Contained { held: Some(held), actions: vec![brake, freeze] }
     }
 
@@ -253,10 +283,11 @@ impl Responder {
         let known: HashSet<ProcessKey> = stopped.iter().copied().collect();
         let carriers = unmark_all(self.marks.as_ref(), held.mark);
         let freed = carriers.len() as u32;
-        stopped.extend(carriers.into_iter().filter(|key| !known.contains(key)));
+        stopped.extend(carriers.iter().filter(|key| !known.contains(key)));
         let braked = Some(braked(&self.marks.tally(held.mark)));
         let problem = held.cgroup.as_deref().and_then(thaw_group);
         let woken = self.wake(stopped);
+        self.wake_late(held.mark, carriers);
         let mut result = format!("{} may fork again, {woken} run", count(freed));
         if let Some(problem) = &problem {
             result = format!("{result}; {problem}");

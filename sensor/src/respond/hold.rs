@@ -1,15 +1,50 @@
-//! A hold: a tree may not fork for the moment in which it is judged. Nobody in it notices, and it ends
-//! by itself.
+//! A hold: a tree may not fork for the moment in which it is judged, or in which each of its processes is
+//! looked at. Nobody in it notices, and it ends by itself.
 
 use std::collections::{HashMap, HashSet};
 
-use super::{Doing, Held, Responder, Target, View, Views, count, freeze, targets};
+use super::{
+    Doing, Held, Responder, Target, View, Views, brake::unmark_all, count, freeze, targets,
+};
 use crate::{
+    clock,
     lineage::{Forest, Node, ProcessKey},
     proto::{self, ActionKind},
 };
 
+/// A tree that is held goes on after this by itself: to look at all of it takes a tenth.
+pub const LONGEST_NS: u64 = 2_000_000_000;
+
 impl Responder {
+    /// Holds a tree that is about to be contained. `None`: it is held already, or may not be held as a
+    /// whole, or cannot be.
+    pub(super) fn hold_first(
+        &self,
+        target: &Target,
+        forest: &Forest,
+        armed: &mut dyn FnMut(&Held),
+    ) -> Option<(Held, proto::Action)> {
+        // A brake that is on has its own expiry, and somebody else counts what it does.
+        if forest.nodes().any(|node| node.mark == target.mark) {
+            return None;
+        }
+        let until_ns = target.brake_until_ns.min(clock::boot_ns() + LONGEST_NS);
+        self.hold(&Target { brake_until_ns: until_ns, ..target.clone() }, forest, armed)
+    }
+
+    /// Ends a hold of which no containment came. Only who carries its mark runs again: whoever stands for
+    /// another reason was not stopped by it.
+    pub fn let_go(&self, held: &Held, by: &str, why: &str) -> proto::Action {
+        let doing = Doing::now(ActionKind::Release, by, why);
+        let carriers = unmark_all(self.marks.as_ref(), held.mark);
+        let freed = carriers.len() as u32;
+        let braked = Some(self.braked(held.mark));
+        let woken = self.wake(carriers.clone());
+        self.wake_late(held.mark, carriers);
+        let result = format!("{} may fork again, {woken} run", count(freed));
+        proto::Action { braked, ..doing.done(true, woken, result) }
+    }
+
     /// Holds the target's tree, if nothing in it is protected or out of the scope; what was done.
     ///
     /// To look at every process takes as long as a storm may
@@ -37,7 +72,7 @@ impl Responder {
         if let Err(error) = self.marks.engage(&target.roots, target.mark, target.brake_until_ns) {
             tracing::warn!("nothing is held: {error}");
             // The mark may hold by itself, and may have stopped somebody.
-            self.release(&held, &target.by, "the brake did not take hold");
+            self.wake(unmark_all(self.marks.as_ref(), target.mark));
             return None;
         }
         let processes = held.processes.len() as u32;
@@ -60,12 +95,21 @@ impl Responder {
         let mut views = Views::default();
         let mut open: HashMap<(u64, u64), bool> = HashMap::new();
         let mut may = |node: &Node| {
-            let mut look = || matches!(self.view(forest, node.key, &mut views), View::Open(_));
-            self.protection.of_place(node.key, None).is_none()
-                && match forest.program(node.key) {
-                    Some(program) => *open.entry((program, node.cgroup)).or_insert_with(look),
-                    None => look(),
-                }
+            if self.protection.of_place(node.key, None).is_some() {
+                return false;
+            }
+            let kind = forest.program(node.key).map(|program| (program, node.cgroup));
+            if let Some(known) = kind.and_then(|kind| open.get(&kind)) {
+                return *known;
+            }
+            let is_open = matches!(self.view(forest, node.key, &mut views), View::Open(_));
+            // What was seen of one that is gone says nothing about the others.
+            if let Some(kind) = kind
+                && self.marks.lives(node.key)
+            {
+                open.insert(kind, is_open);
+            }
+            is_open
         };
         let living = nodes.into_iter().filter(|node| node.alive);
         living.filter(|node| !may(node)).map(|node| node.key).collect()

@@ -7,7 +7,7 @@ pub mod ballast;
 mod brake;
 mod freeze;
 pub mod guardian;
-mod hold;
+pub mod hold;
 mod kill;
 pub mod policy;
 pub mod process;
@@ -212,7 +212,7 @@ impl Responder {
     pub fn contain(&self, target: &Target, armed: &mut dyn FnMut(&Held)) -> Contained {
         match self.begin(target, armed) {
             Ok(started) => self.settle(started, armed),
-            Err(refusal) => Contained { held: None, actions: vec![*refusal] },
+            Err(actions) => Contained { held: None, actions },
         }
     }
 
@@ -248,8 +248,15 @@ impl Responder {
             let cgroup = path.as_deref();
             let reason = match forest.program(key) {
                 Some(program) => self.protection.of_place(key, cgroup).or_else(|| {
-                    let look = || self.protection.of(key, cgroup);
-                    seen.programs.entry(program).or_insert_with(look).clone()
+                    if let Some(known) = seen.programs.get(&program) {
+                        return known.clone();
+                    }
+                    let reason = self.protection.of(key, cgroup);
+                    // Of one that is gone nobody knows what it ran.
+                    if self.marks.lives(key) {
+                        seen.programs.insert(program, reason.clone());
+                    }
+                    reason
                 }),
                 None => self.protection.of(key, cgroup),
             };
@@ -276,8 +283,15 @@ impl Responder {
 pub struct Contained {
     /// `None`: refused.
     pub held: Option<Held>,
-    /// Brake and freeze, or the refusal.
+    /// Brake and freeze, or the refusal, before which the tree may have been held and let go.
     pub actions: Vec<proto::Action>,
+}
+
+impl Contained {
+    /// Whether it was held, and is let go: a guardian has nothing left to undo.
+    pub fn is_let_go(&self) -> bool {
+        self.held.is_none() && self.actions.iter().any(|one| one.kind() == ActionKind::Release)
+    }
 }
 
 /// Who was looked at in a containment.

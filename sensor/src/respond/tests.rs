@@ -223,6 +223,71 @@ fn protected_processes_are_narrowed_past_or_refused() {
 }
 
 #[test]
+fn a_hold_ends_and_wakes_only_whom_it_stopped() {
+    let Some(mut cage) = Cage::new("respond::hold") else { return };
+    let root = cage.run(None, TREE);
+    cage.wait_for(5);
+    let marks = Arc::<ProcMarks>::default();
+    let responder = responder(&cage, &marks);
+    let forest = marks.forest();
+    let leaf = forest.tree(root).iter().max_by_key(|(_, level)| *level).unwrap().0.key;
+    let mut told: Vec<Held> = Vec::new();
+    let target = target(root, 7);
+    let (held, brake) =
+        responder.hold_first(&target, &forest, &mut |held| told.push(held.clone())).unwrap();
+    assert_eq!((brake.kind(), brake.processes, brake.ok), (ActionKind::Brake, 5, true));
+    assert_eq!((told.as_slice(), held.processes.len()), (&[held.clone()][..], 5));
+    assert_eq!(marks.mark_of(root), Some(7));
+    let again = responder.hold_first(&target, &marks.forest(), &mut no_guardian);
+    assert!(again.is_none(), "it is held");
+    // Its user stopped one, which has not forked since: it is the user's.
+    assert_eq!(process::signal_all([leaf], rustix::process::Signal::STOP, |_| true), 1);
+    wait(|| state(leaf.tgid) == Some('T'), "it stands");
+    let let_go = responder.let_go(&held, "policy", "it is not contained");
+    assert_eq!((let_go.kind(), let_go.ok), (ActionKind::Release, true));
+    assert!(held.processes.iter().all(|key| marks.mark_of(*key) == Some(0)));
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    assert_eq!((state(leaf.tgid), state(root.tgid)), (Some('T'), Some('S')));
+}
+
+#[test]
+fn a_tree_with_somebody_protected_is_not_held() {
+    let Some(mut cage) = Cage::new("respond::not_held") else { return };
+    let root = cage.run(None, TREE);
+    cage.wait_for(5);
+    let marks = Arc::<ProcMarks>::default();
+    let responder = responder(&cage, &marks);
+    let forest = marks.forest();
+    let leaf = forest.tree(root).iter().max_by_key(|(_, level)| *level).unwrap().0.key;
+    responder.protection().add_own(leaf.tgid, "the guardian");
+    let armed = &mut |_: &Held| panic!("there is nothing to undo");
+    assert!(responder.hold_first(&target(root, 7), &forest, armed).is_none());
+    assert!(forest.tree(root).iter().all(|(node, _)| marks.mark_of(node.key) == Some(0)));
+}
+
+#[test]
+fn of_what_was_held_only_the_rest_is_contained() {
+    let Some(mut cage) = Cage::new("respond::held_and_narrowed") else { return };
+    let root = cage.run(None, TREE);
+    cage.wait_for(5);
+    let marks = Arc::<ProcMarks>::default();
+    let responder = responder(&cage, &marks);
+    let forest = marks.forest();
+    let leaf = forest.tree(root).iter().max_by_key(|(_, level)| *level).unwrap().0.key;
+    let middle = forest.get(leaf).unwrap().parent.unwrap();
+    let target = Target { leaf: Some(leaf), ..target(root, 4) };
+    let hold = responder.hold_first(&target, &forest, &mut no_guardian);
+    assert!(hold.is_some() && marks.mark_of(root) == Some(4));
+    // It turns out while they are looked at.
+    responder.protection().add_own(root.tgid, "the guardian");
+    let contained = responder.contain(&target, &mut no_guardian);
+    let held = contained.held.unwrap();
+    assert_eq!((held.roots.as_slice(), held.processes.len()), (&[middle][..], 2));
+    assert_eq!((marks.mark_of(root), marks.mark_of(middle)), (Some(0), Some(4)));
+    assert_ne!(state(root.tgid), Some('T'));
+}
+
+#[test]
 fn another_process_with_the_same_pid_is_never_hit() {
     let Some(mut cage) = Cage::new("respond::reuse") else { return };
     let root = cage.run(None, "sleep 300");
