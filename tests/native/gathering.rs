@@ -138,7 +138,8 @@ fn stacks_and_logs_are_laid_out_for_an_agent_and_a_report() {
     let lines = piece(&sensor, &incident, "logs");
 
     let texts = |tool: &str, piece: &Value| {
-        let answer = asked(&sensor, id(&incident), tool, json!({"evidence": piece["id"]}));
+        let answer =
+            asked(&sensor, id(&incident), tool, &[json!({"evidence": piece["id"]})]).remove(0);
         let facts = &answer["structuredContent"]["facts"];
         assert_eq!((&facts["id"], &facts["name"]), (&piece["id"], &json!(tool)), "{answer:#}");
         answer["structuredContent"]["texts"].as_str().unwrap().to_owned()

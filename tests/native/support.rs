@@ -107,45 +107,6 @@ pub fn evidence(sensor: &Sensor, incident: &Value) -> Vec<Value> {
     }
 }
 
-/// How a client of `sensor mcp` begins.
-pub fn hello() -> String {
-    let hello = json!({
-        "jsonrpc": "2.0", "id": 1, "method": "initialize",
-        "params": {
-            "protocolVersion": "2025-06-18", "capabilities": {},
-            "clientInfo": {"name": "test", "version": "1"},
-        },
-    });
-    format!("{hello}\n{}\n", json!({"jsonrpc": "2.0", "method": "notifications/initialized"}))
-}
-
-/// A call of a tool.
-pub fn call(id: u32, tool: &str, arguments: Value) -> String {
-    let params = json!({"name": tool, "arguments": arguments});
-    let call = json!({"jsonrpc": "2.0", "id": id, "method": "tools/call", "params": params});
-    format!("{call}\n")
-}
-
-/// One call of a tool, by hand; its result.
-pub fn asked(sensor: &Sensor, incident: &str, tool: &str, arguments: Value) -> Value {
-    let mut server = sensor
-        .command(&["mcp", "--incident", incident])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut stdin = server.stdin.take().unwrap();
-    stdin.write_all(format!("{}{}", hello(), call(7, tool, arguments)).as_bytes()).unwrap();
-    let lines = BufReader::new(server.stdout.take().unwrap()).lines();
-    let answer = lines
-        .map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap())
-        .find(|answer| answer["id"] == 7)
-        .unwrap();
-    drop(stdin);
-    assert!(server.wait().unwrap().success());
-    answer["result"].clone()
-}
-
 /// Waits for something that comes by itself.
 pub fn comes(what: &str, limit: Duration, so: impl FnMut() -> bool) {
     assert!(until(limit, so), "not within {limit:?}: {what}");
