@@ -92,35 +92,6 @@ fn a_leaking_python_is_named() {
     is_blamed(&stacks::python().unwrap(), "Cache.remember_all");
 }
 
-/// The stacks of recursive npms, until one names a function of npm's own: where the tree was stopped is a
-/// matter of chance.
-#[test]
-fn a_recursive_npm_names_the_function_that_runs() {
-    needs!("npm", "node");
-    let cage = Cage::new(Limits::default()).unwrap();
-    let sensor = Sensor::start(&cage, "").unwrap();
-    let is_named = |frame: &Value| {
-        let text = |name: &str| frame[name].as_str().unwrap_or_default();
-        text("file").contains("/npm/")
-            && frame["kind"] == "jit"
-            && !text("function").is_empty()
-            && frame["line"] != 0
-    };
-    let mut last = Value::Null;
-    let found = (0..12).any(|_| {
-        let work = stacks::npm("--perf-basic-prof --interpreted-frames-native-stack").unwrap();
-        let running = work.start(&cage).unwrap();
-        let incident = contained(&sensor, running.pid());
-        last = piece(&sensor, &incident, "stacks");
-        forget_perf_maps(&cage);
-        killed(&sensor, &cage, &incident);
-        let processes = list(&last["stacks"], "processes").iter();
-        let stacks = processes.flat_map(|it| list(it, "stacks"));
-        stacks.flat_map(|it| list(it, "frames")).any(is_named)
-    });
-    assert!(found, "{last:#?}");
-}
-
 #[test]
 fn stacks_and_logs_are_laid_out_for_an_agent_and_a_report() {
     needs!("cc");

@@ -259,7 +259,7 @@ agreement! {
     xargs_64 "xargs-64",
 }
 
-// Slow, or done after some seconds: on a busy machine they are not what they say.
+// Slow, or over after some seconds: on a busy machine they are not what they say.
 agreement! {
     agreement_in_time:
     npm_linear "npm-linear",

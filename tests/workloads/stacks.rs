@@ -138,8 +138,3 @@ pub fn thrashing() -> Result<Workload> {
     work.argv.push(file.into_os_string());
     Ok(work)
 }
-
-/// The recursive npm, with these options for each node; none: as most run it.
-pub fn npm(options: &str) -> Result<Workload> {
-    Ok(Workload::labelled("npm-linear")?.with("NODE_OPTIONS", options))
-}

@@ -102,15 +102,14 @@ mod tests {
     #[test]
     fn a_thread_that_is_warm_asks_the_kernel_for_nothing() {
         keep_memory();
-        let cold = thread::spawn(react).join().unwrap();
         let warm = thread::spawn(|| {
             warm_up();
             // Twice: what was given back is there again.
             [react(), react()]
         });
         let [first, second] = warm.join().unwrap();
-        assert!(cold > 200, "{cold}");
-        assert!(first < 20 && second < 20, "{first}, {second}, cold {cold}");
+        // One that is cold takes some 250, unless its heap was that of another thread before.
+        assert!(first < 20 && second < 20, "{first}, {second}");
     }
 
     #[test]

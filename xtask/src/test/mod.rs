@@ -34,9 +34,8 @@ const CRATES: [&str; 10] =
 const UNIT_LIMIT: Duration = Duration::from_mins(10);
 /// End-to-end tests that mostly wait, each for a tree of its own, and take no times: they run beside
 /// each other, so many at once.
-const PATIENT: [&str; 14] = [
+const PATIENT: [&str; 13] = [
     "acting::",
-    "agreement::",
     "black_box::",
     "group::",
     "hostile::",
@@ -51,6 +50,9 @@ const PATIENT: [&str; 14] = [
     "webhooks::",
 ];
 const PATIENT_AT_ONCE: &str = "--test-threads=3";
+/// Those that take no times either, but judge what their common parent starts: one at a time.
+const SOLITARY: [&str; 1] = ["agreement::"];
+const ONE_AT_A_TIME: &str = "--test-threads=1";
 /// All native tests.
 const NATIVE_LIMIT: Duration = Duration::from_mins(25);
 /// A cold clippy compiles all dependencies.
@@ -111,7 +113,8 @@ fn suites(args: &Args) -> Result<Vec<Suite>> {
             suites.push(documentation(&skips)?);
         }
         if wanted(Part::Native) && place::is_root() {
-            suites.push(patient_suite(&built, &skips)?);
+            suites.push(native_part("patient", &PATIENT, PATIENT_AT_ONCE, &built, &skips)?);
+            suites.push(native_part("solitary", &SOLITARY, ONE_AT_A_TIME, &built, &skips)?);
         }
         let guests = guests.map(thread::ScopedJoinHandle::join);
         guests.unwrap_or(Ok(Vec::new())).map_err(|_| anyhow!("the guests' part panicked"))
@@ -220,11 +223,17 @@ fn end_to_end(built: &Built) -> Command {
     command
 }
 
-/// Those of the native tests that mostly wait.
-fn patient_suite(built: &Built, skips: &SkipList) -> Result<Suite> {
+/// The native tests with these prefixes.
+fn native_part(
+    name: &str,
+    prefixes: &[&str],
+    at_once: &str,
+    built: &Built,
+    skips: &SkipList,
+) -> Result<Suite> {
     let mut command = end_to_end(built);
-    command.args(PATIENT).arg(PATIENT_AT_ONCE);
-    suite("native, patient".into(), command, NATIVE_LIMIT, &Place::Native, skips)
+    command.args(prefixes).arg(at_once);
+    suite(format!("native, {name}"), command, NATIVE_LIMIT, &Place::Native, skips)
 }
 
 fn native_suite(built: &Built, skips: &SkipList) -> Result<Suite> {
@@ -233,7 +242,8 @@ fn native_suite(built: &Built, skips: &SkipList) -> Result<Suite> {
         return unprivileged(name, &mut command, skips);
     }
     // One at a time: each runs a daemon on the one kernel that they share.
-    command.args(PATIENT.iter().flat_map(|prefix| ["--skip", prefix])).arg("--test-threads=1");
+    let elsewhere = PATIENT.iter().chain(&SOLITARY);
+    command.args(elsewhere.flat_map(|prefix| ["--skip", prefix])).arg(ONE_AT_A_TIME);
     suite(name, command, NATIVE_LIMIT, &Place::Native, skips)
 }
 
