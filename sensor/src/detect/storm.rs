@@ -4,7 +4,7 @@
 //! all ancestors of a storm cross, one after the other. This says what to stop, and the same for all
 //! of them: the lowest process whose tree carries the growth.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use sensor_common::{event::Alarm, gate::Rule, storm::Limits};
 
@@ -128,20 +128,29 @@ pub(super) struct Growth {
     since_ns: u64,
     /// In the tree of each, itself included.
     born: HashMap<ProcessKey, u64>,
+    /// Who lives, or has somebody alive below: a half of a bomb goes on when its first process has ended.
+    living: HashSet<ProcessKey>,
     children: HashMap<ProcessKey, Vec<ProcessKey>>,
 }
 
 impl Growth {
     pub fn of(forest: &Forest, root: ProcessKey, since_ns: u64) -> Self {
         let tree = forest.tree(root);
-        let mut growth = Self { root, since_ns, born: HashMap::new(), children: HashMap::new() };
+        let (born, living, children) = (HashMap::new(), HashSet::new(), HashMap::new());
+        let mut growth = Self { root, since_ns, born, living, children };
         // Children come after their parents.
         for (node, _) in tree.into_iter().rev() {
             *growth.born.entry(node.key).or_default() +=
                 u64::from(node.alive && node.key.start_ns >= since_ns);
+            if node.alive {
+                growth.living.insert(node.key);
+            }
             if node.key != root
                 && let Some(parent) = node.parent
             {
+                if growth.living.contains(&node.key) {
+                    growth.living.insert(parent);
+                }
                 let below = growth.below(node.key);
                 *growth.born.entry(parent).or_default() += below;
                 growth.children.entry(parent).or_default().push(node.key);
@@ -182,8 +191,8 @@ impl Growth {
         let children = self.children.get(&key)?;
         let forked = |child: &ProcessKey| {
             let young = child.start_ns + YOUNG_NS >= self.since_ns;
-            let node = forest.get(*child).filter(|node| only_forked(node));
-            node.is_some_and(|node| self.below(*child) > 0 || young && node.alive)
+            forest.get(*child).is_some_and(only_forked)
+                && (self.below(*child) > 0 || young && self.living.contains(child))
         };
         let halves = children.iter().filter(|child| forked(child)).count();
         let carries = |child: &&ProcessKey| {
