@@ -5,7 +5,7 @@
 //! [`respond`], [`evidence`], [`diagnose`] and [`investigate`] hang off an incident. [`core`] holds
 //! the pipeline together and is the only place where all of them meet. [`trace`] feeds the detectors
 //! from a file instead of a kernel, [`vitals`] is the flight recorder, [`render`] shows evidence to whoever
-//! can be fooled by it, [`mcp`] is how an agent asks for it.
+//! can be fooled by it, [`mcp`] is how an agent asks for it, `present` words numbers and times for all of them.
 
 pub mod cgroup;
 pub mod cli;
@@ -25,6 +25,7 @@ pub mod kernel;
 pub mod lineage;
 pub mod mcp;
 mod packed;
+mod present;
 pub mod record;
 pub mod render;
 pub mod respond;

@@ -24,10 +24,7 @@ mod report;
 mod screen;
 pub(crate) mod show;
 mod status;
-pub(crate) mod style;
 mod table;
-pub(crate) mod text;
-pub(crate) mod time;
 mod top;
 mod trigger;
 mod vitals;
@@ -43,6 +40,7 @@ use std::{
 use clap::{Parser, Subcommand};
 
 use self::error::CliError;
+pub(crate) use crate::present::{style, text, time};
 use crate::{
     evidence::parse::{self, ParseArgs},
     feed::{serve::ServeArgs, webhooks::ChildArgs},

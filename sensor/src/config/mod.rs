@@ -4,9 +4,16 @@
 //! anything starts: an unknown key, a wrong type or an impossible value is an error that names
 //! file, line and key. The reasons for the defaults stand in `default.toml`, which
 //! `sensor config default` prints.
+//!
+//! - `defaults`: the values where a file says nothing
+//! - `check`: what a value may be
+//! - `error`: how a mistake is told of
+//! - `limits`: what of it gates and detectors take
 
 mod check;
+mod defaults;
 mod error;
+mod limits;
 pub mod webhook;
 
 use std::{
@@ -15,14 +22,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use sensor_common::{recursion::Limits, respawn, storm};
 use serde::{Deserialize, Serialize};
 
 pub use self::{error::ConfigError, webhook::Webhook};
-use crate::{
-    detect::{memory, pressure, usage},
-    kernel::Gear,
-};
+use crate::kernel::Gear;
 
 /// Where the configuration is looked for when nothing else is said.
 pub const DEFAULT_FILE: &str = "/etc/sensor/sensor.toml";
@@ -34,6 +37,13 @@ pub const DEFAULT_TEXT: &str = include_str!("default.toml");
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 const MIB: u64 = 1 << 20;
+
+const NS_PER_MS: u64 = 1_000_000;
+
+const MS_PER_S: u32 = 1000;
+
+/// A count that nothing reaches: chains and repetitions have 16 bits, and no kernel so many processes.
+const NEVER: u32 = u32::MAX;
 
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -408,396 +418,6 @@ pub struct Command {
     pub deadline_s: u32,
     pub memory_max_bytes: u64,
     pub pids_max: u32,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            state_dir: "/var/lib/sensor".into(),
-            runtime_dir: "/run/sensor".into(),
-            scope: Scope::default(),
-            kernel: Kernel::default(),
-            detect: Detect::default(),
-            vitals: Vitals::default(),
-            respond: Respond::default(),
-            evidence: Evidence::default(),
-            record: Record::default(),
-            feed: Feed::default(),
-            investigate: Investigate::default(),
-            webhooks: Vec::new(),
-        }
-    }
-}
-
-impl Default for Kernel {
-    fn default() -> Self {
-        Self {
-            max_processes: 32_768,
-            ring_bytes: MIB as u32,
-            realtime: true,
-            brake: Gear::TaskAlloc,
-        }
-    }
-}
-
-impl Default for Recursion {
-    fn default() -> Self {
-        let limits = Limits::default();
-        Self {
-            enabled: true,
-            watch_repetitions: limits.watch,
-            contain_repetitions: limits.contain,
-            open_repetitions: limits.open,
-            open_slow_repetitions: limits.open_slow,
-            contain_span_ms: (limits.contain_span_ns / NS_PER_MS) as u32,
-            contain_live: limits.contain_live,
-        }
-    }
-}
-
-impl Default for RecursionArgv {
-    fn default() -> Self {
-        let limits = Limits::default();
-        Self {
-            enabled: true,
-            open_repetitions: limits.loose_open,
-            contain_repetitions: limits.loose_contain,
-        }
-    }
-}
-
-impl Default for RecursionGrowth {
-    fn default() -> Self {
-        let limits = Limits::default();
-        Self {
-            enabled: true,
-            repetitions: limits.growth_repetitions,
-            growing: limits.growth_growing,
-        }
-    }
-}
-
-impl Default for ForkBomb {
-    fn default() -> Self {
-        let limits = storm::Limits::default();
-        Self {
-            enabled: true,
-            chain: limits.chain,
-            growth: limits.chain_growth,
-            span_ms: limits.chain_ms,
-        }
-    }
-}
-
-impl Default for Explosion {
-    fn default() -> Self {
-        let limits = storm::Limits::default();
-        Self {
-            enabled: true,
-            growth: limits.growth,
-            growth_per_cpu: storm::Limits::GROWTH_PER_CPU,
-            span_ms: limits.growth_ms,
-            completed_percent: limits.completed_percent,
-        }
-    }
-}
-
-impl Default for Respawn {
-    fn default() -> Self {
-        let limits = respawn::Limits::default();
-        Self {
-            enabled: true,
-            runs: limits.runs,
-            window_s: limits.window_ms / MS_PER_S,
-            windows: limits.windows,
-            life_ms: limits.life_ms,
-            failed_percent: limits.failed_percent,
-        }
-    }
-}
-
-impl Default for Memory {
-    fn default() -> Self {
-        Self {
-            enabled: true,
-            growth_mib: 256,
-            growth_percent: 6,
-            reserve_percent: 5,
-            share_percent: 50,
-            fast_s: 60,
-            soon_s: 600,
-            fast_share_percent: 25,
-            urgent_h: 2,
-            medium_h: 24,
-            slow_h: 168,
-            bloat_mib: 2048,
-            bloat_percent: 10,
-        }
-    }
-}
-
-impl Default for Pressure {
-    fn default() -> Self {
-        let limits = pressure::Limits::default();
-        Self {
-            enabled: true,
-            watch_percent: limits.watch_percent as u32,
-            warning_percent: limits.warning_percent as u32,
-            critical_percent: limits.critical_percent as u32,
-            warning_s: limits.warning_s as u32,
-            critical_s: limits.critical_s as u32,
-        }
-    }
-}
-
-impl Default for Accumulation {
-    fn default() -> Self {
-        Self { enabled: true, in_seconds: 32, in_minutes: 16, in_hours: 8 }
-    }
-}
-
-impl Default for Zombies {
-    fn default() -> Self {
-        Self { enabled: true, count: 64, many: 3277 }
-    }
-}
-
-impl Default for Thresholds {
-    fn default() -> Self {
-        Self {
-            memory_percent: 0,
-            disk_percent: 0,
-            cpu_percent: 0,
-            disk: "/".into(),
-            polling_interval_ms: 10_000,
-        }
-    }
-}
-
-impl Default for Respond {
-    fn default() -> Self {
-        Self {
-            freeze_s: 600,
-            brake_extra_s: 60,
-            max_containments_per_minute: 10,
-            dry_run: false,
-            ballast_bytes: 2 * MIB,
-            rules: Rules::default(),
-            protect: Protect::default(),
-        }
-    }
-}
-
-impl Default for Rules {
-    fn default() -> Self {
-        Self {
-            r1: Mode::Auto,
-            r1b: Mode::Auto,
-            r1c: Mode::Auto,
-            r2: Mode::Auto,
-            r3: Mode::Auto,
-            r4: Mode::Suggest,
-            r5: Mode::Suggest,
-            r6: Mode::Suggest,
-            m1: Mode::Suggest,
-            m2: Mode::Suggest,
-            m3: Mode::Suggest,
-            m4: Mode::Suggest,
-            m5: Mode::Suggest,
-            m6: Mode::Suggest,
-        }
-    }
-}
-
-impl Default for Evidence {
-    fn default() -> Self {
-        Self { max_processes: 512, files: Vec::new(), deploy_markers: Vec::new() }
-    }
-}
-
-impl Default for Record {
-    fn default() -> Self {
-        Self { max_bytes: 1024 * MIB }
-    }
-}
-
-impl Default for Feed {
-    fn default() -> Self {
-        Self { user: "sensor".into(), tcp: Tcp::default() }
-    }
-}
-
-impl Default for Tcp {
-    fn default() -> Self {
-        let file = |name: &str| Path::new("/etc/sensor/tls").join(name);
-        Self {
-            listen: String::new(),
-            certificate: file("server.pem"),
-            key: file("server.key"),
-            client_ca: file("ca.pem"),
-            readers: Vec::new(),
-            operators: Vec::new(),
-        }
-    }
-}
-
-impl Default for Investigate {
-    fn default() -> Self {
-        Self {
-            agent: Agent::Builtin,
-            max_per_hour: 12,
-            window_tokens: 12_000,
-            command: Command::default(),
-        }
-    }
-}
-
-impl Default for Command {
-    fn default() -> Self {
-        Self {
-            program: Vec::new(),
-            user: "nobody".into(),
-            deadline_s: 300,
-            memory_max_bytes: 1024 * MIB,
-            pids_max: 128,
-        }
-    }
-}
-
-const NS_PER_MS: u64 = 1_000_000;
-
-const MS_PER_S: u32 = 1000;
-
-/// A count that nothing reaches: chains and repetitions have 16 bits, and no kernel so many processes.
-const NEVER: u32 = u32::MAX;
-
-impl Detect {
-    /// The thresholds as the gates in the kernel take them.
-    pub fn limits(&self) -> Limits {
-        let or_never = |enabled: bool, count: u32| if enabled { count } else { NEVER };
-        let (strict, argv, growth) =
-            (&self.recursion, &self.recursion_argv, &self.recursion_growth);
-        Limits {
-            watch: or_never(strict.enabled, strict.watch_repetitions),
-            contain: or_never(strict.enabled, strict.contain_repetitions),
-            open: or_never(strict.enabled, strict.open_repetitions),
-            open_slow: or_never(strict.enabled, strict.open_slow_repetitions),
-            loose_open: or_never(argv.enabled, argv.open_repetitions),
-            loose_contain: or_never(argv.enabled, argv.contain_repetitions),
-            growth_repetitions: or_never(growth.enabled, growth.repetitions),
-            growth_growing: or_never(growth.enabled, growth.growing),
-            contain_live: strict.contain_live,
-            zero: 0,
-            contain_span_ns: u64::from(strict.contain_span_ms) * NS_PER_MS,
-        }
-    }
-
-    /// The same for the storm gates, on a host with so many CPUs.
-    pub fn storms(&self, cpus: u32) -> storm::Limits {
-        let (bomb, explosion) = (&self.fork_bomb, &self.explosion);
-        let growth = explosion.growth.max(explosion.growth_per_cpu.saturating_mul(cpus));
-        storm::Limits {
-            chain: if bomb.enabled { bomb.chain } else { NEVER },
-            chain_growth: bomb.growth,
-            chain_ms: bomb.span_ms,
-            growth: if explosion.enabled { growth } else { NEVER },
-            growth_ms: explosion.span_ms,
-            completed_percent: explosion.completed_percent,
-        }
-    }
-
-    /// The same for the respawn gate.
-    pub fn respawns(&self) -> respawn::Limits {
-        let respawn = &self.respawn;
-        respawn::Limits {
-            runs: if respawn.enabled { respawn.runs } else { respawn::Limits::NEVER },
-            window_ms: respawn.window_s.saturating_mul(MS_PER_S),
-            windows: respawn.windows,
-            life_ms: respawn.life_ms,
-            failed_percent: respawn.failed_percent,
-        }
-    }
-
-    /// The same for the detectors of memory.
-    pub fn memory(&self) -> memory::Limits {
-        let hours = |hours: u32| u64::from(hours) * 3600;
-        let Memory { enabled, growth_mib, growth_percent, reserve_percent, .. } = self.memory;
-        let Memory { share_percent, fast_s, soon_s, fast_share_percent, .. } = self.memory;
-        let Memory { urgent_h, medium_h, slow_h, bloat_mib, bloat_percent, .. } = self.memory;
-        let Accumulation { enabled: accumulation, in_seconds, in_minutes, in_hours } =
-            self.accumulation;
-        memory::Limits {
-            growth: enabled,
-            growth_mib,
-            growth_percent,
-            reserve_percent,
-            share_percent,
-            fast_s,
-            soon_s,
-            fast_share_percent,
-            urgent_s: hours(urgent_h),
-            medium_s: hours(medium_h),
-            slow_s: hours(slow_h),
-            bloat_mib,
-            bloat_percent,
-            accumulation,
-            second_workers: in_seconds,
-            minute_workers: in_minutes,
-            slow_workers: in_hours,
-            unreaped: self.zombies.enabled,
-            zombies: self.zombies.count,
-            many_zombies: self.zombies.many,
-        }
-    }
-}
-
-impl Detect {
-    /// The same for pressure on memory; `None`: nobody watches for it.
-    pub fn pressure(&self) -> Option<pressure::Limits> {
-        let pressure = &self.pressure;
-        pressure.enabled.then(|| pressure::Limits {
-            watch_percent: pressure.watch_percent.into(),
-            warning_percent: pressure.warning_percent.into(),
-            critical_percent: pressure.critical_percent.into(),
-            warning_s: pressure.warning_s.into(),
-            critical_s: pressure.critical_s.into(),
-        })
-    }
-}
-
-impl Thresholds {
-    /// As the detector takes them.
-    pub fn limits(&self) -> usage::Thresholds {
-        let or_none = |percent: u32| Some(percent).filter(|percent| *percent > 0);
-        usage::Thresholds {
-            memory: or_none(self.memory_percent),
-            disk: or_none(self.disk_percent),
-            cpu: or_none(self.cpu_percent),
-        }
-    }
-}
-
-impl Rules {
-    /// The mode of a rule by its name in findings; what no key governs is only suggested.
-    pub fn mode(&self, rule: &str) -> Mode {
-        match rule {
-            "R1" => self.r1,
-            "R1b" => self.r1b,
-            "R1c" => self.r1c,
-            "R2" => self.r2,
-            "R3" => self.r3,
-            "R4" => self.r4,
-            "R5" => self.r5,
-            "R6" => self.r6,
-            "M1" => self.m1,
-            "M2" => self.m2,
-            "M3" => self.m3,
-            "M4" => self.m4,
-            "M5" => self.m5,
-            "M6" => self.m6,
-            _ => Mode::Suggest,
-        }
-    }
 }
 
 impl Config {

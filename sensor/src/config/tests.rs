@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use sensor_common::{recursion::Limits, respawn, storm};
 
 use super::*;
 

@@ -377,6 +377,28 @@ mod tests {
     }
 
     #[test]
+    fn a_half_whose_first_process_has_ended_is_a_half_all_the_same() {
+        let mut host = Host::default();
+        let [_, shell, ..] = script(&mut host);
+        let young = |host: &mut Host, parent: u32| {
+            let tgid = host.born(parent, false, false);
+            // Three seconds before the growth began.
+            host.nodes[tgid as usize - 1].key.start_ns = BEGIN - 3 * SECOND + u64::from(tgid);
+            tgid
+        };
+        let first = young(&mut host, shell);
+        let rest = young(&mut host, first);
+        host.dies(first);
+        let second = host.born(shell, false, false);
+        for _ in 0..100 {
+            host.born(second, false, false);
+        }
+        assert_eq!(host.culprit(Rule::R2, second), shell, "what they have in common");
+        host.dies(rest);
+        assert_eq!(host.culprit(Rule::R2, second), second, "nothing is left of the first");
+    }
+
+    #[test]
     fn subshells_on_the_way_to_a_script_are_not_its_storm() {
         let mut host = Host::default();
         let [_, shell, ..] = script(&mut host);

@@ -12,10 +12,10 @@ use sensor_proto::json::escape;
 
 use super::words::{Words, list};
 use crate::{
-    cli::text::bytes,
     detect::pressure::projected_s,
     evidence::Redactor,
     lineage::ProcessKey,
+    present::text::bytes,
     proto::{self, GroupBy, HostMemory, MemorySample, Pressure, TreeMemory},
 };
 

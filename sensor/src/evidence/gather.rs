@@ -17,7 +17,7 @@ use sensor_common::respawn::Window;
 
 use super::{
     EvidenceLog, Parser, Redactor, Sources,
-    files::{self, Projects, SourceFiles, homes},
+    files::{self, Projects, SourceFiles, homes, reader::Reader},
     kmsg,
     memory::Memory,
     oom_report::{self, Report},
@@ -310,8 +310,9 @@ impl Gatherer {
         let projects = Projects::new(cwds, &self.homes);
         let living: Vec<ProcessKey> =
             chain.links.iter().filter(|link| link.alive).map(|link| link.key).collect();
-        let parser = self.parser.as_ref();
-        SourceFiles::new(&self.proc, &living, projects, parser, (&self.redactor, log))
+        // With the rights of the first that is alive.
+        let reader = Reader::start(&self.proc, &living);
+        SourceFiles::new(reader, projects, self.parser.as_ref(), &self.redactor, log)
     }
 
     /// A file that an investigator asks for: see [`files::read_source`].

@@ -14,11 +14,10 @@ use crate::{
         evidence,
         out::View,
         show::{self, Source},
-        style::Style,
-        text::safe,
         watch,
     },
     investigate::{Dossier, Window, builtin, window},
+    present::{style::Style, text::safe},
     proto::{
         Action, Actor, Alarm, Chain, Change, Changes, Culprit, Cycle, Degraded, DeletedFile,
         Diagnosis, Evidence, Exec, ExportStart, FileFact, Finding, FlightRecord, Frame, GitState,

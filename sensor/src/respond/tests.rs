@@ -16,6 +16,32 @@ fn responder(cage: &Cage, marks: &Arc<ProcMarks>) -> Responder {
 
 fn no_guardian(_: &Held) {}
 
+/// [`TREE`], running.
+struct Family {
+    cage: Cage,
+    marks: Arc<ProcMarks>,
+    responder: Responder,
+    forest: Forest,
+    root: ProcessKey,
+    /// Between root and leaf.
+    middle: ProcessKey,
+    leaf: ProcessKey,
+}
+
+impl Family {
+    fn new(test: &str) -> Option<Self> {
+        let mut cage = Cage::new(test)?;
+        let root = cage.run(None, TREE);
+        cage.wait_for(5);
+        let marks = Arc::<ProcMarks>::default();
+        let responder = responder(&cage, &marks);
+        let forest = marks.forest();
+        let leaf = forest.tree(root).iter().max_by_key(|(_, level)| *level).unwrap().0.key;
+        let middle = forest.get(leaf).unwrap().parent.unwrap();
+        Some(Self { cage, marks, responder, forest, root, middle, leaf })
+    }
+}
+
 #[test]
 fn a_tree_that_shares_its_cgroup_is_stopped_by_signal() {
     let Some(mut cage) = Cage::new("respond::signal") else { return };
@@ -200,14 +226,8 @@ fn outside_of_the_scope_nothing_is_touched() {
 
 #[test]
 fn protected_processes_are_narrowed_past_or_refused() {
-    let Some(mut cage) = Cage::new("respond::protected") else { return };
-    let root = cage.run(None, TREE);
-    cage.wait_for(5);
-    let marks = Arc::<ProcMarks>::default();
-    let responder = responder(&cage, &marks);
-    let forest = marks.forest();
-    let leaf = forest.tree(root).iter().max_by_key(|(_, level)| *level).unwrap().0.key;
-    let middle = forest.get(leaf).unwrap().parent.unwrap();
+    let Some(family) = Family::new("respond::protected") else { return };
+    let Family { cage, responder, root, middle, leaf, .. } = family;
     responder.protection().add_own(root.tgid, "the guardian");
 
     let refused = responder.contain(&target(root, 4), &mut no_guardian);
@@ -224,13 +244,8 @@ fn protected_processes_are_narrowed_past_or_refused() {
 
 #[test]
 fn a_hold_ends_and_wakes_only_whom_it_stopped() {
-    let Some(mut cage) = Cage::new("respond::hold") else { return };
-    let root = cage.run(None, TREE);
-    cage.wait_for(5);
-    let marks = Arc::<ProcMarks>::default();
-    let responder = responder(&cage, &marks);
-    let forest = marks.forest();
-    let leaf = forest.tree(root).iter().max_by_key(|(_, level)| *level).unwrap().0.key;
+    let Some(family) = Family::new("respond::hold") else { return };
+    let Family { marks, responder, forest, root, leaf, cage: _cage, .. } = family;
     let mut told: Vec<Held> = Vec::new();
     let target = target(root, 7);
     let (held, brake) =
@@ -252,13 +267,8 @@ fn a_hold_ends_and_wakes_only_whom_it_stopped() {
 
 #[test]
 fn a_tree_with_somebody_protected_is_not_held() {
-    let Some(mut cage) = Cage::new("respond::not_held") else { return };
-    let root = cage.run(None, TREE);
-    cage.wait_for(5);
-    let marks = Arc::<ProcMarks>::default();
-    let responder = responder(&cage, &marks);
-    let forest = marks.forest();
-    let leaf = forest.tree(root).iter().max_by_key(|(_, level)| *level).unwrap().0.key;
+    let Some(family) = Family::new("respond::not_held") else { return };
+    let Family { marks, responder, forest, root, leaf, cage: _cage, .. } = family;
     responder.protection().add_own(leaf.tgid, "the guardian");
     let armed = &mut |_: &Held| panic!("there is nothing to undo");
     assert!(responder.hold_first(&target(root, 7), &forest, armed).is_none());
@@ -267,14 +277,8 @@ fn a_tree_with_somebody_protected_is_not_held() {
 
 #[test]
 fn of_what_was_held_only_the_rest_is_contained() {
-    let Some(mut cage) = Cage::new("respond::held_and_narrowed") else { return };
-    let root = cage.run(None, TREE);
-    cage.wait_for(5);
-    let marks = Arc::<ProcMarks>::default();
-    let responder = responder(&cage, &marks);
-    let forest = marks.forest();
-    let leaf = forest.tree(root).iter().max_by_key(|(_, level)| *level).unwrap().0.key;
-    let middle = forest.get(leaf).unwrap().parent.unwrap();
+    let Some(family) = Family::new("respond::held_and_narrowed") else { return };
+    let Family { marks, responder, forest, root, middle, leaf, cage: _cage } = family;
     let target = Target { leaf: Some(leaf), ..target(root, 4) };
     let hold = responder.hold_first(&target, &forest, &mut no_guardian);
     assert!(hold.is_some() && marks.mark_of(root) == Some(4));

@@ -175,9 +175,8 @@ struct Replay {
     watch: Watch,
     pressure: Option<Detector>,
     boot_id: String,
-    /// Which run of a sensor the samples are of, and when the last look at pressure was, boot clock, ns.
+    /// Which run of a sensor the samples are of.
     series_ns: u64,
-    pressed_ns: u64,
     report: Report,
 }
 
@@ -189,7 +188,6 @@ impl Replay {
             pressure: config.detect.pressure().map(Detector::new),
             boot_id: String::new(),
             series_ns: 0,
-            pressed_ns: 0,
             report: Report::default(),
         }
     }
@@ -231,11 +229,6 @@ impl Replay {
     }
 
     fn presses(&mut self, pressure: &Pressure, record: &Record) {
-        if pressure.at_ns < self.pressed_ns {
-            // Another boot.
-            self.begin();
-        }
-        self.pressed_ns = pressure.at_ns;
         let Some(detector) = &mut self.pressure else { return };
         for said in detector.observe(pressure) {
             match said {

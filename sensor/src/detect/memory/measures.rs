@@ -8,8 +8,8 @@ use super::{
     zombies::{RISING_NS, Unreaped},
 };
 use crate::{
-    cli::{text, time},
     detect::Finding,
+    present::{text, time},
     proto::{Measure, Severity},
 };
 

@@ -2,11 +2,11 @@
 
 use super::{Claim, Told};
 use crate::{
-    cli::text,
     detect::{
         group::By,
         memory::measures::{GROWN, HOLDS},
     },
+    present::text,
 };
 
 pub(super) fn explain(told: &Told<'_>) -> Option<Claim> {

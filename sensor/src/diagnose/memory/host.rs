@@ -2,8 +2,8 @@
 
 use super::{Claim, Told, seconds};
 use crate::{
-    cli::text,
     detect::memory::measures::{ANON, GROWN, OVER, TMPFS},
+    present::text,
 };
 
 /// So much of what went has to be of a kind to be called that.

@@ -2,8 +2,8 @@
 
 use super::{Claim, Told};
 use crate::{
-    cli::text,
     detect::memory::measures::{GROWN, HOLDS, LIMIT},
+    present::text,
 };
 
 /// A limit below this is met by programs that are well, bytes: an interpreter with its libraries takes a

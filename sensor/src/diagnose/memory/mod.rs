@@ -15,12 +15,12 @@ mod zombies;
 pub use self::held::Held;
 use super::{Claim, Link, words::Words};
 use crate::{
-    cli::{text, time},
     detect::{
         Finding,
         memory::measures::{self, LATEST, LEFT, LIMIT, OVER, SLOPE, SOONEST},
     },
     evidence::Redactor,
+    present::{text, time},
     proto,
 };
 

@@ -2,8 +2,8 @@
 
 use super::{Claim, Told};
 use crate::{
-    cli::text,
     detect::memory::measures::{HOLDS, PROCESSES},
+    present::text,
 };
 
 pub(super) fn explain(told: &Told<'_>) -> Claim {

@@ -2,8 +2,8 @@
 
 use super::{Claim, Told, seconds};
 use crate::{
-    cli::text,
     detect::memory::measures::{BORN, HOLDS, MORE, OVER, WORKERS},
+    present::text,
 };
 
 /// The growth of a tree is one of workers if so many more of them are there, ...

@@ -82,13 +82,13 @@ pub struct SourceFiles<'a> {
 }
 
 impl<'a> SourceFiles<'a> {
-    /// Reads as the first of `processes` that is alive, with what `projects` allow.
-    pub fn new(
-        proc: &Proc,
-        processes: &[ProcessKey],
+    /// Reads as `reader` does, and what `projects` allow.
+    pub(in crate::evidence) fn new(
+        reader: Result<Reader, reader::Error>,
         projects: Projects,
         parser: Option<&Parser>,
-        (redactor, log): (&'a Redactor, &'a mut EvidenceLog),
+        redactor: &'a Redactor,
+        log: &'a mut EvidenceLog,
     ) -> Self {
         // It starts while the first file is being read.
         let parse = parser.map_or(Err(ParseError::Nobody), |it| it.dialogue(Vec::new(), PARSED));
@@ -96,7 +96,7 @@ impl<'a> SourceFiles<'a> {
             redactor,
             log,
             projects,
-            reader: Reader::start(proc, processes).map_err(|error| error.to_string()),
+            reader: reader.map_err(|error| error.to_string()),
             left: PATIENCE,
             parse,
             asked: false,

@@ -57,11 +57,11 @@ pub(super) struct Request {
 type Reply = (FileState, u64);
 
 /// A thread with the file rights of one user. It ends when this is dropped.
-pub(super) struct Reader(Beside<Request, Reply>);
+pub(in crate::evidence) struct Reader(Beside<Request, Reply>);
 
 impl Reader {
     /// With the root directory and the real user and groups of the first living process.
-    pub(super) fn start(proc: &Proc, processes: &[ProcessKey]) -> Result<Self, Error> {
+    pub(in crate::evidence) fn start(proc: &Proc, processes: &[ProcessKey]) -> Result<Self, Error> {
         let look = |root: &OwnedFd, request: Request| look(root, &request);
         as_user(proc, processes, "source-files", look).map(Self)
     }

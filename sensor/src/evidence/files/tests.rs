@@ -58,8 +58,8 @@ impl Scene {
         let mut log = EvidenceLog::default();
         let cwd = self.path("sub");
         let projects = Projects::new([cwd.as_os_str().as_encoded_bytes()], &BTreeSet::new());
-        let kept = (&redactor, &mut log);
-        let mut files = SourceFiles::new(&Proc::default(), &[self.key], projects, parser, kept);
+        let reader = Reader::start(&Proc::default(), &[self.key]);
+        let mut files = SourceFiles::new(reader, projects, parser, &redactor, &mut log);
         let looked = look(&mut files);
         (looked, log.take())
     }
