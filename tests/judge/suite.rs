@@ -234,7 +234,7 @@ pub fn find(name: &str) -> Result<Labelled> {
     Labelled::read(&directory().join(name))
 }
 
-/// `SENSOR_WORKLOADS`, or the repository's. A guest has them at the path that was compiled in.
+/// `SENSOR_WORKLOADS`, as in a guest, or the repository's.
 fn directory() -> PathBuf {
     env::var_os("SENSOR_WORKLOADS")
         .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("workloads"), PathBuf::from)

@@ -17,6 +17,8 @@ use crate::place;
 const USERLAND: [&str; 5] = ["bash", "dash", "git", "make", "perl"];
 /// Debian's own: whatever else comes first in somebody's PATH may be a script around it.
 const PYTHON: &str = "/usr/bin/python3";
+/// Where a guest has the workloads, as its init says to the tests.
+const WORKLOADS: &str = "/usr/share/sensor-tests/workloads";
 /// Everything else of the userland: one static file with a link for each of its commands.
 const BUSYBOX: &str = "/bin/busybox";
 
@@ -68,8 +70,8 @@ fn tree(sensor: &Path, tests: &Path) -> Result<Tree> {
     python(&mut tree)?;
     tree.link("/usr/bin/sh", "dash")?;
     busybox(&mut tree)?;
-    // Workloads lie beside the tests, and are found by the path that was compiled in.
-    files(&mut tree, &place::workspace().join("tests"))?;
+    // Not where they are here: that may be below a folder that a guest has for itself, as /tmp.
+    files(&mut tree, &place::workspace().join("tests/workloads"), Path::new(WORKLOADS))?;
     Ok(tree)
 }
 
@@ -155,19 +157,19 @@ fn busybox(tree: &mut Tree) -> Result<()> {
     Ok(())
 }
 
-/// The files below the host's folder `dir`, at the same path.
-fn files(tree: &mut Tree, dir: &Path) -> Result<()> {
+/// The files below the host's folder `dir`, below `to`.
+fn files(tree: &mut Tree, dir: &Path, to: &Path) -> Result<()> {
     let entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     for entry in entries {
         let entry = entry?;
-        let kind = entry.file_type()?;
+        let (kind, to) = (entry.file_type()?, to.join(entry.file_name()));
         if kind.is_dir() {
-            files(tree, &entry.path())?;
+            files(tree, &entry.path(), &to)?;
         } else if kind.is_file() {
             // Scripts keep their x bit.
             use std::os::unix::fs::PermissionsExt as _;
             let mode = entry.metadata()?.permissions().mode() & 0o777;
-            tree.copy(entry.path(), mode, entry.path())?;
+            tree.copy(to, mode, entry.path())?;
         }
     }
     Ok(())
