@@ -29,6 +29,8 @@ pub struct Crowd {
     pub living: usize,
     /// Of those, without the culprit (of a group the roots of its trees), how many run nothing of their own.
     pub only_forked: usize,
+    /// Of those, how many were not forked by another such: they may be about to run something.
+    pub about_to: usize,
     /// What the others execute, most frequent first.
     pub commands: Vec<(Vec<Vec<u8>>, usize)>,
     /// The limit that it would have met first, as it stands now.
@@ -48,12 +50,17 @@ impl Crowd {
             let exec = eldest.and_then(|node| node.exec.as_ref());
             crowd.member = Some(exec.map(|exec| exec.argv.clone()).unwrap_or_default());
         }
+        let only_forked = |key: ProcessKey| {
+            !roots.contains(&key) && forest.get(key).is_some_and(|node| node.exec.is_none())
+        };
         let mut counts: HashMap<&[Vec<u8>], usize> = HashMap::new();
         for node in living.iter().filter(|node| !roots.contains(&node.key)) {
-            match &node.exec {
-                Some(exec) => *counts.entry(&exec.argv).or_default() += 1,
-                None => crowd.only_forked += 1,
-            }
+            let Some(exec) = &node.exec else {
+                crowd.only_forked += 1;
+                crowd.about_to += usize::from(!node.parent.is_some_and(only_forked));
+                continue;
+            };
+            *counts.entry(&exec.argv).or_default() += 1;
         }
         crowd.commands = counts.into_iter().map(|(argv, count)| (argv.to_vec(), count)).collect();
         crowd.commands.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
@@ -62,6 +69,13 @@ impl Crowd {
 
     fn executing(&self) -> usize {
         self.commands.iter().map(|(_, count)| count).sum()
+    }
+
+    /// Whether what lives forks itself. A tree that was stopped in the middle of starting commands has many
+    /// that run none yet; but those do not stem from each other.
+    fn is_bomb(&self) -> bool {
+        let executing = self.executing();
+        self.only_forked >= executing && (executing == 0 || self.about_to * 2 <= self.only_forked)
     }
 }
 
@@ -83,7 +97,7 @@ pub fn diagnose(case: &mut Case<'_>) -> proto::Diagnosis {
         [] => "A process of which no command is known".to_owned(),
         argv => words.command(argv),
     };
-    let bomb = case.finding.group.is_none() && crowd.only_forked >= crowd.executing();
+    let bomb = case.finding.group.is_none() && crowd.is_bomb();
     let site = site(crowd, bomb, case.files);
     let value = |name: &str| {
         let measure = case.finding.measures.iter().find(|measure| measure.name == name);
@@ -316,6 +330,20 @@ mod tests {
         );
         assert!(said.remedy.starts_with("Give line 3 of /w/run an end:"), "{}", said.remedy);
         assert_eq!(said.evidence, ["e1", "f1", "e2"]);
+    }
+
+    #[test]
+    fn a_star_that_was_stopped_while_most_had_not_come_to_run_it() {
+        let crowd = crowd("sh run", &[(Some("sleep 9999"), 20), (None, 240)]);
+        let said = said(&crowd, Some("while :; do\n  sleep 9999 &\ndone\n"));
+        let begins = "`sh run` starts processes and waits for none of them: 256 more in 0.5 s; 261 live, among \
+                      them 20 × `sleep 9999`. Line 2 of /w/run is `sleep 9999 &`.";
+        assert!(said.cause.starts_with(begins), "{}", said.cause);
+        // As many that stem from each other are a bomb, whatever runs beside them.
+        let bomb = Crowd { about_to: 2, ..crowd };
+        let said = self::said(&bomb, None);
+        assert!(said.cause.contains("forks itself without end"), "{}", said.cause);
+        assert!(said.cause.contains("most of them run no program"), "{}", said.cause);
     }
 
     #[test]
