@@ -29,6 +29,13 @@ pub struct Executable {
 pub fn command(subcommand: &str) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.arg(subcommand).current_dir(place::workspace());
+    // What cargo has said to us about our own crate. Crates whose build scripts look at such names (ring)
+    // would be built anew each time that somebody calls cargo without us.
+    let is_ours =
+        |name: &str| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_");
+    for (name, _) in env::vars_os().filter(|(name, _)| name.to_str().is_some_and(is_ours)) {
+        command.env_remove(name);
+    }
     command
 }
 
