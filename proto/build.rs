@@ -27,6 +27,8 @@ const ENUMS: &[(&str, &str)] = &[
     ("Transition.to", "state"),
     ("Action.kind", "action_kind"),
     ("Investigation.state", "investigation_state"),
+    ("Investigation.outcome", "outcome"),
+    ("Investigation.stage", "stage"),
     ("Findings.verdict", "verdict"),
     ("FileFact.state", "file_state"),
     ("Frame.kind", "frame_kind"),

@@ -57,6 +57,8 @@ words! {
     oom_scope, v1::OomScope, "OOM_SCOPE_";
     action_kind, v1::ActionKind, "ACTION_KIND_";
     investigation_state, v1::InvestigationState, "INVESTIGATION_STATE_";
+    outcome, v1::Outcome, "OUTCOME_";
+    stage, v1::Stage, "STAGE_";
     verdict, v1::Verdict, "VERDICT_";
     file_state, v1::file_fact::State, "STATE_";
     frame_kind, v1::frame::Kind, "KIND_";

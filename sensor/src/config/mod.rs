@@ -8,11 +8,13 @@
 //! - `defaults`: the values where a file says nothing
 //! - `check`: what a value may be
 //! - `error`: how a mistake is told of
+//! - `investigate`: who looks into an incident, and what that may cost
 //! - `limits`: what of it gates and detectors take
 
 mod check;
 mod defaults;
 mod error;
+mod investigate;
 mod limits;
 pub mod webhook;
 
@@ -24,7 +26,11 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{error::ConfigError, webhook::Webhook};
+pub use self::{
+    error::ConfigError,
+    investigate::{Access, Agent, Bounds, Cli, Command, Day, Investigate, Price, Stage, Usd, When},
+    webhook::Webhook,
+};
 use crate::kernel::Gear;
 
 /// Where the configuration is looked for when nothing else is said.
@@ -385,39 +391,6 @@ pub struct Tcp {
     pub readers: Vec<String>,
     /// … and those that may act as well.
     pub operators: Vec<String>,
-}
-
-/// Who looks into an incident.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Investigate {
-    pub agent: Agent,
-    pub max_per_hour: u32,
-    pub window_tokens: u32,
-    pub command: Command,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Agent {
-    /// Nobody.
-    None,
-    /// The playbook of this program: no model, no network.
-    Builtin,
-    /// The program of `[investigate.command]`.
-    Command,
-}
-
-/// A program of the operator's that investigates.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Command {
-    /// Absolute path and arguments.
-    pub program: Vec<String>,
-    pub user: String,
-    pub deadline_s: u32,
-    pub memory_max_bytes: u64,
-    pub pids_max: u32,
 }
 
 impl Config {
