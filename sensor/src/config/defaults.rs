@@ -240,10 +240,48 @@ impl Default for Investigate {
     fn default() -> Self {
         Self {
             agent: Agent::Builtin,
+            when: When::Doubt,
+            stop_after: Stage::Diagnose,
             max_per_hour: 12,
+            cooldown_s: 3600,
             window_tokens: 12_000,
             command: Command::default(),
+            run: Bounds::default(),
+            day: Day::default(),
+            claude: Cli::default(),
+            codex: Cli::default(),
+            gemini: Cli::default(),
+            opencode: Cli::default(),
+            api: Cli::default(),
+            prices: Vec::new(),
         }
+    }
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            user: "nobody".into(),
+            access: Access::Eye,
+            deadline_s: 900,
+            first_event_s: 60,
+            silence_s: 180,
+            linger_s: 10,
+            memory_min_bytes: 512 * MIB,
+            memory_max_bytes: 1024 * MIB,
+            pids_max: 128,
+            turns: 40,
+            tool_calls: 100,
+            tokens: 1_000_000,
+            usd: Usd(2_000_000),
+            resumes: 2,
+        }
+    }
+}
+
+impl Default for Day {
+    fn default() -> Self {
+        Self { runs: 24, tokens: 10_000_000, usd: Usd(10_000_000), critical_percent: 25 }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// Who looks into an incident.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -158,3 +158,29 @@ pub struct Price {
 /// An amount of money, in millionths of a US dollar; in a file a number of dollars.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Usd(pub u64);
+
+impl Usd {
+    const MICRO: f64 = 1e6;
+
+    /// In dollars, for people and records.
+    pub fn dollars(self) -> f64 {
+        self.0 as f64 / Self::MICRO
+    }
+}
+
+impl Serialize for Usd {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_f64(self.dollars())
+    }
+}
+
+impl<'de> Deserialize<'de> for Usd {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let dollars = f64::deserialize(deserializer)?;
+        // More than anybody has; and what is exact in a double.
+        if !(0.0..=1e9).contains(&dollars) {
+            return Err(de::Error::custom(format!("{dollars} is no amount of US dollars")));
+        }
+        Ok(Self((dollars * Self::MICRO).round() as u64))
+    }
+}

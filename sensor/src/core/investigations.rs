@@ -60,7 +60,12 @@ impl Investigations {
             Driver::Command(command)
         });
         let driver = match config.agent {
-            Agent::None => None,
+            Agent::None
+            | Agent::Claude
+            | Agent::Codex
+            | Agent::Gemini
+            | Agent::Opencode
+            | Agent::Api => None,
             Agent::Builtin => Some(Driver::Builtin),
             // Checked with the configuration: it has a program.
             Agent::Command => command.clone(),

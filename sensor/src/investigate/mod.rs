@@ -5,6 +5,7 @@
 //! as it happens; [`budget`] decides whether one may start. [`window`] is what there is to read, fitted into
 //! a model's attention.
 
+pub mod agent;
 mod budget;
 pub(crate) mod builtin;
 pub mod claims;
