@@ -8,7 +8,9 @@
 pub mod bomb;
 pub mod cage;
 pub mod daemon;
+pub mod http;
 pub mod judge;
+pub mod model;
 pub mod names;
 pub mod process;
 pub mod receiver;
