@@ -2,7 +2,8 @@
 //! Anthropic's Messages, `OpenAI`'s Responses, Gemini's `generateContent`.
 //!
 //! Each answer takes the next step of the script; the last step is repeated for ever, so that a single
-//! call of a tool is a loop without end. Every answer costs [`USAGE`], so sums are exact.
+//! call of a tool is a loop without end. Where tools are called, a request that offers none is an aside,
+//! and takes no step. Every answer costs [`USAGE`], so sums are exact.
 
 mod generate;
 mod messages;
@@ -223,6 +224,12 @@ impl Mind {
         let protocol = Protocol::of(&request);
         let conversation = protocol.map(|it| it.read(&request));
         let right_key = self.knows_key(&request);
+        // Some ask for a title of the conversation, or which model it should be.
+        let aside = |it: &Conversation| it.tools.is_empty() && self.calls();
+        let (conversation, aside) = match conversation {
+            Some(it) if aside(&it) => (None, Some(it)),
+            other => (other, None),
+        };
         let turn = match &conversation {
             Some(conversation) => self.note(&request, conversation, right_key),
             None => self.lock().len(),
@@ -234,7 +241,7 @@ impl Mind {
             _ if request.method == "HEAD" => say(out, 200, "", b"")?,
             (Step::Status(status), _) => fail(out, *status)?,
             _ if !right_key => fail(out, 401)?,
-            (_, None) => say_body(out, &other(&request))?,
+            (_, None) => say_body(out, &other(&request, protocol.zip(aside.as_ref())))?,
             (Step::Text(text), Some((protocol, to))) => {
                 say_body(out, &protocol.say(&to, &Answer::Text(text)))?;
             }
@@ -287,14 +294,22 @@ impl Mind {
         asked.len() - 1
     }
 
+    /// Whether it calls tools at all.
+    fn calls(&self) -> bool {
+        self.script.iter().any(|step| matches!(step, Step::Call(..)))
+    }
+
     fn knows_key(&self, request: &Request) -> bool {
         let is = |value: &str| value.strip_prefix("Bearer ").unwrap_or(value) == self.key;
         KEYS.iter().any(|name| is(request.header(name)))
     }
 }
 
-/// What is no question to the model: which models there are, how long a text is.
-fn other(request: &Request) -> Body {
+/// What is not of the conversation: an aside, which models there are, how long a text is.
+fn other(request: &Request, aside: Option<(Protocol, &Conversation)>) -> Body {
+    if let Some((protocol, to)) = aside {
+        return protocol.say(to, &Answer::Text("{}"));
+    }
     Body::json(&if request.path.contains("ount") {
         json!({"input_tokens": USAGE.input, "totalTokens": USAGE.input})
     } else {

@@ -25,6 +25,8 @@ fn call() -> Step {
 #[test]
 fn each_protocol_has_its_way_to_call_a_tool() {
     let model = Model::start("k", vec![call()]).unwrap();
+    let (_, title) = ask(&model, "/v1/messages", "x-api-key: k", &json!({"model": "m"}));
+    assert!(title.contains(r#""end_turn""#) && model.asked().is_empty(), "{title}");
     let tool = json!({"name": "mcp__it__incident_get"});
     let (status, said) =
         ask(&model, "/v1/messages", "x-api-key: k", &json!({"model": "m", "tools": [tool]}));
