@@ -48,6 +48,14 @@ pub enum Agent {
     Api,
 }
 
+impl Agent {
+    /// By the name that configuration and records have for it.
+    pub fn of(name: &str) -> Option<Self> {
+        let name = de::value::StrDeserializer::<de::value::Error>::new(name);
+        Self::deserialize(name).ok()
+    }
+}
+
 /// When an agent is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
