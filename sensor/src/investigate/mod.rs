@@ -11,6 +11,7 @@ pub(crate) mod builtin;
 pub mod claims;
 mod command;
 pub(crate) mod findings;
+mod key;
 pub(crate) mod lines;
 pub(crate) mod sandbox;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use serde::Serialize;
 pub use self::{
     budget::{Denied, Limits},
     command::Command,
+    key::{Key, KeyError, read_key},
     sandbox::{Sandbox, clear_leftovers},
     window::Window,
 };
