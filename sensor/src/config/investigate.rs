@@ -1,5 +1,7 @@
 //! Who looks into an incident, what it may cost, and within which bounds.
 
+pub(super) mod check;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};

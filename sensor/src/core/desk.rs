@@ -502,7 +502,8 @@ impl Desk {
         }
         let asked = self.matters.get_mut(id).map(|matter| std::mem::take(&mut matter.asked));
         for (driver, reply) in asked.unwrap_or_default() {
-            let asked = Asked { driver, why: "a person asked for it".into(), by_hand: true, past: None };
+            let asked =
+                Asked { driver, why: "a person asked for it".into(), by_hand: true, past: None };
             let begun = self.investigate(id, asked, evidence.clone());
             requests::begun(begun, reply);
         }

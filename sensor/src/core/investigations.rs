@@ -22,11 +22,20 @@ use crate::{
 /// What an investigation has come to.
 #[derive(Debug)]
 pub enum Progress {
-    Line { incident: String, transcript: proto::Transcript },
+    Line {
+        incident: String,
+        transcript: proto::Transcript,
+    },
     /// It goes on; what is known of it has changed.
-    Going { incident: String, investigation: Box<proto::Investigation> },
+    Going {
+        incident: String,
+        investigation: Box<proto::Investigation>,
+    },
     /// It has begun or ended.
-    State { incident: String, investigation: Box<proto::Investigation> },
+    State {
+        incident: String,
+        investigation: Box<proto::Investigation>,
+    },
 }
 
 /// One that is to begin.
@@ -79,9 +88,9 @@ impl Investigations {
     /// why nobody does.
     pub fn named(&self, agent: &str) -> Result<Driver, String> {
         if agent.is_empty() {
-            return self
-                .by_itself()
-                .ok_or_else(|| "nobody is configured to investigate: set investigate.agent".into());
+            return self.by_itself().ok_or_else(|| {
+                "nobody is configured to investigate: set investigate.agent".into()
+            });
         }
         let known = drivers::NAMES.iter().find(|(name, _)| *name == agent);
         let Some((name, agent)) = known else {
@@ -109,7 +118,7 @@ impl Investigations {
         told: impl Fn(Progress) + Send + 'static,
     ) -> Option<Progress> {
         let stop = self.stop.clone()?;
-        let Asked { driver, why, past } = asked;
+        let Asked { driver, why, past, .. } = asked;
         let number = incident.investigations.len() + 1;
         let (mut investigation, past) = match past {
             Some((cut_off, past)) => (
@@ -134,18 +143,20 @@ impl Investigations {
         // The playbook costs nothing; the budget is for programs.
         let ticket = match &driver {
             Driver::Builtin => None,
-            Driver::Command(_) | Driver::Agent(_) => match self.admission.admit(Path::new(cgroup)) {
-                Ok(ticket) => Some(ticket),
-                Err(denied) => {
-                    investigation.set_state(InvestigationState::Suppressed);
-                    investigation.ended_at = Some(clock::wall());
-                    investigation.error = denied.to_string();
-                    return Some(Progress::State {
-                        incident: incident_id,
-                        investigation: investigation.into(),
-                    });
+            Driver::Command(_) | Driver::Agent(_) => {
+                match self.admission.admit(Path::new(cgroup)) {
+                    Ok(ticket) => Some(ticket),
+                    Err(denied) => {
+                        investigation.set_state(InvestigationState::Suppressed);
+                        investigation.ended_at = Some(clock::wall());
+                        investigation.error = denied.to_string();
+                        return Some(Progress::State {
+                            incident: incident_id,
+                            investigation: investigation.into(),
+                        });
+                    }
                 }
-            },
+            }
         };
         investigation.set_state(InvestigationState::Running);
         investigation.error.clear();

@@ -94,7 +94,9 @@ impl Desk {
     pub(super) fn recalled(&mut self, recalled: Result<Recalled, (CutOff, String)>) {
         let recalled = match recalled {
             Ok(recalled) => recalled,
-            Err((one, why)) => return self.give_up(&one, &format!("its past cannot be read: {why}")),
+            Err((one, why)) => {
+                return self.give_up(&one, &format!("its past cannot be read: {why}"));
+            }
         };
         let Recalled { cut_off, evidence, mut past, unread } = recalled;
         let (id, run) = (&cut_off.incident, &cut_off.investigation);

@@ -41,15 +41,19 @@ pub fn brief(
     );
     // Writing to a String cannot fail, here and below.
     let _ = write!(page, "{}", tools(terms));
-    let _ = writeln!(page, "{}", match terms.stage {
-        Stage::Diagnose => {
-            "- Name cause, mechanism, culprit, remedy and prevention. You need not look for the place in the sources."
-        }
-        Stage::Locate => {
-            "- Name cause, mechanism, culprit, remedy and prevention, and then the place to mend: read the \
+    let _ = writeln!(
+        page,
+        "{}",
+        match terms.stage {
+            Stage::Diagnose => {
+                "- Name cause, mechanism, culprit, remedy and prevention. You need not look for the place in the sources."
+            }
+            Stage::Locate => {
+                "- Name cause, mechanism, culprit, remedy and prevention, and then the place to mend: read the \
              project's files with read_source and give fix_location with path and line, and cite the file's evidence id."
+            }
         }
-    });
+    );
     if let Some(past) = past {
         page.push_str(&resumed(past, redactor));
     }
@@ -90,7 +94,8 @@ fn resumed(past: &Past, redactor: &Redactor) -> String {
         let said = rendering.refer(Kind::Agent, &past.words);
         let from = said.bytes().saturating_sub(REMEMBERED);
         let excerpt = rendering.text(said, from, REMEMBERED);
-        let _ = write!(text, "The end of what you had said and seen:\n{}", rendering.block(&[excerpt]));
+        let _ =
+            write!(text, "The end of what you had said and seen:\n{}", rendering.block(&[excerpt]));
     }
     text
 }

@@ -14,8 +14,8 @@ mod command;
 pub(crate) mod findings;
 mod key;
 pub(crate) mod lines;
-mod meter;
-mod prices;
+pub mod meter;
+pub mod prices;
 mod run;
 pub(crate) mod sandbox;
 mod supervise;
@@ -28,7 +28,7 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -37,6 +37,7 @@ use serde::Serialize;
 pub use self::{
     budget::{Denied, Limits},
     command::Command,
+    key::{Key, KeyError, read_key},
     prices::Prices,
     run::{Agency, Past},
     sandbox::{Sandbox, clear_leftovers, tidy, unread},

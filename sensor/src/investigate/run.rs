@@ -110,8 +110,7 @@ fn lives(
     loop {
         let begins = past.session.is_empty() || !agency.sandbox.home_of(id).is_dir();
         let new = Uuid::new_v4().to_string();
-        let session =
-            if begins { Session::New(&new) } else { Session::Resume(&past.session) };
+        let session = if begins { Session::New(&new) } else { Session::Resume(&past.session) };
         let lived = live(agency, id, dossier, (session, &past), key, redact, stop, sink);
         let mut note = |text: String| {
             sink(Event::Line { stream: "sensor", text: text.into_bytes() });

@@ -117,6 +117,7 @@ impl Sandbox {
         let mut place = Place {
             scratch: self.make_scratch(id, identity)?,
             output: self.output(id),
+            kept: false,
             group: None,
             door: None,
         };
