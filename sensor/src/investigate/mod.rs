@@ -13,6 +13,8 @@ mod command;
 pub(crate) mod findings;
 mod key;
 pub(crate) mod lines;
+pub mod meter;
+pub mod prices;
 pub(crate) mod sandbox;
 #[cfg(test)]
 mod tests;
