@@ -1,9 +1,9 @@
 //! Drivers with real programs, well-behaved and not.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use super::*;
-use crate::{cgroup, proto::evidence::Content};
+use crate::{cgroup, cgroup::Hierarchies, proto::evidence::Content};
 
 /// Where the programs of one test run.
 struct Place {
