@@ -12,6 +12,9 @@ use super::{CgroupError, Hierarchies, directory, make, write};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub memory_bytes: u64,
+    /// What the kernel does not take from it while anything else can be taken; v2 only, as far as the groups
+    /// above allow it. 0: nothing.
+    pub kept_bytes: u64,
     /// Tasks: processes and threads.
     pub pids: u64,
 }
@@ -21,7 +24,12 @@ pub struct Limits {
 pub struct Holds {
     pub memory: bool,
     pub pids: bool,
+    /// Memory is kept for it.
+    pub kept: bool,
 }
+
+/// Half of what a group gets by default.
+const CPU_WEIGHT: u32 = 50;
 
 /// A group that we made. Dropping it leaves it in place; [`Group::end`] takes it away.
 #[derive(Debug)]
@@ -66,6 +74,10 @@ impl Group {
         // the kernel picks single victims.
         let _ = write(&unified.join("memory.swap.max"), 0);
         let _ = write(&unified.join("memory.oom.group"), 1);
+        let kept = limits.kept_bytes;
+        group.holds.kept = kept > 0 && write(&unified.join("memory.min"), kept).is_ok();
+        // It is to finish, not to win.
+        let _ = write(&unified.join("cpu.weight"), CPU_WEIGHT);
         Ok(group)
     }
 
@@ -186,7 +198,7 @@ mod tests {
 
     #[test]
     fn freezes_thaws_and_kills_a_real_group() {
-        let limits = Limits { memory_bytes: 64 << 20, pids: 8 };
+        let limits = Limits { memory_bytes: 64 << 20, kept_bytes: 0, pids: 8 };
         let Some((host, group)) = group("freeze", &limits) else { return };
         let mut child = Command::new("sh")
             .args(["-c", "read go; sleep 60 & sleep 60"])
@@ -216,7 +228,7 @@ mod tests {
 
     #[test]
     fn holds_the_limits_it_says_it_holds() {
-        let limits = Limits { memory_bytes: 64 << 20, pids: 4 };
+        let limits = Limits { memory_bytes: 64 << 20, kept_bytes: 0, pids: 4 };
         let Some((_, group)) = group("limits", &limits) else { return };
         let holds = group.holds();
         let mut child = Command::new("sh")

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Agent, Config, Mode, webhook};
+use super::{Config, MIB, Mode, investigate, webhook};
 use crate::evidence::{changes, logs};
 
 /// A value that cannot be.
@@ -19,8 +19,6 @@ pub(super) struct Problem {
 }
 
 pub(super) type Checked = Result<(), Problem>;
-
-const MIB: u64 = 1 << 20;
 
 /// Repetitions are counted in 16 bits; nobody waits for ten thousand.
 const REPETITIONS: RangeInclusive<u32> = 1..=10_000;
@@ -49,7 +47,7 @@ pub(super) fn check(config: &Config) -> Checked {
     // Less would not hold one large incident.
     range("record.max_bytes", config.record.max_bytes, 16 * MIB..=1024 * 1024 * MIB)?;
     feed(config)?;
-    investigate(config)?;
+    investigate::check::check(&config.investigate)?;
     webhook::check(&config.webhooks)
 }
 
@@ -255,31 +253,6 @@ fn respond(config: &Config) -> Checked {
     Ok(())
 }
 
-fn investigate(config: &Config) -> Checked {
-    let investigate = &config.investigate;
-    range("investigate.max_per_hour", investigate.max_per_hour, 1..=1_000)?;
-    // Below that not even what happened fits; models take no more than that.
-    range("investigate.window_tokens", investigate.window_tokens, 2_000..=1_000_000)?;
-    let command = &investigate.command;
-    few("investigate.command.program", command.program.len())?;
-    match command.program.first() {
-        Some(program) => absolute("investigate.command.program", Path::new(program))?,
-        None if investigate.agent == Agent::Command => {
-            let what = "\"command\" needs a program in [investigate.command]".into();
-            return problem("investigate.agent", what);
-        }
-        None => {}
-    }
-    if command.program.iter().any(|argument| argument.contains('\0')) {
-        return problem("investigate.command.program", "an argument contains a NUL".into());
-    }
-    name("investigate.command.user", &command.user)?;
-    range("investigate.command.deadline_s", command.deadline_s, 1..=86_400)?;
-    // Below that hardly any interpreter starts.
-    range("investigate.command.memory_max_bytes", command.memory_max_bytes, 16 * MIB..=1 << 40)?;
-    range("investigate.command.pids_max", command.pids_max, 1..=32_768)
-}
-
 pub(super) fn problem(key: &str, what: String) -> Checked {
     Err(Problem { key: key.into(), what })
 }
@@ -295,7 +268,7 @@ pub(super) fn range<T: PartialOrd + Display>(
     problem(key, format!("{value} is not within {} to {}", allowed.start(), allowed.end()))
 }
 
-fn not_above(lower: (&str, u32), upper: (&str, u32)) -> Checked {
+pub(super) fn not_above<T: PartialOrd + Display>(lower: (&str, T), upper: (&str, T)) -> Checked {
     if lower.1 <= upper.1 {
         return Ok(());
     }
@@ -324,7 +297,7 @@ pub(super) fn few(key: &str, items: usize) -> Checked {
 }
 
 /// A user, by the rules of `useradd` without its taste for lower case.
-fn name(key: &str, name: &str) -> Checked {
+pub(super) fn name(key: &str, name: &str) -> Checked {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.$".contains(&byte);
     if !name.is_empty() && name.len() <= 64 && !name.starts_with('-') && name.bytes().all(legal) {
         return Ok(());

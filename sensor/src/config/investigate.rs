@@ -1,5 +1,7 @@
 //! Who looks into an incident, what it may cost, and within which bounds.
 
+pub(super) mod check;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
@@ -46,6 +48,14 @@ pub enum Agent {
     Opencode,
     /// One request with the evidence window in it.
     Api,
+}
+
+impl Agent {
+    /// By the name that configuration and records have for it.
+    pub fn of(name: &str) -> Option<Self> {
+        let name = de::value::StrDeserializer::<de::value::Error>::new(name);
+        Self::deserialize(name).ok()
+    }
 }
 
 /// When an agent is asked.

@@ -126,6 +126,115 @@ fn where_a_webhook_may_go() {
     assert!(of("http://a.example/", "plain_http = true").is_ok());
 }
 
+/// The keys of a price stand in comments of the default file, too.
+#[test]
+fn the_default_file_says_every_key_of_a_price() {
+    let (_, section) = DEFAULT_TEXT.split_once("\n# [[investigate.prices]]\n").unwrap();
+    let section = section.split_once("\n\n").unwrap().0;
+    let keys = section.lines().filter_map(|line| line.strip_prefix("# "));
+    let keys: Vec<&str> = keys.filter(|line| line.contains(" = ")).collect();
+    let config = parse(&format!("[[investigate.prices]]\n{}", keys.join("\n"))).unwrap();
+    let shown = toml::to_string(&config).unwrap();
+    assert_eq!(parse(&shown).unwrap(), config);
+    let (_, known) = shown.split_once("[[investigate.prices]]\n").unwrap();
+    let count = |lines: &mut dyn Iterator<Item = &str>| {
+        lines.take_while(|line| !line.is_empty()).filter(|line| line.contains(" = ")).count()
+    };
+    assert_eq!(count(&mut known.lines()), keys.len());
+}
+
+#[test]
+fn what_an_investigation_may_cost_is_within_bounds() {
+    for (text, said) in [
+        ("cooldown_s = 86401", "cooldown_s: 86401 is not within 0 to 86400"),
+        (
+            "window_tokens = 5000\nrun.tokens = 4000",
+            "window_tokens: 5000 is above investigate.run.tokens (4000)",
+        ),
+        ("run.user = \"-x\"", "run.user: \"-x\" is no user name"),
+        ("run.pids_max = 0", "run.pids_max: 0 is not within 1 to 32768"),
+        (
+            "run.memory_min_bytes = 1073741825",
+            "run.memory_min_bytes: 1073741825 is above memory_max_bytes (1073741824)",
+        ),
+        ("run.silence_s = 901", "run.silence_s: 901 is above deadline_s (900)"),
+        ("run.turns = 0", "run.turns: 0 is not within 1 to 10000"),
+        ("run.tool_calls = 0", "run.tool_calls: 0 is not within 1 to 100000"),
+        ("run.usd = 0", "run.usd: 0 is not within 0.01 to 1000 US dollars"),
+        ("run.usd = -1", "run.usd: -1 is no amount of US dollars"),
+        ("run.usd = nan", "run.usd: NaN is no amount of US dollars"),
+        ("run.resumes = 11", "run.resumes: 11 is not within 0 to 10"),
+        ("day.critical_percent = 101", "day.critical_percent: 101 is not within 0 to 100"),
+        (
+            "run.tokens = 10000001",
+            "run.tokens: 10000001 is above investigate.day.tokens (10000000)",
+        ),
+        ("run.usd = 10.5", "run.usd: 10.5 is above investigate.day.usd (10)"),
+        ("day.hours = 1", "day.hours: unknown field `hours`, expected one of `runs`, "),
+        ("when = \"never\"", "when: unknown variant `never`, expected `always` or `doubt`"),
+    ] {
+        let is = message(&format!("[investigate]\n{text}"));
+        let line = text.lines().count() + usize::from(!text.contains('\n'));
+        assert!(is.starts_with(&format!("/c.toml:{line}: investigate.{said}")), "{is}");
+    }
+    let unbounded = "[investigate]\nday = { runs = 0, tokens = 0, usd = 0 }\nrun.usd = 1000";
+    let config = parse(unbounded).unwrap().investigate;
+    assert_eq!((config.day.usd, config.run.usd), (Usd(0), Usd(1_000_000_000)));
+}
+
+#[test]
+fn where_an_agent_and_its_model_are() {
+    for (text, said) in [
+        ("claude.program = \"claude\"", "claude.program: \"claude\" is not an absolute path"),
+        ("codex.key_file = \"/a/../b\"", "codex.key_file: \"/a/../b\" must not contain \"..\""),
+        ("api.program = \"/bin/sh\"", "api.program: \"api\" starts no program: leave it out"),
+        ("gemini.model = \"--yolo\"", "gemini.model: \"--yolo\" is no model: up to 128 letters, "),
+        ("opencode.model = \"a b\"", "opencode.model: \"a b\" is no model: "),
+        ("api.endpoint = \"ftp://a/\"", "api.endpoint: begins with neither https:// nor http://"),
+        (
+            "claude.endpoint = \"http://10.0.0.1/\"",
+            "claude.endpoint: http shows everybody on the way the key and what runs here: use https",
+        ),
+        ("agent = \"api\"", "agent: \"api\" needs a model in [investigate.api]"),
+        ("agent = \"gpt\"", "agent: unknown variant `gpt`, expected one of `none`, `builtin`, "),
+    ] {
+        let is = message(&format!("\n[investigate]\n{text}"));
+        assert!(is.starts_with(&format!("/c.toml:3: investigate.{said}")), "{is}");
+    }
+    for text in [
+        "agent = \"api\"\napi.model = \"claude-haiku-5-5[1m]\"",
+        "opencode.model = \"openrouter/vendor/model:free\"",
+        "claude.endpoint = \"http://127.0.0.1:8080\"\nclaude.key_file = \"/etc/sensor/claude.key\"",
+        "gemini.endpoint = \"https://gateway.example/v1\"\ngemini.program = \"/opt/bin/gemini\"",
+    ] {
+        assert!(parse(&format!("[investigate]\n{text}")).is_ok(), "{text}");
+    }
+}
+
+#[test]
+fn prices_that_cannot_be_are_refused_at_their_line() {
+    let price = |model: &str, more: &str| {
+        let input = "input_usd = 1\noutput_usd = 2";
+        format!("[[investigate.prices]]\nmodel = {model:?}\n{input}\n{more}\n")
+    };
+    let first = price("a", "");
+    assert!(parse(&(first.clone() + &price("a-b", "cached_usd = 0"))).is_ok());
+    for (second, said) in [
+        (price("a", ""), "7: investigate.prices[1].model: another is for \"a\", too"),
+        (price("", ""), "7: investigate.prices[1].model: \"\" is no model: "),
+        (
+            price("b", "cached_usd = 10001"),
+            "10: investigate.prices[1].cached_usd: 10001 is not within 0 to 10000 US dollars",
+        ),
+        (price("b", "usd = 1"), "10: investigate.prices[1].usd: unknown field `usd`"),
+    ] {
+        let is = message(&(first.clone() + &second));
+        assert!(is.starts_with(&format!("/c.toml:{said}")), "{is}");
+    }
+    let is = message("[[investigate.prices]]\nmodel = \"a\"\ninput_usd = 1");
+    assert!(is.contains("missing field `output_usd`"), "{is}");
+}
+
 #[test]
 fn the_thresholds_are_those_of_the_gates() {
     assert_eq!(Detect::default().limits(), Limits::default());

@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 use ureq::http::{Uri, uri::Scheme};
 
-use super::check::{Checked, absolute, few, problem, range};
+use super::check::{Checked, Problem, absolute, few, problem, range};
 use crate::{
     proto,
     record::{Filter, KINDS},
@@ -189,24 +189,30 @@ fn name(key: &str, name: &str) -> Checked {
     problem(key, what)
 }
 
-/// The text of a URL is in no message: receivers put their keys into it.
 fn url(key: &str, text: &str, plain_http: bool) -> Checked {
+    if is_private(key, text)? || plain_http {
+        return Ok(());
+    }
+    let what =
+        "http shows everybody on the way what runs here: use https, or say plain_http = true";
+    problem(key, what.into())
+}
+
+/// Whether nobody on the way can read what goes to a URL. The text of a URL is in no message: receivers put
+/// their keys into it.
+pub(super) fn is_private(key: &str, text: &str) -> Result<bool, Problem> {
+    let refused = |what: &str| Err(Problem { key: key.into(), what: what.into() });
     let parsed = text.parse::<Uri>().ok();
     let Some((uri, host)) = parsed.as_ref().and_then(|uri| Some((uri, uri.host()?))) else {
-        return problem(key, "is no URL as in \"https://receiver.example/path\"".into());
+        return refused("is no URL as in \"https://receiver.example/path\"");
     };
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return problem(key, "user and password in a URL are not sent: leave them out".into());
+        return refused("user and password in a URL are not sent: leave them out");
     }
     match uri.scheme() {
-        Some(scheme) if *scheme == Scheme::HTTPS => Ok(()),
-        Some(scheme) if *scheme == Scheme::HTTP && (plain_http || is_loopback(host)) => Ok(()),
-        Some(scheme) if *scheme == Scheme::HTTP => {
-            let what = "http shows everybody on the way what runs here: use https, or say \
-                        plain_http = true";
-            problem(key, what.into())
-        }
-        _ => problem(key, "begins with neither https:// nor http://".into()),
+        Some(scheme) if *scheme == Scheme::HTTPS => Ok(true),
+        Some(scheme) if *scheme == Scheme::HTTP => Ok(is_loopback(host)),
+        _ => refused("begins with neither https:// nor http://"),
     }
 }
 

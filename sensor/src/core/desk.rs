@@ -20,13 +20,14 @@ use super::{
     containments::{Containments, GUARDIAN, POLICY},
     findings::SourceRead,
     growth::Stopped,
-    investigations::{Investigations, Progress},
+    investigations::{Asked, Investigations, Progress},
     memory::Sampling,
     oom::Deaths,
     pressure::Shortages,
     reactor::{Containing, Found, Notice, Times, observation},
     requests::{self, Acted},
     respawn::Looping,
+    resume::{CutOff, Recalled},
     study::{self, Study, Subject},
     trees::Trees,
 };
@@ -61,6 +62,8 @@ pub enum Done {
     OomDue(String),
     Studied(Study),
     Investigated(Progress),
+    /// An investigation that was cut off, with its past.
+    Recalled(Box<Result<Recalled, (CutOff, String)>>),
     /// A person's action was carried out.
     Acted(Box<Acted>),
     /// What grew was stopped, or could not be.
@@ -93,6 +96,8 @@ pub struct Desk {
     pub guardian: Arc<Guardian>,
     pub gatherer: Arc<Gatherer>,
     pub investigations: Investigations,
+    /// Of an earlier run, until they are taken up.
+    pub cut_off: Vec<CutOff>,
     pub incidents: Incidents,
     pub times: Times,
     pub paused: Arc<AtomicBool>,
@@ -408,6 +413,7 @@ impl Desk {
             Done::OomDue(incident) => self.study(&incident),
             Done::Studied(study) => self.studied(study),
             Done::Investigated(progress) => drop(self.investigated(progress)),
+            Done::Recalled(recalled) => self.recalled(*recalled),
             Done::Acted(acted) => self.acted(*acted),
             Done::Stopped(stopped) => self.stopped(*stopped),
             Done::Source(read) => self.source_read(*read),
@@ -496,14 +502,17 @@ impl Desk {
         }
         let asked = self.matters.get_mut(id).map(|matter| std::mem::take(&mut matter.asked));
         for (driver, reply) in asked.unwrap_or_default() {
-            let begun = self.investigate(id, driver, evidence.clone());
+            let asked =
+                Asked { driver, why: "a person asked for it".into(), by_hand: true, past: None };
+            let begun = self.investigate(id, asked, evidence.clone());
             requests::begun(begun, reply);
         }
         // One investigation an incident: a person may ask for more.
         if self.incidents.get(id).is_some_and(|it| it.investigations.is_empty())
             && let Some(driver) = self.investigations.by_itself()
         {
-            self.investigate(id, driver, evidence);
+            let asked = Asked { driver, why: String::new(), by_hand: false, past: None };
+            self.investigate(id, asked, evidence);
         }
     }
 
@@ -520,49 +529,6 @@ impl Desk {
         }
     }
 
-    /// `None`: the incident was resolved meanwhile, or nothing can be started here.
-    fn investigate(
-        &mut self,
-        id: &str,
-        driver: Driver,
-        evidence: Vec<proto::Evidence>,
-    ) -> Option<(Announced, proto::Investigation)> {
-        let incident = self.incidents.get(id)?;
-        let done = self.done.clone();
-        let told = move |progress| {
-            let _ = done.send(Done::Investigated(progress));
-        };
-        let begun = self.investigations.begin(driver, incident, evidence, told)?;
-        let Progress::State { investigation, .. } = &begun else { return None };
-        let investigation = proto::Investigation::clone(investigation);
-        self.investigated(begun).map(|announced| (announced, investigation))
-    }
-
-    fn investigated(&mut self, progress: Progress) -> Option<Announced> {
-        match progress {
-            Progress::Line { incident, transcript } => {
-                self.log.append(Draft::of(incident, Body::Transcript(transcript)));
-                None
-            }
-            Progress::State { incident, mut investigation } => {
-                let ended = investigation.ended_at.is_some();
-                if investigation.report.is_none() {
-                    investigation.report = self.report_of(&incident, &investigation.id);
-                }
-                self.log.append(Draft::of(
-                    incident.clone(),
-                    Body::Investigation(proto::Investigation::clone(&investigation)),
-                ));
-                self.change(&incident, |incident| {
-                    let why = format!("investigation by {}", investigation.agent);
-                    incident.investigations.retain(|known| known.id != investigation.id);
-                    incident.investigations.push(*investigation);
-                    format!("{why} {}", if ended { "ended" } else { "began" })
-                })
-            }
-        }
-    }
-
     /// Changes an incident and records the change. `None`: there is no such unresolved incident.
     pub fn change(
         &mut self,
@@ -570,6 +536,16 @@ impl Desk {
         change: impl FnOnce(&mut Incident) -> String,
     ) -> Option<Announced> {
         let change = self.incidents.change(id, clock::wall(), change)?;
+        Some(self.announce(change))
+    }
+
+    /// The same of what is known of its investigations: it may be resolved while one goes on.
+    pub fn amend(
+        &mut self,
+        id: &str,
+        change: impl FnOnce(&mut Incident) -> String,
+    ) -> Option<Announced> {
+        let change = self.incidents.amend(id, clock::wall(), change)?;
         Some(self.announce(change))
     }
 

@@ -106,7 +106,7 @@ impl Desk {
             Err((code, why)) => return reply.refuse(code, why),
         };
         let report = self.redacted(request.findings.unwrap_or_default());
-        let known = self.incidents.get(&id).map(|it| it.investigations.as_slice());
+        let known = self.incidents.get_looked_into(&id).map(|it| it.investigations.as_slice());
         let known = known.unwrap_or_default();
         let of_run = run.and_then(|run| known.iter().find(|it| it.id == run.investigation));
         let mut investigation = match of_run {
@@ -132,7 +132,7 @@ impl Desk {
             self.log.append(Draft::of(id.clone(), Body::Diagnosis(diagnosis.clone())));
         }
         let answer = investigation.clone();
-        let announced = self.change(&id, |incident| {
+        let announced = self.amend(&id, |incident| {
             let why = format!("findings of {} were taken", investigation.agent);
             incident.investigations.retain(|known| known.id != investigation.id);
             incident.investigations.push(investigation);
@@ -151,15 +151,22 @@ impl Desk {
 
     /// What an investigation has submitted so far.
     pub fn report_of(&self, incident: &str, investigation: &str) -> Option<Findings> {
-        let known = &self.incidents.get(incident)?.investigations;
+        let known = &self.incidents.get_looked_into(incident)?.investigations;
         known.iter().find(|known| known.id == investigation)?.report.clone()
     }
 
     /// The incident, where it is unresolved and, of a run, the run still goes on.
     fn unresolved_for(&self, id: &str, run: Option<&Run>) -> Result<String, (Code, String)> {
-        let id = self.unresolved(id)?;
+        // A run goes on when its incident is resolved meanwhile.
+        let looked_into = run.filter(|run| {
+            run.incident.starts_with(id) && self.incidents.get_looked_into(&run.incident).is_some()
+        });
+        let id = match looked_into {
+            Some(run) => run.incident.clone(),
+            None => self.unresolved(id)?,
+        };
         let goes_on = |run: &Run| {
-            let incident = self.incidents.get(&id).filter(|_| run.incident == id);
+            let incident = self.incidents.get_looked_into(&id).filter(|_| run.incident == id);
             incident.is_some_and(|incident| {
                 incident.investigations.iter().any(|known| {
                     known.id == run.investigation && known.state() == InvestigationState::Running

@@ -11,6 +11,7 @@ mod containments;
 mod desk;
 mod findings;
 mod growth;
+mod investigated;
 mod investigations;
 pub mod memory;
 mod oom;
@@ -19,6 +20,7 @@ mod privileges;
 mod reactor;
 mod requests;
 mod respawn;
+mod resume;
 mod storm;
 mod study;
 mod succession;
@@ -51,7 +53,7 @@ use self::{
     containments::Containments,
     desk::{Desk, Done},
     growth::{Before, Growth},
-    investigations::Investigations,
+    investigations::{Investigations, Place},
     memory::{Sampler, Sampling},
     pressure::Shortages,
     reactor::{MESSAGES, Notice, Reactor, Times},
@@ -211,7 +213,7 @@ impl Daemon {
         // Before other processes of ours exist: in a delegated unit it moves this one out of the way.
         let home = hierarchies.home()?;
         let scratch = config.runtime_dir.join("scratch");
-        let cleared = investigate::clear_leftovers(&hierarchies, &home, &scratch);
+        let cleared = investigate::clear_leftovers(&hierarchies, &home);
         if cleared > 0 {
             tracing::warn!("ended {cleared} investigations of an earlier run");
         }
@@ -362,12 +364,10 @@ impl Daemon {
             guardian,
             investigations: Investigations::new(
                 &config.investigate,
-                &hierarchies,
-                home,
-                scratch,
-                doors,
+                Place { hierarchies, home, scratch, doors },
                 Arc::clone(&gatherer),
             ),
+            cut_off: Vec::new(),
             gatherer,
             incidents: crate::incident::Incidents::default(),
             times,
@@ -392,6 +392,7 @@ impl Daemon {
         };
         desk.begin(&opened, degradations, baseline_processes);
         desk.succeed(Legacy { opened, state_dir: &config.state_dir, predecessor });
+        desk.resume(&config.state_dir);
         survival::keep_memory();
         // From here on there are reactions: what an earlier run knew is in the book.
         storm::start(&reactor, alarms).map_err(CoreError::Threads)?;

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     clock,
     incident::{self, Incidents},
-    proto::{ActionKind, Incident, InvestigationState, Kind, State},
+    proto::{ActionKind, Incident, Kind, State},
     record::Opened,
     respond::{Held, Marks as _, guardian::Predecessor},
 };
@@ -35,6 +35,8 @@ impl Desk {
             .into_iter()
             .partition(|incident| incident.boot_id == self.host.boot_id);
         self.incidents = Incidents::restore(here.into_iter().chain(elsewhen.iter().cloned()));
+        // Before any is resolved: what looks into an incident may outlast it.
+        self.find_cut_off();
         for incident in elsewhen {
             self.resolve(&incident.id, "the host was restarted");
         }
@@ -94,13 +96,6 @@ impl Desk {
             self.containments.let_run(id);
         }
         self.change(id, |incident| {
-            for investigation in &mut incident.investigations {
-                if investigation.state() == InvestigationState::Running {
-                    investigation.set_state(InvestigationState::Interrupted);
-                    investigation.error = "the daemon went away meanwhile".into();
-                    investigation.ended_at = Some(clock::wall());
-                }
-            }
             if frozen || incident.state() != State::Contained {
                 return "the daemon is back".to_owned();
             }

@@ -70,6 +70,8 @@ impl Live {
 #[derive(Default)]
 pub struct Incidents {
     live: BTreeMap<String, Live>,
+    /// Resolved, but somebody still looks into them.
+    looked_into: BTreeMap<String, Incident>,
     /// Fingerprint → (when resolved, how often it had come).
     resolved: HashMap<String, (u64, u32)>,
 }
@@ -87,7 +89,7 @@ impl Incidents {
                 (incident.id.clone(), Live { incident, culprit })
             })
             .collect();
-        Self { live, resolved: HashMap::new() }
+        Self { live, ..Self::default() }
     }
 
     /// Opens an incident, or joins the finding to the one it belongs to.
@@ -216,6 +218,9 @@ impl Incidents {
             why.to_owned()
         })?;
         self.live.remove(id);
+        if is_looked_into(&change.incident) {
+            self.looked_into.insert(id.to_owned(), change.incident.clone());
+        }
         if self.resolved.len() >= REMEMBERED {
             self.resolved.retain(|_, (at, _)| now_ns.saturating_sub(*at) < RECURRENCE_NS);
         }
@@ -226,8 +231,33 @@ impl Incidents {
         Some(change)
     }
 
+    /// Changes what is known of its investigations: also of one that was resolved while somebody looks into
+    /// it.
+    pub fn amend(
+        &mut self,
+        id: &str,
+        now: Timestamp,
+        change: impl FnOnce(&mut Incident) -> String,
+    ) -> Option<Change> {
+        let Some(incident) = self.looked_into.get_mut(id) else {
+            return self.change(id, now, change);
+        };
+        let why = change(incident);
+        incident.updated_at = Some(now);
+        let incident = incident.clone();
+        if !is_looked_into(&incident) {
+            self.looked_into.remove(id);
+        }
+        Some(Change { from: State::Resolved, why, incident, opened: false })
+    }
+
     pub fn get(&self, id: &str) -> Option<&Incident> {
         self.live.get(id).map(|live| &live.incident)
+    }
+
+    /// The same, or one that is resolved while somebody looks into it.
+    pub fn get_looked_into(&self, id: &str) -> Option<&Incident> {
+        self.get(id).or_else(|| self.looked_into.get(id))
     }
 
     /// Roots of what to stop: the culprit, or the members of a group; none of a host-wide kind.
@@ -249,6 +279,13 @@ impl Incidents {
             (None, _) => Err(FindError::Unknown(prefix.to_owned())),
         }
     }
+}
+
+/// An investigation of it has not come to its end.
+fn is_looked_into(incident: &Incident) -> bool {
+    use proto::InvestigationState as State;
+    let goes_on = |state| matches!(state, State::Running | State::Queued);
+    incident.investigations.iter().any(|it| goes_on(it.state()))
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

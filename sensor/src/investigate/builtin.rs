@@ -6,9 +6,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use sensor_proto::json::escape;
 
 use super::{Dossier, End, Event, Redact, lines::SHOWN};
-use crate::proto::{
-    self, ActionKind, Evidence, InvestigationState, State, evidence::Content, file_fact,
-};
+use crate::proto::{self, ActionKind, Evidence, State, evidence::Content, file_fact};
 
 /// PSI above this share of time says that work waits: a busy build reaches 10 to 30 %.
 const STALLED_PERCENT: f64 = 40.0;
@@ -45,12 +43,7 @@ pub fn run(dossier: &Dossier, redact: Redact<'_>, sink: &mut dyn FnMut(Event)) -
         sink(Event::Line { stream: "playbook", text });
     }
     let findings = redact(findings(incident).as_bytes());
-    End {
-        state: InvestigationState::Done,
-        findings: String::from_utf8_lossy(&findings).into_owned(),
-        error: String::new(),
-        wall_ns: 0,
-    }
+    End { findings: String::from_utf8_lossy(&findings).into_owned(), ..End::default() }
 }
 
 fn step(incident: &proto::Incident, evidence: &Evidence) -> Option<Step> {

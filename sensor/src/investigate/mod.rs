@@ -6,22 +6,29 @@
 //! a model's attention.
 
 pub mod agent;
+mod brief;
 mod budget;
 pub(crate) mod builtin;
 pub mod claims;
 mod command;
 pub(crate) mod findings;
+mod key;
 pub(crate) mod lines;
+pub mod meter;
+pub mod prices;
+mod run;
 pub(crate) mod sandbox;
+mod supervise;
 #[cfg(test)]
 mod tests;
+mod watch;
 pub mod window;
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -30,12 +37,15 @@ use serde::Serialize;
 pub use self::{
     budget::{Denied, Limits},
     command::Command,
-    sandbox::{Sandbox, clear_leftovers},
+    key::{Key, KeyError, read_key},
+    prices::Prices,
+    run::{Agency, Past},
+    sandbox::{Sandbox, clear_leftovers, tidy, unread},
     window::Window,
 };
 use crate::{
-    cgroup::Hierarchies,
     clock,
+    config::Stage,
     proto::{self, InvestigationState},
 };
 
@@ -58,6 +68,12 @@ pub enum Event {
         /// Redacted, at most some 16 KiB.
         text: Vec<u8>,
     },
+    /// What its program calls the conversation: it can be taken up again by that name.
+    Session(String),
+    /// It was cut off, and begins this life.
+    Life(u32),
+    /// What it has cost so far.
+    Cost(proto::Cost),
     /// The last one.
     End(End),
 }
@@ -71,6 +87,26 @@ pub struct End {
     /// One sentence; empty when it is done.
     pub error: String,
     pub wall_ns: u64,
+    /// As far as it is counted.
+    pub cost: proto::Cost,
+}
+
+impl Default for End {
+    fn default() -> Self {
+        Self {
+            state: InvestigationState::Done,
+            findings: String::new(),
+            error: String::new(),
+            wall_ns: 0,
+            cost: proto::Cost::default(),
+        }
+    }
+}
+
+impl End {
+    fn failed(error: String) -> Self {
+        Self { state: InvestigationState::Failed, error, ..Self::default() }
+    }
 }
 
 /// Replaces secrets.
@@ -85,6 +121,7 @@ pub type Redact<'a> = &'a dyn Fn(&[u8]) -> Vec<u8>;
 pub enum Driver {
     Builtin,
     Command(Command),
+    Agent(Box<Agency>),
 }
 
 impl Driver {
@@ -93,6 +130,18 @@ impl Driver {
         match self {
             Self::Builtin => "builtin",
             Self::Command(_) => "command",
+            Self::Agent(agency) => agency.name(),
+        }
+    }
+
+    /// How far it is to go.
+    pub fn stage(&self) -> proto::Stage {
+        match self {
+            Self::Builtin | Self::Command(_) => proto::Stage::Diagnose,
+            Self::Agent(agency) => match agency.stage {
+                Stage::Diagnose => proto::Stage::Diagnose,
+                Stage::Locate => proto::Stage::Locate,
+            },
         }
     }
 
@@ -102,6 +151,7 @@ impl Driver {
         &self,
         id: &str,
         dossier: &Dossier,
+        past: Option<&Past>,
         redact: Redact<'_>,
         stop: &Stop,
         sink: &mut dyn FnMut(Event),
@@ -110,6 +160,7 @@ impl Driver {
         let mut end = match self {
             Self::Builtin => builtin::run(dossier, redact, sink),
             Self::Command(command) => command::run(command, id, dossier, redact, stop, sink),
+            Self::Agent(agency) => run::run(agency, id, dossier, past, redact, stop, sink),
         };
         end.wall_ns = started.elapsed().as_nanos() as u64;
         sink(Event::End(end));
@@ -170,34 +221,5 @@ pub struct Ticket(Arc<Mutex<budget::Budget>>);
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).end();
-    }
-}
-
-/// Defaults of a command's bounds.
-impl Command {
-    /// `argv[0]` is a path, or is looked up in a fixed PATH.
-    pub fn new(
-        argv: Vec<String>,
-        hierarchies: Hierarchies,
-        home: PathBuf,
-        scratch: PathBuf,
-    ) -> Self {
-        Self {
-            argv,
-            sandbox: Sandbox {
-                user: "nobody".to_owned(),
-                // A coding agent with its runtime needs 300 to 700 MiB.
-                memory_bytes: 1 << 30,
-                pids: 128,
-                hierarchies,
-                home,
-                scratch,
-                doors: None,
-            },
-            // A person waits for it; what an agent has not found by then it rarely finds.
-            deadline: Duration::from_mins(5),
-            // Some ten thousand lines: more than anybody reads of one incident.
-            output_bytes: 4 << 20,
-        }
     }
 }

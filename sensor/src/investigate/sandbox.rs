@@ -2,12 +2,15 @@
 //! directory of its own, with limits, a clean environment and no descriptor of ours. Nothing of it
 //! is left when it is over.
 
+mod walls;
+
 use std::{
-    fs, io,
+    fs::{self, OpenOptions},
+    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     os::{
-        fd::AsFd as _,
+        fd::{AsFd as _, OwnedFd},
         unix::{
-            fs::{DirBuilderExt as _, MetadataExt as _, chown},
+            fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown, lchown},
             process::CommandExt as _,
         },
     },
@@ -25,6 +28,7 @@ use rustix::{
     thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
 };
 
+use super::lines::{Line, Lines};
 use crate::{
     cgroup::{CgroupError, Group, Hierarchies, Limits},
     feed::runs::{Door, Doors, Guest, Run, SOCKET},
@@ -39,7 +43,10 @@ const PREFIX: &str = "investigation";
 const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The largest file that it may write: its scratch directory may be in memory.
-const LARGEST_FILE: u64 = 256 << 20;
+const LARGEST_FILE: u64 = 64 << 20;
+
+/// Lines that a killed core has not read; it reads every 50 ms.
+const UNREAD_LINES: usize = 256;
 
 /// The usual soft limit.
 const OPEN_FILES: u64 = 1024;
@@ -73,6 +80,8 @@ pub struct Sandbox {
     pub user: String,
     /// For all its processes together.
     pub memory_bytes: u64,
+    /// Of that, what the kernel leaves it when memory is short, where it can.
+    pub kept_bytes: u64,
     /// Processes and threads together.
     pub pids: u64,
     pub hierarchies: Hierarchies,
@@ -84,14 +93,36 @@ pub struct Sandbox {
     pub doors: Option<Doors>,
 }
 
+/// What is started in it.
+#[derive(Clone, Copy, Debug)]
+pub struct Program<'a> {
+    pub argv: &'a [String],
+    /// On top of what every program gets.
+    pub env: &'a [(String, String)],
+    /// Files in its home, by relative path.
+    pub files: &'a [(PathBuf, Vec<u8>)],
+}
+
 impl Sandbox {
-    /// Starts `argv` with all three standard streams as pipes. Only the thread that starts it may
-    /// wait for it: the program dies with that thread.
-    pub fn start(&self, id: &str, incident: &str, argv: &[String]) -> Result<Inmate, SandboxError> {
-        let (program, arguments) = argv.split_first().ok_or(SandboxError::NoCommand)?;
+    /// Starts a program: input and errors are pipes, and its output is a file. Only the thread that starts
+    /// it may wait for it: the program dies with that thread.
+    pub fn start(
+        &self,
+        id: &str,
+        incident: &str,
+        start: &Program<'_>,
+    ) -> Result<Inmate, SandboxError> {
+        let (program, arguments) = start.argv.split_first().ok_or(SandboxError::NoCommand)?;
         let identity = self.identity()?;
-        let mut place =
-            Place { scratch: self.make_scratch(id, identity)?, group: None, door: None };
+        let mut place = Place {
+            scratch: self.make_scratch(id, identity)?,
+            output: self.output(id),
+            kept: false,
+            group: None,
+            door: None,
+        };
+        self.furnish(&place.scratch, start.files, identity)?;
+        let (output, tail) = self.make_output(id)?;
         let entered = self.make_group(id).and_then(|group| {
             let entrances = group.entrances();
             // Taken away again whichever it is.
@@ -114,6 +145,8 @@ impl Sandbox {
         }
         // What it starts in is open to it by any other name.
         let socket = if closed.is_some() { SOCKET.into() } else { place.scratch.join(SOCKET) };
+        // An earlier life's.
+        let _ = fs::remove_file(place.scratch.join(SOCKET));
         match self.open_door(id, incident, &place, identity) {
             Ok(door) => place.door = Some(door),
             Err(why) => bounds = format!("{bounds}; it cannot ask the sensor: {why}"),
@@ -128,20 +161,28 @@ impl Sandbox {
             .env("TMPDIR", &place.scratch)
             .env("LANG", "C.UTF-8")
             .env("SENSOR_INCIDENT", incident)
+            .envs(start.env.iter().map(|(name, value)| (name, value)))
             .envs(place.door.is_some().then_some(("SENSOR_SOCKET", socket)))
             .envs(std::env::current_exe().ok().map(|sensor| ("SENSOR_PROGRAM", sensor)))
             .current_dir(&place.scratch)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
+            .stdout(output)
             .stderr(Stdio::piped());
+        let walls = match walls::around(&place.scratch) {
+            Ok(walls) => Some(walls),
+            Err(why) => {
+                bounds = format!("{bounds}; it may write wherever its user may: {why}");
+                None
+            }
+        };
         // SAFETY: between fork and exec `enter` makes system calls only and allocates nothing.
         unsafe {
-            command.pre_exec(move || enter(&entrances, identity, &rlimits));
+            command.pre_exec(move || enter(&entrances, identity, &rlimits, walls.as_ref()));
         }
         let child = command
             .spawn()
             .map_err(|source| SandboxError::Start { program: program.clone(), source })?;
-        Ok(Inmate { child, bounds, place, reaped: None })
+        Ok(Inmate { child, output: tail, bounds, place, reaped: None })
     }
 
     /// `None`: we are nobody ourselves.
@@ -166,12 +207,79 @@ impl Sandbox {
         let make = || {
             // Others pass through it, and list nothing.
             fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.scratch)?;
-            fs::DirBuilder::new().mode(0o700).create(&path)?;
+            match fs::DirBuilder::new().mode(0o700).create(&path) {
+                // What an earlier life of the run has left.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                made => made?,
+            }
             let (uid, gid) = identity.map_or((None, None), |(uid, gid)| (Some(uid), Some(gid)));
             chown(&path, uid.map(Uid::as_raw), gid.map(Gid::as_raw))
         };
         make().map_err(|source| SandboxError::Scratch { path: path.clone(), source })?;
         Ok(path)
+    }
+
+    /// Writes the files that it finds in its home.
+    fn furnish(
+        &self,
+        scratch: &Path,
+        files: &[(PathBuf, Vec<u8>)],
+        identity: Option<(Uid, Gid)>,
+    ) -> Result<(), SandboxError> {
+        let (uid, gid) = identity.map_or((None, None), |(uid, gid)| (Some(uid), Some(gid)));
+        let own = |path: &Path| lchown(path, uid.map(Uid::as_raw), gid.map(Gid::as_raw));
+        for (name, content) in files {
+            let path = scratch.join(name);
+            let put = || {
+                for above in name.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
+                    let above = scratch.join(above);
+                    // It is another's home if this is not its first life: no link of its own is followed.
+                    if !fs::symlink_metadata(&above).is_ok_and(|meta| meta.is_dir()) {
+                        fs::DirBuilder::new().mode(0o700).create(&above)?;
+                        own(&above)?;
+                    }
+                }
+                let _ = fs::remove_file(&path);
+                OpenOptions::new()
+                    .write(true)
+                    .create_new(true)
+                    .mode(0o600)
+                    .open(&path)?
+                    .write_all(content)?;
+                own(&path)
+            };
+            put().map_err(|source| SandboxError::Scratch { path: path.clone(), source })?;
+        }
+        Ok(())
+    }
+
+    /// The file that its output goes to, for it and for us. Ours alone: it outlives both.
+    fn make_output(&self, id: &str) -> Result<(fs::File, fs::File), SandboxError> {
+        let path = self.output(id);
+        let make = || {
+            let mut options = OpenOptions::new();
+            let theirs = options.append(true).create(true).mode(0o600).open(&path)?;
+            let mut ours = fs::File::open(&path)?;
+            // Of an earlier life all was read.
+            ours.seek(SeekFrom::End(0))?;
+            Ok((theirs, ours))
+        };
+        make().map_err(|source| SandboxError::Scratch { path: path.clone(), source })
+    }
+
+    /// Takes away the home of a run that has no more lives.
+    pub fn forget(&self, id: &str) {
+        forget(&self.home_of(id), &self.output(id));
+    }
+
+    /// Home of a run.
+    pub fn home_of(&self, id: &str) -> PathBuf {
+        self.scratch.join(id)
+    }
+
+    /// What a run has written to its standard output, in all of its lives.
+    pub fn output(&self, id: &str) -> PathBuf {
+        self.scratch.join(format!("{id}.out"))
     }
 
     /// Where it comes in when it asks the sensor.
@@ -195,7 +303,11 @@ impl Sandbox {
     }
 
     fn make_group(&self, id: &str) -> Result<Group, CgroupError> {
-        let limits = Limits { memory_bytes: self.memory_bytes, pids: self.pids };
+        let limits = Limits {
+            memory_bytes: self.memory_bytes,
+            kept_bytes: self.kept_bytes,
+            pids: self.pids,
+        };
         let own = key_of(std::process::id()).unwrap_or_default();
         let name = format!("{PREFIX}-{}-{}-{id}", own.tgid, own.start_ns);
         Group::create(&self.hierarchies, &self.home, &name, &limits)
@@ -261,6 +373,7 @@ fn enter(
     entrances: &[fs::File],
     identity: Option<(Uid, Gid)>,
     rlimits: &[(Resource, u64)],
+    walls: Option<&OwnedFd>,
 ) -> io::Result<()> {
     for entrance in entrances {
         // 0: the process that writes.
@@ -286,7 +399,7 @@ fn enter(
     set_no_new_privs(true)?;
     // After the change of user, which clears it.
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    Ok(())
+    walls.map_or(Ok(()), walls::close)
 }
 
 /// Closes at exec whatever this process has open beyond the standard streams.
@@ -308,6 +421,9 @@ fn forget_descriptors() {
 #[derive(Debug)]
 struct Place {
     scratch: PathBuf,
+    output: PathBuf,
+    /// Its home is of use to a later life.
+    kept: bool,
     group: Option<Group>,
     door: Option<Door>,
 }
@@ -321,16 +437,25 @@ impl Drop for Place {
         {
             tracing::error!(%error, "an investigation's cgroup stays behind");
         }
-        if let Err(error) = fs::remove_dir_all(&self.scratch) {
-            tracing::error!(%error, path = %self.scratch.display(), "a scratch directory stays behind");
+        if !self.kept {
+            forget(&self.scratch, &self.output);
         }
     }
+}
+
+fn forget(home: &Path, output: &Path) {
+    if let Err(error) = fs::remove_dir_all(home) {
+        tracing::error!(%error, path = %home.display(), "a scratch directory stays behind");
+    }
+    let _ = fs::remove_file(output);
 }
 
 /// A program in its sandbox. Dropping it kills and removes all of it.
 #[derive(Debug)]
 pub struct Inmate {
     pub child: Child,
+    /// What it writes to its standard output, from the beginning of this life on.
+    pub output: fs::File,
     /// Which bounds hold, one sentence.
     pub bounds: String,
     place: Place,
@@ -338,9 +463,14 @@ pub struct Inmate {
 }
 
 impl Inmate {
+    /// Its home stays when it is gone, for a later life of the same run: [`Sandbox::forget`].
+    pub fn keep_home(&mut self) {
+        self.place.kept = true;
+    }
+
     /// Asks it to end.
-    pub fn terminate(&self) {
-        let _ = kill_process_group(self.session(), Signal::TERM);
+    pub fn ask(&self, signal: Signal) {
+        let _ = kill_process_group(self.session(), signal);
     }
 
     /// Kills all that is left of it, and reaps it.
@@ -428,26 +558,65 @@ pub(crate) fn parse(name: &str) -> Option<(ProcessKey, &str)> {
 }
 
 /// Ends what a core that was killed has left: groups below `home` whose core is gone, with their
-/// processes, and their scratch directories. How many there were.
-pub fn clear_leftovers(hierarchies: &Hierarchies, home: &Path, scratch: &Path) -> u32 {
+/// processes. How many there were. Their scratch directories stay: see [`tidy`].
+pub fn clear_leftovers(hierarchies: &Hierarchies, home: &Path) -> u32 {
     let mut cleared = 0;
     let entries = hierarchies.dir(home).and_then(|dir| fs::read_dir(dir).ok());
     for entry in entries.into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some((core, id)) = parse(&name) else { continue };
+        let Some((core, _)) = parse(&name) else { continue };
         if Stat::read(core.tgid).is_ok_and(|stat| stat.is(core) && stat.lives()) {
             continue;
         }
         if let Ok(group) = Group::open(hierarchies, home, &name) {
-            // Scratch last: nothing writes there any more. It may belong to another state directory.
             match group.end(PATIENCE) {
                 Ok(()) => cleared += 1,
                 Err(error) => tracing::error!(%error, "an old investigation stays behind"),
             }
-            let _ = fs::remove_dir_all(scratch.join(id));
         }
     }
     cleared
+}
+
+/// Lines of what a run has written to its standard output, from line `skip` on: those that nobody had read
+/// when its core was killed. What is too much for a transcript is left out.
+pub fn unread(scratch: &Path, id: &str, skip: usize) -> Vec<Line> {
+    let Ok(file) = fs::File::open(scratch.join(format!("{id}.out"))) else { return Vec::new() };
+    let (mut lines, mut found, mut seen) = (Lines::default(), Vec::new(), 0);
+    let mut take = |line| {
+        seen += 1;
+        if seen > skip && found.len() < UNREAD_LINES {
+            found.push(line);
+        }
+    };
+    let mut file = file.take(LARGEST_FILE);
+    let mut buffer = vec![0; 64 << 10];
+    while let Ok(length @ 1..) = file.read(&mut buffer) {
+        lines.push(&buffer[..length], &mut take);
+    }
+    // Half a line was cut off with it: it is what there is.
+    if let Some(line) = lines.rest() {
+        take(line);
+    }
+    found
+}
+
+/// Takes away what runs of an earlier core have left in the directory of scratch directories, but for
+/// those that are taken up again. For the core that has this directory for its own.
+pub fn tidy(scratch: &Path, kept: &[String]) {
+    for entry in fs::read_dir(scratch).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let id = name.strip_suffix(".out").unwrap_or(&name);
+        if kept.iter().any(|kept| kept == id) {
+            continue;
+        }
+        let path = entry.path();
+        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let gone = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        if let Err(error) = gone {
+            tracing::error!(%error, path = %path.display(), "an old scratch directory stays behind");
+        }
+    }
 }
 
 #[cfg(test)]

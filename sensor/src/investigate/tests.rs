@@ -1,9 +1,9 @@
 //! Drivers with real programs, well-behaved and not.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use super::*;
-use crate::{cgroup, proto::evidence::Content};
+use crate::{cgroup, cgroup::Hierarchies, proto::evidence::Content};
 
 /// Where the programs of one test run.
 struct Place {
@@ -151,13 +151,14 @@ fn run(driver: &Driver, dossier: &Dossier, stop: &Stop) -> Outcome {
 
 fn run_redacted(driver: &Driver, dossier: &Dossier, redact: Redact<'_>, stop: &Stop) -> Outcome {
     let (mut lines, mut end) = (Vec::new(), None);
-    driver.run("ab-1", dossier, redact, stop, &mut |event| {
+    driver.run("ab-1", dossier, None, redact, stop, &mut |event| {
         assert!(end.is_none(), "nothing comes after the end");
         match event {
             Event::Line { stream, text } => {
                 lines.push((stream, String::from_utf8_lossy(&text).into_owned()));
             }
             Event::End(last) => end = Some(last),
+            other => panic!("{other:?}"),
         }
     });
     Outcome { lines, end: end.unwrap() }
@@ -231,7 +232,7 @@ fn a_program_gets_the_dossier_and_its_lines_are_told() {
     );
     assert_eq!(outcome.of("stderr"), ["oops"]);
     assert_eq!(outcome.of("sensor").len(), 1);
-    let End { state, findings, error, wall_ns } = outcome.end;
+    let End { state, findings, error, wall_ns, .. } = outcome.end;
     assert_eq!((state, error.as_str()), (InvestigationState::Done, ""));
     assert_eq!(findings, "[redacted] is the cause");
     assert!(wall_ns > 0);
@@ -458,10 +459,10 @@ fn a_run_can_be_stopped() {
     let driver = Driver::Command(place.script("echo up; sleep 300"));
     let from_outside = stop.clone();
     let mut end = None;
-    driver.run("ab-1", &dossier(), &hide, &stop, &mut |event| match event {
+    driver.run("ab-1", &dossier(), None, &hide, &stop, &mut |event| match event {
         Event::Line { stream: "stdout", .. } => from_outside.now(),
-        Event::Line { .. } => {}
         Event::End(last) => end = Some(last),
+        _ => {}
     });
     assert_eq!(end.unwrap().state, InvestigationState::Interrupted);
     place.assert_clean();
@@ -507,13 +508,30 @@ fn what_a_killed_core_left_is_cleared() {
     for group in [&kept, &left, &other] {
         fs::create_dir(group).unwrap();
     }
-    fs::create_dir_all(place.scratch().join("left")).unwrap();
     let mut child = std::process::Command::new("sleep").arg("300").spawn().unwrap();
     fs::write(left.join("cgroup.procs"), child.id().to_string()).unwrap();
-    assert_eq!(clear_leftovers(&place.hierarchies, &place.home, &place.scratch()), 1);
+    assert_eq!(clear_leftovers(&place.hierarchies, &place.home), 1);
     assert!(!child.wait().unwrap().success());
     assert!(!left.exists() && kept.exists() && other.exists());
-    assert!(!place.scratch().join("left").exists());
+}
+
+#[test]
+fn homes_are_kept_for_those_that_go_on() {
+    let scratch = tempfile::tempdir().unwrap();
+    for id in ["ab-1", "ab-12", "gone-1"] {
+        fs::create_dir(scratch.path().join(id)).unwrap();
+        fs::write(scratch.path().join(format!("{id}.out")), "one\ntwo\nthr").unwrap();
+    }
+    tidy(scratch.path(), &["ab-1".to_owned()]);
+    let mut left: Vec<_> =
+        fs::read_dir(scratch.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["ab-1", "ab-1.out"]);
+    // What had not been read, also where it was cut off in a line.
+    let unread: Vec<_> =
+        unread(scratch.path(), "ab-1", 1).into_iter().map(|line| line.bytes).collect();
+    assert_eq!(unread, [b"two".to_vec(), b"thr".to_vec()]);
+    assert!(super::unread(scratch.path(), "gone-1", 0).is_empty());
 }
 
 #[test]

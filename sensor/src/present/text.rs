@@ -89,6 +89,28 @@ pub fn number(value: f64) -> String {
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
+/// A large number in groups of three digits: `1,012,000`.
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Money, from millionths of a US dollar: `$2.00`, `$0.0113`.
+pub fn dollars(micro: u64) -> String {
+    // Hundredths of a cent are enough for anybody, and what is less than one is not nothing.
+    let parts = micro.div_ceil(100);
+    let (cents, rest) = (parts / 100, parts % 100);
+    let tail = if rest == 0 { String::new() } else { format!("{rest:02}") };
+    format!("${}.{:02}{tail}", grouped(cents / 100), cents % 100)
+}
+
 /// `1 process`, `2 processes`.
 pub fn count(number: impl Into<u64>, one: &str, many: &str) -> String {
     let number = number.into();
@@ -104,6 +126,31 @@ mod tests {
     #[test]
     fn escapes_stay_readable() {
         assert_eq!(safe("`a\\x1b` \x1b[31m\n"), "`a\\x1b` \\x1b[31m\\x0a");
+    }
+
+    #[test]
+    fn large_numbers_have_groups() {
+        for (number, text) in [(0, "0"), (999, "999"), (1_000, "1,000"), (1_012_000, "1,012,000")] {
+            assert_eq!(grouped(number), text);
+        }
+        assert_eq!(grouped(u64::MAX), "18,446,744,073,709,551,615");
+    }
+
+    #[test]
+    fn money_is_in_dollars_and_cents_and_what_is_less_than_one() {
+        for (micro, text) in [
+            (0, "$0.00"),
+            (1, "$0.0001"),
+            (11_250, "$0.0113"),
+            (10_000, "$0.01"),
+            (19_999, "$0.02"),
+            (2_000_000, "$2.00"),
+            (2_001_300, "$2.0013"),
+            (1_234_500_000, "$1,234.50"),
+        ] {
+            assert_eq!(dollars(micro), text);
+        }
+        assert_eq!(dollars(u64::MAX), "$18,446,744,073,709.5517");
     }
 
     #[test]

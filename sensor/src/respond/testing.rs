@@ -50,7 +50,7 @@ impl Cage {
         }
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("sensor-test-{}-{number}", std::process::id());
-        let limits = Limits { memory_bytes: 512 << 20, pids: 120 };
+        let limits = Limits { memory_bytes: 512 << 20, kept_bytes: 0, pids: 120 };
         let group = Group::create(&host, Path::new("/"), &name, &limits).unwrap();
         let path = Path::new("/").join(name);
         let cage = Self { host, group, path, children: Vec::new() };

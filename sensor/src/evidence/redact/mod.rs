@@ -48,6 +48,13 @@ pub struct Redactor {
     hasher: SipHasher24,
 }
 
+impl std::fmt::Debug for Redactor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Its key is a secret as well.
+        f.write_str("Redactor")
+    }
+}
+
 impl Redactor {
     /// The key must be random, and stay the same for as long as hashes are to be compared.
     pub fn new(key: [u8; 16]) -> Self {

@@ -1,0 +1,134 @@
+//! Investigations at the desk: they are begun, what they tell is recorded, and what they have come to is
+//! judged by what is in the record.
+
+use super::{
+    desk::{Announced, Desk},
+    investigations::{Asked, Progress},
+};
+use crate::{
+    clock,
+    proto::{self, InvestigationState, Outcome, record::Body},
+    record::Draft,
+};
+
+impl Desk {
+    /// `None`: the incident was resolved meanwhile, or nothing can be started here.
+    pub(super) fn investigate(
+        &mut self,
+        id: &str,
+        asked: Asked,
+        evidence: Vec<proto::Evidence>,
+    ) -> Option<(Announced, proto::Investigation)> {
+        let incident = self.incidents.get_looked_into(id)?;
+        let done = self.done.clone();
+        let told = move |progress| {
+            let _ = done.send(super::desk::Done::Investigated(progress));
+        };
+        let begun = self.investigations.begin(asked, incident, evidence, told)?;
+        let Progress::State { investigation, .. } = &begun else { return None };
+        let investigation = proto::Investigation::clone(investigation);
+        self.investigated(begun).map(|announced| (announced, investigation))
+    }
+
+    pub(super) fn investigated(&mut self, progress: Progress) -> Option<Announced> {
+        match progress {
+            Progress::Line { incident, transcript } => {
+                self.log.append(Draft::of(incident, Body::Transcript(transcript)));
+                None
+            }
+            Progress::Going { incident, investigation } => {
+                let investigation = self.with_report(&incident, *investigation);
+                let body = Body::Investigation(investigation.clone());
+                self.log.append(Draft::of(incident.clone(), body));
+                // The next transition carries it.
+                self.incidents.amend(&incident, clock::wall(), |incident| {
+                    put(incident, investigation);
+                    String::new()
+                });
+                None
+            }
+            Progress::State { incident, investigation } => {
+                let mut investigation = self.with_report(&incident, *investigation);
+                let ended = investigation.ended_at.is_some();
+                if ended {
+                    conclude(&mut investigation);
+                }
+                let body = Body::Investigation(investigation.clone());
+                self.log.append(Draft::of(incident.clone(), body));
+                self.amend(&incident, |incident| {
+                    let why = format!("investigation by {}", investigation.agent);
+                    let what = match investigation.state() {
+                        InvestigationState::Suppressed => "was suppressed",
+                        InvestigationState::Queued => "waits for its turn",
+                        _ if ended => "ended",
+                        _ if investigation.lives > 1 => "was taken up again",
+                        _ => "began",
+                    };
+                    put(incident, investigation);
+                    format!("{why} {what}")
+                })
+            }
+        }
+    }
+
+    /// What it has submitted is known here, not to its driver.
+    fn with_report(
+        &self,
+        incident: &str,
+        mut investigation: proto::Investigation,
+    ) -> proto::Investigation {
+        if investigation.report.is_none() {
+            investigation.report = self.report_of(incident, &investigation.id);
+        }
+        investigation
+    }
+}
+
+fn put(incident: &mut proto::Incident, investigation: proto::Investigation) {
+    incident.investigations.retain(|known| known.id != investigation.id);
+    incident.investigations.push(investigation);
+}
+
+/// What an investigation has come to: complete is one that ended well, and that submitted something. A
+/// program of the operator's may print it instead.
+fn conclude(investigation: &mut proto::Investigation) {
+    if investigation.agent == "builtin" {
+        return;
+    }
+    let printed = investigation.agent == "command" && !investigation.findings.is_empty();
+    let done = investigation.state() == InvestigationState::Done;
+    let found = investigation.report.is_some() || printed;
+    investigation.set_outcome(if done && found { Outcome::Complete } else { Outcome::Incomplete });
+    if done && !found {
+        investigation.error = "it ended without findings".into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complete_is_what_ended_well_and_has_findings() {
+        use InvestigationState::{Done, Failed, TimedOut};
+        let outcome = |agent: &str, state, report: bool, findings: &str| {
+            let mut one = proto::Investigation {
+                agent: agent.into(),
+                findings: findings.into(),
+                report: report.then(proto::Findings::default),
+                ..Default::default()
+            };
+            one.set_state(state);
+            conclude(&mut one);
+            (one.outcome(), one.error)
+        };
+        assert_eq!(outcome("claude", Done, true, ""), (Outcome::Complete, String::new()));
+        let nothing = "it ended without findings".to_owned();
+        assert_eq!(outcome("claude", Done, false, "prose"), (Outcome::Incomplete, nothing));
+        for state in [Failed, TimedOut] {
+            assert_eq!(outcome("claude", state, true, "").0, Outcome::Incomplete);
+        }
+        assert_eq!(outcome("command", Done, false, "printed").0, Outcome::Complete);
+        assert_eq!(outcome("builtin", Done, false, "x").0, Outcome::Unspecified);
+    }
+}

@@ -1,0 +1,99 @@
+//! Who can be asked on this host, as the configuration has it.
+
+use std::{collections::HashMap, path::PathBuf, time::Duration};
+
+use crate::{
+    cgroup::Hierarchies,
+    config::{self, Agent, Cli},
+    evidence::Gatherer,
+    feed::runs::Doors,
+    investigate::{Agency, Command, Driver, Prices, Sandbox},
+};
+
+/// Where their programs live.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub hierarchies: Hierarchies,
+    /// v2 path below which their groups are.
+    pub home: PathBuf,
+    /// Directory of their homes.
+    pub scratch: PathBuf,
+    pub doors: Doors,
+}
+
+/// All that can be asked for by name.
+pub const NAMES: [(&str, Agent); 7] = [
+    ("builtin", Agent::Builtin),
+    ("command", Agent::Command),
+    ("claude", Agent::Claude),
+    ("codex", Agent::Codex),
+    ("gemini", Agent::Gemini),
+    ("opencode", Agent::Opencode),
+    ("api", Agent::Api),
+];
+
+/// The playbook, and whoever is configured: no model is asked that nobody has chosen.
+pub fn of(
+    config: &config::Investigate,
+    place: &Place,
+    gatherer: &Gatherer,
+) -> HashMap<Agent, Driver> {
+    let mut drivers = HashMap::from([(Agent::Builtin, Driver::Builtin)]);
+    if !config.command.program.is_empty() {
+        drivers.insert(Agent::Command, command(&config.command, place));
+    }
+    let clis = [
+        (Agent::Claude, &config.claude),
+        (Agent::Codex, &config.codex),
+        (Agent::Gemini, &config.gemini),
+        (Agent::Opencode, &config.opencode),
+        (Agent::Api, &config.api),
+    ];
+    for (agent, cli) in clis {
+        if config.agent == agent || *cli != Cli::default() {
+            let agency = agency(agent, cli, config, place, gatherer);
+            drivers.insert(agent, Driver::Agent(agency.into()));
+        }
+    }
+    drivers
+}
+
+fn command(config: &config::Command, place: &Place) -> Driver {
+    let Place { hierarchies, home, scratch, doors } = place.clone();
+    let mut command = Command::new(config.program.clone(), hierarchies, home, scratch);
+    command.sandbox.doors = Some(doors);
+    command.sandbox.user.clone_from(&config.user);
+    command.sandbox.memory_bytes = config.memory_max_bytes;
+    command.sandbox.pids = config.pids_max.into();
+    command.deadline = Duration::from_secs(config.deadline_s.into());
+    Driver::Command(command)
+}
+
+fn agency(
+    agent: Agent,
+    cli: &Cli,
+    config: &config::Investigate,
+    place: &Place,
+    gatherer: &Gatherer,
+) -> Agency {
+    let Place { hierarchies, home, scratch, doors } = place.clone();
+    let bounds = config.run.clone();
+    Agency {
+        agent,
+        cli: cli.clone(),
+        stage: config.stop_after,
+        prices: Prices::new(&config.prices),
+        sandbox: Sandbox {
+            user: bounds.user.clone(),
+            memory_bytes: bounds.memory_max_bytes,
+            kept_bytes: bounds.memory_min_bytes,
+            pids: bounds.pids_max.into(),
+            hierarchies,
+            home,
+            scratch,
+            doors: Some(doors),
+        },
+        bounds,
+        redactor: gatherer.redactor().clone(),
+    }
+}

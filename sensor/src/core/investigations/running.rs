@@ -1,0 +1,95 @@
+//! One investigation on a thread of its own: what its driver tells becomes what is recorded.
+
+use std::sync::Arc;
+
+use super::Progress;
+use crate::{
+    clock,
+    evidence::Gatherer,
+    investigate::{Dossier, Driver, End, Event, Past, Stop, Window},
+    proto::{self, InvestigationState},
+    render::Marker,
+};
+
+pub struct Running {
+    pub gatherer: Arc<Gatherer>,
+    /// Of the evidence window.
+    pub tokens: usize,
+    pub stop: Stop,
+    pub driver: Driver,
+    pub past: Option<Past>,
+    pub dossier: Dossier,
+    pub investigation: proto::Investigation,
+}
+
+impl Running {
+    /// To its end.
+    pub fn run(mut self, told: &dyn Fn(Progress)) {
+        if !matches!(self.driver, Driver::Builtin) {
+            let Dossier { incident, evidence, .. } = &self.dossier;
+            let redactor = self.gatherer.redactor();
+            let window = Window::fit(incident, evidence, redactor, Marker::random(), self.tokens);
+            self.dossier.window = Some(window);
+        }
+        let gatherer = Arc::clone(&self.gatherer);
+        let redact = |text: &[u8]| gatherer.redactor().text(text).0;
+        let incident = self.dossier.incident.id.clone();
+        let mut lines = self.past.as_ref().map_or(0, |past| past.lines);
+        let mut investigation = self.investigation;
+        let id = investigation.id.clone();
+        let sink = &mut |event| match event {
+            Event::Line { stream, text } => {
+                lines += 1;
+                let transcript = proto::Transcript {
+                    investigation: id.clone(),
+                    line: lines,
+                    stream: stream.to_owned(),
+                    text,
+                };
+                told(Progress::Line { incident: incident.clone(), transcript });
+            }
+            Event::Session(session) if session != investigation.session => {
+                investigation.session = session;
+                told(going(&incident, &investigation));
+            }
+            Event::Session(_) => {}
+            Event::Life(life) => {
+                investigation.lives = life;
+                told(going(&incident, &investigation));
+            }
+            Event::Cost(cost) => {
+                investigation.cost = Some(cost);
+                told(going(&incident, &investigation));
+            }
+            // It is not over: it goes on when the daemon is back.
+            Event::End(end) if end.state == InvestigationState::Interrupted => {
+                investigation.cost = Some(end.cost);
+                told(going(&incident, &investigation));
+            }
+            Event::End(end) => {
+                conclude(&mut investigation, end);
+                told(Progress::State {
+                    incident: incident.clone(),
+                    investigation: investigation.clone().into(),
+                });
+            }
+        };
+        self.driver.run(&id, &self.dossier, self.past.as_ref(), &redact, &self.stop, sink);
+    }
+}
+
+fn going(incident: &str, investigation: &proto::Investigation) -> Progress {
+    let investigation = investigation.clone().into();
+    Progress::Going { incident: incident.to_owned(), investigation }
+}
+
+fn conclude(investigation: &mut proto::Investigation, end: End) {
+    let before = investigation.cost.as_ref().map_or(0, |cost| cost.wall_ns);
+    investigation.set_state(end.state);
+    investigation.ended_at = Some(clock::wall());
+    investigation.findings = end.findings;
+    investigation.error = end.error;
+    // Of all its lives, as everything else in it.
+    let wall_ns = before + end.wall_ns;
+    investigation.cost = Some(proto::Cost { wall_ns, ..end.cost });
+}

@@ -1,0 +1,199 @@
+//! Investigations that were cut off, by a kill, a restart or a reboot: they pick up where they left off.
+//!
+//! What an earlier life had come to is read from the log, and from the file of its output what core had
+//! not read of it yet. All evidence is given anew: no program's own memory can be relied upon.
+
+use std::path::{Path, PathBuf};
+
+use super::{
+    desk::{Desk, Done},
+    investigations::Asked,
+};
+use crate::{
+    clock,
+    config::Agent,
+    investigate::{Past, agent, agent::Said},
+    proto::{self, InvestigationState, record::Body},
+    record::{Draft, Filter, ReadError, Reader},
+};
+
+/// Records that one look into the log takes.
+const PAGE: u32 = 1024;
+
+/// Bytes of what it said that are remembered, their end: a prompt shows less of it.
+const WORDS: usize = 16 << 10;
+
+/// One that was running when the daemon went away.
+#[derive(Clone, Debug)]
+pub struct CutOff {
+    pub incident: String,
+    pub investigation: proto::Investigation,
+}
+
+/// The same, with what the log has of it.
+#[derive(Debug)]
+pub struct Recalled {
+    cut_off: CutOff,
+    evidence: Vec<proto::Evidence>,
+    past: Past,
+    /// Lines that it had written and nobody had read.
+    unread: Vec<Vec<u8>>,
+}
+
+impl Desk {
+    /// Finds those that are to go on; the others are over.
+    pub(super) fn find_cut_off(&mut self) {
+        let ids: Vec<String> = self.incidents.iter().map(|incident| incident.id.clone()).collect();
+        let (limit, now) = (self.investigations.resumes, clock::wall());
+        for id in ids {
+            let mut found = Vec::new();
+            self.incidents.change(&id, now, |incident| {
+                for one in &mut incident.investigations {
+                    if !was_cut_off(one) {
+                        continue;
+                    }
+                    if one.agent != "builtin" && one.lives <= limit {
+                        found.push(one.clone());
+                    } else {
+                        interrupt(one, "the daemon went away meanwhile");
+                    }
+                }
+                String::new()
+            });
+            self.cut_off.extend(
+                found
+                    .into_iter()
+                    .map(|investigation| CutOff { incident: id.clone(), investigation }),
+            );
+        }
+    }
+
+    /// Takes up what was cut off, beside the desk's other work.
+    pub fn resume(&mut self, state_dir: &Path) {
+        let cut_off = std::mem::take(&mut self.cut_off);
+        let kept: Vec<String> = cut_off.iter().map(|one| one.investigation.id.clone()).collect();
+        self.investigations.tidy(&kept);
+        for one in cut_off {
+            let (state_dir, done) = (PathBuf::from(state_dir), self.done.clone());
+            let scratch = self.investigations.scratch();
+            let redactor = self.gatherer.redactor().clone();
+            tokio::task::spawn_blocking(move || {
+                let redact = |text: &[u8]| redactor.text(text).0;
+                let recalled = recall(&state_dir, &one).map(|(evidence, past, seen)| {
+                    let unread = crate::investigate::unread(&scratch, &one.investigation.id, seen);
+                    let unread = unread.iter().map(|line| line.shown(&redact)).collect();
+                    Recalled { cut_off: one.clone(), evidence, past, unread }
+                });
+                let recalled = recalled.map_err(|error| (one, error.to_string()));
+                // The desk is gone only when the daemon ends.
+                let _ = done.send(Done::Recalled(Box::new(recalled)));
+            });
+        }
+    }
+
+    pub(super) fn recalled(&mut self, recalled: Result<Recalled, (CutOff, String)>) {
+        let recalled = match recalled {
+            Ok(recalled) => recalled,
+            Err((one, why)) => {
+                return self.give_up(&one, &format!("its past cannot be read: {why}"));
+            }
+        };
+        let Recalled { cut_off, evidence, mut past, unread } = recalled;
+        let (id, run) = (&cut_off.incident, &cut_off.investigation);
+        for text in unread {
+            past.lines += 1;
+            let (investigation, line) = (run.id.clone(), past.lines);
+            let transcript =
+                proto::Transcript { investigation, line, stream: "stdout".into(), text };
+            self.log.append(Draft::of(id.clone(), Body::Transcript(transcript)));
+        }
+        match self.investigations.named(&run.agent) {
+            Ok(driver) => {
+                let past = Some((run.clone(), past));
+                let asked = Asked { driver, why: run.why.clone(), by_hand: false, past };
+                self.investigate(id, asked, evidence);
+            }
+            Err(why) => self.give_up(&cut_off, &format!("it is not taken up again: {why}")),
+        }
+    }
+
+    fn give_up(&mut self, one: &CutOff, why: &str) {
+        let mut over = one.investigation.clone();
+        interrupt(&mut over, why);
+        let incident = one.incident.clone();
+        let over = super::investigations::Progress::State { incident, investigation: over.into() };
+        drop(self.investigated(over));
+    }
+}
+
+fn was_cut_off(investigation: &proto::Investigation) -> bool {
+    matches!(investigation.state(), InvestigationState::Running | InvestigationState::Queued)
+}
+
+fn interrupt(investigation: &mut proto::Investigation, why: &str) {
+    investigation.set_state(InvestigationState::Interrupted);
+    why.clone_into(&mut investigation.error);
+    investigation.ended_at.get_or_insert_with(clock::wall);
+}
+
+/// Evidence, past, and how many lines of its output were read.
+fn recall(
+    state_dir: &Path,
+    one: &CutOff,
+) -> Result<(Vec<proto::Evidence>, Past, usize), ReadError> {
+    let run = &one.investigation;
+    let reader = Reader::open(state_dir)?;
+    let filter = Filter::new(&one.incident, &["evidence", "transcript"])?;
+    let mut agent = Agent::of(&run.agent).and_then(agent::of);
+    let mut past = Past {
+        lives: run.lives.max(1),
+        session: run.session.clone(),
+        spent: run.cost.clone().unwrap_or_default(),
+        submitted: verdict(run),
+        ..Past::default()
+    };
+    let (mut evidence, mut seen, mut from) = (Vec::new(), 0, 0);
+    loop {
+        let page = reader.records(from, &filter, PAGE)?;
+        for record in page.records {
+            match record.body {
+                Some(Body::Evidence(item)) => evidence.push(item),
+                Some(Body::Transcript(line)) if line.investigation == run.id => {
+                    past.lines = past.lines.max(line.line);
+                    if line.stream == "stdout" {
+                        seen += 1;
+                        if let (Some(agent), Ok(event)) =
+                            (&mut agent, serde_json::from_slice(&line.text))
+                        {
+                            agent.read(&event).into_iter().for_each(|said| past.hear(said));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+        if page.end {
+            return Ok((evidence, past, seen));
+        }
+        from = page.next_seq;
+    }
+}
+
+fn verdict(run: &proto::Investigation) -> String {
+    let verdict = run.report.as_ref().map(|report| report.verdict);
+    verdict.map(sensor_proto::json::verdict::word).unwrap_or_default()
+}
+
+impl Past {
+    /// Remembers what the model said.
+    fn hear(&mut self, said: Said) {
+        let line = match said {
+            Said::Text(text) => format!("you said: {text}\n"),
+            Said::Tool(name) => format!("you called {name}\n"),
+            _ => return,
+        };
+        self.words.extend_from_slice(line.as_bytes());
+        let more = self.words.len().saturating_sub(WORDS);
+        self.words.drain(..more);
+    }
+}
