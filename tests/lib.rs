@@ -5,6 +5,7 @@
 //! Nothing here outlives its owner, however that ends: every cage has a keeper process that kills
 //! what is inside when the owner is gone.
 
+pub mod agents;
 pub mod bomb;
 pub mod cage;
 pub mod daemon;

@@ -186,17 +186,31 @@ pub struct Model {
 #[derive(Debug)]
 struct Mind {
     key: String,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
     script: Vec<Step>,
-    asked: Mutex<Vec<Asked>>,
+    /// Steps that were taken.
+    turn: usize,
+    asked: Vec<Asked>,
+}
+
+impl State {
+    fn step(&self) -> Step {
+        let last = self.script.len().saturating_sub(1);
+        self.script.get(self.turn.min(last)).cloned().unwrap_or(Step::Hang)
+    }
 }
 
 impl Model {
-    /// A server that takes this key alone. The script has one step at least.
+    /// A server that takes this key alone.
     pub fn start(key: &str, script: Vec<Step>) -> Result<Self> {
-        anyhow::ensure!(!script.is_empty(), "a script without a step");
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let address = listener.local_addr()?;
-        let mind = Arc::new(Mind { key: key.to_owned(), script, asked: Mutex::default() });
+        let state = Mutex::new(State { script, ..State::default() });
+        let mind = Arc::new(Mind { key: key.to_owned(), state });
         let thinking = Arc::clone(&mind);
         let listening = Listening::new(listener, move |stream| thinking.serve(stream))?;
         Ok(Self { address, mind, _listening: listening })
@@ -209,13 +223,18 @@ impl Model {
 
     /// What it was asked for answers until now.
     pub fn asked(&self) -> Vec<Asked> {
-        self.mind.lock().clone()
+        self.mind.lock().asked.clone()
+    }
+
+    /// Begins with another script, and nothing was asked yet.
+    pub fn begins(&self, script: Vec<Step>) {
+        *self.mind.lock() = State { script, ..State::default() };
     }
 }
 
 impl Mind {
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Asked>> {
-        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn serve(&self, stream: TcpStream) -> Result<()> {
@@ -224,24 +243,17 @@ impl Mind {
         let protocol = Protocol::of(&request);
         let conversation = protocol.map(|it| it.read(&request));
         let right_key = self.knows_key(&request);
-        // Some ask for a title of the conversation, or which model it should be.
-        let aside = |it: &Conversation| it.tools.is_empty() && self.calls();
-        let (conversation, aside) = match conversation {
-            Some(it) if aside(&it) => (None, Some(it)),
-            other => (other, None),
-        };
-        let turn = match &conversation {
-            Some(conversation) => self.note(&request, conversation, right_key),
-            None => self.lock().len(),
-        };
-        let step = &self.script[turn.min(self.script.len() - 1)];
+        let (step, turn, aside) = self.step(&request, conversation.as_ref(), right_key);
         let out = stream.get_mut();
-        match (step, protocol.zip(conversation)) {
+        match (&step, protocol.zip(conversation)) {
             // Whether anybody is there at all.
             _ if request.method == "HEAD" => say(out, 200, "", b"")?,
             (Step::Status(status), _) => fail(out, *status)?,
             _ if !right_key => fail(out, 401)?,
-            (_, None) => say_body(out, &other(&request, protocol.zip(aside.as_ref())))?,
+            (_, None) => say_body(out, &other(&request))?,
+            (_, Some((protocol, to))) if aside => {
+                say_body(out, &protocol.say(&to, &Answer::Text("{}")))?;
+            }
             (Step::Text(text), Some((protocol, to))) => {
                 say_body(out, &protocol.say(&to, &Answer::Text(text)))?;
             }
@@ -273,16 +285,29 @@ impl Mind {
         Ok(())
     }
 
-    /// Keeps what was asked; its number.
-    fn note(&self, request: &Request, conversation: &Conversation, right_key: bool) -> usize {
+    /// The step for a request, its number, and whether it is an aside: some ask for a title of the
+    /// conversation, or which model it should be. What is none is kept.
+    fn step(
+        &self,
+        request: &Request,
+        conversation: Option<&Conversation>,
+        right_key: bool,
+    ) -> (Step, usize, bool) {
+        let mut state = self.lock();
+        let (step, turn) = (state.step(), state.turn);
+        let calls = state.script.iter().any(|step| matches!(step, Step::Call(..)));
+        let Some(conversation) = conversation else { return (step, turn, false) };
+        if calls && conversation.tools.is_empty() {
+            return (step, turn, true);
+        }
         let mut headers = request.headers.clone();
         for name in KEYS {
             if let Some(value) = headers.get_mut(name) {
                 if right_key { "right" } else { "wrong" }.clone_into(value);
             }
         }
-        let mut asked = self.lock();
-        asked.push(Asked {
+        state.turn += 1;
+        state.asked.push(Asked {
             path: request.path.split('?').next().unwrap_or_default().to_owned(),
             model: conversation.model.clone(),
             tools: conversation.tools.iter().map(Tool::full).collect(),
@@ -291,12 +316,7 @@ impl Mind {
             headers,
             right_key,
         });
-        asked.len() - 1
-    }
-
-    /// Whether it calls tools at all.
-    fn calls(&self) -> bool {
-        self.script.iter().any(|step| matches!(step, Step::Call(..)))
+        (step, turn, false)
     }
 
     fn knows_key(&self, request: &Request) -> bool {
@@ -305,11 +325,8 @@ impl Mind {
     }
 }
 
-/// What is not of the conversation: an aside, which models there are, how long a text is.
-fn other(request: &Request, aside: Option<(Protocol, &Conversation)>) -> Body {
-    if let Some((protocol, to)) = aside {
-        return protocol.say(to, &Answer::Text("{}"));
-    }
+/// What is no question to the model: which models there are, how long a text is.
+fn other(request: &Request) -> Body {
     Body::json(&if request.path.contains("ount") {
         json!({"input_tokens": USAGE.input, "totalTokens": USAGE.input})
     } else {
