@@ -5,8 +5,9 @@
 //! [`respond`], [`evidence`], [`diagnose`] and [`investigate`] hang off an incident. [`core`] holds
 //! the pipeline together and is the only place where all of them meet. [`trace`] feeds the detectors
 //! from a file instead of a kernel, [`vitals`] is the flight recorder, [`render`] shows evidence to whoever
-//! can be fooled by it, [`mcp`] is how an agent asks for it, `present` words numbers and times for all of them.
+//! can be fooled by it, [`mcp`] is how an agent asks for it, [`ask`] how a model without one is asked, `present` words numbers and times for all of them.
 
+pub mod ask;
 pub mod cgroup;
 pub mod cli;
 pub mod clock;

@@ -5,6 +5,7 @@
 //! wrong usage.
 
 mod act;
+mod ask;
 mod certs;
 mod client;
 mod config;
@@ -42,6 +43,7 @@ use clap::{Parser, Subcommand};
 use self::error::CliError;
 pub(crate) use crate::present::{style, text, time};
 use crate::{
+    ask::AskArgs,
     evidence::parse::{self, ParseArgs},
     feed::{serve::ServeArgs, webhooks::ChildArgs},
     kernel::{brake, selftest},
@@ -131,6 +133,9 @@ enum Verb {
     /// Sends records to webhooks. Started by `run`.
     #[command(hide = true)]
     Deliver(ChildArgs),
+    /// Asks a model once. Started by `run`.
+    #[command(hide = true)]
+    Ask(AskArgs),
     /// Decodes foreign files. Started by `run`.
     #[command(hide = true)]
     Parse(ParseArgs),
@@ -192,6 +197,7 @@ fn dispatch(cli: Cli) -> Result<(), CliError> {
         Verb::Config(args) => config::run(&args),
         Verb::Serve(args) => daemon::serve(args),
         Verb::Deliver(args) => daemon::deliver(&args),
+        Verb::Ask(args) => client_of(ask::run(&daemon, &args)),
         Verb::Parse(args) => parse::run(&args).map_err(CliError::part),
         Verb::Guardian(args) => daemon::guardian(&args),
         Verb::SelfTestChild { .. } => Ok(selftest::child()?),

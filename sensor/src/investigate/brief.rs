@@ -16,7 +16,7 @@ const REMEMBERED: usize = 6 << 10;
 /// How an agent asks, and how far it may go.
 #[derive(Clone, Copy, Debug)]
 pub struct Terms {
-    /// The MCP tools are there; without them all is in the window.
+    /// The MCP tools are there; without them all is in the window, and one answer is all there is.
     pub tools: bool,
     pub access: Access,
     pub stage: Stage,
@@ -65,7 +65,7 @@ pub fn brief(
 fn tools(terms: Terms) -> &'static str {
     match (terms.tools, terms.access) {
         (false, _) => {
-            "- You have no tools. Answer with one JSON object and nothing else, as the schema of the findings has it.\n"
+            "- You have one answer, the call of submit_findings, and nothing to ask: all there is stands below.\n"
         }
         (true, Access::Eye) => {
             "- Your tools are those of the server `sensor`; you have no shell. End with submit_findings: what you \

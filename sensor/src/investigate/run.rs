@@ -169,7 +169,11 @@ fn live(
     let home = agency.sandbox.home_of(id);
     let server = server(&home, &dossier.incident.id);
     let window = dossier.window.as_ref().map(super::Window::markdown).unwrap_or_default();
-    let terms = Terms { tools: true, access: agency.bounds.access, stage: agency.stage };
+    let terms = Terms {
+        tools: agency.agent != config::Agent::Api,
+        access: agency.bounds.access,
+        stage: agency.stage,
+    };
     let before = (past.lives > 0).then_some(past);
     let prompt = brief::brief(&dossier.incident.id, &window, terms, before, &agency.redactor);
     let launch = agent.launch(&Task {

@@ -43,6 +43,10 @@ use tokio::sync::Mutex;
 
 pub use self::daemon::Daemon;
 use self::{page::Page, tools::Arguments};
+pub(crate) use self::{
+    submission::parse as parse_findings,
+    tools::{SUBMIT, findings_schema},
+};
 use crate::{
     evidence::Redactor,
     render::{Marker, Reference, Rendering},

@@ -322,7 +322,18 @@ const TOOLS: &[Entry] = &[
     },
 ];
 
-const SUBMIT: &str = "submit_findings";
+pub(crate) const SUBMIT: &str = "submit_findings";
+
+/// What [`SUBMIT`] takes.
+pub(crate) fn findings_schema() -> Value {
+    let mut schema: Value = serde_json::from_str(FINDINGS).unwrap_or_default();
+    if let Value::Object(fields) = &mut schema {
+        // Clients look for a dialect by its address, and have no use for ours.
+        fields.remove("$schema");
+        fields.remove("$id");
+    }
+    schema
+}
 
 /// What a client is told.
 pub(super) fn list() -> Vec<Tool> {
@@ -345,13 +356,7 @@ impl Entry {
 
     fn input(&self) -> Value {
         if self.name == SUBMIT {
-            let mut schema: Value = serde_json::from_str(FINDINGS).unwrap_or_default();
-            if let Value::Object(fields) = &mut schema {
-                // Clients look for a dialect by its address, and have no use for ours.
-                fields.remove("$schema");
-                fields.remove("$id");
-            }
-            return schema;
+            return findings_schema();
         }
         let properties: Map<String, Value> =
             self.takes.iter().map(|(name, takes)| ((*name).into(), takes.schema())).collect();

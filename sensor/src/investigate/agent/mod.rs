@@ -4,6 +4,8 @@
 //! wants started is a [`Launch`]; what its program prints becomes what it [`Said`]. Contracts change
 //! weekly, so an event that nobody knows is passed over, and the raw line is kept in any case.
 
+mod api;
+
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -101,6 +103,9 @@ pub trait Agent: Send + std::fmt::Debug {
 }
 
 /// Who has a contract here.
-pub fn of(_agent: crate::config::Agent) -> Option<Box<dyn Agent>> {
-    None
+pub fn of(agent: crate::config::Agent) -> Option<Box<dyn Agent>> {
+    match agent {
+        crate::config::Agent::Api => Some(Box::new(api::Api)),
+        _ => None,
+    }
 }
