@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod acting;
 #[cfg(test)]
+mod agents;
+#[cfg(test)]
 mod bad_disk;
 #[cfg(test)]
 mod black_box;
