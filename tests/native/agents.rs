@@ -14,8 +14,9 @@ use tempfile::TempDir;
 use tests::{
     Cage, Limits, Sensor, agent,
     daemon::open_to_all,
-    model::{Model, Step, USAGE},
+    model::{Asked, Model, Step, USAGE},
     names, needs,
+    watch::number,
     workloads::{Running, Workload, script},
 };
 
@@ -36,9 +37,9 @@ const SHELLS: [&str; 8] = [
 /// Long enough for each program's next event on a machine that is busy, short enough to wait for.
 const SILENCE_S: u32 = 10;
 
-/// Millionths of a dollar for three answers of a model that costs 2 dollars a million, 10 for what it
-/// writes, and 0.2 for what it had in its cache.
-const THREE_ANSWERS: u64 = 3 * (2 * USAGE.input + 10 * USAGE.output + USAGE.cached / 5);
+/// Millionths of a dollar for an answer of a model that costs 2 dollars a million, 10 for what it writes,
+/// and 0.2 for what it had in its cache.
+const ANSWER: u64 = 2 * USAGE.input + 10 * USAGE.output + USAGE.cached / 5;
 
 /// One of the agents, its model, and what it has to work with.
 struct Agent {
@@ -85,22 +86,25 @@ fn model_of(agent: &str) -> &'static str {
     match agent {
         "codex" => "gpt-5.1-codex",
         "gemini" => "gemini-2.5-flash",
+        "opencode" => "anthropic/claude-sonnet-5",
         _ => "claude-sonnet-5",
     }
 }
 
-/// Looks, submits, and has done.
-fn good() -> Vec<Step> {
+/// Says that the built-in diagnosis is right.
+fn submit() -> Step {
     let findings = json!({
         "verdict": "confirms",
         "confidence": 0.75,
         "cause": {"text": "it starts itself", "evidence": ["incident"]},
     });
-    vec![
-        Step::Call("incident_get", json!({})),
-        Step::Call("submit_findings", findings),
-        Step::Text("It starts itself.".to_owned()),
-    ]
+    Step::Call("submit_findings", findings)
+}
+
+/// Looks, submits, and has done.
+fn good() -> Vec<Step> {
+    let look = Step::Call("incident_get", json!({}));
+    vec![look, submit(), Step::Text("It starts itself.".to_owned())]
 }
 
 /// The first run of an agent that has ended, or the next after so many.
@@ -123,39 +127,30 @@ fn leaves_nothing(sensor: &Sensor) {
     comes("an empty scratch directory", Duration::from_secs(10), || empty(&scratch));
 }
 
-/// By itself, of an incident as it comes.
-fn finds_the_cause(name: &'static str, program: PathBuf) {
-    let agent = Agent::new(name, program, good());
+/// By itself, of an incident as it comes; what the model was asked. Answers, calls of tools and the price of
+/// an answer, in millionths of a dollar, are what the script says.
+fn finds_the_cause(agent: &Agent, answers: u64, calls: u64, price: u64) -> Vec<Asked> {
     let cage = Cage::new(Limits::default()).unwrap();
-    let sensor = Sensor::start(&cage, &agent.config(name, "")).unwrap();
+    let sensor = Sensor::start(&cage, &agent.config(agent.name, "")).unwrap();
     let mut watch = sensor.watch(0).unwrap();
     let (_work, running) = plant(&cage);
     let incident = contained(&sensor, running.pid());
-    let run = ended(&sensor, id(&incident), name, 0);
+    let run = ended(&sensor, id(&incident), agent.name, 0);
     assert_eq!((&run["state"], &run["outcome"]), (&json!("done"), &json!("complete")), "{run:#}");
     assert_eq!(run["report"]["verdict"], "confirms", "{run:#}");
     assert_eq!(run["report"]["cause"]["text"], "it starts itself", "{run:#}");
     let cost = &run["cost"];
-    let count = |key: &str| tests::watch::number(&cost[key]).unwrap_or_default();
-    assert_eq!(
-        (count("input_tokens"), count("cached_tokens"), count("output_tokens")),
-        (3 * USAGE.input, 3 * USAGE.cached, 3 * USAGE.output),
-        "{run:#}"
-    );
-    assert_eq!((count("turns"), count("tool_calls")), (3, 2), "{run:#}");
-    // Claude counts by its own list.
-    let micro = if name == "claude" { 11_340 } else { THREE_ANSWERS };
-    assert_eq!((cost["usd"].as_f64().unwrap() * 1e6).round() as u64, micro, "{run:#}");
+    let count = |key: &str| number(&cost[key]).unwrap_or_default();
+    let [input, cached, output] =
+        [USAGE.input, USAGE.cached, USAGE.output].map(|tokens| tokens * answers);
+    assert_eq!(count("input_tokens"), input, "{run:#}");
+    assert_eq!(count("cached_tokens"), cached, "{run:#}");
+    assert_eq!(count("output_tokens"), output, "{run:#}");
+    assert_eq!(count("tokens"), input + cached + output, "{run:#}");
+    assert_eq!((count("turns"), count("tool_calls")), (answers, calls), "{run:#}");
+    let micro_usd = (cost["usd"].as_f64().unwrap() * 1e6).round() as u64;
+    assert_eq!(micro_usd, price * answers, "{run:#}");
 
-    let asked = agent.model.asked();
-    assert_eq!(asked.len(), 3, "{asked:#?}");
-    for one in &asked {
-        assert!(one.right_key, "{one:#?}");
-        assert!(one.tools.iter().any(|tool| tool.ends_with("submit_findings")), "{one:#?}");
-        let shell = one.tools.iter().find(|tool| SHELLS.contains(&tool.as_str()));
-        assert_eq!(shell, None, "what our server shows is all that it sees");
-    }
-    assert!(asked[1].results[0].contains(id(&incident)), "{:#?}", asked[1].results);
     let over = |record: &Value| {
         record["kind"] == "investigation" && record["investigation"]["state"] == "done"
     };
@@ -163,31 +158,58 @@ fn finds_the_cause(name: &'static str, program: PathBuf) {
     let records = watch.kill();
     assert!(records.iter().all(|one| !one.record.to_string().contains(&agent.key)), "the key");
     leaves_nothing(&sensor);
+    let asked = agent.model.asked();
+    for one in &asked {
+        assert!(one.right_key, "{one:#?}");
+        assert!(one.tools.iter().any(|tool| tool.ends_with("submit_findings")), "{one:#?}");
+        let shell = one.tools.iter().find(|tool| SHELLS.contains(&tool.as_str()));
+        assert_eq!(shell, None, "what our server shows is all that it sees");
+    }
     killed(&sensor, &cage, &sensor.show(id(&incident)).unwrap());
+    asked
+}
+
+/// It sees the incident as our server shows it.
+fn looks_and_finds_the_cause(name: &'static str, program: PathBuf, price: u64) {
+    let agent = Agent::new(name, program, good());
+    let asked = finds_the_cause(&agent, 3, 2, price);
+    assert_eq!(asked.len(), 3, "{asked:#?}");
+    let saw = &asked[1].results[0];
+    assert!(saw.contains("recursion"), "{saw}");
 }
 
 #[test]
 fn claude_finds_the_cause() {
     needs!();
-    finds_the_cause("claude", agent!("claude"));
+    // It counts by its own list.
+    looks_and_finds_the_cause("claude", agent!("claude"), 3780);
 }
 
 #[test]
 fn codex_finds_the_cause() {
     needs!();
-    finds_the_cause("codex", agent!("codex"));
+    looks_and_finds_the_cause("codex", agent!("codex"), ANSWER);
 }
 
 #[test]
 fn gemini_finds_the_cause() {
     needs!();
-    finds_the_cause("gemini", agent!("gemini"));
+    looks_and_finds_the_cause("gemini", agent!("gemini"), ANSWER);
 }
 
 #[test]
 fn opencode_finds_the_cause() {
     needs!();
-    finds_the_cause("opencode", agent!("opencode"));
+    looks_and_finds_the_cause("opencode", agent!("opencode"), ANSWER);
+}
+
+#[test]
+fn one_request_finds_the_cause_at_the_second_try() {
+    needs!();
+    let agent = Agent::new("api", PathBuf::new(), vec![Step::Status(500), submit()]);
+    let asked = finds_the_cause(&agent, 1, 1, ANSWER);
+    assert_eq!(asked.len(), 2, "{asked:#?}");
+    assert_eq!(asked[1].tools, ["submit_findings"]);
 }
 
 /// A daemon whose agents are sent by hand, one after the other, into one incident.
@@ -203,9 +225,7 @@ struct Bench {
 impl Bench {
     fn new(name: &'static str, program: PathBuf) -> Self {
         let agent = Agent::new(name, program, vec![Step::Hang]);
-        let run = format!(
-            "silence_s = {SILENCE_S}\nfirst_event_s = 30\nturns = 4\ndeadline_s = 60\nresumes = 0\n"
-        );
+        let run = format!("silence_s = {SILENCE_S}\nfirst_event_s = 30\nturns = 4\nresumes = 0\n");
         let cage = Cage::new(Limits::default()).unwrap();
         let sensor = Sensor::start(&cage, &agent.config("none", &run)).unwrap();
         let (work, _) = script::ticker().unwrap();
@@ -242,7 +262,7 @@ fn ends_whatever_the_model_does(name: &'static str, program: PathBuf) {
     assert_ne!(bench.fails(vec![Step::Garbage]), "");
     says(&bench.fails(vec![Step::Hang]), &[SILENT, "said nothing"]);
     let error = bench.fails(vec![Step::Call("incident_get", json!({}))]);
-    says(&error, &["turns", "answers"]);
+    says(&error, &["turns", "times"]);
     let asked = bench.agent.model.asked().len();
     assert!((4..=6).contains(&asked), "ended after 4 turns, {asked} answers were asked for");
 }
@@ -263,4 +283,17 @@ fn codex_ends_whatever_the_model_does() {
 fn gemini_ends_whatever_the_model_does() {
     needs!();
     ends_whatever_the_model_does("gemini", agent!("gemini"));
+}
+
+#[test]
+fn one_request_ends_whatever_the_model_does() {
+    needs!();
+    let mut bench = Bench::new("api", PathBuf::new());
+    says(&bench.fails(vec![Step::Status(401)]), &["401"]);
+    says(&bench.fails(vec![Step::Status(500)]), &["500"]);
+    says(&bench.fails(vec![Step::Garbage]), &["broke off"]);
+    says(&bench.fails(vec![Step::Text("I do not know.".to_owned())]), &["handed in nothing"]);
+    says(&bench.fails(vec![Step::Hang]), &[SILENT]);
+    // Bytes are no events.
+    says(&bench.fails(vec![Step::Trickle("It starts itself.".to_owned())]), &[SILENT]);
 }

@@ -34,8 +34,9 @@ const CRATES: [&str; 10] =
 const UNIT_LIMIT: Duration = Duration::from_mins(10);
 /// End-to-end tests that mostly wait, each for a tree of its own, and take no times: they run beside
 /// each other, so many at once.
-const PATIENT: [&str; 13] = [
+const PATIENT: [&str; 15] = [
     "acting::",
+    "agents::",
     "black_box::",
     "group::",
     "hostile::",
@@ -45,6 +46,7 @@ const PATIENT: [&str; 13] = [
     "protected::",
     "remote::",
     "respawn::",
+    "rogue::",
     "trees::",
     "watching::",
     "webhooks::",
