@@ -1,6 +1,7 @@
 //! Starts investigations, and turns what they say into records.
 
 mod drivers;
+pub mod readiness;
 mod running;
 
 use std::{
@@ -10,12 +11,16 @@ use std::{
 };
 
 pub use self::drivers::Place;
-use self::running::Running;
+use self::{readiness::Readiness, running::Running};
 use crate::{
+    cgroup::Hierarchies,
     clock,
     config::{self, Agent},
     evidence::Gatherer,
-    investigate::{self, Desk as Admission, Dossier, Driver, Limits, Past, Stop},
+    investigate::{
+        self, Agency, Desk as Admission, Dossier, Driver, Limits, Past, Stop,
+        ladder::{self, Rung},
+    },
     proto::{self, InvestigationState},
 };
 
@@ -60,6 +65,8 @@ pub struct Investigations {
     /// Of the evidence window.
     tokens: usize,
     scratch: PathBuf,
+    hierarchies: Hierarchies,
+    readiness: Readiness,
     /// Times that one that was cut off is taken up again.
     pub resumes: u32,
 }
@@ -72,14 +79,17 @@ impl Investigations {
         let limits = Limits { at_once: AT_ONCE, per_hour: config.max_per_hour };
         let stop =
             Stop::new().inspect_err(|error| tracing::warn!("no investigations: {error}")).ok();
+        let drivers = drivers::of(config, &place, &gatherer);
         Self {
             agent: config.agent,
-            drivers: drivers::of(config, &place, &gatherer),
+            readiness: Readiness::watch(&drivers),
+            drivers,
             admission: Admission::new(&place.home, limits),
             gatherer,
             stop,
             tokens: config.window_tokens as usize,
             scratch: place.scratch,
+            hierarchies: place.hierarchies,
             resumes: config.run.resumes,
         }
     }
@@ -178,6 +188,28 @@ impl Investigations {
             drop(ticket);
         });
         Some(begun)
+    }
+
+    /// Who of those can run now, with the room that is left: the wanted one, one request instead of it, or the
+    /// playbook. And why not who was wanted.
+    pub fn able(&self, wanted: Driver) -> (Driver, Vec<String>) {
+        let Driver::Agent(agency) = &wanted else { return (wanted, Vec::new()) };
+        let mut rungs = vec![self.rung(agency)];
+        if agency.agent != Agent::Api
+            && let Some(Driver::Agent(api)) = self.drivers.get(&Agent::Api)
+        {
+            rungs.push(self.rung(api));
+        }
+        let choice = ladder::choose(&rungs, &readiness::headroom(&self.hierarchies));
+        if choice.agent == agency.agent {
+            return (wanted, choice.why_not);
+        }
+        (self.drivers.get(&choice.agent).cloned().unwrap_or(Driver::Builtin), choice.why_not)
+    }
+
+    fn rung(&self, agency: &Agency) -> Rung {
+        let (agent, bounds) = (agency.agent, &agency.bounds);
+        ladder::rung(agent, agency.name(), bounds, self.readiness.of(agent))
     }
 
     /// Takes away what runs of an earlier core have left, but for those that are taken up again.
