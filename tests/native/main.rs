@@ -52,6 +52,8 @@ mod remote;
 #[cfg(test)]
 mod respawn;
 #[cfg(test)]
+mod rogue;
+#[cfg(test)]
 mod sources;
 #[cfg(test)]
 mod storm;
