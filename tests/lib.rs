@@ -5,10 +5,13 @@
 //! Nothing here outlives its owner, however that ends: every cage has a keeper process that kills
 //! what is inside when the owner is gone.
 
+pub mod agents;
 pub mod bomb;
 pub mod cage;
 pub mod daemon;
+pub mod http;
 pub mod judge;
+pub mod model;
 pub mod names;
 pub mod process;
 pub mod receiver;

@@ -1,14 +1,10 @@
 //! A receiver of webhooks on this machine, which can be made to behave badly.
 
 use std::{
-    collections::BTreeMap,
-    io::{BufRead as _, BufReader, ErrorKind, Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    io::{BufReader, Read, Write},
+    net::{SocketAddr, TcpListener},
     path::Path,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
@@ -21,7 +17,9 @@ use rustls::{
     crypto::ring::default_provider,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
-use serde_json::Value;
+
+pub use crate::http::Request;
+use crate::http::{Listening, say};
 
 /// Between two pieces of an answer that has no end: below any time in which nothing comes.
 const DRIP: Duration = Duration::from_millis(50);
@@ -49,24 +47,7 @@ pub enum Mood {
     HangsUp,
 }
 
-/// A request that was taken.
-#[derive(Clone, Debug)]
-pub struct Request {
-    pub path: String,
-    /// Names in lower case.
-    pub headers: BTreeMap<String, String>,
-    pub body: Vec<u8>,
-}
-
 impl Request {
-    pub fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", String::as_str)
-    }
-
-    pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
-    }
-
     /// Number of the record.
     pub fn seq(&self) -> Option<u64> {
         self.header("webhook-id").split_once('/')?.1.parse().ok()
@@ -102,7 +83,7 @@ pub struct Receiver {
     address: SocketAddr,
     heard: Arc<Mutex<Heard>>,
     tls: Option<Arc<ServerConfig>>,
-    listening: Option<(Arc<AtomicBool>, thread::JoinHandle<()>)>,
+    listening: Option<Listening>,
 }
 
 impl Receiver {
@@ -128,48 +109,31 @@ impl Receiver {
         let heard = Heard { mood: Mood::Kind, requests: 0, taken: Vec::new() };
         let mut receiver =
             Self { address, heard: Arc::new(Mutex::new(heard)), tls, listening: None };
-        receiver.listen(listener);
+        receiver.listen(listener)?;
         Ok(receiver)
     }
 
-    fn listen(&mut self, listener: TcpListener) {
+    fn listen(&mut self, listener: TcpListener) -> Result<()> {
         let (heard, tls) = (Arc::clone(&self.heard), self.tls.clone());
-        let end = Arc::new(AtomicBool::new(false));
-        let ended = Arc::clone(&end);
-        let accepting = thread::spawn(move || {
-            while let Ok((stream, _)) = listener.accept() {
-                if ended.load(Ordering::Relaxed) {
-                    return;
-                }
-                let (heard, tls) = (Arc::clone(&heard), tls.clone());
-                // Who hangs up in the middle is as usual here.
-                thread::spawn(move || match tls {
-                    None => serve(stream, &heard),
-                    Some(tls) => {
-                        let connection = ServerConnection::new(tls)?;
-                        serve(StreamOwned::new(connection, stream), &heard)
-                    }
-                });
+        self.listening = Some(Listening::new(listener, move |stream| match &tls {
+            None => serve(stream, &heard),
+            Some(tls) => {
+                let connection = ServerConnection::new(Arc::clone(tls))?;
+                serve(StreamOwned::new(connection, stream), &heard)
             }
-        });
-        self.listening = Some((end, accepting));
+        })?);
+        Ok(())
     }
 
     /// Nobody listens any more.
     pub fn goes_down(&mut self) {
-        if let Some((end, accepting)) = self.listening.take() {
-            end.store(true, Ordering::Relaxed);
-            // Wakes it; it may be gone already.
-            let _ = TcpStream::connect(self.address);
-            let _ = accepting.join();
-        }
+        self.listening = None;
     }
 
     /// Listens at the same port again.
     pub fn comes_back(&mut self) -> Result<()> {
         let listener = TcpListener::bind(self.address).context("its port is taken")?;
-        self.listen(listener);
-        Ok(())
+        self.listen(listener)
     }
 
     pub fn is_now(&self, mood: Mood) {
@@ -197,15 +161,9 @@ impl Receiver {
     }
 }
 
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        self.goes_down();
-    }
-}
-
 fn serve(stream: impl Read + Write, heard: &Mutex<Heard>) -> Result<()> {
     let mut stream = BufReader::new(stream);
-    let request = read(&mut stream)?;
+    let request = Request::read(&mut stream)?;
     let mood = {
         let mut heard = heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.requests += 1;
@@ -216,22 +174,22 @@ fn serve(stream: impl Read + Write, heard: &Mutex<Heard>) -> Result<()> {
     match mood {
         Mood::Kind => {
             take();
-            say(stream, 204, "")?;
+            say(stream, 204, "", b"")?;
         }
         Mood::Slow(pause) => {
             take();
             thread::sleep(pause);
-            say(stream, 204, "")?;
+            say(stream, 204, "", b"")?;
         }
         Mood::Dislikes(kind, status) if request.header("ce-type").contains(kind) => {
-            say(stream, status, "")?;
+            say(stream, status, "", b"")?;
         }
         Mood::Dislikes(..) => {
             take();
-            say(stream, 202, "")?;
+            say(stream, 202, "", b"")?;
         }
-        Mood::Says(status) => say(stream, status, "")?,
-        Mood::Redirects(to) => say(stream, 307, &format!("location: {to}\r\n"))?,
+        Mood::Says(status) => say(stream, status, "", b"")?,
+        Mood::Redirects(to) => say(stream, 307, &format!("location: {to}\r\n"), b"")?,
         Mood::Endless => {
             take();
             stream.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")?;
@@ -247,13 +205,6 @@ fn serve(stream: impl Read + Write, heard: &Mutex<Heard>) -> Result<()> {
     Ok(stream.flush()?)
 }
 
-fn say(stream: &mut impl Write, status: u16, headers: &str) -> std::io::Result<()> {
-    write!(
-        stream,
-        "HTTP/1.1 {status} So\r\nconnection: close\r\n{headers}content-length: 0\r\n\r\n"
-    )
-}
-
 /// The same again, until nobody listens or a minute is over.
 fn drip(stream: &mut impl Write, piece: &[u8]) -> std::io::Result<()> {
     let end = Instant::now() + Duration::from_mins(1);
@@ -263,23 +214,4 @@ fn drip(stream: &mut impl Write, piece: &[u8]) -> std::io::Result<()> {
         thread::sleep(DRIP);
     }
     Ok(())
-}
-
-fn read(stream: &mut BufReader<impl Read>) -> Result<Request> {
-    let mut first = String::new();
-    stream.read_line(&mut first)?;
-    let path = first.split(' ').nth(1).context("no request")?.to_owned();
-    let mut headers = BTreeMap::new();
-    loop {
-        let mut line = String::new();
-        if stream.read_line(&mut line)? == 0 {
-            return Err(std::io::Error::from(ErrorKind::UnexpectedEof).into());
-        }
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
-        headers.insert(name.to_ascii_lowercase(), value.to_owned());
-    }
-    let length = headers.get("content-length").context("no length")?.parse()?;
-    let mut body = vec![0; length];
-    stream.read_exact(&mut body)?;
-    Ok(Request { path, headers, body })
 }

@@ -13,8 +13,8 @@ use clap::Args;
 use sensor_proto::{
     json::{self, RecordLine, escape},
     v1::{
-        Action, Braked, Culprit, Cycle, Diagnosis, Evidence, ExportStart, Finding, Group, GroupBy,
-        Incident, Investigation, Record, State, Step,
+        Action, Braked, Cost, Culprit, Cycle, Diagnosis, Evidence, ExportStart, Finding, Group,
+        GroupBy, Incident, Investigation, InvestigationState, Outcome, Record, State, Step,
     },
 };
 
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     evidence::Redactor,
-    investigate::{Window, window},
+    investigate::{Window, meter, window},
     record::Export,
     render::Marker,
 };
@@ -470,16 +470,19 @@ fn when(action: &Action, incident: &Incident, view: &View) -> String {
 }
 
 fn findings(page: &mut String, investigation: &Investigation, style: &Style) {
-    let state = json::investigation_state::word(investigation.state);
-    let mut aside = state;
+    let mut aside = json::investigation_state::word(investigation.state);
+    if investigation.outcome() == Outcome::Incomplete {
+        aside.push_str(", incomplete");
+    }
+    if investigation.lives > 1 {
+        let _ = write!(
+            aside,
+            ", taken up again {}",
+            text::count(investigation.lives - 1, "time", "times")
+        );
+    }
     if let Some(cost) = &investigation.cost {
-        let _ = write!(aside, ", {}", time::duration(cost.wall_ns));
-        if cost.tokens > 0 {
-            let _ = write!(aside, ", {} tokens", cost.tokens);
-        }
-        if cost.usd > 0.0 {
-            let _ = write!(aside, ", ${:.2}", cost.usd);
-        }
+        aside.push_str(&spent(cost));
     }
     let name = format!(
         "Investigation {} by {}",
@@ -487,13 +490,41 @@ fn findings(page: &mut String, investigation: &Investigation, style: &Style) {
         text::safe(&investigation.agent)
     );
     title(page, &name, &aside, style);
+    if !investigation.why.is_empty() {
+        paragraph(page, &format!("why: {}", investigation.why), 2, style);
+    }
     if let Some(found) = &investigation.report {
         report::show(page, found, style);
     }
     paragraph(page, &investigation.findings, 2, style);
     if !investigation.error.is_empty() {
-        paragraph(page, &format!("failed: {}", investigation.error), 2, style);
+        let label = match investigation.state() {
+            InvestigationState::Suppressed => "suppressed",
+            InvestigationState::Queued => "waits",
+            InvestigationState::Done => "incomplete",
+            _ => "failed",
+        };
+        paragraph(page, &format!("{label}: {}", investigation.error), 2, style);
     }
+}
+
+/// What it took, each part behind a comma.
+fn spent(cost: &Cost) -> String {
+    let mut text = format!(", {}", time::duration(cost.wall_ns));
+    for (number, one, many) in
+        [(cost.turns, "turn", "turns"), (cost.tool_calls, "tool call", "tool calls")]
+    {
+        if number > 0 {
+            let _ = write!(text, ", {}", text::count(number, one, many));
+        }
+    }
+    if cost.tokens > 0 {
+        let _ = write!(text, ", {} tokens", text::grouped(cost.tokens));
+    }
+    if cost.usd > 0.0 {
+        let _ = write!(text, ", {}", text::dollars(meter::micro(cost.usd)));
+    }
+    text
 }
 
 /// What a person can do now.

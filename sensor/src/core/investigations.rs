@@ -2,6 +2,7 @@
 
 pub mod admission;
 mod drivers;
+pub mod readiness;
 mod running;
 
 use std::{collections::HashMap, path::PathBuf, sync::Arc};
@@ -9,13 +10,18 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc};
 pub use self::drivers::Place;
 use self::{
     admission::{Order, Verdict, Waiting},
+    readiness::Readiness,
     running::Running,
 };
 use crate::{
+    cgroup::Hierarchies,
     clock,
     config::{self, Agent},
     evidence::Gatherer,
-    investigate::{self, By, Desk as Admission, Dossier, Driver, Limits, Past, Stop},
+    investigate::{
+        self, Agency, By, Desk as Admission, Dossier, Driver, Limits, Past, Stop,
+        ladder::{self, Rung},
+    },
     proto::{self, InvestigationState},
 };
 
@@ -62,6 +68,8 @@ pub struct Investigations {
     /// Of the evidence window.
     tokens: usize,
     scratch: PathBuf,
+    hierarchies: Hierarchies,
+    readiness: Readiness,
     /// Times that one that was cut off is taken up again.
     pub resumes: u32,
 }
@@ -71,15 +79,18 @@ impl Investigations {
         let limits = Limits::of(config);
         let stop =
             Stop::new().inspect_err(|error| tracing::warn!("no investigations: {error}")).ok();
+        let drivers = drivers::of(config, &place, &gatherer);
         Self {
             agent: config.agent,
-            drivers: drivers::of(config, &place, &gatherer),
+            readiness: Readiness::watch(&drivers),
+            drivers,
             admission: Admission::new(&place.home, limits),
             waiting: HashMap::new(),
             gatherer,
             stop,
             tokens: config.window_tokens as usize,
             scratch: place.scratch,
+            hierarchies: place.hierarchies,
             resumes: config.run.resumes,
         }
     }
@@ -166,6 +177,28 @@ impl Investigations {
             }
         });
         Some(begun)
+    }
+
+    /// Who of those can run now, with the room that is left: the wanted one, one request instead of it, or the
+    /// playbook. And why not who was wanted.
+    pub fn able(&self, wanted: Driver) -> (Driver, Vec<String>) {
+        let Driver::Agent(agency) = &wanted else { return (wanted, Vec::new()) };
+        let mut rungs = vec![self.rung(agency)];
+        if agency.agent != Agent::Api
+            && let Some(Driver::Agent(api)) = self.drivers.get(&Agent::Api)
+        {
+            rungs.push(self.rung(api));
+        }
+        let choice = ladder::choose(&rungs, &readiness::headroom(&self.hierarchies));
+        if choice.agent == agency.agent {
+            return (wanted, choice.why_not);
+        }
+        (self.drivers.get(&choice.agent).cloned().unwrap_or(Driver::Builtin), choice.why_not)
+    }
+
+    fn rung(&self, agency: &Agency) -> Rung {
+        let (agent, bounds) = (agency.agent, &agency.bounds);
+        ladder::rung(agent, agency.name(), bounds, self.readiness.of(agent))
     }
 
     /// Takes away what runs of an earlier core have left, but for those that are taken up again.

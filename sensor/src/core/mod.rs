@@ -619,7 +619,9 @@ fn quiet_ns(limits: &Limits) -> u64 {
 
 /// What `sensor doctor` would load, too.
 pub fn doctor(config: &Config) -> Vec<crate::kernel::Capability> {
-    crate::kernel::doctor(&load_options(config))
+    let mut found = crate::kernel::doctor(&load_options(config));
+    found.push(investigations::readiness::doctor(&config.investigate));
+    found
 }
 
 fn policy(config: &Config) -> Policy {

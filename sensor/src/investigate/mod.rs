@@ -13,6 +13,7 @@ pub mod claims;
 mod command;
 pub(crate) mod findings;
 mod key;
+pub(crate) mod ladder;
 pub(crate) mod lines;
 pub mod meter;
 pub mod prices;

@@ -40,7 +40,7 @@ use crate::{
 const PREFIX: &str = "investigation";
 
 /// Where programs are looked for; what the administrator installed comes first.
-const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// The largest file that it may write: its scratch directory may be in memory.
 const LARGEST_FILE: u64 = 64 << 20;

@@ -2,6 +2,7 @@
 //! and this machine lacks. It looks at the things themselves, keeps no state, and so is quick when
 //! nothing is missing.
 
+mod agents;
 pub mod buf;
 mod compiler;
 mod linker;
@@ -19,6 +20,8 @@ pub enum Need {
     Build,
     /// Checks and native tests.
     Test,
+    /// Tests with the agents' real programs.
+    Agents,
     /// Virtual machines.
     Vm,
     /// libFuzzer; only where something is to be fuzzed.
@@ -26,7 +29,7 @@ pub enum Need {
 }
 
 /// Everything that building and testing needs.
-pub const ALL: &[Need] = &[Need::Build, Need::Test, Need::Vm];
+pub const ALL: &[Need] = &[Need::Build, Need::Test, Need::Agents, Need::Vm];
 
 /// Installs what is missing for `needs`, one line a step.
 pub fn ensure(needs: &[Need]) -> Result<()> {
@@ -34,6 +37,9 @@ pub fn ensure(needs: &[Need]) -> Result<()> {
     if needs.contains(&Need::Test) {
         compiler::ensure_components()?;
         buf::ensure()?;
+    }
+    if needs.contains(&Need::Agents) {
+        agents::ensure()?;
     }
     if needs.contains(&Need::Build) {
         let toolchain = compiler::ensure()?;

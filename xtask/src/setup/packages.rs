@@ -73,6 +73,7 @@ fn requirements(need: Need) -> Vec<Requirement> {
             command("stress-ng", "stress-ng", "its stressors are workloads"),
             command("mkfs.ext4", "e2fsprogs", "a disk that fails is made for the log"),
         ],
+        Need::Agents => vec![command("npm", "npm", "agents are installed with it")],
         Need::Fuzz => vec![command("c++", "g++", "libFuzzer is C++")],
         Need::Vm => vec![
             command("qemu-system-x86_64", "qemu-system-x86", "runs other kernels"),

@@ -87,6 +87,7 @@ pub fn run(args: &Args) -> ExitCode {
 fn suites(args: &Args) -> Result<Vec<Suite>> {
     let wanted = |part| args.only.is_empty() || args.only.contains(&part);
     let mut needs = vec![Need::Build, Need::Test];
+    needs.extend((wanted(Part::Native) && place::is_root()).then_some(Need::Agents));
     needs.extend(wanted(Part::Vm).then_some(Need::Vm));
     setup::ensure(&needs)?;
     let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;

@@ -42,20 +42,29 @@ pub fn of(
     if !config.command.program.is_empty() {
         drivers.insert(Agent::Command, command(&config.command, place));
     }
-    let clis = [
-        (Agent::Claude, &config.claude),
-        (Agent::Codex, &config.codex),
-        (Agent::Gemini, &config.gemini),
-        (Agent::Opencode, &config.opencode),
-        (Agent::Api, &config.api),
-    ];
-    for (agent, cli) in clis {
+    for (agent, cli) in clis(config) {
         if config.agent == agent || *cli != Cli::default() {
             let agency = agency(agent, cli, config, place, gatherer);
             drivers.insert(agent, Driver::Agent(agency.into()));
         }
     }
     drivers
+}
+
+/// Agents, and how each is configured.
+pub fn clis(config: &config::Investigate) -> [(Agent, &Cli); 5] {
+    [
+        (Agent::Claude, &config.claude),
+        (Agent::Codex, &config.codex),
+        (Agent::Gemini, &config.gemini),
+        (Agent::Opencode, &config.opencode),
+        (Agent::Api, &config.api),
+    ]
+}
+
+/// As configuration and records name it.
+pub fn name(agent: Agent) -> &'static str {
+    NAMES.iter().find(|(_, known)| *known == agent).map_or("none", |(name, _)| name)
 }
 
 fn command(config: &config::Command, place: &Place) -> Driver {

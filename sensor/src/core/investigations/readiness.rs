@@ -1,0 +1,209 @@
+//! Whether those who can be asked could run now: their program is there, their key can be read, their model's
+//! API can be reached. Looked at before it is needed, and again every minute: what answers slowly must not be
+//! waited for in the middle of an incident.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    net::{TcpStream, ToSocketAddrs as _},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use rustix::fs::{Advice, fadvise};
+use ureq::http::Uri;
+
+use super::drivers;
+use crate::{
+    cgroup::Hierarchies,
+    config::{self, Agent, Cli},
+    evidence::{proc::Proc, room},
+    investigate::{
+        self, Driver,
+        ladder::{self, Headroom, Rung},
+        read_key,
+        sandbox::SEARCH_PATH,
+    },
+    kernel::{Capability, Working},
+    respond::process::key_of,
+};
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_mins(1);
+
+/// A model's API that is farther away is as good as none.
+const REACH: Duration = Duration::from_secs(3);
+
+/// Why one is not ready, by agent.
+pub type Ready = HashMap<Agent, Result<(), String>>;
+
+/// What was found last.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<Mutex<Ready>>);
+
+impl Readiness {
+    /// Looks now, and goes on looking on a thread of its own for as long as this is held.
+    pub fn watch(drivers: &HashMap<Agent, Driver>) -> Self {
+        let found = Self::default();
+        let agents: Vec<(Agent, Cli)> = drivers
+            .values()
+            .filter_map(|driver| match driver {
+                Driver::Agent(agency) => Some((agency.agent, agency.cli.clone())),
+                Driver::Builtin | Driver::Command(_) => None,
+            })
+            .collect();
+        if agents.is_empty() {
+            return found;
+        }
+        found.put(agents.iter().map(|(it, cli)| (*it, at_hand(*it, cli).map(drop))).collect());
+        let kept = Arc::downgrade(&found.0);
+        let look = move || {
+            while kept.strong_count() > 0 {
+                let now = agents.iter().map(|(it, cli)| (*it, probe(*it, cli))).collect();
+                let Some(found) = kept.upgrade() else { return };
+                Self(found).put(now);
+                std::thread::sleep(EVERY);
+            }
+        };
+        let thread = std::thread::Builder::new().name("readiness".into());
+        if let Err(error) = thread.spawn(look) {
+            tracing::warn!("nobody looks whether agents are ready: {error}");
+        }
+        found
+    }
+
+    /// Of an agent that nobody has looked at: it is.
+    pub fn of(&self, agent: Agent) -> Result<(), String> {
+        let found = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        found.get(&agent).cloned().unwrap_or(Ok(()))
+    }
+
+    fn put(&self, found: Ready) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = found;
+    }
+}
+
+/// Everything; takes as long as its network does.
+fn probe(agent: Agent, cli: &Cli) -> Result<(), String> {
+    let program = at_hand(agent, cli)?;
+    // In the page cache it starts in a second; from a disk that everybody waits for it may not start at all.
+    if let Some(file) = program.and_then(|path| File::open(path).ok()) {
+        let _ = fadvise(&file, 0, None, Advice::WillNeed);
+    }
+    reachable(agent, cli)
+}
+
+/// What can be seen without waiting: its program (`None`: ourselves) and its key.
+fn at_hand(agent: Agent, cli: &Cli) -> Result<Option<PathBuf>, String> {
+    let Cli { program, key_file, .. } = cli;
+    if !key_file.as_os_str().is_empty() {
+        read_key(key_file).map_err(|error| error.to_string())?;
+    }
+    if agent == Agent::Api {
+        return Ok(None);
+    }
+    let usual = investigate::agent::of(agent).map_or("", |agent| agent.program());
+    let found = if program.as_os_str().is_empty() {
+        let places = SEARCH_PATH.split(':').map(|dir| Path::new(dir).join(usual));
+        places.into_iter().find(|path| is_program(path))
+    } else {
+        Some(program.clone()).filter(|path| is_program(path))
+    };
+    found.map(Some).ok_or_else(|| {
+        let shown = if program.as_os_str().is_empty() {
+            usual.into()
+        } else {
+            program.display().to_string()
+        };
+        format!(
+            "there is no program {shown}: install it, or set investigate.{}.program",
+            drivers::name(agent)
+        )
+    })
+}
+
+/// By anybody: who runs it owns nothing.
+fn is_program(path: &Path) -> bool {
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o001 != 0)
+}
+
+fn reachable(agent: Agent, cli: &Cli) -> Result<(), String> {
+    let vendor = match agent {
+        Agent::Claude | Agent::Api => "https://api.anthropic.com",
+        Agent::Codex => "https://api.openai.com",
+        Agent::Gemini => "https://generativelanguage.googleapis.com",
+        // Its configuration chooses the model's vendor.
+        _ => "",
+    };
+    let endpoint = if cli.endpoint.is_empty() { vendor } else { &cli.endpoint };
+    if endpoint.is_empty() {
+        return Ok(());
+    }
+    let uri: Uri = endpoint.parse().map_err(|_| format!("{endpoint} is no URL"))?;
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("http") { 80 } else { 443 });
+    let unknown = |error| format!("its model's API {host} has no address: {error}");
+    let mut why = format!("its model's API {host} has no address");
+    for address in (host, port).to_socket_addrs().map_err(unknown)? {
+        match TcpStream::connect_timeout(&address, REACH) {
+            Ok(_) => return Ok(()),
+            Err(error) => why = format!("its model's API {host} cannot be reached: {error}"),
+        }
+    }
+    Err(why)
+}
+
+/// Who would run now, and why, for `sensor doctor`.
+pub fn doctor(config: &config::Investigate) -> Capability {
+    let capability = |state, why, remedy| Capability {
+        name: "investigator",
+        state,
+        used_for: "finding the cause beyond the built-in diagnosis",
+        why,
+        remedy,
+    };
+    let mut rungs: Vec<Rung> = drivers::clis(config)
+        .into_iter()
+        .filter(|(agent, cli)| {
+            *agent == config.agent || *agent == Agent::Api && **cli != Cli::default()
+        })
+        .map(|(agent, cli)| {
+            ladder::rung(agent, drivers::name(agent), &config.run, probe(agent, cli))
+        })
+        .collect();
+    rungs.sort_by_key(|rung| rung.agent != config.agent);
+    let headroom = Hierarchies::discover().map(|it| headroom(&it));
+    let choice = ladder::choose(&rungs, &headroom.unwrap_or_default());
+    match config.agent {
+        Agent::None => capability(Working::Ok, "nobody is configured".into(), ""),
+        Agent::Builtin => capability(Working::Ok, "builtin: the playbook".into(), ""),
+        Agent::Command => capability(Working::Ok, "command: the configured program".into(), ""),
+        wanted if choice.agent == wanted => {
+            let why = format!("{} would run now", drivers::name(wanted));
+            capability(Working::Ok, why, "")
+        }
+        _ => {
+            let why = format!(
+                "{} would run now; {}",
+                drivers::name(choice.agent),
+                choice.why_not.join("; ")
+            );
+            capability(
+                Working::Degraded,
+                why,
+                "see to what is missing; until then the next best runs",
+            )
+        }
+    }
+}
+
+/// What is left for who is started below our group.
+pub fn headroom(hierarchies: &Hierarchies) -> Headroom {
+    let own = key_of(std::process::id()).ok();
+    let proc = Proc::at(Path::new("/proc"));
+    let memory = room::memory(&proc, hierarchies, &own.into_iter().collect::<Vec<_>>());
+    let tasks = room::tasks(proc.root(), hierarchies, std::process::id());
+    Headroom { memory: memory.map(|it| it.available), tasks: tasks.map(|it| it.left) }
+}
