@@ -252,11 +252,13 @@ fn a_week_of_alerts_stays_within_its_days() {
     let of = |wanted: &str| runs.iter().filter(|(_, cause)| *cause == wanted).count();
     // 10,080 minutes: alert 0, 1,000, … 10,000 of the third, and none of them was refused.
     assert_eq!(of("rare"), 11);
-    // Of 3,000,000 tokens a quarter is reserved: 2,250,000 are eleven runs a day, with those of the third.
-    assert_eq!(of("often") + of("hourly") + of("rare"), 11 * 7);
-    for (begin, _) in &runs {
-        let window = runs.iter().filter(|(at, _)| (*begin..begin + DAY_NS).contains(at)).count();
-        assert!(window <= 15, "{window} runs of 200,000 tokens in 24 hours");
+    // Of 3,000,000 tokens a quarter is reserved: of the others ten runs of 200,000 leave enough for one more, and
+    // eleven do not. The reserve has room for four.
+    assert!(of("often") + of("hourly") >= 7 * 10, "{} {}", of("often"), of("hourly"));
+    for (begin, cause) in &runs {
+        let before = |(at, _): &&(u64, &str)| *at < *begin && *at + DAY_NS > *begin;
+        let most = if *cause == "rare" { 14 } else { 10 };
+        assert!(runs.iter().filter(before).count() <= most, "{cause}");
     }
 }
 
@@ -568,12 +570,10 @@ proptest! {
             });
         }
         // What others than critical ones took, one after the other, left the reserve alone.
-        let mild = begun.iter().filter(|run| run.severity != Severity::Critical);
-        for run in mild.filter(|run| run.grant.is_some()) {
-            let at = run.began;
-            let before = begun.iter().filter(|other| {
-                other.ended.is_some_and(|ended| other.began <= at && ended <= at && ended > at - DAY_NS)
-            });
+        let mild = |run: &&Run| run.severity != Severity::Critical && run.grant.is_some();
+        for (index, run) in begun.iter().enumerate().filter(|(_, run)| mild(run)) {
+            let day_ago = run.began - DAY_NS;
+            let before = begun[..index].iter().filter(|other| other.ended > Some(day_ago));
             let tokens = before.map(|other| other.tokens).sum::<u64>() + run.tokens;
             prop_assert!(tokens <= open(3_000_000, Severity::Info), "{tokens}");
         }
