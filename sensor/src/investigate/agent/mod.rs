@@ -5,6 +5,12 @@
 //! weekly, so an event that nobody knows is passed over, and the raw line is kept in any case.
 
 mod api;
+mod claude;
+mod codex;
+mod gemini;
+mod opencode;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 
@@ -70,7 +76,7 @@ pub enum Said {
     Trouble(String),
     /// Spent on top of what was known.
     Spent(Usage),
-    /// Spent since the run began, all in all: takes the place of what was known.
+    /// Spent since this life began, all in all: takes the place of what was known of it.
     Total(Usage),
     /// The terminal event: nothing but its exit is to come. An error says what went wrong.
     End(Result<(), String>),
@@ -104,8 +110,65 @@ pub trait Agent: Send + std::fmt::Debug {
 
 /// Who has a contract here.
 pub fn of(agent: crate::config::Agent) -> Option<Box<dyn Agent>> {
+    use crate::config::Agent as Name;
     match agent {
-        crate::config::Agent::Api => Some(Box::new(api::Api)),
-        _ => None,
+        Name::Claude => Some(Box::<claude::Claude>::default()),
+        Name::Codex => Some(Box::<codex::Codex>::default()),
+        Name::Gemini => Some(Box::<gemini::Gemini>::default()),
+        Name::Opencode => Some(Box::<opencode::Opencode>::default()),
+        Name::Api => Some(Box::new(api::Api)),
+        Name::None | Name::Builtin | Name::Command => None,
     }
+}
+
+/// What programs know our MCP server by.
+const SERVER: &str = "sensor";
+
+impl Task<'_> {
+    /// The first word of the command line.
+    fn program_or(&self, usual: &str) -> String {
+        let program = self.program.to_string_lossy();
+        if program.is_empty() { usual.to_owned() } else { program.into_owned() }
+    }
+
+    /// The program of our MCP server, and its arguments.
+    fn server(&self) -> (&str, &[String]) {
+        self.server.split_first().map_or(("", &[]), |(program, arguments)| (program, arguments))
+    }
+
+    /// Below its home.
+    fn at(&self, path: &str) -> String {
+        self.home.join(path).to_string_lossy().into_owned()
+    }
+}
+
+/// Variables, each with its value.
+fn variables<const N: usize>(pairs: [(&str, &str); N]) -> Vec<(String, String)> {
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec()
+}
+
+/// A text in an event; empty where there is none.
+fn text<'a>(event: &'a Value, pointer: &str) -> &'a str {
+    event.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// A count in an event; 0 where there is none.
+fn count(event: &Value, pointer: &str) -> u64 {
+    event.pointer(pointer).and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// An amount of dollars in an event, in millionths; none where it is no amount.
+fn micro_usd(event: &Value, pointer: &str) -> Option<u64> {
+    let dollars = event.pointer(pointer).and_then(Value::as_f64)?;
+    (dollars >= 0.0).then_some((dollars * 1e6).round() as u64)
+}
+
+/// A tool of ours by its own name, without what the program puts before it; any other as it is.
+fn tool(name: &str, prefix: &str) -> Said {
+    Said::Tool(name.strip_prefix(prefix).unwrap_or(name).to_owned())
+}
+
+/// Why it failed, where it says so.
+fn why(said: &str) -> String {
+    if said.is_empty() { "it failed and does not say why".to_owned() } else { said.to_owned() }
 }
