@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod acting;
 #[cfg(test)]
+mod api;
+#[cfg(test)]
 mod bad_disk;
 #[cfg(test)]
 mod black_box;
@@ -49,6 +51,8 @@ mod recursion;
 mod remote;
 #[cfg(test)]
 mod respawn;
+#[cfg(test)]
+mod resume;
 #[cfg(test)]
 mod sources;
 #[cfg(test)]
