@@ -6,6 +6,8 @@ mod acting;
 #[cfg(test)]
 mod agents;
 #[cfg(test)]
+mod api;
+#[cfg(test)]
 mod bad_disk;
 #[cfg(test)]
 mod black_box;
@@ -51,6 +53,8 @@ mod recursion;
 mod remote;
 #[cfg(test)]
 mod respawn;
+#[cfg(test)]
+mod resume;
 #[cfg(test)]
 mod rogue;
 #[cfg(test)]

@@ -1,9 +1,14 @@
 //! Investigations at the desk: they are begun, what they tell is recorded, and what they have come to is
 //! judged by what is in the record.
 
+use std::path::Path;
+
 use super::{
     desk::{Announced, Desk},
-    investigations::{Asked, Progress},
+    investigations::{
+        Asked, Progress,
+        admission::{self, Waiting},
+    },
 };
 use crate::{
     clock,
@@ -19,15 +24,46 @@ impl Desk {
         asked: Asked,
         evidence: Vec<proto::Evidence>,
     ) -> Option<(Announced, proto::Investigation)> {
+        let told = self.teller();
         let incident = self.incidents.get_looked_into(id)?;
-        let done = self.done.clone();
-        let told = move |progress| {
-            let _ = done.send(super::desk::Done::Investigated(progress));
-        };
         let begun = self.investigations.begin(asked, incident, evidence, told)?;
         let Progress::State { investigation, .. } = &begun else { return None };
         let investigation = proto::Investigation::clone(investigation);
         self.investigated(begun).map(|announced| (announced, investigation))
+    }
+
+    /// What investigations of the last day have cost counts, whoever of us was told.
+    pub(super) fn recall_spending(&mut self, state_dir: &Path) {
+        match admission::earlier(state_dir) {
+            Ok(earlier) => self.investigations.remember(earlier),
+            Err(error) => {
+                tracing::warn!("what earlier investigations have cost is not counted: {error}");
+            }
+        }
+    }
+
+    /// Brings to the desk what is told elsewhere.
+    fn teller(&self) -> impl Fn(Progress) + Send + 'static {
+        let done = self.done.clone();
+        move |progress| {
+            let _ = done.send(super::desk::Done::Investigated(progress));
+        }
+    }
+
+    /// The next one begins when one has ended.
+    fn follow(&mut self, ended: &proto::Investigation) {
+        let told = self.teller();
+        let mut next = self.investigations.ended(ended, &told);
+        while let Some(Waiting { incident, order }) = next {
+            let id = order.investigation.id.clone();
+            let found = self.incidents.get_looked_into(&incident);
+            let begun = found.and_then(|it| self.investigations.start(order, it, self.teller()));
+            if let Some(begun) = begun {
+                self.investigated(begun);
+                return;
+            }
+            next = self.investigations.withdraw(&id, &told);
+        }
     }
 
     pub(super) fn investigated(&mut self, progress: Progress) -> Option<Announced> {
@@ -55,7 +91,8 @@ impl Desk {
                 }
                 let body = Body::Investigation(investigation.clone());
                 self.log.append(Draft::of(incident.clone(), body));
-                self.amend(&incident, |incident| {
+                let over = ended.then(|| investigation.clone());
+                let announced = self.amend(&incident, |incident| {
                     let why = format!("investigation by {}", investigation.agent);
                     let what = match investigation.state() {
                         InvestigationState::Suppressed => "was suppressed",
@@ -66,7 +103,11 @@ impl Desk {
                     };
                     put(incident, investigation);
                     format!("{why} {what}")
-                })
+                });
+                if let Some(over) = over {
+                    self.follow(&over);
+                }
+                announced
             }
         }
     }

@@ -1,24 +1,25 @@
 //! Starts investigations, and turns what they say into records.
 
+pub mod admission;
 mod drivers;
 pub mod readiness;
 mod running;
 
-use std::{
-    collections::HashMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 pub use self::drivers::Place;
-use self::{readiness::Readiness, running::Running};
+use self::{
+    admission::{Order, Verdict, Waiting},
+    readiness::Readiness,
+    running::Running,
+};
 use crate::{
     cgroup::Hierarchies,
     clock,
     config::{self, Agent},
     evidence::Gatherer,
     investigate::{
-        self, Agency, Desk as Admission, Dossier, Driver, Limits, Past, Stop,
+        self, Agency, By, Desk as Admission, Dossier, Driver, Limits, Past, Stop,
         ladder::{self, Rung},
     },
     proto::{self, InvestigationState},
@@ -60,6 +61,8 @@ pub struct Investigations {
     agent: Agent,
     drivers: HashMap<Agent, Driver>,
     admission: Admission,
+    /// By id, those that the budget has in its queue.
+    waiting: HashMap<String, Waiting>,
     gatherer: Arc<Gatherer>,
     stop: Option<Stop>,
     /// Of the evidence window.
@@ -71,12 +74,9 @@ pub struct Investigations {
     pub resumes: u32,
 }
 
-/// One at a time: an investigator is a load of its own on a host in trouble.
-const AT_ONCE: u32 = 1;
-
 impl Investigations {
     pub fn new(config: &config::Investigate, place: Place, gatherer: Arc<Gatherer>) -> Self {
-        let limits = Limits { at_once: AT_ONCE, per_hour: config.max_per_hour };
+        let limits = Limits::of(config);
         let stop =
             Stop::new().inspect_err(|error| tracing::warn!("no investigations: {error}")).ok();
         let drivers = drivers::of(config, &place, &gatherer);
@@ -85,6 +85,7 @@ impl Investigations {
             readiness: Readiness::watch(&drivers),
             drivers,
             admission: Admission::new(&place.home, limits),
+            waiting: HashMap::new(),
             gatherer,
             stop,
             tokens: config.window_tokens as usize,
@@ -118,58 +119,39 @@ impl Investigations {
         self.drivers.get(&self.agent).cloned()
     }
 
-    /// Starts one about an incident. Answers what is to be recorded at once: that it began, or why
-    /// it may not; `told` hears the rest. `None`: nothing can be started on this host.
+    /// Starts one about an incident, if the budget lets it. Answers what is to be recorded at once: that it
+    /// began, waits, or why it may not; `told` hears the rest. `None`: nothing can be started on this host.
     pub fn begin(
-        &self,
+        &mut self,
         asked: Asked,
         incident: &proto::Incident,
         evidence: Vec<proto::Evidence>,
         told: impl Fn(Progress) + Send + 'static,
     ) -> Option<Progress> {
-        let stop = self.stop.clone()?;
-        let Asked { driver, why, past, .. } = asked;
-        let number = incident.investigations.len() + 1;
-        let (mut investigation, past) = match past {
-            Some((cut_off, past)) => (
-                proto::Investigation { lives: past.lives + 1, ended_at: None, ..cut_off },
-                Some(past),
-            ),
-            None => (
-                proto::Investigation {
-                    id: format!("{}-{number}", incident.id),
-                    agent: driver.name().to_owned(),
-                    started_at: Some(clock::wall()),
-                    why,
-                    lives: 1,
-                    stage: driver.stage().into(),
-                    ..Default::default()
-                },
-                None,
-            ),
+        self.stop.as_ref()?;
+        let by = match (&asked.past, asked.by_hand) {
+            (Some(_), _) => By::Resumed,
+            (None, true) => By::Hand,
+            (None, false) => By::Itself,
         };
-        let incident_id = incident.id.clone();
-        let cgroup = incident.culprit.as_ref().map_or("", |culprit| culprit.cgroup.as_str());
-        // The playbook costs nothing; the budget is for programs.
-        let ticket = match &driver {
-            Driver::Builtin => None,
-            Driver::Command(_) | Driver::Agent(_) => {
-                match self.admission.admit(Path::new(cgroup)) {
-                    Ok(ticket) => Some(ticket),
-                    Err(denied) => {
-                        investigation.set_state(InvestigationState::Suppressed);
-                        investigation.ended_at = Some(clock::wall());
-                        investigation.error = denied.to_string();
-                        return Some(Progress::State {
-                            incident: incident_id,
-                            investigation: investigation.into(),
-                        });
-                    }
-                }
-            }
-        };
+        let order = Order::new(asked, incident, evidence);
+        match self.admit(order, by, incident, &told) {
+            Verdict::Go(order) => self.start(*order, incident, told),
+            Verdict::Not(progress) => Some(progress),
+        }
+    }
+
+    /// Starts one that was admitted.
+    pub fn start(
+        &self,
+        order: Order,
+        incident: &proto::Incident,
+        told: impl Fn(Progress) + Send + 'static,
+    ) -> Option<Progress> {
+        let Order { driver, past, evidence, mut investigation } = order;
         investigation.set_state(InvestigationState::Running);
         investigation.error.clear();
+        let incident_id = incident.id.clone();
         let begun = Progress::State {
             incident: incident_id.clone(),
             investigation: investigation.clone().into(),
@@ -177,15 +159,22 @@ impl Investigations {
         let running = Running {
             gatherer: Arc::clone(&self.gatherer),
             tokens: self.tokens,
-            stop,
+            stop: self.stop.clone()?,
             driver,
             past,
             dossier: Dossier { incident: incident.clone(), evidence, window: None },
-            investigation,
+            investigation: investigation.clone(),
         };
         tokio::task::spawn_blocking(move || {
-            running.run(&told);
-            drop(ticket);
+            let run = std::panic::AssertUnwindSafe(|| running.run(&told));
+            // One that never ended would keep all others from beginning.
+            if std::panic::catch_unwind(run).is_err() {
+                investigation.set_state(InvestigationState::Failed);
+                investigation.ended_at = Some(clock::wall());
+                "the thread that listened to it has failed".clone_into(&mut investigation.error);
+                let investigation = investigation.into();
+                told(Progress::State { incident: incident_id, investigation });
+            }
         });
         Some(begun)
     }

@@ -52,6 +52,7 @@ impl Desk {
         }
         self.forget_shortages();
         self.recall_kills(state_dir);
+        self.recall_spending(state_dir);
         let ids: Vec<String> = self.incidents.iter().map(|incident| incident.id.clone()).collect();
         for id in ids {
             self.take_up(&id);

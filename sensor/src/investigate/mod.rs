@@ -28,7 +28,7 @@ pub mod window;
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Instant,
 };
 
@@ -36,7 +36,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use serde::Serialize;
 
 pub use self::{
-    budget::{Denied, Limits},
+    budget::{Admission, Budget, By, Denied, Earlier, Grant, Limits, Next, Request},
     command::Command,
     key::{Key, KeyError, read_key},
     prices::Prices,
@@ -192,35 +192,36 @@ impl AsFd for Stop {
 }
 
 /// Admits investigations, within bounds.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Desk {
     /// v2 path below which our agents' groups are.
     home: PathBuf,
-    budget: Arc<Mutex<budget::Budget>>,
+    budget: Budget,
 }
 
 impl Desk {
     pub fn new(home: &Path, limits: Limits) -> Self {
-        let budget = Arc::new(Mutex::new(budget::Budget::new(limits)));
-        Self { home: home.to_owned(), budget }
+        Self { home: home.to_owned(), budget: Budget::new(limits) }
     }
 
-    /// Permission to start one about a culprit that lives in the v2 path `cgroup` (empty: none is
-    /// known). It counts as running until the ticket is dropped.
-    pub fn admit(&self, cgroup: &Path) -> Result<Ticket, Denied> {
+    /// What was spent before this run of the daemon counts.
+    pub fn remember(&mut self, earlier: impl IntoIterator<Item = Earlier>) {
+        self.budget.remember(clock::boot_ns(), earlier);
+    }
+
+    /// Asks for one about a culprit that lives in the v2 path `cgroup` (empty: none is known).
+    pub fn ask(&mut self, cgroup: &Path, request: Request) -> Admission {
         let ours = sandbox::is_agent(&self.home, cgroup);
-        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
-        budget.begin(clock::boot_ns(), ours)?;
-        Ok(Ticket(Arc::clone(&self.budget)))
+        self.budget.ask(clock::boot_ns(), Request { ours, ..request })
     }
-}
 
-/// A running investigation, as the budget counts it.
-#[derive(Debug)]
-pub struct Ticket(Arc<Mutex<budget::Budget>>);
+    /// One that was let go has ended, and costs so much with all its lives; what follows from that.
+    pub fn ended(&mut self, id: &str, cost: &proto::Cost) -> Next {
+        self.budget.ended(clock::boot_ns(), id, cost)
+    }
 
-impl Drop for Ticket {
-    fn drop(&mut self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).end();
+    /// One is not wanted any more that waits, or was let go and has not begun.
+    pub fn withdraw(&mut self, id: &str) -> Next {
+        self.budget.withdraw(clock::boot_ns(), id)
     }
 }

@@ -536,12 +536,22 @@ fn homes_are_kept_for_those_that_go_on() {
 
 #[test]
 fn the_desk_admits_one_and_never_about_ourselves() {
-    let home = Path::new("/sensor");
-    let desk = Desk::new(home, Limits::default());
-    let ours = desk.admit(Path::new("/sensor/investigation-1-2-x"));
-    assert_eq!(ours.unwrap_err(), Denied::Ourselves);
-    let ticket = desk.admit(Path::new("/user.slice")).unwrap();
-    assert_eq!(desk.admit(Path::new("")).unwrap_err(), Denied::Busy(1));
-    drop(ticket);
-    assert!(desk.admit(Path::new("")).is_ok());
+    let mut desk =
+        Desk::new(Path::new("/sensor"), Limits::of(&crate::config::Investigate::default()));
+    let request = |id: &str| Request {
+        id: id.into(),
+        incident: id.into(),
+        severity: proto::Severity::Warning,
+        fingerprint: id.into(),
+        ours: false,
+        by: By::Itself,
+        estimate: None,
+    };
+    let ours = desk.ask(Path::new("/sensor/investigation-1-2-x"), request("a-1"));
+    assert_eq!(ours, Admission::Denied(Denied::Ourselves));
+    assert!(matches!(desk.ask(Path::new("/user.slice"), request("b-1")), Admission::Go(_)));
+    let waits = desk.ask(Path::new(""), request("c-1"));
+    assert_eq!(waits, Admission::Queue { position: 1, gave_way: None });
+    let next = desk.ended("b-1", &proto::Cost::default());
+    assert_eq!(next.go.unwrap().0.id, "c-1");
 }
