@@ -12,6 +12,7 @@ pub(crate) mod builtin;
 pub mod claims;
 mod command;
 pub(crate) mod findings;
+pub mod gate;
 mod key;
 pub(crate) mod ladder;
 pub(crate) mod lines;
