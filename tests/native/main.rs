@@ -4,6 +4,10 @@
 #[cfg(test)]
 mod acting;
 #[cfg(test)]
+mod agents;
+#[cfg(test)]
+mod api;
+#[cfg(test)]
 mod bad_disk;
 #[cfg(test)]
 mod black_box;
@@ -49,6 +53,10 @@ mod recursion;
 mod remote;
 #[cfg(test)]
 mod respawn;
+#[cfg(test)]
+mod resume;
+#[cfg(test)]
+mod rogue;
 #[cfg(test)]
 mod sources;
 #[cfg(test)]

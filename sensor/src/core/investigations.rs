@@ -136,7 +136,7 @@ impl Investigations {
             (None, true) => By::Hand,
             (None, false) => By::Itself,
         };
-        let order = Order::new(asked, incident, evidence);
+        let order = Order::new(self.step_down(asked), incident, evidence);
         match self.admit(order, by, incident, &told) {
             Verdict::Go(order) => self.start(*order, incident, told),
             Verdict::Not(progress) => Some(progress),
@@ -181,11 +181,15 @@ impl Investigations {
         Some(begun)
     }
 
-    /// Who of those can run now, with the room that is left: the wanted one, one request instead of it, or the
-    /// playbook. And why not who was wanted.
-    pub fn able(&self, wanted: Driver) -> (Driver, Vec<String>) {
-        let Driver::Agent(agency) = &wanted else { return (wanted, Vec::new()) };
-        let mut rungs = vec![self.rung(agency)];
+    /// Who can run now, with the room that is left: the wanted one, one request instead of it, or the playbook.
+    /// Why not who was wanted stands behind why somebody was.
+    fn step_down(&self, mut asked: Asked) -> Asked {
+        // What has begun goes on as it was.
+        let Driver::Agent(agency) = asked.driver.clone() else { return asked };
+        if asked.past.is_some() {
+            return asked;
+        }
+        let mut rungs = vec![self.rung(&agency)];
         if agency.agent != Agent::Api
             && let Some(Driver::Agent(api)) = self.drivers.get(&Agent::Api)
         {
@@ -193,9 +197,16 @@ impl Investigations {
         }
         let choice = ladder::choose(&rungs, &readiness::headroom(&self.hierarchies));
         if choice.agent == agency.agent {
-            return (wanted, choice.why_not);
+            return asked;
         }
-        (self.drivers.get(&choice.agent).cloned().unwrap_or(Driver::Builtin), choice.why_not)
+        asked.driver = self.drivers.get(&choice.agent).cloned().unwrap_or(Driver::Builtin);
+        let instead = format!("{} instead, for {}", asked.driver.name(), choice.why_not.join("; "));
+        asked.why = [asked.why, instead]
+            .into_iter()
+            .filter(|why| !why.is_empty())
+            .collect::<Vec<_>>()
+            .join(": ");
+        asked
     }
 
     fn rung(&self, agency: &Agency) -> Rung {

@@ -1,0 +1,97 @@
+//! `api`: one request to a model with the evidence window in it.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use tests::{
+    Cage, Limits, Sensor,
+    model::{Model, Step, USAGE},
+    needs,
+    workloads::script,
+};
+
+use crate::support::{CATCH, id};
+
+/// What a test's key file holds.
+const KEY: &str = "key-of-a-test-0123456789";
+
+/// An investigation by `api` with a model that follows the script; how it ended, and what the model was asked.
+fn asked(script: Vec<Step>, more: &str) -> (Value, Model) {
+    let place = tempfile::tempdir().unwrap();
+    let key = place.path().join("key");
+    fs::write(&key, format!("{KEY}\n")).unwrap();
+    let mut readable = fs::metadata(&key).unwrap().permissions();
+    std::os::unix::fs::PermissionsExt::set_mode(&mut readable, 0o600);
+    fs::set_permissions(&key, readable).unwrap();
+    let model = Model::start(KEY, script).unwrap();
+    let config = format!(
+        "[investigate]\nagent = \"api\"\nwhen = \"always\"\n{more}\n[investigate.api]\nmodel = \"a-model\"\n\
+         endpoint = {:?}\nkey_file = {key:?}\n\
+         [[investigate.prices]]\nmodel = \"a-model\"\ninput_usd = 3.0\noutput_usd = 15.0\ncached_usd = 0.3\n",
+        model.url()
+    );
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, &config).unwrap();
+    let (work, _) = script::ticker().unwrap();
+    let running = work.start(&cage).unwrap();
+    let pid = running.pid().to_string();
+    let incident =
+        sensor.json(&["trigger", "--pid", &pid, "--why", "a test asks", "--json"]).unwrap();
+    let over = |one: &Value| {
+        let run = &one["investigations"][0];
+        one["id"] == id(&incident) && !run.is_null() && run["state"] != "running"
+    };
+    let shown = sensor.wait_for(CATCH, over).unwrap();
+    let run = shown["investigations"][0].clone();
+    assert!(!run.to_string().contains(KEY) && !sensor.log_tail().contains(KEY));
+    (run, model)
+}
+
+#[test]
+fn a_model_is_asked_once_and_what_it_hands_in_is_checked_and_counted() {
+    needs!();
+    let claim = json!({"text": "somebody asked for it", "evidence": ["incident"]});
+    let findings = json!({"verdict": "extends", "confidence": 0.6, "cause": claim});
+    let (run, model) = asked(vec![Step::Call("submit_findings", findings)], "");
+    assert_eq!(run["agent"], "api", "{run:#}");
+    assert_eq!((&run["state"], &run["outcome"]), (&"done".into(), &"complete".into()), "{run:#}");
+    assert_eq!(run["report"]["cause"]["text"], "somebody asked for it", "{run:#}");
+
+    let asked = model.asked();
+    let [once] = &asked[..] else { panic!("{asked:#?}") };
+    assert!(once.right_key);
+    assert_eq!(once.tools, ["submit_findings"]);
+    let cost = &run["cost"];
+    let tokens = USAGE.input + USAGE.cached + USAGE.output;
+    assert_eq!(cost["tokens"], tokens, "{cost:#}");
+    assert_eq!((&cost["turns"], &cost["tool_calls"]), (&1.into(), &1.into()), "{cost:#}");
+    let micro = USAGE.input * 3 + USAGE.output * 15 + USAGE.cached * 3 / 10;
+    let usd = cost["usd"].as_f64().unwrap();
+    assert!((usd * 1e6 - micro as f64).abs() < 0.5, "{usd} is not {micro} millionths");
+}
+
+#[test]
+fn what_goes_wrong_is_said() {
+    needs!();
+    let short =
+        "[investigate.run]\ndeadline_s = 3\nfirst_event_s = 2\nsilence_s = 2\nlinger_s = 2\n";
+    let cases = [
+        (Step::Status(401), "", "failed", "401"),
+        (Step::Status(500), "", "failed", "500"),
+        (Step::Garbage, "", "failed", "broke off"),
+        (Step::Text("I do not know".into()), "", "failed", "handed in nothing"),
+        (Step::Hang, short, "timed_out", "silent"),
+        // Bytes are no events.
+        (Step::Trickle("I do not know".into()), short, "timed_out", "silent"),
+    ];
+    for (step, more, state, why) in cases {
+        let what = format!("{step:?}");
+        let (run, _) = asked(vec![step], more);
+        assert_eq!(
+            (&run["state"], &run["outcome"]),
+            (&state.into(), &"incomplete".into()),
+            "{what}: {run:#}"
+        );
+        assert!(run["error"].as_str().unwrap().contains(why), "{what}: {run:#}");
+    }
+}
