@@ -42,7 +42,7 @@ pub use self::{
     key::{Key, KeyError, read_key},
     prices::Prices,
     run::{Agency, Past},
-    sandbox::{Sandbox, clear_leftovers, tidy, unread},
+    sandbox::{Sandbox, Whom, clear_leftovers, tidy, unread},
     window::Window,
 };
 use crate::{
