@@ -77,9 +77,12 @@ fn what_goes_wrong_is_said() {
         "[investigate.run]\ndeadline_s = 3\nfirst_event_s = 2\nsilence_s = 2\nlinger_s = 2\n";
     let cases = [
         (Step::Status(401), "", "failed", "401"),
+        (Step::Status(500), "", "failed", "500"),
         (Step::Garbage, "", "failed", "broke off"),
         (Step::Text("I do not know".into()), "", "failed", "handed in nothing"),
         (Step::Hang, short, "timed_out", "silent"),
+        // Bytes are no events.
+        (Step::Trickle("I do not know".into()), short, "timed_out", "silent"),
     ];
     for (step, more, state, why) in cases {
         let what = format!("{step:?}");

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod acting;
 #[cfg(test)]
+mod agents;
+#[cfg(test)]
 mod api;
 #[cfg(test)]
 mod bad_disk;
@@ -53,6 +55,8 @@ mod remote;
 mod respawn;
 #[cfg(test)]
 mod resume;
+#[cfg(test)]
+mod rogue;
 #[cfg(test)]
 mod sources;
 #[cfg(test)]

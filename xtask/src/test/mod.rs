@@ -34,8 +34,10 @@ const CRATES: [&str; 10] =
 const UNIT_LIMIT: Duration = Duration::from_mins(10);
 /// End-to-end tests that mostly wait, each for a tree of its own, and take no times: they run beside
 /// each other, so many at once.
-const PATIENT: [&str; 13] = [
+const PATIENT: [&str; 17] = [
     "acting::",
+    "agents::",
+    "api::",
     "black_box::",
     "group::",
     "hostile::",
@@ -45,6 +47,8 @@ const PATIENT: [&str; 13] = [
     "protected::",
     "remote::",
     "respawn::",
+    "resume::",
+    "rogue::",
     "trees::",
     "watching::",
     "webhooks::",

@@ -1,0 +1,269 @@
+//! The agents' real programs, end to end, against a model of our own: they see the incident through our
+//! MCP server, submit what they found, and cost what the script says; and whatever the model does, the run
+//! comes to an end that says why.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::{
+    Cage, Limits, Sensor, agent,
+    daemon::open_to_all,
+    model::{Model, Step, USAGE},
+    names, needs,
+    watch::number,
+    workloads::{Running, Workload, script},
+};
+
+use crate::support::{CATCH, comes, contained, id, killed, opened, plant};
+
+/// Tools by which a program would see or change more than our server shows.
+const SHELLS: [&str; 8] = [
+    "Bash",
+    "bash",
+    "exec_command",
+    "shell",
+    "shell_command",
+    "run_shell_command",
+    "write",
+    "write_file",
+];
+
+/// Long enough for each program's next event on a machine that is busy, short enough to wait for.
+const SILENCE_S: u32 = 10;
+
+/// Millionths of a dollar for an answer of a model that costs 2 dollars a million, 10 for what it writes,
+/// and 0.2 for what it had in its cache.
+const ANSWER: u64 = 2 * USAGE.input + 10 * USAGE.output + USAGE.cached / 5;
+
+/// One of the agents, its model, and what it has to work with.
+struct Agent {
+    name: &'static str,
+    /// The key's file is in it.
+    place: TempDir,
+    key: String,
+    model: Model,
+    program: PathBuf,
+}
+
+impl Agent {
+    fn new(name: &'static str, program: PathBuf, script: Vec<Step>) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        open_to_all(place.path()).unwrap();
+        let key = format!("sk-{}-{}", names::word(), names::word());
+        let agent = Self { name, model: Model::start(&key, script).unwrap(), key, place, program };
+        fs::write(agent.key_file(), format!("{}\n", agent.key)).unwrap();
+        fs::set_permissions(agent.key_file(), fs::Permissions::from_mode(0o600)).unwrap();
+        agent
+    }
+
+    fn key_file(&self) -> PathBuf {
+        self.place.path().join("key")
+    }
+
+    /// Of the run's table beside, `run`.
+    fn config(&self, agent: &str, run: &str) -> String {
+        let (model, program, key) = (model_of(self.name), &self.program, self.key_file());
+        format!(
+            "[investigate]\nagent = \"{agent}\"\nwhen = \"always\"\ncooldown_s = 0\n\n\
+             [investigate.run]\n{run}\n\n\
+             [investigate.{name}]\nprogram = {program:?}\nmodel = \"{model}\"\n\
+             endpoint = \"{url}\"\nkey_file = {key:?}\n\n\
+             [[investigate.prices]]\nmodel = \"{model}\"\n\
+             input_usd = 2.0\noutput_usd = 10.0\ncached_usd = 0.2\n",
+            name = self.name,
+            url = self.model.url(),
+        )
+    }
+}
+
+fn model_of(agent: &str) -> &'static str {
+    match agent {
+        "codex" => "gpt-5.1-codex",
+        "gemini" => "gemini-2.5-flash",
+        "opencode" => "anthropic/claude-sonnet-5",
+        _ => "claude-sonnet-5",
+    }
+}
+
+/// Looks, says that the built-in diagnosis is right, and has done.
+fn good() -> Vec<Step> {
+    let findings = json!({
+        "verdict": "confirms",
+        "confidence": 0.75,
+        "cause": {"text": "it starts itself", "evidence": ["incident"]},
+    });
+    vec![
+        Step::Call("incident_get", json!({})),
+        Step::Call("submit_findings", findings),
+        Step::Text("It starts itself.".to_owned()),
+    ]
+}
+
+/// The first run of an agent that has ended, or the next after so many.
+fn ended(sensor: &Sensor, incident: &str, agent: &str, before: usize) -> Value {
+    let of = |one: &Value| {
+        let runs = one["investigations"].as_array().cloned().unwrap_or_default();
+        runs.into_iter().filter(|run| run["agent"] == agent).nth(before)
+    };
+    let over = |one: &Value| {
+        one["id"] == incident
+            && of(one).is_some_and(|run| run["state"] != "running" && run["state"] != "queued")
+    };
+    of(&sensor.wait_for(CATCH, over).unwrap()).unwrap()
+}
+
+/// Nothing of a run stays on the disk.
+fn leaves_nothing(sensor: &Sensor) {
+    let scratch = sensor.socket().with_file_name("scratch");
+    let empty = |path: &Path| fs::read_dir(path).is_ok_and(|mut all| all.next().is_none());
+    comes("an empty scratch directory", Duration::from_secs(10), || empty(&scratch));
+}
+
+/// By itself, of an incident as it comes: two looks and a last word, each at this price, in millionths of a
+/// dollar.
+fn finds_the_cause(name: &'static str, program: PathBuf, price: u64) {
+    let agent = Agent::new(name, program, good());
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, &agent.config(agent.name, "")).unwrap();
+    let mut watch = sensor.watch(0).unwrap();
+    let (_work, running) = plant(&cage);
+    let incident = contained(&sensor, running.pid());
+    let run = ended(&sensor, id(&incident), agent.name, 0);
+    assert_eq!((&run["state"], &run["outcome"]), (&json!("done"), &json!("complete")), "{run:#}");
+    assert_eq!(run["report"]["verdict"], "confirms", "{run:#}");
+    assert_eq!(run["report"]["cause"]["text"], "it starts itself", "{run:#}");
+    let cost = &run["cost"];
+    let count = |key: &str| number(&cost[key]).unwrap_or_default();
+    assert_eq!(
+        (count("input_tokens"), count("cached_tokens"), count("output_tokens")),
+        (3 * USAGE.input, 3 * USAGE.cached, 3 * USAGE.output),
+        "{run:#}"
+    );
+    assert_eq!(count("tokens"), 3 * (USAGE.input + USAGE.cached + USAGE.output), "{run:#}");
+    assert_eq!((count("turns"), count("tool_calls")), (3, 2), "{run:#}");
+    let micro_usd = (cost["usd"].as_f64().unwrap() * 1e6).round() as u64;
+    assert_eq!(micro_usd, 3 * price, "{run:#}");
+
+    let over = |record: &Value| {
+        record["kind"] == "investigation" && record["investigation"]["state"] == "done"
+    };
+    watch.find(CATCH, over).unwrap();
+    let records = watch.kill();
+    assert!(records.iter().all(|one| !one.record.to_string().contains(&agent.key)), "the key");
+    leaves_nothing(&sensor);
+    let asked = agent.model.asked();
+    assert_eq!(asked.len(), 3, "{asked:#?}");
+    for one in &asked {
+        assert!(one.right_key, "{one:#?}");
+        assert!(one.tools.iter().any(|tool| tool.ends_with("submit_findings")), "{one:#?}");
+        let shell = one.tools.iter().find(|tool| SHELLS.contains(&tool.as_str()));
+        assert_eq!(shell, None, "what our server shows is all that it sees");
+    }
+    let saw = &asked[1].results[0];
+    assert!(saw.contains("recursion"), "{saw}");
+    killed(&sensor, &cage, &sensor.show(id(&incident)).unwrap());
+}
+
+#[test]
+fn claude_finds_the_cause() {
+    needs!();
+    // It counts by its own list.
+    finds_the_cause("claude", agent!("claude"), 3780);
+}
+
+#[test]
+fn codex_finds_the_cause() {
+    needs!();
+    finds_the_cause("codex", agent!("codex"), ANSWER);
+}
+
+#[test]
+fn gemini_finds_the_cause() {
+    needs!();
+    finds_the_cause("gemini", agent!("gemini"), ANSWER);
+}
+
+#[test]
+fn opencode_finds_the_cause() {
+    needs!();
+    finds_the_cause("opencode", agent!("opencode"), ANSWER);
+}
+
+/// A daemon whose agents are sent by hand, one after the other, into one incident.
+struct Bench {
+    sensor: Sensor,
+    incident: String,
+    agent: Agent,
+    runs: usize,
+    _running: (Workload, Running),
+    _cage: Cage,
+}
+
+impl Bench {
+    fn new(name: &'static str, program: PathBuf) -> Self {
+        let agent = Agent::new(name, program, vec![Step::Hang]);
+        let run = format!("silence_s = {SILENCE_S}\nfirst_event_s = 30\nturns = 4\nresumes = 0\n");
+        let cage = Cage::new(Limits::default()).unwrap();
+        let sensor = Sensor::start(&cage, &agent.config("none", &run)).unwrap();
+        let (work, _) = script::ticker().unwrap();
+        let running = work.start(&cage).unwrap();
+        let incident = id(&opened(&sensor, running.pid())).to_owned();
+        Self { sensor, incident, agent, runs: 0, _running: (work, running), _cage: cage }
+    }
+
+    /// Why a run with this model is incomplete.
+    fn fails(&mut self, script: Vec<Step>) -> String {
+        self.agent.model.begins(script);
+        let ask = ["investigate", &self.incident, "--agent", self.agent.name];
+        self.sensor.output(&ask).unwrap();
+        let run = ended(&self.sensor, &self.incident, self.agent.name, self.runs);
+        self.runs += 1;
+        assert_eq!(run["outcome"], "incomplete", "{run:#}");
+        assert!(!self.agent.model.asked().is_empty(), "the model was never asked: {run:#}");
+        leaves_nothing(&self.sensor);
+        run["error"].as_str().unwrap().to_owned()
+    }
+}
+
+fn says(error: &str, words: &[&str]) {
+    assert!(words.iter().any(|word| error.contains(word)), "{error:?} has none of {words:?}");
+}
+
+/// A program that tries again in silence is ended for that.
+const SILENT: &str = "fell silent";
+
+fn ends_whatever_the_model_does(name: &'static str, program: PathBuf) {
+    let mut bench = Bench::new(name, program);
+    says(&bench.fails(vec![Step::Status(401)]), &["401", "uthenticat"]);
+    says(&bench.fails(vec![Step::Status(500)]), &["500", "high demand", SILENT]);
+    assert_ne!(bench.fails(vec![Step::Garbage]), "");
+    says(&bench.fails(vec![Step::Hang]), &[SILENT, "said nothing"]);
+    let error = bench.fails(vec![Step::Call("incident_get", json!({}))]);
+    says(&error, &["turns", "times"]);
+    let asked = bench.agent.model.asked().len();
+    assert!((4..=6).contains(&asked), "ended after 4 turns, {asked} answers were asked for");
+}
+
+#[test]
+fn claude_ends_whatever_the_model_does() {
+    needs!();
+    ends_whatever_the_model_does("claude", agent!("claude"));
+}
+
+#[test]
+fn codex_ends_whatever_the_model_does() {
+    needs!();
+    ends_whatever_the_model_does("codex", agent!("codex"));
+}
+
+#[test]
+fn gemini_ends_whatever_the_model_does() {
+    needs!();
+    ends_whatever_the_model_does("gemini", agent!("gemini"));
+}
