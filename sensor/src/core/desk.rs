@@ -508,10 +508,9 @@ impl Desk {
             requests::begun(begun, reply);
         }
         // One investigation an incident: a person may ask for more.
-        if self.incidents.get(id).is_some_and(|it| it.investigations.is_empty())
-            && let Some(driver) = self.investigations.by_itself()
+        if let Some(incident) = self.incidents.get(id).filter(|it| it.investigations.is_empty())
+            && let Some(asked) = self.investigations.chosen(incident, self.incidents.returns(id))
         {
-            let asked = Asked { driver, why: String::new(), by_hand: false, past: None };
             self.investigate(id, asked, evidence);
         }
     }

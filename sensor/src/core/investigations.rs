@@ -16,7 +16,7 @@ use self::{
 use crate::{
     cgroup::Hierarchies,
     clock,
-    config::{self, Agent},
+    config::{self, Agent, When},
     evidence::Gatherer,
     investigate::{
         self, Agency, By, Desk as Admission, Dossier, Driver, Limits, Past, Stop,
@@ -59,6 +59,7 @@ pub struct Asked {
 /// Who investigates on this host, and what runs.
 pub struct Investigations {
     agent: Agent,
+    when: When,
     drivers: HashMap<Agent, Driver>,
     admission: Admission,
     /// By id, those that the budget has in its queue.
@@ -82,6 +83,7 @@ impl Investigations {
         let drivers = drivers::of(config, &place, &gatherer);
         Self {
             agent: config.agent,
+            when: config.when,
             readiness: Readiness::watch(&drivers),
             drivers,
             admission: Admission::new(&place.home, limits),

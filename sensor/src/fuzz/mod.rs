@@ -1,6 +1,7 @@
 //! Fuzz targets: each does with foreign bytes what production does with them, and checks what must hold
 //! of the result. `cargo xtask fuzz` runs them for as long as one likes, the tests here for a moment.
 
+mod agents;
 mod files;
 mod findings;
 mod frames;
@@ -64,6 +65,7 @@ pub const TARGETS: &[Target] = &[
     target("redaction", "text and arguments with secrets", text::redaction, text::secrets, 2048),
     target("rendering", "text for a model", text::rendering, text::renderings, 1024),
     target("agent", "what an agent writes", text::agent, text::agent_lines, 4096),
+    target("agent_events", "events of agents' programs", agents::run, agents::seeds, 2048),
     target("elf", "symbols of an executable", parse::elf, parse::elfs, 16_384),
     target("stack", "maps, stacks and samples", parse::stack, parse::stacks, 2048),
     target("log_lines", "logs, the journal, a perf map", parse::lines, parse::texts, 4096),

@@ -52,6 +52,8 @@ pub struct Change {
 struct Live {
     incident: Incident,
     culprit: Option<ProcessKey>,
+    /// Findings of the same cause in incidents that were resolved a short while before it.
+    before: u32,
 }
 
 impl Live {
@@ -86,7 +88,7 @@ impl Incidents {
                     .culprit
                     .as_ref()
                     .map(|culprit| ProcessKey::new(culprit.pid, culprit.start_ns));
-                (incident.id.clone(), Live { incident, culprit })
+                (incident.id.clone(), Live { incident, culprit, before: 0 })
             })
             .collect();
         Self { live, ..Self::default() }
@@ -130,7 +132,7 @@ impl Incidents {
         };
         self.live.insert(
             incident.id.clone(),
-            Live { incident: incident.clone(), culprit: finding.culprit },
+            Live { incident: incident.clone(), culprit: finding.culprit, before },
         );
         Change { from: State::Unspecified, why, incident, opened: true }
     }
@@ -253,6 +255,12 @@ impl Incidents {
 
     pub fn get(&self, id: &str) -> Option<&Incident> {
         self.live.get(id).map(|live| &live.incident)
+    }
+
+    /// How often its cause had been found in incidents that were resolved a short while before; 0: it is new, or
+    /// nobody knows any more.
+    pub fn returns(&self, id: &str) -> u32 {
+        self.live.get(id).map_or(0, |live| live.before)
     }
 
     /// The same, or one that is resolved while somebody looks into it.
@@ -642,6 +650,18 @@ mod tests {
         open.culprit = Some(proto::Culprit { pid: 7, start_ns: 1, ..Default::default() });
         let mut restored = Incidents::restore([open]);
         assert!(!restored.report(&finding(7, true), scene(1, &[]), "x".into()).opened);
+    }
+
+    #[test]
+    fn a_cause_that_is_back_is_known_and_one_that_goes_on_is_none() {
+        let mut incidents = Incidents::default();
+        incidents.report(&finding(7, false), scene(0, &[]), "a".into());
+        incidents.report(&finding(7, false), scene(1, &[]), "b".into());
+        assert_eq!(incidents.returns("a"), 0, "it goes on");
+        incidents.resolve("a", 2, NOW, "the culprit is gone");
+        incidents.report(&finding(9, false), scene(3, &[]), "c".into());
+        assert_eq!(incidents.returns("c"), 2, "both findings of the first");
+        assert_eq!(incidents.returns("gone"), 0);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     Dossier, End, Event, Redact, Stop,
     findings::Findings,
     lines::Line,
-    sandbox::{Program, Sandbox},
+    sandbox::{Program, Sandbox, Whom},
     supervise::{self, Ended, Heard, Listener, Order},
     watch::Patience,
 };
@@ -41,7 +41,7 @@ impl Command {
         Self {
             argv,
             sandbox: Sandbox {
-                user: "nobody".to_owned(),
+                user: Whom::Named("nobody".to_owned()),
                 // A coding agent with its runtime needs 300 to 700 MiB.
                 memory_bytes: 1 << 30,
                 kept_bytes: 0,

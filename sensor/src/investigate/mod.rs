@@ -12,6 +12,7 @@ pub(crate) mod builtin;
 pub mod claims;
 mod command;
 pub(crate) mod findings;
+pub mod gate;
 mod key;
 pub(crate) mod ladder;
 pub(crate) mod lines;
@@ -41,7 +42,7 @@ pub use self::{
     key::{Key, KeyError, read_key},
     prices::Prices,
     run::{Agency, Past},
-    sandbox::{Sandbox, clear_leftovers, tidy, unread},
+    sandbox::{Sandbox, Whom, clear_leftovers, tidy, unread},
     window::Window,
 };
 use crate::{

@@ -15,12 +15,12 @@ use super::{
     lines::Line,
     meter::Meter,
     prices::Prices,
-    sandbox::{Program, Sandbox},
+    sandbox::{Program, Sandbox, Whom},
     supervise::{self, Cause, Ended, Heard, Listener, Order},
     watch::{Bark, Patience},
 };
 use crate::{
-    config::{self, Bounds, Cli, Stage},
+    config::{self, Access, Bounds, Cli, Stage},
     evidence::Redactor,
     feed::runs::SOCKET,
     proto::{self, InvestigationState},
@@ -87,11 +87,30 @@ pub fn run(
         let text = redact(text);
         key.as_ref().map_or(text.clone(), |key| without(&text, key.expose()))
     };
+    let agency = &shelled(agency, dossier, sink);
     let end = lives(agency, id, dossier, past, key.as_ref(), &hide, stop, sink);
     if end.state != InvestigationState::Interrupted {
         agency.sandbox.forget(id);
     }
     end
+}
+
+/// With a shell it runs as the culprit's user; root's gets none.
+fn shelled(agency: &Agency, dossier: &Dossier, sink: &mut dyn FnMut(Event)) -> Agency {
+    let mut agency = agency.clone();
+    if agency.bounds.access == Access::Eye || agency.agent == config::Agent::Api {
+        return agency;
+    }
+    match dossier.incident.culprit.as_ref().map(|culprit| culprit.uid) {
+        Some(uid) if uid != 0 => agency.sandbox.user = Whom::Uid(uid),
+        found => {
+            let whose = if found.is_some() { "root's" } else { "nobody's" };
+            let text = format!("the culprit is {whose}: the agent has no shell, only its eye");
+            sink(Event::Line { stream: "sensor", text: text.into_bytes() });
+            agency.bounds.access = Access::Eye;
+        }
+    }
+    agency
 }
 
 /// One life after the other: who is killed by somebody else is taken up again.

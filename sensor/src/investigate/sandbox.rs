@@ -73,11 +73,28 @@ pub enum SandboxError {
     Start { program: String, source: io::Error },
 }
 
+/// Whom a program runs as.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whom {
+    Named(String),
+    /// The culprit's user, with its own group and no other.
+    Uid(u32),
+}
+
+impl std::fmt::Display for Whom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Named(name) => f.write_str(name),
+            Self::Uid(uid) => write!(f, "uid {uid}"),
+        }
+    }
+}
+
 /// The bounds of a foreign program.
 #[derive(Clone, Debug)]
 pub struct Sandbox {
     /// Not root. Ignored where the daemon itself is not root: then the program is as powerless.
-    pub user: String,
+    pub user: Whom,
     /// For all its processes together.
     pub memory_bytes: u64,
     /// Of that, what the kernel leaves it when memory is short, where it can.
@@ -190,10 +207,14 @@ impl Sandbox {
         if !rustix::process::geteuid().is_root() {
             return Ok(None);
         }
-        let user = User::from_name(&self.user).ok().flatten();
-        let user = user.ok_or_else(|| SandboxError::NoUser(self.user.clone()))?;
+        let user = match &self.user {
+            Whom::Named(name) => User::from_name(name),
+            Whom::Uid(uid) => User::from_uid(nix::unistd::Uid::from_raw(*uid)),
+        };
+        let user = user.ok().flatten();
+        let user = user.ok_or_else(|| SandboxError::NoUser(self.user.to_string()))?;
         if user.uid.is_root() || user.gid.as_raw() == 0 {
-            return Err(SandboxError::Root(self.user.clone()));
+            return Err(SandboxError::Root(self.user.to_string()));
         }
         Ok(Some((Uid::from_raw(user.uid.as_raw()), Gid::from_raw(user.gid.as_raw()))))
     }
@@ -338,12 +359,19 @@ impl Sandbox {
         let by = |held| if held { "by cgroup" } else { "by rlimit, each process by itself" };
         let mut text = format!(
             "runs as {} with {} MiB of memory ({}) and {} tasks ({})",
-            if rustix::process::geteuid().is_root() { &self.user } else { "the daemon's user" },
+            if rustix::process::geteuid().is_root() {
+                self.user.to_string()
+            } else {
+                "the daemon's user".to_owned()
+            },
             self.memory_bytes >> 20,
             by(holds.memory),
             self.pids,
             by(holds.pids),
         );
+        if holds.kept {
+            text = format!("{text}; {} MiB are kept for it", self.kept_bytes >> 20);
+        }
         if let Some(without) = without {
             text = format!("{text}; no cgroup of its own: {without}");
         }

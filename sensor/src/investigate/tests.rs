@@ -305,7 +305,7 @@ fn programs_that_fail_say_how() {
     assert_eq!(run_command(place.script("echo tried; exit 3")).end.findings, "tried");
     for (user, wanted) in [("root", "does not run as root"), ("no such user", "no user")] {
         let mut command = place.script("true");
-        command.sandbox.user = user.into();
+        command.sandbox.user = Whom::Named(user.into());
         let end = run_command(command).end;
         assert!(end.error.contains(wanted), "{}", end.error);
     }

@@ -8,6 +8,7 @@ use crate::{
     config::Agent,
     investigate::{
         Admission, By, Denied, Driver, Earlier, Grant, Next, Past, Request,
+        gate::{Gate, gate},
         prices::{Estimate, USUAL_TURNS},
     },
     proto::{self, InvestigationState},
@@ -80,6 +81,21 @@ impl Investigations {
     /// What was spent before this run of the daemon counts.
     pub fn remember(&mut self, earlier: impl IntoIterator<Item = Earlier>) {
         self.admission.remember(earlier);
+    }
+
+    /// Who looks into an incident without being asked, and why; `returns`: how often its cause was found before.
+    /// `None`: nobody is configured.
+    pub fn chosen(&self, incident: &proto::Incident, returns: u32) -> Option<Asked> {
+        let driver = self.by_itself()?;
+        let (driver, why) = match &driver {
+            Driver::Agent(_) => match gate(incident, returns, self.when) {
+                Gate::Agent(why) => (driver, why),
+                Gate::Enough(why) => (Driver::Builtin, why),
+            },
+            // They are started about every incident.
+            Driver::Builtin | Driver::Command(_) => (driver, String::new()),
+        };
+        Some(Asked { driver, why, by_hand: false, past: None })
     }
 
     pub(super) fn admit(

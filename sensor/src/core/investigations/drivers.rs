@@ -7,7 +7,7 @@ use crate::{
     config::{self, Agent, Cli},
     evidence::Gatherer,
     feed::runs::Doors,
-    investigate::{Agency, Command, Driver, Prices, Sandbox},
+    investigate::{Agency, Command, Driver, Prices, Sandbox, Whom},
 };
 
 /// Where their programs live.
@@ -71,7 +71,7 @@ fn command(config: &config::Command, place: &Place) -> Driver {
     let Place { hierarchies, home, scratch, doors } = place.clone();
     let mut command = Command::new(config.program.clone(), hierarchies, home, scratch);
     command.sandbox.doors = Some(doors);
-    command.sandbox.user.clone_from(&config.user);
+    command.sandbox.user = Whom::Named(config.user.clone());
     command.sandbox.memory_bytes = config.memory_max_bytes;
     command.sandbox.pids = config.pids_max.into();
     command.deadline = Duration::from_secs(config.deadline_s.into());
@@ -93,7 +93,7 @@ fn agency(
         stage: config.stop_after,
         prices: Prices::new(&config.prices),
         sandbox: Sandbox {
-            user: bounds.user.clone(),
+            user: Whom::Named(bounds.user.clone()),
             memory_bytes: bounds.memory_max_bytes,
             kept_bytes: bounds.memory_min_bytes,
             pids: bounds.pids_max.into(),

@@ -37,6 +37,7 @@ impl Running {
         let mut lines = self.past.as_ref().map_or(0, |past| past.lines);
         let mut investigation = self.investigation;
         let id = investigation.id.clone();
+        let estimated_usd = investigation.cost.map_or(0.0, |cost| cost.estimated_usd);
         let sink = &mut |event| match event {
             Event::Line { stream, text } => {
                 lines += 1;
@@ -58,12 +59,12 @@ impl Running {
                 told(going(&incident, &investigation));
             }
             Event::Cost(cost) => {
-                investigation.cost = Some(cost);
+                investigation.cost = Some(proto::Cost { estimated_usd, ..cost });
                 told(going(&incident, &investigation));
             }
             // It is not over: it goes on when the daemon is back.
             Event::End(end) if end.state == InvestigationState::Interrupted => {
-                investigation.cost = Some(end.cost);
+                investigation.cost = Some(proto::Cost { estimated_usd, ..end.cost });
                 told(going(&incident, &investigation));
             }
             Event::End(end) => {
@@ -84,12 +85,13 @@ fn going(incident: &str, investigation: &proto::Investigation) -> Progress {
 }
 
 fn conclude(investigation: &mut proto::Investigation, end: End) {
-    let before = investigation.cost.as_ref().map_or(0, |cost| cost.wall_ns);
+    let before = investigation.cost.unwrap_or_default();
     investigation.set_state(end.state);
     investigation.ended_at = Some(clock::wall());
     investigation.findings = end.findings;
     investigation.error = end.error;
     // Of all its lives, as everything else in it.
-    let wall_ns = before + end.wall_ns;
-    investigation.cost = Some(proto::Cost { wall_ns, ..end.cost });
+    let wall_ns = before.wall_ns + end.wall_ns;
+    let estimated_usd = before.estimated_usd;
+    investigation.cost = Some(proto::Cost { wall_ns, estimated_usd, ..end.cost });
 }

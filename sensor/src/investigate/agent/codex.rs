@@ -16,6 +16,9 @@ use crate::config::Access;
 /// Where a provider of our own gets the key from; without one, `codex exec` looks there as well.
 const KEY: &str = "CODEX_API_KEY";
 
+/// It tries as often as this by itself; a run has a deadline and does not wait for a model that is down.
+const RETRIES: i64 = 2;
+
 /// What it may not do by itself, as it names it. Names that it does not know it passes over.
 const OFF: &[&str] = &[
     "apps",
@@ -200,12 +203,14 @@ fn settings(task: &Task<'_>) -> Vec<(String, Toml)> {
     if !task.endpoint.is_empty() {
         set("model_provider", word(SERVER));
         let mut provider =
-            |key: &str, value: &str| set(&format!("model_providers.{SERVER}.{key}"), word(value));
-        provider("name", SERVER);
-        provider("base_url", task.endpoint);
-        provider("wire_api", "responses");
+            |key: &str, value: Toml| set(&format!("model_providers.{SERVER}.{key}"), value);
+        provider("name", word(SERVER));
+        provider("base_url", word(task.endpoint));
+        provider("wire_api", word("responses"));
+        provider("request_max_retries", Toml::Integer(RETRIES));
+        provider("stream_max_retries", Toml::Integer(RETRIES));
         if task.key.is_some() {
-            provider("env_key", KEY);
+            provider("env_key", word(KEY));
         }
     }
     all

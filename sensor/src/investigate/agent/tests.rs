@@ -12,21 +12,35 @@ const KEY: &str = "sk-0123456789";
 
 const NAMES: [Name; 4] = [Name::Claude, Name::Codex, Name::Gemini, Name::Opencode];
 
-const RECORDED: &[(Name, &str, &str)] = &[
-    (Name::Claude, "claude-api-500", include_str!("streams/claude-api-500.jsonl")),
-    (Name::Claude, "claude-bad-resume", include_str!("streams/claude-bad-resume.jsonl")),
-    (Name::Claude, "claude-denied", include_str!("streams/claude-denied.jsonl")),
-    (Name::Claude, "claude-max-budget", include_str!("streams/claude-max-budget.jsonl")),
-    (Name::Claude, "claude-max-turns", include_str!("streams/claude-max-turns.jsonl")),
-    (Name::Claude, "claude-resume", include_str!("streams/claude-resume.jsonl")),
-    (Name::Claude, "claude-success", include_str!("streams/claude-success.jsonl")),
-    (Name::Codex, "codex-resume", include_str!("streams/codex-resume.jsonl")),
-    (Name::Codex, "codex-success", include_str!("streams/codex-success.jsonl")),
-    (Name::Codex, "codex-turn-failed", include_str!("streams/codex-turn-failed.jsonl")),
-    (Name::Gemini, "gemini-api-401", include_str!("streams/gemini-api-401.jsonl")),
-    (Name::Gemini, "gemini-success", include_str!("streams/gemini-success.jsonl")),
-    (Name::Opencode, "opencode-success", include_str!("streams/opencode-success.jsonl")),
-];
+/// A recorded stream, by its name and whose it is.
+macro_rules! recorded {
+    ($($name:ident $which:literal)*) => {
+        &[$((Name::$name, $which, include_str!(concat!("streams/", $which, ".jsonl")))),*]
+    };
+}
+
+const RECORDED: &[(Name, &str, &str)] = recorded! {
+    Claude "claude-api-500"
+    Claude "claude-bad-resume"
+    Claude "claude-denied"
+    Claude "claude-max-budget"
+    Claude "claude-max-turns"
+    Claude "claude-resume"
+    Claude "claude-success"
+    Claude "claude-tools"
+    Codex "codex-after-kill"
+    Codex "codex-resume"
+    Codex "codex-success"
+    Codex "codex-tools"
+    Codex "codex-turn-failed"
+    Gemini "gemini-api-401"
+    Gemini "gemini-max-turns"
+    Gemini "gemini-success"
+    Gemini "gemini-tools"
+    Opencode "opencode-api-401"
+    Opencode "opencode-success"
+    Opencode "opencode-tools"
+};
 
 fn agent(name: Name) -> Box<dyn Agent> {
     of(name).unwrap()
@@ -105,6 +119,63 @@ fn claude_tells_answers_tools_and_its_sum() {
             &[prose("ROOT CAUSE: mock."), Said::Total(usage(1000, 0, 50, 3750)), Said::End(Ok(()))],
         ])
     );
+}
+
+#[test]
+fn our_tools_have_their_own_names_whoever_calls_them() {
+    // As each of them counts: Claude has 30 of the tokens written into the cache.
+    let spent = Said::Spent(usage(1030, 200, 1, None));
+    let looks = |name: &str| vec![Said::Turn, spent.clone(), prose("I look."), tool(name)];
+    assert_eq!(
+        recorded("claude-tools"),
+        all([
+            &[session("11111111-1111-4111-8111-111111111111")],
+            &looks("incident_get"),
+            &looks("submit_findings"),
+            &[Said::Turn, spent.clone(), prose("ROOT CAUSE: mock.")],
+            &[Said::Total(usage(3090, 600, 150, 19613)), Said::End(Ok(()))],
+        ])
+    );
+    let calls = || {
+        let (get, submit) = (tool("incident_get"), tool("submit_findings"));
+        vec![Said::Turn, get, Said::Turn, submit, Said::Turn, prose("ROOT CAUSE: mock.")]
+    };
+    assert_eq!(
+        recorded("codex-tools"),
+        all([
+            &[session("01a22103-04a0-7411-a614-25620d80e961")],
+            &calls(),
+            &[Said::Total(usage(2700, 300, 150, None)), Said::End(Ok(()))],
+        ])
+    );
+    assert_eq!(
+        recorded("gemini-tools"),
+        all([
+            &[session("11111111-1111-4111-8111-111111111111")],
+            &calls(),
+            // 7 of each answer are thoughts.
+            &[Said::Total(usage(2400, 600, 171, None)), Said::End(Ok(()))],
+        ])
+    );
+    // 0.0039225 dollars, as far as a double has it.
+    let step = Said::Spent(usage(1030, 200, 50, 3922));
+    let looks = |name: &str| vec![Said::Turn, prose("I look."), tool(name), step.clone()];
+    assert_eq!(
+        recorded("opencode-tools"),
+        all([
+            &[session("ses_ddefccf97ffeXlkY57xTdJlY8u")],
+            &looks("incident_get"),
+            &looks("submit_findings"),
+            &[Said::Turn, prose("ROOT CAUSE: mock."), step.clone(), Said::End(Ok(()))],
+        ])
+    );
+}
+
+#[test]
+fn codex_counts_what_a_killed_life_has_spent() {
+    // Killed after one answer; three more in this life.
+    let said = recorded("codex-after-kill");
+    assert!(said.contains(&Said::Total(usage(3600, 400, 200, None))), "{said:?}");
 }
 
 #[test]
@@ -292,6 +363,15 @@ fn gemini_tells_calls_and_its_sum() {
 }
 
 #[test]
+fn gemini_tells_that_its_turns_are_used_up() {
+    let said = recorded("gemini-max-turns");
+    let why = "Reached max session turns for this session. Increase the number of turns by \
+               specifying maxSessionTurns in settings.json.";
+    let ends = [Said::Total(usage(1600, 400, 114, None)), failed(why)];
+    assert_eq!(said[said.len() - 2..], ends);
+}
+
+#[test]
 fn gemini_makes_one_text_of_the_pieces_of_an_answer() {
     let mut gemini = agent(Name::Gemini);
     let piece = |text: &str| json!({"type": "message", "role": "assistant", "content": text, "delta": true});
@@ -324,6 +404,10 @@ fn opencode_tells_steps_and_ends_with_one_that_asks_for_nothing() {
             Said::End(Ok(())),
         ]
     );
+    assert_eq!(
+        recorded("opencode-api-401"),
+        [session("ses_ddef4a8e6ffeYUNhPThiKLg6qq"), failed("invalid x-api-key")]
+    );
     let mut opencode = agent(Name::Opencode);
     let finish = json!({"type": "step_finish", "part": {"reason": "length", "cost": 0,
         "tokens": {"total": 1290, "input": 1000, "output": 50, "reasoning": 10,
@@ -335,9 +419,6 @@ fn opencode_tells_steps_and_ends_with_one_that_asks_for_nothing() {
             failed("its model stopped for another reason: length"),
         ]
     );
-    let error = json!({"type": "error", "sessionID": "ses_1",
-        "error": {"name": "APIError", "data": {"message": "invalid x-api-key"}}});
-    assert_eq!(opencode.read(&error), [session("ses_1"), failed("invalid x-api-key")]);
 }
 
 /// And says the same up to there.
@@ -494,6 +575,8 @@ fn codex_is_launched_with_all_its_configuration() {
 model_providers.sensor.name="sensor"
 model_providers.sensor.base_url="http://127.0.0.1:8080"
 model_providers.sensor.wire_api="responses"
+model_providers.sensor.request_max_retries=2
+model_providers.sensor.stream_max_retries=2
 model_providers.sensor.env_key="CODEX_API_KEY"
 "#;
     let settings =
@@ -702,6 +785,21 @@ proptest! {
                 agent.read(event);
             }
         }
+    }
+
+    #[test]
+    fn codex_gets_each_word_of_a_command_line_as_it_is(words in prop::collection::vec(".{0,12}", 1..5)) {
+        let launch = launch(Name::Codex, &Given { server: words.clone(), ..eye() });
+        let mut server = toml::Table::new();
+        for argument in &launch.argv {
+            if let Some(setting) = argument.strip_prefix("mcp_servers.sensor.") {
+                server.extend(setting.parse::<toml::Table>().unwrap());
+            }
+        }
+        let told = |value: &toml::Value| value.as_str().unwrap().to_owned();
+        let mut heard = vec![told(&server["command"])];
+        heard.extend(server["args"].as_array().unwrap().iter().map(told));
+        prop_assert_eq!(heard, words);
     }
 
     #[test]
