@@ -128,17 +128,24 @@ fn one_at_a_time_and_a_day_that_is_used_up_says_so_also_after_a_restart() {
     let (first, _one) = incident(&sensor, &cage, &works[0]);
     run_in(&sensor, &first, "running");
     let (second, _two) = incident(&sensor, &cage, &works[1]);
-    run_in(&sensor, &second, "queued");
+    assert_eq!(run_in(&sensor, &second, "queued")["lives"], 0);
+    let said = sensor.output(&["investigate", &second, "--agent", "command"]).unwrap();
+    assert!(said.contains("by command waits for its turn: another one runs; "), "{said}");
     run_in(&sensor, &first, "running");
 
     fs::write(&go, "").unwrap();
     for done in [&first, &second] {
-        assert_eq!(run_in(&sensor, done, "done")["outcome"], "complete");
+        let run = run_in(&sensor, done, "done");
+        assert_eq!((&run["outcome"], &run["lives"]), (&"complete".into(), &1.into()), "{run:#}");
     }
     let said =
         "2 of 2 runs of the last 24 hours are used (investigate.day.runs): it may begin in 24 h";
     let (third, _three) = incident(&sensor, &cage, &works[2]);
     assert_eq!(why(&run_in(&sensor, &third, "suppressed")), said);
+    // Persons are told at once.
+    let refused = sensor.call(&["investigate", &third]).unwrap();
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(refused.stderr.contains(&format!("it was not begun: {said}")), "{}", refused.stderr);
 
     sensor.stop().unwrap();
     sensor.restart().unwrap();

@@ -33,11 +33,15 @@ pub async fn run(daemon: &client::Address, args: InvestigateArgs) -> Result<(), 
         .into_inner()
         .investigation
         .ok_or_else(|| CliError::Answer("the investigation is missing".into()))?;
-    if begun.state() == InvestigationState::Failed {
-        return Err(CliError::Refused(format!("it was not begun: {}", begun.error)));
-    }
+    let what = match begun.state() {
+        InvestigationState::Failed | InvestigationState::Suppressed => {
+            return Err(CliError::Refused(format!("it was not begun: {}", begun.error)));
+        }
+        InvestigationState::Queued => "waits for its turn: another one runs",
+        _ => "has begun",
+    };
     out::print(&format!(
-        "investigation {} by {} has begun; `sensor show` tells what it comes to\n",
+        "investigation {} by {} {what}; `sensor show` tells what it comes to\n",
         text::safe(&begun.id),
         text::safe(&begun.agent)
     ))

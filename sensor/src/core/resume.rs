@@ -154,7 +154,8 @@ fn recall(
     let filter = Filter::new(&one.incident, &["evidence", "transcript", "investigation"])?;
     let mut ear = Agent::of(&run.agent).and_then(agent::of);
     let mut past = Past {
-        lives: run.lives.max(1),
+        // One that waited has had none.
+        lives: if run.state() == InvestigationState::Queued { run.lives } else { run.lives.max(1) },
         session: run.session.clone(),
         spent: run.cost.unwrap_or_default(),
         submitted: verdict(run),

@@ -137,6 +137,8 @@ impl Investigations {
                     self.suppress(&request.id, &denied, told);
                 }
                 order.investigation.set_state(InvestigationState::Queued);
+                // The one that it waits for has not begun.
+                order.investigation.lives = order.investigation.lives.saturating_sub(1);
                 let (id, incident) = (order.investigation.id.clone(), incident.id.clone());
                 let investigation = order.investigation.clone().into();
                 self.waiting.insert(id, Waiting { incident: incident.clone(), order });
@@ -169,6 +171,7 @@ impl Investigations {
         let (request, grant) = next.go?;
         let mut waiting = self.waiting.remove(&request.id)?;
         waiting.order.cut(grant);
+        waiting.order.investigation.lives += 1;
         Some(waiting)
     }
 
