@@ -16,6 +16,8 @@ mod clock;
 #[cfg(test)]
 mod confined;
 #[cfg(test)]
+mod costs;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod crowds;

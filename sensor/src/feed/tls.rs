@@ -19,6 +19,8 @@ use rustls::{
     server::{VerifierBuilderError, WebPkiClientVerifier},
 };
 
+use crate::present::text::safe;
+
 /// A certificate has a few KiB, a list of authorities some 200.
 const FILE_MAX: u64 = 1 << 20;
 
@@ -122,8 +124,10 @@ fn certificates(what: &'static str, pem: &[u8]) -> Result<Vec<CertificateDer<'st
 }
 
 /// Names in a certificate: those of its alternative names that are DNS names or URIs. The common name
-/// is none: no verifier of the last ten years takes it for one.
+/// is none: no verifier of the last ten years takes it for one. Nor is what has a character that nobody sees:
+/// names are recorded and shown.
 pub fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok(parsed) = webpki::EndEntityCert::try_from(certificate) else { return Vec::new() };
-    parsed.valid_dns_names().chain(parsed.valid_uri_names()).map(str::to_owned).collect()
+    let names = parsed.valid_dns_names().chain(parsed.valid_uri_names());
+    names.filter(|name| safe(name) == *name).map(str::to_owned).collect()
 }

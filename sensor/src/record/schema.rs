@@ -13,7 +13,8 @@ use std::{
 };
 
 use prost::Message as _;
-use rusqlite::{Connection, ErrorCode, OpenFlags, ffi};
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OpenFlags, ffi};
+use rustix::fs::Access;
 
 use super::{FILE, LogError, queue::Projection, store};
 use crate::proto;
@@ -140,6 +141,13 @@ pub(super) fn open(
     let (mut connection, version) = open().map_err(|source| failure(&path, source))?;
     if version > VERSION {
         return Err(LogError::Newer { path, version });
+    }
+    // A byte of the header can forbid it, and only the header: the disk can be written.
+    let forbidden = connection.is_readonly(MAIN_DB).map_err(|source| failure(&path, source))?
+        && rustix::fs::access(&path, Access::WRITE_OK).is_ok();
+    if forbidden {
+        let why = "its header says that nobody may write it".into();
+        return Err(LogError::Corrupt { path, why });
     }
     let new = version == 0;
     set_up(&mut connection, version).map_err(|source| failure(&path, source))?;

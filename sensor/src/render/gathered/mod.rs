@@ -108,7 +108,7 @@ fn setting(page: &mut String, setting: &Setting) {
         let value = |value: Option<u64>| match (value, limit.unit.as_str()) {
             (None, _) => "unlimited".to_owned(),
             (Some(value), "bytes") => text::bytes(value),
-            (Some(value), unit) => format!("{value} {unit}").trim_end().to_owned(),
+            (Some(value), unit) => format!("{value} {}", text::safe(unit)).trim_end().to_owned(),
         };
         let (soft, hard) = (value(limit.soft), value(limit.hard));
         let _ = writeln!(page, "limit of {}: {soft}, at most {hard}", text::safe(&limit.name));
