@@ -9,13 +9,17 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
     Cage, Limits, Sensor, agent,
     daemon::open_to_all,
     model::{Model, Step, USAGE},
-    names, needs,
+    names, needs, process,
     watch::number,
     workloads::{Running, Workload, script},
 };
@@ -193,6 +197,91 @@ fn gemini_finds_the_cause() {
 fn opencode_finds_the_cause() {
     needs!();
     finds_the_cause("opencode", agent!("opencode"), ANSWER);
+}
+
+/// Who is killed in the middle of a run.
+#[derive(Clone, Copy, Debug)]
+enum Killed {
+    Agent,
+    Core,
+}
+
+/// While the model thinks, after the first look; the second life goes on where the first was.
+fn picks_up_where_it_left_off(name: &'static str, program: PathBuf, who: Killed) {
+    let mut script = good();
+    script.insert(1, Step::Hang);
+    let agent = Agent::new(name, program, script);
+    let cage = Cage::new(Limits::default()).unwrap();
+    let mut sensor = Sensor::start(&cage, &agent.config(name, "")).unwrap();
+    let (work, _) = script::ticker().unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = id(&opened(&sensor, running.pid())).to_owned();
+    comes("a model that thinks", CATCH, || agent.model.asked().len() == 2);
+    // It writes down what it has seen when it comes to it.
+    let scratch = sensor.socket().with_file_name("scratch");
+    let homes = || fs::read_dir(&scratch).unwrap().flatten().filter(|one| one.path().is_dir());
+    comes("its own memory", CATCH, || homes().any(|home| remembers(&home.path())));
+    match who {
+        Killed::Agent => {
+            let home = |pid: &u32| fs::read_link(format!("/proc/{pid}/cwd")).unwrap_or_default();
+            let leads = |pid: &u32| {
+                process::parent(*pid) == Some(sensor.pid()) && home(pid).starts_with(&scratch)
+            };
+            let pids = fs::read_dir("/proc").unwrap().flatten();
+            let mut pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+            let leader: u32 = pids.find(leads).unwrap();
+            kill(Pid::from_raw(leader as i32), Signal::SIGKILL).unwrap();
+        }
+        Killed::Core => {
+            sensor.kill_core().unwrap();
+            sensor.restart().unwrap();
+        }
+    }
+    let run = ended(&sensor, &incident, name, 0);
+    assert_eq!(run["outcome"], "complete", "{run:#}");
+    assert_eq!(run["lives"], 2, "{run:#}");
+    assert_eq!(run["report"]["cause"]["text"], "it starts itself", "{run:#}");
+    let asked = agent.model.asked();
+    assert_eq!(asked.len(), 4, "{asked:#?}");
+    // What it saw in its first life it knows in its second.
+    let [looked, again] = [1, 2].map(|turn| asked[turn].results.first().unwrap());
+    assert!(looked.contains("culprit_pid") && again.contains("culprit_pid"), "{again}");
+    leaves_nothing(&sensor);
+}
+
+/// Whether a file below has what the first look showed.
+fn remembers(directory: &Path) -> bool {
+    let sought = "culprit_pid";
+    fs::read_dir(directory).into_iter().flatten().flatten().any(|entry| match entry.file_type() {
+        Ok(kind) if kind.is_dir() => remembers(&entry.path()),
+        Ok(kind) if kind.is_file() => fs::read(entry.path())
+            .is_ok_and(|all| all.windows(sought.len()).any(|part| part == sought.as_bytes())),
+        _ => false,
+    })
+}
+
+#[test]
+fn claude_that_is_killed_picks_up_where_it_left_off() {
+    needs!();
+    picks_up_where_it_left_off("claude", agent!("claude"), Killed::Agent);
+}
+
+#[test]
+fn codex_that_is_killed_picks_up_where_it_left_off() {
+    needs!();
+    picks_up_where_it_left_off("codex", agent!("codex"), Killed::Agent);
+}
+
+#[test]
+fn gemini_that_is_killed_picks_up_where_it_left_off() {
+    needs!();
+    picks_up_where_it_left_off("gemini", agent!("gemini"), Killed::Agent);
+}
+
+#[test]
+fn claude_picks_up_where_it_left_off_when_the_core_is_killed() {
+    needs!();
+    picks_up_where_it_left_off("claude", agent!("claude"), Killed::Core);
 }
 
 /// A daemon whose agents are sent by hand, one after the other, into one incident.

@@ -79,11 +79,16 @@ impl Desk {
             let redactor = self.gatherer.redactor().clone();
             tokio::task::spawn_blocking(move || {
                 let redact = |text: &[u8]| redactor.text(text).0;
-                let recalled = recall(&state_dir, &one).map(|(evidence, past, seen)| {
-                    let unread = crate::investigate::unread(&scratch, &one.investigation.id, seen);
-                    let unread = unread.iter().map(|line| line.shown(&redact)).collect();
-                    Recalled { cut_off: one.clone(), evidence, past, unread }
-                });
+                let recalled =
+                    recall(&state_dir, &one).map(|(evidence, mut past, mut ear, seen)| {
+                        let unread =
+                            crate::investigate::unread(&scratch, &one.investigation.id, seen);
+                        for line in &unread {
+                            past.hear(&mut ear, &line.bytes);
+                        }
+                        let unread = unread.iter().map(|line| line.shown(&redact)).collect();
+                        Recalled { cut_off: one.clone(), evidence, past, unread }
+                    });
                 let recalled = recalled.map_err(|error| (one, error.to_string()));
                 // The desk is gone only when the daemon ends.
                 let _ = done.send(Done::Recalled(Box::new(recalled)));
@@ -136,19 +141,22 @@ fn interrupt(investigation: &mut proto::Investigation, why: &str) {
     investigation.ended_at.get_or_insert_with(clock::wall);
 }
 
-/// Evidence, past, and how many lines of its output were read.
+/// Who knows what a program's lines say, if anybody does.
+type Ear = Option<Box<dyn agent::Agent>>;
+
+/// Evidence, past, who has listened to it, and how many lines of its output were read.
 fn recall(
     state_dir: &Path,
     one: &CutOff,
-) -> Result<(Vec<proto::Evidence>, Past, usize), ReadError> {
+) -> Result<(Vec<proto::Evidence>, Past, Ear, usize), ReadError> {
     let run = &one.investigation;
     let reader = Reader::open(state_dir)?;
-    let filter = Filter::new(&one.incident, &["evidence", "transcript"])?;
-    let mut agent = Agent::of(&run.agent).and_then(agent::of);
+    let filter = Filter::new(&one.incident, &["evidence", "transcript", "investigation"])?;
+    let mut ear = Agent::of(&run.agent).and_then(agent::of);
     let mut past = Past {
         lives: run.lives.max(1),
         session: run.session.clone(),
-        spent: run.cost.clone().unwrap_or_default(),
+        spent: run.cost.unwrap_or_default(),
         submitted: verdict(run),
         ..Past::default()
     };
@@ -158,22 +166,20 @@ fn recall(
         for record in page.records {
             match record.body {
                 Some(Body::Evidence(item)) => evidence.push(item),
+                // The incident has what was known at its last transition; this came since.
+                Some(Body::Investigation(later)) if later.id == run.id => past.learn(&later),
                 Some(Body::Transcript(line)) if line.investigation == run.id => {
                     past.lines = past.lines.max(line.line);
                     if line.stream == "stdout" {
                         seen += 1;
-                        if let (Some(agent), Ok(event)) =
-                            (&mut agent, serde_json::from_slice(&line.text))
-                        {
-                            agent.read(&event).into_iter().for_each(|said| past.hear(said));
-                        }
+                        past.hear(&mut ear, &line.text);
                     }
                 }
                 _ => {}
             }
         }
         if page.end {
-            return Ok((evidence, past, seen));
+            return Ok((evidence, past, ear, seen));
         }
         from = page.next_seq;
     }
@@ -185,15 +191,35 @@ fn verdict(run: &proto::Investigation) -> String {
 }
 
 impl Past {
-    /// Remembers what the model said.
-    fn hear(&mut self, said: Said) {
-        let line = match said {
-            Said::Text(text) => format!("you said: {text}\n"),
-            Said::Tool(name) => format!("you called {name}\n"),
-            _ => return,
-        };
-        self.words.extend_from_slice(line.as_bytes());
-        let more = self.words.len().saturating_sub(WORDS);
-        self.words.drain(..more);
+    /// Takes what is known of it by now.
+    fn learn(&mut self, run: &proto::Investigation) {
+        self.lives = self.lives.max(run.lives);
+        if !run.session.is_empty() {
+            self.session.clone_from(&run.session);
+        }
+        self.spent = run.cost.unwrap_or(self.spent);
+        if run.report.is_some() {
+            self.submitted = verdict(run);
+        }
+    }
+
+    /// Remembers what a line of its output said.
+    fn hear(&mut self, ear: &mut Ear, line: &[u8]) {
+        let (Some(agent), Ok(event)) = (ear, serde_json::from_slice(line)) else { return };
+        for said in agent.read(&event) {
+            let line = match said {
+                Said::Text(text) => format!("you said: {text}\n"),
+                Said::Tool(name) => format!("you called {name}\n"),
+                // The record of it may not have reached the disk.
+                Said::Session(name) => {
+                    self.session = name;
+                    continue;
+                }
+                _ => continue,
+            };
+            self.words.extend_from_slice(line.as_bytes());
+            let more = self.words.len().saturating_sub(WORDS);
+            self.words.drain(..more);
+        }
     }
 }
