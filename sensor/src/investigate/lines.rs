@@ -5,7 +5,7 @@ pub const SHOWN: usize = 16 * 1024;
 
 /// Bytes of a line that are kept until it ends: a result on one line may be long, and a secret
 /// that crosses the end of what is shown must be seen whole to be replaced.
-const KEPT: usize = 64 * 1024;
+const KEPT: usize = 1 << 20;
 
 /// A line as it was written, without its end.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -34,11 +34,12 @@ const CRATES: [&str; 10] =
 const UNIT_LIMIT: Duration = Duration::from_mins(10);
 /// End-to-end tests that mostly wait, each for a tree of its own, and take no times: they run beside
 /// each other, so many at once.
-const PATIENT: [&str; 17] = [
+const PATIENT: [&str; 18] = [
     "acting::",
     "agents::",
     "api::",
     "black_box::",
+    "costs::",
     "group::",
     "hostile::",
     "investigation::",
