@@ -249,13 +249,17 @@ fn picks_up_where_it_left_off(name: &'static str, program: PathBuf, who: Killed)
     leaves_nothing(&sensor);
 }
 
-/// Whether a file below has what the first look showed.
+/// What each calls the answer of a tool where it writes down its conversation.
+const ANSWERS: [&str; 3] = ["\"tool_result\"", "function_call_output", "functionResponse"];
+
+/// Whether a file below has the answer of a tool.
 fn remembers(directory: &Path) -> bool {
-    let sought = "culprit_pid";
     fs::read_dir(directory).into_iter().flatten().flatten().any(|entry| match entry.file_type() {
         Ok(kind) if kind.is_dir() => remembers(&entry.path()),
-        Ok(kind) if kind.is_file() => fs::read(entry.path())
-            .is_ok_and(|all| all.windows(sought.len()).any(|part| part == sought.as_bytes())),
+        Ok(kind) if kind.is_file() => fs::read(entry.path()).is_ok_and(|all| {
+            let all = String::from_utf8_lossy(&all);
+            ANSWERS.iter().any(|answer| all.contains(answer))
+        }),
         _ => false,
     })
 }

@@ -87,7 +87,7 @@ pub fn run(
         Ok(ended) => {
             let (state, error) = judge(&ended, command.output_bytes);
             let findings = findings.conclude(redact);
-            End { state, error, findings, ..End::default() }
+            End { state, findings, error, ..End::default() }
         }
         Err(error) => End::failed(error.to_string()),
     }

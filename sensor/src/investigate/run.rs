@@ -134,7 +134,7 @@ fn lives(
         let mut note = |text: String| {
             sink(Event::Line { stream: "sensor", text: text.into_bytes() });
         };
-        past.spent = lived.end.cost.clone();
+        past.spent = lived.end.cost;
         if !begins && !lived.heard && lived.end.state == InvestigationState::Failed {
             note(format!(
                 "its conversation could not be taken up ({}): a new one begins",
@@ -166,7 +166,7 @@ struct Lived {
 
 impl Lived {
     fn failed(error: String, spent: &proto::Cost) -> Self {
-        let end = End { cost: spent.clone(), ..End::failed(error) };
+        let end = End { cost: *spent, ..End::failed(error) };
         Self { end, heard: false, killed: false, session: String::new() }
     }
 }

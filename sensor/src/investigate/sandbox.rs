@@ -2,17 +2,17 @@
 //! directory of its own, with limits, a clean environment and no descriptor of ours. Nothing of it
 //! is left when it is over.
 
+mod enter;
+mod home;
+mod leftovers;
 mod walls;
 
 use std::{
     fs::{self, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    os::{
-        fd::{AsFd as _, OwnedFd},
-        unix::{
-            fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown, lchown},
-            process::CommandExt as _,
-        },
+    io::{self, Seek as _, SeekFrom},
+    os::unix::{
+        fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown},
+        process::CommandExt as _,
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -20,15 +20,11 @@ use std::{
 };
 
 use nix::unistd::User;
-use rustix::{
-    process::{
-        Gid, Pid, PidfdFlags, Resource, Rlimit, Signal, Uid, kill_process_group, pidfd_open,
-        pidfd_send_signal, set_parent_process_death_signal, setrlimit, setsid,
-    },
-    thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid},
+use rustix::process::{
+    Gid, Pid, PidfdFlags, Resource, Signal, Uid, kill_process_group, pidfd_open, pidfd_send_signal,
 };
 
-use super::lines::{Line, Lines};
+pub use self::leftovers::{clear_leftovers, tidy, unread};
 use crate::{
     cgroup::{CgroupError, Group, Hierarchies, Limits},
     feed::runs::{Door, Doors, Guest, Run, SOCKET},
@@ -44,9 +40,6 @@ pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 
 /// The largest file that it may write: its scratch directory may be in memory.
 const LARGEST_FILE: u64 = 64 << 20;
-
-/// Lines that a killed core has not read; it reads every 50 ms.
-const UNREAD_LINES: usize = 256;
 
 /// The usual soft limit.
 const OPEN_FILES: u64 = 1024;
@@ -138,7 +131,8 @@ impl Sandbox {
             group: None,
             door: None,
         };
-        self.furnish(&place.scratch, start.files, identity)?;
+        home::furnish(&place.scratch, start.files, identity)
+            .map_err(|(path, source)| SandboxError::Scratch { path, source })?;
         let (output, tail) = self.make_output(id)?;
         let entered = self.make_group(id).and_then(|group| {
             let entrances = group.entrances();
@@ -194,7 +188,7 @@ impl Sandbox {
         };
         // SAFETY: between fork and exec `enter` makes system calls only and allocates nothing.
         unsafe {
-            command.pre_exec(move || enter(&entrances, identity, &rlimits, walls.as_ref()));
+            command.pre_exec(move || enter::enter(&entrances, identity, &rlimits, walls.as_ref()));
         }
         let child = command
             .spawn()
@@ -238,40 +232,6 @@ impl Sandbox {
         };
         make().map_err(|source| SandboxError::Scratch { path: path.clone(), source })?;
         Ok(path)
-    }
-
-    /// Writes the files that it finds in its home.
-    fn furnish(
-        &self,
-        scratch: &Path,
-        files: &[(PathBuf, Vec<u8>)],
-        identity: Option<(Uid, Gid)>,
-    ) -> Result<(), SandboxError> {
-        let (uid, gid) = identity.map_or((None, None), |(uid, gid)| (Some(uid), Some(gid)));
-        let own = |path: &Path| lchown(path, uid.map(Uid::as_raw), gid.map(Gid::as_raw));
-        for (name, content) in files {
-            let path = scratch.join(name);
-            let put = || {
-                for above in name.ancestors().skip(1).collect::<Vec<_>>().into_iter().rev() {
-                    let above = scratch.join(above);
-                    // It is another's home if this is not its first life: no link of its own is followed.
-                    if !fs::symlink_metadata(&above).is_ok_and(|meta| meta.is_dir()) {
-                        fs::DirBuilder::new().mode(0o700).create(&above)?;
-                        own(&above)?;
-                    }
-                }
-                let _ = fs::remove_file(&path);
-                OpenOptions::new()
-                    .write(true)
-                    .create_new(true)
-                    .mode(0o600)
-                    .open(&path)?
-                    .write_all(content)?;
-                own(&path)
-            };
-            put().map_err(|source| SandboxError::Scratch { path: path.clone(), source })?;
-        }
-        Ok(())
     }
 
     /// The file that its output goes to, for it and for us. Ours alone: it outlives both.
@@ -394,55 +354,6 @@ fn closed_to(path: &Path, (uid, gid): (Uid, Gid)) -> Option<&Path> {
             meta.mode() & execute == 0
         })
     })
-}
-
-/// The child between fork and exec. Order matters: what needs root comes before root is given up.
-fn enter(
-    entrances: &[fs::File],
-    identity: Option<(Uid, Gid)>,
-    rlimits: &[(Resource, u64)],
-    walls: Option<&OwnedFd>,
-) -> io::Result<()> {
-    for entrance in entrances {
-        // 0: the process that writes.
-        rustix::io::write(entrance.as_fd(), b"0")?;
-    }
-    setsid()?;
-    forget_descriptors();
-    // The daemon may be spared by the OOM killer; what it starts is not. Raising it needs no right.
-    let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CLOEXEC;
-    if let Ok(file) =
-        rustix::fs::open(c"/proc/self/oom_score_adj", flags, rustix::fs::Mode::empty())
-    {
-        let _ = rustix::io::write(&file, b"0");
-    }
-    for (resource, limit) in rlimits {
-        setrlimit(*resource, Rlimit { current: Some(*limit), maximum: Some(*limit) })?;
-    }
-    if let Some((uid, gid)) = identity {
-        set_thread_groups(&[])?;
-        set_thread_res_gid(gid, gid, gid)?;
-        set_thread_res_uid(uid, uid, uid)?;
-    }
-    set_no_new_privs(true)?;
-    // After the change of user, which clears it.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    walls.map_or(Ok(()), walls::close)
-}
-
-/// Closes at exec whatever this process has open beyond the standard streams.
-fn forget_descriptors() {
-    let (first, last) = (3_u32, u32::MAX);
-    // SAFETY: a flag change on descriptors, by number; no memory is passed.
-    let done =
-        unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
-    if done != 0 {
-        // Before Linux 5.11. Ours are opened close-on-exec one by one; this is for a library's.
-        for fd in 3..OPEN_FILES as i32 {
-            // SAFETY: on a number that is no descriptor it fails and does nothing.
-            unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) };
-        }
-    }
 }
 
 /// What has to be taken away again, whatever happens.
@@ -583,68 +494,6 @@ pub(crate) fn parse(name: &str) -> Option<(ProcessKey, &str)> {
     let mut parts = name.strip_prefix(PREFIX)?.strip_prefix('-')?.splitn(3, '-');
     let (pid, start) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
     Some((ProcessKey::new(pid, start), parts.next()?))
-}
-
-/// Ends what a core that was killed has left: groups below `home` whose core is gone, with their
-/// processes. How many there were. Their scratch directories stay: see [`tidy`].
-pub fn clear_leftovers(hierarchies: &Hierarchies, home: &Path) -> u32 {
-    let mut cleared = 0;
-    let entries = hierarchies.dir(home).and_then(|dir| fs::read_dir(dir).ok());
-    for entry in entries.into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some((core, _)) = parse(&name) else { continue };
-        if Stat::read(core.tgid).is_ok_and(|stat| stat.is(core) && stat.lives()) {
-            continue;
-        }
-        if let Ok(group) = Group::open(hierarchies, home, &name) {
-            match group.end(PATIENCE) {
-                Ok(()) => cleared += 1,
-                Err(error) => tracing::error!(%error, "an old investigation stays behind"),
-            }
-        }
-    }
-    cleared
-}
-
-/// Lines of what a run has written to its standard output, from line `skip` on: those that nobody had read
-/// when its core was killed. What is too much for a transcript is left out.
-pub fn unread(scratch: &Path, id: &str, skip: usize) -> Vec<Line> {
-    let Ok(file) = fs::File::open(scratch.join(format!("{id}.out"))) else { return Vec::new() };
-    let (mut lines, mut found, mut seen) = (Lines::default(), Vec::new(), 0);
-    let mut take = |line| {
-        seen += 1;
-        if seen > skip && found.len() < UNREAD_LINES {
-            found.push(line);
-        }
-    };
-    let mut file = file.take(LARGEST_FILE);
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(length @ 1..) = file.read(&mut buffer) {
-        lines.push(&buffer[..length], &mut take);
-    }
-    // Half a line was cut off with it: it is what there is.
-    if let Some(line) = lines.rest() {
-        take(line);
-    }
-    found
-}
-
-/// Takes away what runs of an earlier core have left in the directory of scratch directories, but for
-/// those that are taken up again. For the core that has this directory for its own.
-pub fn tidy(scratch: &Path, kept: &[String]) {
-    for entry in fs::read_dir(scratch).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let id = name.strip_suffix(".out").unwrap_or(&name);
-        if kept.iter().any(|kept| kept == id) {
-            continue;
-        }
-        let path = entry.path();
-        let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        let gone = if is_dir { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-        if let Err(error) = gone {
-            tracing::error!(%error, path = %path.display(), "an old scratch directory stays behind");
-        }
-    }
 }
 
 #[cfg(test)]

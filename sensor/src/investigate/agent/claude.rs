@@ -28,10 +28,6 @@ impl Agent for Claude {
         "claude"
     }
 
-    fn program(&self) -> &'static str {
-        "claude"
-    }
-
     fn launch(&self, task: &Task<'_>) -> Launch {
         let (command, args) = task.server();
         let servers =

@@ -58,10 +58,6 @@ impl Agent for Codex {
         "codex"
     }
 
-    fn program(&self) -> &'static str {
-        "codex"
-    }
-
     fn launch(&self, task: &Task<'_>) -> Launch {
         let mut argv = vec![task.program_or(self.program()), "exec".into()];
         if let Session::Resume(_) = task.session {

@@ -35,10 +35,6 @@ impl Agent for Gemini {
         "gemini"
     }
 
-    fn program(&self) -> &'static str {
-        "gemini"
-    }
-
     fn launch(&self, task: &Task<'_>) -> Launch {
         let mut argv = vec![task.program_or(self.program())];
         let mut with = |option: &str, value: &str| argv.extend([option.into(), value.to_owned()]);

@@ -100,7 +100,9 @@ pub trait Agent: Send + std::fmt::Debug {
     fn name(&self) -> &'static str;
 
     /// Its usual name, to be looked up.
-    fn program(&self) -> &'static str;
+    fn program(&self) -> &'static str {
+        self.name()
+    }
 
     fn launch(&self, task: &Task<'_>) -> Launch;
 

@@ -34,10 +34,6 @@ impl Agent for Opencode {
         "opencode"
     }
 
-    fn program(&self) -> &'static str {
-        "opencode"
-    }
-
     fn launch(&self, task: &Task<'_>) -> Launch {
         let mut argv = vec![task.program_or(self.program()), "run".into()];
         let mut with = |option: &str, value: &str| argv.extend([option.into(), value.to_owned()]);
