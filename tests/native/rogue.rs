@@ -11,8 +11,13 @@ use std::{
 use serde_json::Value;
 use tempfile::TempDir;
 use tests::{
-    Cage, Limits, Sensor, daemon::open_to_all, names, needs, process, workloads::Running,
-    workloads::Workload, workloads::script,
+    Cage, Limits, Sensor,
+    daemon::open_to_all,
+    model::{Model, Step},
+    names, needs, process,
+    workloads::Running,
+    workloads::Workload,
+    workloads::script,
 };
 
 use crate::support::{CATCH, comes, id, opened};
@@ -68,6 +73,8 @@ struct Rogue {
     /// A file of root's.
     secret: PathBuf,
     place: TempDir,
+    /// Nobody asks it; without one that can be reached no agent is sent.
+    _model: Model,
     _running: (Workload, Running),
     _cage: Cage,
 }
@@ -91,18 +98,29 @@ impl Rogue {
         let secret = place.path().join(names::word());
         fs::write(&secret, "secret").unwrap();
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
+        let model = Model::start("", vec![Step::Hang]).unwrap();
         let more = format!(
             "[investigate]\nagent = \"none\"\ncooldown_s = 0\n\n\
              [investigate.run]\nuser = \"{USER}\"\nmemory_max_bytes = {MEMORY}\nmemory_min_bytes = 0\n\
              pids_max = {TASKS}\nfirst_event_s = 30\nsilence_s = {SILENCE_S}\nresumes = 0\n\n\
-             [investigate.claude]\nprogram = {program:?}\n"
+             [investigate.claude]\nprogram = {program:?}\nendpoint = \"{url}\"\n",
+            url = model.url(),
         );
         let cage = Cage::new(Limits::default()).unwrap();
         let sensor = Sensor::start(&cage, &more).unwrap();
         let (work, _) = script::ticker().unwrap();
         let running = work.start(&cage).unwrap();
         let incident = id(&opened(&sensor, running.pid())).to_owned();
-        Self { sensor, incident, program, secret, place, _running: (work, running), _cage: cage }
+        Self {
+            sensor,
+            incident,
+            program,
+            secret,
+            place,
+            _model: model,
+            _running: (work, running),
+            _cage: cage,
+        }
     }
 
     /// The script does this as the only agent of its incident.
