@@ -27,10 +27,6 @@ const MEMORY: u64 = 192 << 20;
 const TASKS: u32 = 48;
 const SILENCE_S: u32 = 5;
 
-/// Not nobody, as whom clients are answered where there is no user of ours: who answers them reads all
-/// records.
-const USER: &str = "daemon";
-
 /// The daemon keeps records, and lines of 64 KiB; a debug build some more.
 const FLAT: u64 = 64 << 20;
 
@@ -101,7 +97,7 @@ impl Rogue {
         let model = Model::start("", vec![Step::Hang]).unwrap();
         let more = format!(
             "[investigate]\nagent = \"none\"\ncooldown_s = 0\n\n\
-             [investigate.run]\nuser = \"{USER}\"\nmemory_max_bytes = {MEMORY}\nmemory_min_bytes = 0\n\
+             [investigate.run]\nmemory_max_bytes = {MEMORY}\nmemory_min_bytes = 0\n\
              pids_max = {TASKS}\nfirst_event_s = 30\nsilence_s = {SILENCE_S}\nresumes = 0\n\n\
              [investigate.claude]\nprogram = {program:?}\nendpoint = \"{url}\"\n",
             url = model.url(),

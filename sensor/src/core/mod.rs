@@ -364,7 +364,13 @@ impl Daemon {
             guardian,
             investigations: Investigations::new(
                 &config.investigate,
-                Place { hierarchies, home, scratch, doors },
+                Place {
+                    hierarchies,
+                    home,
+                    scratch,
+                    doors,
+                    log_gid: serve_user.map(|(_, gid)| gid),
+                },
                 Arc::clone(&gatherer),
             ),
             cut_off: Vec::new(),

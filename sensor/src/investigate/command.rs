@@ -49,6 +49,7 @@ impl Command {
                 hierarchies,
                 home,
                 scratch,
+                log_gid: None,
                 doors: None,
             },
             // A person waits for it; what an agent has not found by then it rarely finds.

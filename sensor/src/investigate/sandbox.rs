@@ -41,6 +41,10 @@ pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin
 /// The largest file that it may write: its scratch directory may be in memory.
 const LARGEST_FILE: u64 = 64 << 20;
 
+/// A group that nobody is in and that owns nothing: the last of those that systemd gives to users that come and go,
+/// which takes them by chance and looks whether they are in use.
+const STRANGERS: u32 = 65_519;
+
 /// The usual soft limit.
 const OPEN_FILES: u64 = 1024;
 
@@ -99,6 +103,8 @@ pub struct Sandbox {
     pub home: PathBuf,
     /// Directory of scratch directories; made if need be.
     pub scratch: PathBuf,
+    /// The group that may read the log, which is no program's of ours to be in.
+    pub log_gid: Option<u32>,
     /// By which it may ask this sensor about its incident; `None`: it may not.
     pub doors: Option<Doors>,
 }
@@ -210,7 +216,10 @@ impl Sandbox {
         if user.uid.is_root() || user.gid.as_raw() == 0 {
             return Err(SandboxError::Root(self.user.to_string()));
         }
-        Ok(Some((Uid::from_raw(user.uid.as_raw()), Gid::from_raw(user.gid.as_raw()))))
+        // Where there is no user of the feed's own, it runs as nobody, too, and reads all records by its group.
+        let gid = Some(user.gid.as_raw()).filter(|gid| Some(*gid) != self.log_gid);
+        let (uid, gid) = (user.uid.as_raw(), gid.unwrap_or(STRANGERS));
+        Ok(Some((Uid::from_raw(uid), Gid::from_raw(gid))))
     }
 
     fn make_scratch(

@@ -19,6 +19,8 @@ pub struct Place {
     /// Directory of their homes.
     pub scratch: PathBuf,
     pub doors: Doors,
+    /// The group that may read the log.
+    pub log_gid: Option<u32>,
 }
 
 /// All that can be asked for by name.
@@ -68,9 +70,10 @@ pub fn name(agent: Agent) -> &'static str {
 }
 
 fn command(config: &config::Command, place: &Place) -> Driver {
-    let Place { hierarchies, home, scratch, doors } = place.clone();
+    let Place { hierarchies, home, scratch, doors, log_gid } = place.clone();
     let mut command = Command::new(config.program.clone(), hierarchies, home, scratch);
     command.sandbox.doors = Some(doors);
+    command.sandbox.log_gid = log_gid;
     command.sandbox.user = Whom::Named(config.user.clone());
     command.sandbox.memory_bytes = config.memory_max_bytes;
     command.sandbox.pids = config.pids_max.into();
@@ -85,7 +88,7 @@ fn agency(
     place: &Place,
     gatherer: &Gatherer,
 ) -> Agency {
-    let Place { hierarchies, home, scratch, doors } = place.clone();
+    let Place { hierarchies, home, scratch, doors, log_gid } = place.clone();
     let bounds = config.run.clone();
     Agency {
         agent,
@@ -100,6 +103,7 @@ fn agency(
             hierarchies,
             home,
             scratch,
+            log_gid,
             doors: Some(doors),
         },
         bounds,
