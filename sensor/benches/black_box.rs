@@ -18,6 +18,9 @@ const BYTES: usize = 100;
 /// Readers that never read what they asked for.
 const ASLEEP: usize = 10;
 
+/// Until their windows are full: some MiB in all.
+const SETTLED: std::time::Duration = std::time::Duration::from_millis(300);
+
 /// Of the bare database: as many as the log takes together.
 const GROUP: u64 = 4_096;
 
@@ -42,6 +45,8 @@ fn main() {
             }
             sleepers
         });
+        // They sleep once what they are sent has nowhere to go.
+        std::thread::sleep(SETTLED);
         rows[3].1.push(read(&served, newest));
         drop(sleepers);
     }

@@ -17,6 +17,11 @@ const KEY: &str = "key-of-a-test-0123456789";
 
 /// An investigation by `api` with a model that follows the script; how it ended, and what the model was asked.
 fn asked(script: Vec<Step>, more: &str) -> (Value, Model) {
+    asked_of("api", script, more)
+}
+
+/// The same where another one is wanted.
+fn asked_of(wanted: &str, script: Vec<Step>, more: &str) -> (Value, Model) {
     let place = tempfile::tempdir().unwrap();
     let key = place.path().join("key");
     fs::write(&key, format!("{KEY}\n")).unwrap();
@@ -25,13 +30,25 @@ fn asked(script: Vec<Step>, more: &str) -> (Value, Model) {
     fs::set_permissions(&key, readable).unwrap();
     let model = Model::start(KEY, script).unwrap();
     let config = format!(
-        "[investigate]\nagent = \"api\"\nwhen = \"always\"\n{more}\n[investigate.api]\nmodel = \"a-model\"\n\
+        "[investigate]\nagent = {wanted:?}\nwhen = \"always\"\n{more}\n[investigate.api]\nmodel = \"a-model\"\n\
          endpoint = {:?}\nkey_file = {key:?}\n\
          [[investigate.prices]]\nmodel = \"a-model\"\ninput_usd = 3.0\noutput_usd = 15.0\ncached_usd = 0.3\n",
         model.url()
     );
+    let run = investigated(&config);
+    assert!(!run.to_string().contains(KEY));
+    (run, model)
+}
+
+/// The same where `api` is not configured.
+fn without_a_model(wanted: &str, more: &str) -> Value {
+    investigated(&format!("[investigate]\nagent = {wanted:?}\nwhen = \"always\"\n{more}"))
+}
+
+/// The investigation of an incident that somebody opens, at its end.
+fn investigated(config: &str) -> Value {
     let cage = Cage::new(Limits::default()).unwrap();
-    let sensor = Sensor::start(&cage, &config).unwrap();
+    let sensor = Sensor::start(&cage, config).unwrap();
     let (work, _) = script::ticker().unwrap();
     let running = work.start(&cage).unwrap();
     let pid = running.pid().to_string();
@@ -42,9 +59,8 @@ fn asked(script: Vec<Step>, more: &str) -> (Value, Model) {
         one["id"] == id(&incident) && !run.is_null() && run["state"] != "running"
     };
     let shown = sensor.wait_for(CATCH, over).unwrap();
-    let run = shown["investigations"][0].clone();
-    assert!(!run.to_string().contains(KEY) && !sensor.log_tail().contains(KEY));
-    (run, model)
+    assert!(!sensor.log_tail().contains(KEY));
+    shown["investigations"][0].clone()
 }
 
 #[test]
@@ -68,6 +84,37 @@ fn a_model_is_asked_once_and_what_it_hands_in_is_checked_and_counted() {
     let micro = USAGE.input * 3 + USAGE.output * 15 + USAGE.cached * 3 / 10;
     let usd = cost["usd"].as_f64().unwrap();
     assert!((usd * 1e6 - micro as f64).abs() < 0.5, "{usd} is not {micro} millionths");
+}
+
+#[test]
+fn where_there_is_no_room_for_an_agent_the_model_is_asked_once_and_without_that_the_playbook_runs()
+{
+    needs!();
+    let claim = json!({"text": "somebody asked for it", "evidence": ["incident"]});
+    let findings = json!({"verdict": "extends", "confidence": 0.6, "cause": claim});
+    // More memory than any host has that this runs on; the agent's program is there, and its model.
+    let model = Model::start(KEY, vec![Step::Hang]).unwrap();
+    let agent = format!(
+        "[investigate.run]\nmemory_min_bytes = {0}\nmemory_max_bytes = {0}\n\
+         [investigate.claude]\nprogram = \"/bin/true\"\nendpoint = {1:?}\n",
+        1_u64 << 40,
+        model.url()
+    );
+    let (run, asked) = asked_of("claude", vec![Step::Call("submit_findings", findings)], &agent);
+    assert_eq!((&run["agent"], &run["outcome"]), (&"api".into(), &"complete".into()), "{run:#}");
+    let why = run["why"].as_str().unwrap();
+    assert!(why.contains("api instead, for claude: it needs 1048576 MiB of memory"), "{why}");
+    assert_eq!(asked.asked().len(), 1);
+
+    let gone = "[investigate.claude]\nprogram = \"/nonexistent/claude\"\n";
+    let run = without_a_model("claude", gone);
+    assert_eq!((&run["agent"], &run["state"]), (&"builtin".into(), &"done".into()), "{run:#}");
+    let why = run["why"].as_str().unwrap();
+    assert!(
+        why.contains("builtin instead, for claude: there is no program /nonexistent/claude"),
+        "{why}"
+    );
+    assert!(!run["findings"].as_str().unwrap().is_empty(), "{run:#}");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::{client, error::CliError, out, text};
 const EXAMPLES: &str = "\
 Examples:
   sensor investigate 4k2m                   by whoever is configured
+  sensor investigate 4k2m --agent claude    by Claude Code, once it is configured (docs/agents.md)
   sensor investigate 4k2m --agent command   by your own program, under [investigate.command]
   sensor watch                              what it says, line by line
   sensor show 4k2m                          what it came to
@@ -19,7 +20,7 @@ Evidence is gathered anew first.";
 pub struct InvestigateArgs {
     /// The incident's id, or enough of its beginning to be unique.
     id: String,
-    /// Who: builtin or command.
+    /// Who: builtin, command, claude, codex, gemini, opencode or api.
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     agent: String,
 }

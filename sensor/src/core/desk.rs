@@ -550,6 +550,8 @@ impl Desk {
 
     pub fn announce(&mut self, change: Change) -> Announced {
         let (incident, opened) = (change.incident.clone(), change.opened);
+        // Of one that was over already it is known what was before.
+        let goes_on = change.from != State::Resolved;
         let state = sensor_proto::json::state::word(incident.state);
         tracing::info!(
             "incident {} is {state}: {} ({})",
@@ -566,7 +568,9 @@ impl Desk {
                 incident: Some(change.incident),
             }),
         ));
-        self.attach_vitals(&incident, opened);
+        if goes_on {
+            self.attach_vitals(&incident, opened);
+        }
         Announced { incident, receipt }
     }
 

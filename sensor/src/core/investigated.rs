@@ -54,8 +54,9 @@ impl Desk {
     fn follow(&mut self, ended: &proto::Investigation) {
         let told = self.teller();
         let mut next = self.investigations.ended(ended, &told);
-        while let Some(Waiting { incident, order }) = next {
+        while let Some(Waiting { incident, mut order }) = next {
             let id = order.investigation.id.clone();
+            self.investigations.reconsider(&mut order);
             let found = self.incidents.get_looked_into(&incident);
             let begun = found.and_then(|it| self.investigations.start(order, it, self.teller()));
             if let Some(begun) = begun {

@@ -125,7 +125,7 @@ impl Investigations {
     /// began, waits, or why it may not; `told` hears the rest. `None`: nothing can be started on this host.
     pub fn begin(
         &mut self,
-        asked: Asked,
+        mut asked: Asked,
         incident: &proto::Incident,
         evidence: Vec<proto::Evidence>,
         told: impl Fn(Progress) + Send + 'static,
@@ -136,7 +136,10 @@ impl Investigations {
             (None, true) => By::Hand,
             (None, false) => By::Itself,
         };
-        let order = Order::new(self.step_down(asked), incident, evidence);
+        if asked.past.is_none() {
+            self.step_down(&mut asked.driver, &mut asked.why);
+        }
+        let order = Order::new(asked, incident, evidence);
         match self.admit(order, by, incident, &told) {
             Verdict::Go(order) => self.start(*order, incident, told),
             Verdict::Not(progress) => Some(progress),
@@ -181,15 +184,11 @@ impl Investigations {
         Some(begun)
     }
 
-    /// Who can run now, with the room that is left: the wanted one, one request instead of it, or the playbook.
-    /// Why not who was wanted stands behind why somebody was.
-    fn step_down(&self, mut asked: Asked) -> Asked {
-        // What has begun goes on as it was.
-        let Driver::Agent(agency) = asked.driver.clone() else { return asked };
-        if asked.past.is_some() {
-            return asked;
-        }
-        let mut rungs = vec![self.rung(&agency)];
+    /// Has the wanted one make way for who can run now, with the room that is left: one request instead of it, or
+    /// the playbook. Why stands behind why somebody was wanted.
+    fn step_down(&self, driver: &mut Driver, why: &mut String) {
+        let Driver::Agent(agency) = &*driver else { return };
+        let mut rungs = vec![self.rung(agency)];
         if agency.agent != Agent::Api
             && let Some(Driver::Agent(api)) = self.drivers.get(&Agent::Api)
         {
@@ -197,16 +196,23 @@ impl Investigations {
         }
         let choice = ladder::choose(&rungs, &readiness::headroom(&self.hierarchies));
         if choice.agent == agency.agent {
-            return asked;
+            return;
         }
-        asked.driver = self.drivers.get(&choice.agent).cloned().unwrap_or(Driver::Builtin);
-        let instead = format!("{} instead, for {}", asked.driver.name(), choice.why_not.join("; "));
-        asked.why = [asked.why, instead]
-            .into_iter()
-            .filter(|why| !why.is_empty())
-            .collect::<Vec<_>>()
-            .join(": ");
-        asked
+        *driver = self.drivers.get(&choice.agent).cloned().unwrap_or(Driver::Builtin);
+        if !why.is_empty() {
+            why.push_str(": ");
+        }
+        why.push_str(&format!("{} instead, for {}", driver.name(), choice.why_not.join("; ")));
+    }
+
+    /// One that has waited: there may be less room now than when it was asked for.
+    pub fn reconsider(&self, order: &mut Order) {
+        let investigation = &mut order.investigation;
+        // What has begun goes on as it was.
+        if order.past.is_none() {
+            self.step_down(&mut order.driver, &mut investigation.why);
+            order.driver.name().clone_into(&mut investigation.agent);
+        }
     }
 
     fn rung(&self, agency: &Agency) -> Rung {

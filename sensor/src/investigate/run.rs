@@ -87,8 +87,15 @@ pub fn run(
         let text = redact(text);
         key.as_ref().map_or(text.clone(), |key| without(&text, key.expose()))
     };
-    let agency = &shelled(agency, dossier, sink);
-    let end = lives(agency, id, dossier, past, key.as_ref(), &hide, stop, sink);
+    let run = Run {
+        agency: &shelled(agency, dossier, sink),
+        id,
+        dossier,
+        key: key.as_ref(),
+        redact: &hide,
+        stop,
+    };
+    let end = run.lives(past.cloned().unwrap_or_default(), sink);
     if end.state != InvestigationState::Interrupted {
         agency.sandbox.forget(id);
     }
@@ -113,45 +120,14 @@ fn shelled(agency: &Agency, dossier: &Dossier, sink: &mut dyn FnMut(Event)) -> A
     agency
 }
 
-/// One life after the other: who is killed by somebody else is taken up again.
-#[expect(clippy::too_many_arguments, reason = "what a run is made of")]
-fn lives(
-    agency: &Agency,
-    id: &str,
-    dossier: &Dossier,
-    past: Option<&Past>,
-    key: Option<&Key>,
-    redact: Redact<'_>,
-    stop: &Stop,
-    sink: &mut dyn FnMut(Event),
-) -> End {
-    let mut past = past.cloned().unwrap_or_default();
-    loop {
-        let begins = past.session.is_empty() || !agency.sandbox.home_of(id).is_dir();
-        let new = Uuid::new_v4().to_string();
-        let session = if begins { Session::New(&new) } else { Session::Resume(&past.session) };
-        let lived = live(agency, id, dossier, (session, &past), key, redact, stop, sink);
-        let mut note = |text: String| {
-            sink(Event::Line { stream: "sensor", text: text.into_bytes() });
-        };
-        past.spent = lived.end.cost;
-        if !begins && !lived.heard && lived.end.state == InvestigationState::Failed {
-            note(format!(
-                "its conversation could not be taken up ({}): a new one begins",
-                lived.end.error
-            ));
-            past.session.clear();
-            continue;
-        }
-        if !lived.killed || past.lives + 1 > agency.bounds.resumes {
-            return lived.end;
-        }
-        past.lives += 1;
-        past.session = lived.session;
-        note(format!("{}: it is taken up again", lived.end.error));
-        sink(Event::Life(past.lives + 1));
-        past.words.extend_from_slice(lived.end.findings.as_bytes());
-    }
+/// What all lives of a run have in common.
+struct Run<'a> {
+    agency: &'a Agency,
+    id: &'a str,
+    dossier: &'a Dossier,
+    key: Option<&'a Key>,
+    redact: Redact<'a>,
+    stop: &'a Stop,
 }
 
 /// What one life has come to.
@@ -171,69 +147,93 @@ impl Lived {
     }
 }
 
-#[expect(clippy::too_many_arguments, reason = "what a life is made of")]
-fn live(
-    agency: &Agency,
-    id: &str,
-    dossier: &Dossier,
-    (session, past): (Session<'_>, &Past),
-    key: Option<&Key>,
-    redact: Redact<'_>,
-    stop: &Stop,
-    sink: &mut dyn FnMut(Event),
-) -> Lived {
-    let Some(agent) = agent::of(agency.agent) else {
-        return Lived::failed("it is no agent".to_owned(), &past.spent);
-    };
-    let home = agency.sandbox.home_of(id);
-    let server = server(&home, &dossier.incident.id);
-    let window = dossier.window.as_ref().map(super::Window::markdown).unwrap_or_default();
-    let terms = Terms {
-        tools: agency.agent != config::Agent::Api,
-        access: agency.bounds.access,
-        stage: agency.stage,
-    };
-    let before = (past.lives > 0).then_some(past);
-    let prompt = brief::brief(&dossier.incident.id, &window, terms, before, &agency.redactor);
-    let launch = agent.launch(&Task {
-        prompt: &prompt,
-        program: &agency.cli.program,
-        model: &agency.cli.model,
-        endpoint: &agency.cli.endpoint,
-        key: key.map(Key::expose),
-        home: &home,
-        server: &server,
-        session,
-        access: agency.bounds.access,
-        turns: agency.bounds.turns,
-        micro_usd: agency.bounds.usd.0,
-    });
-    let order = Order {
-        id,
-        incident: &dossier.incident.id,
-        sandbox: &agency.sandbox,
-        program: Program { argv: &launch.argv, env: &launch.env, files: &launch.files },
-        input: launch.stdin,
-        patience: patience(&agency.bounds),
-        output_bytes: OUTPUT_BYTES,
-        keeps_home: true,
-        farewell: &FAREWELL,
-    };
-    let (bounds, prices) = (&agency.bounds, &agency.prices);
-    let meter = Meter::new(bounds, prices, &agency.cli.model, &past.spent);
-    let session = past.session.clone();
-    let mut ear = Ear { agent, meter, told: None, words: String::new(), heard: false, session };
-    let ended = match supervise::run(order, &mut ear, redact, stop, sink) {
-        Ok(ended) => ended,
-        Err(error) => return Lived::failed(error.to_string(), &past.spent),
-    };
-    let (state, error) = judge(&ended, ear.told.as_ref());
-    let words = redact(ear.words.as_bytes());
-    let from = words.len().saturating_sub(LAST_WORDS);
-    let findings = String::from_utf8_lossy(&words[from..]).trim().to_owned();
-    let killed = ended.cause.is_none() && ear.told.is_none() && ended.was_killed();
-    let end = End { state, findings, error, cost: ear.meter.cost(0), ..End::default() };
-    Lived { end, heard: ear.heard, killed, session: ear.session }
+impl Run<'_> {
+    /// One life after the other: who is killed by somebody else is taken up again.
+    fn lives(&self, mut past: Past, sink: &mut dyn FnMut(Event)) -> End {
+        let Self { agency, id, .. } = self;
+        loop {
+            let begins = past.session.is_empty() || !agency.sandbox.home_of(id).is_dir();
+            let new = Uuid::new_v4().to_string();
+            let session = if begins { Session::New(&new) } else { Session::Resume(&past.session) };
+            let lived = self.live(session, &past, sink);
+            let mut note = |text: String| {
+                sink(Event::Line { stream: "sensor", text: text.into_bytes() });
+            };
+            past.spent = lived.end.cost;
+            if !begins && !lived.heard && lived.end.state == InvestigationState::Failed {
+                note(format!(
+                    "its conversation could not be taken up ({}): a new one begins",
+                    lived.end.error
+                ));
+                past.session.clear();
+                continue;
+            }
+            if !lived.killed || past.lives + 1 > agency.bounds.resumes {
+                return lived.end;
+            }
+            past.lives += 1;
+            past.session = lived.session;
+            note(format!("{}: it is taken up again", lived.end.error));
+            sink(Event::Life(past.lives + 1));
+            past.words.extend_from_slice(lived.end.findings.as_bytes());
+        }
+    }
+
+    fn live(&self, session: Session<'_>, past: &Past, sink: &mut dyn FnMut(Event)) -> Lived {
+        let Self { agency, id, dossier, key, redact, stop } = self;
+        let Some(agent) = agent::of(agency.agent) else {
+            return Lived::failed("it is no agent".to_owned(), &past.spent);
+        };
+        let home = agency.sandbox.home_of(id);
+        let server = server(&home, &dossier.incident.id);
+        let window = dossier.window.as_ref().map(super::Window::markdown).unwrap_or_default();
+        let terms = Terms {
+            tools: agency.agent != config::Agent::Api,
+            access: agency.bounds.access,
+            stage: agency.stage,
+        };
+        let before = (past.lives > 0).then_some(past);
+        let prompt = brief::brief(&dossier.incident.id, &window, terms, before, &agency.redactor);
+        let launch = agent.launch(&Task {
+            prompt: &prompt,
+            program: &agency.cli.program,
+            model: &agency.cli.model,
+            endpoint: &agency.cli.endpoint,
+            key: key.map(Key::expose),
+            home: &home,
+            server: &server,
+            session,
+            access: agency.bounds.access,
+            turns: agency.bounds.turns,
+            micro_usd: agency.bounds.usd.0,
+        });
+        let order = Order {
+            id,
+            incident: &dossier.incident.id,
+            sandbox: &agency.sandbox,
+            program: Program { argv: &launch.argv, env: &launch.env, files: &launch.files },
+            input: launch.stdin,
+            patience: patience(&agency.bounds),
+            output_bytes: OUTPUT_BYTES,
+            keeps_home: true,
+            farewell: &FAREWELL,
+        };
+        let (bounds, prices) = (&agency.bounds, &agency.prices);
+        let meter = Meter::new(bounds, prices, &agency.cli.model, &past.spent);
+        let session = past.session.clone();
+        let mut ear = Ear { agent, meter, told: None, words: String::new(), heard: false, session };
+        let ended = match supervise::run(order, &mut ear, *redact, stop, sink) {
+            Ok(ended) => ended,
+            Err(error) => return Lived::failed(error.to_string(), &past.spent),
+        };
+        let (state, error) = judge(&ended, ear.told.as_ref());
+        let words = redact(ear.words.as_bytes());
+        let from = words.len().saturating_sub(LAST_WORDS);
+        let findings = String::from_utf8_lossy(&words[from..]).trim().to_owned();
+        let killed = ended.cause.is_none() && ear.told.is_none() && ended.was_killed();
+        let end = End { state, findings, error, cost: ear.meter.cost(0), ..End::default() };
+        Lived { end, heard: ear.heard, killed, session: ear.session }
+    }
 }
 
 /// Listens to one life.

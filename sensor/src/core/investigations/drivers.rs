@@ -7,7 +7,7 @@ use crate::{
     config::{self, Agent, Cli},
     evidence::Gatherer,
     feed::runs::Doors,
-    investigate::{Agency, Command, Driver, Prices, Sandbox, Whom},
+    investigate::{Agency, Command, Driver, Prices, Sandbox, Whom, ladder},
 };
 
 /// Where their programs live.
@@ -90,6 +90,7 @@ fn agency(
 ) -> Agency {
     let Place { hierarchies, home, scratch, doors, log_gid } = place.clone();
     let bounds = config.run.clone();
+    let needs = ladder::rung(agent, name(agent), &bounds, Ok(())).needs;
     Agency {
         agent,
         cli: cli.clone(),
@@ -98,7 +99,7 @@ fn agency(
         sandbox: Sandbox {
             user: Whom::Named(bounds.user.clone()),
             memory_bytes: bounds.memory_max_bytes,
-            kept_bytes: bounds.memory_min_bytes,
+            kept_bytes: needs,
             pids: bounds.pids_max.into(),
             hierarchies,
             home,
