@@ -199,10 +199,8 @@ impl Investigations {
             return;
         }
         *driver = self.drivers.get(&choice.agent).cloned().unwrap_or(Driver::Builtin);
-        if !why.is_empty() {
-            why.push_str(": ");
-        }
-        why.push_str(&format!("{} instead, for {}", driver.name(), choice.why_not.join("; ")));
+        let instead = format!("{} instead, for {}", driver.name(), choice.why_not.join("; "));
+        *why = if why.is_empty() { instead } else { format!("{why}: {instead}") };
     }
 
     /// One that has waited: there may be less room now than when it was asked for.
