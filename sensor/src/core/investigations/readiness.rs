@@ -97,30 +97,30 @@ fn probe(agent: Agent, cli: &Cli) -> Result<(), String> {
 
 /// What can be seen without waiting: its program (`None`: ourselves) and its key.
 fn at_hand(agent: Agent, cli: &Cli) -> Result<Option<PathBuf>, String> {
-    let Cli { program, key_file, .. } = cli;
-    if !key_file.as_os_str().is_empty() {
-        read_key(key_file).map_err(|error| error.to_string())?;
+    let program = if agent == Agent::Api { None } else { Some(program(agent, cli)?) };
+    if !cli.key_file.as_os_str().is_empty() {
+        read_key(&cli.key_file).map_err(|error| error.to_string())?;
+    } else if cli.endpoint.is_empty() {
+        // Its home is new: nobody has logged in there. Another endpoint may know it otherwise.
+        let name = drivers::name(agent);
+        return Err(format!(
+            "it has no key: write one to a file and set investigate.{name}.key_file"
+        ));
     }
-    if agent == Agent::Api {
-        return Ok(None);
-    }
+    Ok(program)
+}
+
+fn program(agent: Agent, Cli { program, .. }: &Cli) -> Result<PathBuf, String> {
     let usual = investigate::agent::of(agent).map_or("", |agent| agent.program());
-    let found = if program.as_os_str().is_empty() {
-        let places = SEARCH_PATH.split(':').map(|dir| Path::new(dir).join(usual));
-        places.into_iter().find(|path| is_program(path))
+    let (found, shown) = if program.as_os_str().is_empty() {
+        let mut places = SEARCH_PATH.split(':').map(|dir| Path::new(dir).join(usual));
+        (places.find(|path| is_program(path)), usual.to_owned())
     } else {
-        Some(program.clone()).filter(|path| is_program(path))
+        (Some(program.clone()).filter(|path| is_program(path)), program.display().to_string())
     };
-    found.map(Some).ok_or_else(|| {
-        let shown = if program.as_os_str().is_empty() {
-            usual.into()
-        } else {
-            program.display().to_string()
-        };
-        format!(
-            "there is no program {shown}: install it, or set investigate.{}.program",
-            drivers::name(agent)
-        )
+    found.ok_or_else(|| {
+        let name = drivers::name(agent);
+        format!("there is no program {shown}: install it, or set investigate.{name}.program")
     })
 }
 
