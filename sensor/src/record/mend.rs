@@ -8,10 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{FILE, schema};
+use super::{FILE, ahead, schema};
 
 /// SQLite's default, and so that of every log.
-const PAGE: usize = 4_096;
+pub(super) const PAGE: usize = 4_096;
 
 /// What is left free on the disk, bytes.
 const SPARE: u64 = 64 << 20;
@@ -31,17 +31,21 @@ impl Mended {
         let mended = Self(directory.join(format!("{FILE}.mended")));
         mended.remove();
         fs::copy(aside, mended.path())?;
-        let ahead = schema::beside(aside, "-wal");
-        if ahead.1.is_ok() {
-            fs::copy(ahead.0, schema::beside(mended.path(), "-wal").0)?;
+        let file = File::options().write(true).open(mended.path())?;
+        // What is written ahead has the damage as well, where its first page is among it.
+        let ahead = fs::read(schema::beside(aside, "-wal").0).unwrap_or_default();
+        let mut pages = u32::try_from(length / PAGE as u64).unwrap_or(u32::MAX);
+        for commit in ahead::commits(&ahead) {
+            for (number, page) in commit.frames.iter().filter(|(number, _)| *number > 1) {
+                file.write_all_at(page, u64::from(number - 1) * PAGE as u64)?;
+            }
+            pages = commit.pages;
         }
         let mut page = schema::first_page(directory)?;
         page.resize(PAGE, 0);
         // https://www.sqlite.org/fileformat2.html, section 1.3: pages in all; none that are free.
-        let pages = u32::try_from(length / PAGE as u64).unwrap_or(u32::MAX);
         page[28..32].copy_from_slice(&pages.to_be_bytes());
         page[32..40].fill(0);
-        let file = File::options().write(true).open(mended.path())?;
         file.write_all_at(&page, 0)?;
         Ok(mended)
     }

@@ -12,6 +12,7 @@
 //! - `numbers`: the reserved numbers once more, outside of the database
 //! - `schema`: the tables, and opening, checking and setting aside the file
 //! - `check`: looking for damage while the file is in use
+//! - `ahead`: SQLite's write-ahead log, where SQLite cannot read it
 //! - `salvage`: what can be read of a corrupt file goes into the new one
 //! - `mend`: a corrupt file without its first page
 //! - `retention`: what goes when the log is over its size
@@ -20,6 +21,7 @@
 //! - `reader`: pages of records, and the incidents
 //! - `export`: an incident as a file of its own
 
+mod ahead;
 mod check;
 pub(crate) mod export;
 mod mend;

@@ -76,9 +76,12 @@ pub(super) fn salvage(
     known: Option<Reserved>,
 ) -> rusqlite::Result<Salvaged> {
     let straight = open(aside);
-    // Where only the names of what is in it are damaged, nothing else is.
-    let named = |old: &Connection| schema::check_tables(old, aside).is_ok();
-    if !straight.as_ref().is_ok_and(named)
+    // Where only the names of what is in it are damaged, or where it is, nothing else is.
+    let found = |old: &Connection| {
+        let mut reader = Reader { old, below: i64::MAX, lost: 0, until: Instant::now() + TIME };
+        schema::check_tables(old, aside).is_ok() && reader.peek().is_some()
+    };
+    if !straight.as_ref().is_ok_and(found)
         && let Ok(mended) = Mended::new(aside)
         && let Ok(old) = open(mended.path())
     {
