@@ -103,47 +103,64 @@ fn transcript(sensor: &Sensor, run: &Value) -> Vec<String> {
     lines.iter().map(|line| line["text"].as_str().unwrap().to_owned()).collect()
 }
 
-fn configured(program: &Path) -> String {
-    format!("[investigate]\nagent = \"command\"\n[investigate.command]\nprogram = [{program:?}]\n")
+/// A sensor whose investigator sleeps in its first life.
+struct Scene {
+    sensor: Sensor,
+    begun: Begun,
+    word: String,
+    finding: String,
+    _cage: Cage,
+    _place: tempfile::TempDir,
+}
+
+fn scene() -> Scene {
+    let place = tempfile::tempdir().unwrap();
+    open_to_all(place.path()).unwrap();
+    let (word, finding) = (names::word(), names::word());
+    let program = forgetful(place.path(), &word, &finding);
+    let config = format!(
+        "[investigate]\nagent = \"command\"\n[investigate.command]\nprogram = [{program:?}]\n"
+    );
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, &config).unwrap();
+    let begun = begun(&sensor, &cage, place.path(), &word);
+    Scene { sensor, begun, word, finding, _cage: cage, _place: place }
 }
 
 #[test]
 fn a_killed_core_takes_up_what_ran_and_nothing_of_its_first_life_survives() {
     needs!();
-    let place = tempfile::tempdir().unwrap();
-    open_to_all(place.path()).unwrap();
-    let (word, finding) = (names::word(), names::word());
-    let program = forgetful(place.path(), &word, &finding);
-    let cage = Cage::new(Limits::default()).unwrap();
-    let mut sensor = Sensor::start(&cage, &configured(&program)).unwrap();
-    let begun = begun(&sensor, &cage, place.path(), &word);
+    let mut scene = scene();
+    let Scene { sensor, begun, word, finding, .. } = &mut scene;
     sensor.kill_core().unwrap();
     sensor.restart().unwrap();
 
-    let run = ended(&sensor, &begun.incident);
-    for pid in begun.pids {
-        assert!(is_gone(pid), "process {pid} of the first life lives");
+    let run = ended(sensor, &begun.incident);
+    for pid in &begun.pids {
+        assert!(is_gone(*pid), "process {pid} of the first life lives");
     }
     assert_eq!((&run["lives"], &run["outcome"]), (&2.into(), &"complete".into()), "{run:#}");
-    assert!(run["findings"].as_str().unwrap().contains(&finding), "{run:#}");
-    let lines = transcript(&sensor, &run);
-    assert_eq!(lines.iter().filter(|line| line.starts_with(&word)).count(), 2, "{lines:#?}");
+    assert!(run["findings"].as_str().unwrap().contains(finding.as_str()), "{run:#}");
+    let lines = transcript(sensor, &run);
+    assert_eq!(
+        lines.iter().filter(|line| line.starts_with(word.as_str())).count(),
+        2,
+        "{lines:#?}"
+    );
 }
 
 #[test]
 fn a_daemon_that_was_stopped_in_good_order_takes_it_up_as_well() {
     needs!();
-    let place = tempfile::tempdir().unwrap();
-    open_to_all(place.path()).unwrap();
-    let (word, finding) = (names::word(), names::word());
-    let program = forgetful(place.path(), &word, &finding);
-    let cage = Cage::new(Limits::default()).unwrap();
-    let mut sensor = Sensor::start(&cage, &configured(&program)).unwrap();
-    let begun = begun(&sensor, &cage, place.path(), &word);
+    let mut scene = scene();
+    let Scene { sensor, begun, word, .. } = &mut scene;
     sensor.stop().unwrap();
     comes("the end of the first life", CATCH, || begun.pids.iter().all(|pid| is_gone(*pid)));
     sensor.restart().unwrap();
-    let run = ended(&sensor, &begun.incident);
+    let run = ended(sensor, &begun.incident);
     assert_eq!((&run["lives"], &run["outcome"]), (&2.into(), &"complete".into()), "{run:#}");
-    assert_eq!(transcript(&sensor, &run).iter().filter(|line| line.starts_with(&word)).count(), 2);
+    assert_eq!(
+        transcript(sensor, &run).iter().filter(|line| line.starts_with(word.as_str())).count(),
+        2
+    );
 }

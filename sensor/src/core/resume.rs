@@ -12,16 +12,13 @@ use super::{
 use crate::{
     clock,
     config::Agent,
-    investigate::{Past, agent, agent::Said},
+    investigate::{Ear, Past, agent},
     proto::{self, InvestigationState, record::Body},
     record::{Draft, Filter, ReadError, Reader},
 };
 
 /// Records that one look into the log takes.
 const PAGE: u32 = 1024;
-
-/// Bytes of what it said that are remembered, their end: a prompt shows less of it.
-const WORDS: usize = 16 << 10;
 
 /// One that was running when the daemon went away.
 #[derive(Clone, Debug)]
@@ -141,9 +138,6 @@ fn interrupt(investigation: &mut proto::Investigation, why: &str) {
     investigation.ended_at.get_or_insert_with(clock::wall);
 }
 
-/// Who knows what a program's lines say, if anybody does.
-type Ear = Option<Box<dyn agent::Agent>>;
-
 /// Evidence, past, who has listened to it, and how many lines of its output were read.
 fn recall(
     state_dir: &Path,
@@ -153,14 +147,7 @@ fn recall(
     let reader = Reader::open(state_dir)?;
     let filter = Filter::new(&one.incident, &["evidence", "transcript", "investigation"])?;
     let mut ear = Agent::of(&run.agent).and_then(agent::of);
-    let mut past = Past {
-        // One that waited has had none.
-        lives: if run.state() == InvestigationState::Queued { run.lives } else { run.lives.max(1) },
-        session: run.session.clone(),
-        spent: run.cost.unwrap_or_default(),
-        submitted: verdict(run),
-        ..Past::default()
-    };
+    let mut past = Past::of(run);
     let (mut evidence, mut seen, mut from) = (Vec::new(), 0, 0);
     loop {
         let page = reader.records(from, &filter, PAGE)?;
@@ -183,44 +170,5 @@ fn recall(
             return Ok((evidence, past, ear, seen));
         }
         from = page.next_seq;
-    }
-}
-
-fn verdict(run: &proto::Investigation) -> String {
-    let verdict = run.report.as_ref().map(|report| report.verdict);
-    verdict.map(sensor_proto::json::verdict::word).unwrap_or_default()
-}
-
-impl Past {
-    /// Takes what is known of it by now.
-    fn learn(&mut self, run: &proto::Investigation) {
-        self.lives = self.lives.max(run.lives);
-        if !run.session.is_empty() {
-            self.session.clone_from(&run.session);
-        }
-        self.spent = run.cost.unwrap_or(self.spent);
-        if run.report.is_some() {
-            self.submitted = verdict(run);
-        }
-    }
-
-    /// Remembers what a line of its output said.
-    fn hear(&mut self, ear: &mut Ear, line: &[u8]) {
-        let (Some(agent), Ok(event)) = (ear, serde_json::from_slice(line)) else { return };
-        for said in agent.read(&event) {
-            let line = match said {
-                Said::Text(text) => format!("you said: {text}\n"),
-                Said::Tool(name) => format!("you called {name}\n"),
-                // The record of it may not have reached the disk.
-                Said::Session(name) => {
-                    self.session = name;
-                    continue;
-                }
-                _ => continue,
-            };
-            self.words.extend_from_slice(line.as_bytes());
-            let more = self.words.len().saturating_sub(WORDS);
-            self.words.drain(..more);
-        }
     }
 }

@@ -17,6 +17,7 @@ mod key;
 pub(crate) mod ladder;
 pub(crate) mod lines;
 pub mod meter;
+mod past;
 pub mod prices;
 mod run;
 pub(crate) mod sandbox;
@@ -40,8 +41,9 @@ pub use self::{
     budget::{Admission, Budget, By, Denied, Earlier, Grant, Limits, Next, Request},
     command::Command,
     key::{Key, KeyError, read_key},
+    past::{Ear, Past},
     prices::Prices,
-    run::{Agency, Past},
+    run::Agency,
     sandbox::{Sandbox, Whom, clear_leftovers, tidy, unread},
     window::Window,
 };

@@ -8,7 +8,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
-    Dossier, End, Event, Redact, Stop,
+    Dossier, End, Event, Past, Redact, Stop,
     agent::{self, Agent, Said, Session, Task},
     brief::{self, Terms},
     key::{self, Key},
@@ -36,22 +36,6 @@ pub struct Agency {
     pub prices: Prices,
     pub sandbox: Sandbox,
     pub redactor: Redactor,
-}
-
-/// What earlier lives of a run have left.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Past {
-    /// How many there were.
-    pub lives: u32,
-    /// The conversation, as its program calls it; empty: it had none yet.
-    pub session: String,
-    pub spent: proto::Cost,
-    /// Lines of its transcript.
-    pub lines: u32,
-    /// What it said and saw, its end.
-    pub words: Vec<u8>,
-    /// Verdict of what it had submitted; empty: nothing.
-    pub submitted: String,
 }
 
 /// What a line may be: a tool's answer stands on one.

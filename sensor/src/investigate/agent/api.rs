@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use super::{Agent, Launch, Said, Task, Usage};
+use super::{Agent, Launch, Said, Task, Usage, count, text, why};
 use crate::ask;
 
 /// Its vendor's own.
@@ -43,16 +43,14 @@ impl Agent for Api {
     }
 
     fn read(&mut self, event: &Value) -> Vec<Said> {
-        let text = |name: &str| event[name].as_str().unwrap_or_default().to_owned();
-        let number = |name: &str| event[name].as_u64().unwrap_or(0);
-        match event["type"].as_str().unwrap_or_default() {
-            "text" => vec![Said::Text(text("text"))],
-            "retry" => vec![Said::Trouble(text("why"))],
+        match text(event, "/type") {
+            "text" => vec![Said::Text(text(event, "/text").to_owned())],
+            "retry" => vec![Said::Trouble(text(event, "/why").to_owned())],
             "usage" => {
                 let usage = Usage {
-                    input: number("input"),
-                    cached: number("cached"),
-                    output: number("output"),
+                    input: count(event, "/input"),
+                    cached: count(event, "/cached"),
+                    output: count(event, "/output"),
                     micro_usd: None,
                 };
                 vec![Said::Turn, Said::Total(usage)]
@@ -60,7 +58,7 @@ impl Agent for Api {
             "submitted" => vec![Said::Tool(crate::mcp::SUBMIT.to_owned())],
             "result" => vec![Said::End(match &event["error"] {
                 Value::Null => Ok(()),
-                error => Err(error.as_str().unwrap_or("it does not say why").to_owned()),
+                _ => Err(why(text(event, "/error"))),
             })],
             _ => Vec::new(),
         }
