@@ -132,7 +132,8 @@ impl Gear {
 
     /// A daemon that tries no better gear.
     pub fn start(self, cage: &Cage) -> anyhow::Result<Sensor> {
-        Sensor::start(cage, &format!("[kernel]\nbrake = \"{}\"\n", self.words().0))
+        let brake = self.words().0;
+        Sensor::start(cage, &format!("[kernel]\nbrake = \"{brake}\"\n{}", explosions()))
     }
 
     /// In the configuration, and in the status.

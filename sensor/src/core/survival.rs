@@ -75,7 +75,7 @@ pub fn be_ordinary() -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::{mem::MaybeUninit, thread};
+    use std::{mem::MaybeUninit, process::Command, thread};
 
     use super::*;
 
@@ -99,8 +99,14 @@ mod tests {
         faults() - before
     }
 
+    const HELPER: &str = "SENSOR_TEST_WARM";
+
     #[test]
-    fn a_thread_that_is_warm_asks_the_kernel_for_nothing() {
+    #[ignore = "helper that another test starts as a process of its own"]
+    fn warm() {
+        if std::env::var_os(HELPER).is_none() {
+            return;
+        }
         keep_memory();
         let warm = thread::spawn(|| {
             warm_up();
@@ -108,6 +114,21 @@ mod tests {
             [react(), react()]
         });
         let [first, second] = warm.join().unwrap();
+        println!("\nfaults {first} {second}");
+    }
+
+    /// In a process of its own: whoever forks in this one takes all its pages away for a moment, the warm ones, too.
+    #[test]
+    fn a_thread_that_is_warm_asks_the_kernel_for_nothing() {
+        let output = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "core::survival::tests::warm", "--ignored", "--nocapture"])
+            .env(HELPER, "1")
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        let line = said.lines().find_map(|line| line.strip_prefix("faults ")).unwrap();
+        let faults: Vec<i64> = line.split(' ').map(|number| number.parse().unwrap()).collect();
+        let [first, second] = faults[..] else { panic!("{said}") };
         // One that is cold takes some 250, unless its heap was that of another thread before.
         assert!(first < 20 && second < 20, "{first}, {second}");
     }

@@ -101,9 +101,7 @@ pub fn run(bytes: &[u8]) {
         Err(error) if error.is_damage() => mended(directory.path(), from, &lost),
         found => found,
     };
-    // It may have been written to a page that was damaged before: then the loss is told.
-    let kept = matches!(found, Ok(Found { times: 1, .. } | Found { times: 0, loss_told: true }));
-    assert!(kept, "what it took is there once: {found:?}");
+    assert!(found.as_ref().is_ok_and(Found::is_kept), "what it took is there once: {found:?}");
 }
 
 /// What a reader has of a record.
@@ -112,6 +110,13 @@ struct Found {
     times: usize,
     /// Damage took something.
     loss_told: bool,
+}
+
+impl Found {
+    /// It is there once. It may have been written to a page that was damaged before: then the loss is told.
+    const fn is_kept(&self) -> bool {
+        matches!(self, Self { times: 1, .. } | Self { times: 0, loss_told: true })
+    }
 }
 
 /// How often this stands in the log, from `from` on.
@@ -133,18 +138,17 @@ fn took(directory: &Path, mut from: u64, body: &Body) -> Result<Found, ReadError
     }
 }
 
-/// The same once a daemon has had the time to look for damage.
+/// The same once a daemon has had the time to look for damage, and to tell of it.
 fn mended(directory: &Path, from: u64, body: &Body) -> Result<Found, ReadError> {
     let log = open(directory);
     let until = Instant::now() + PATIENCE;
     loop {
-        match took(directory, from, body) {
-            Err(_) if Instant::now() < until => thread::sleep(Duration::from_millis(1)),
-            found => {
-                drop(log);
-                return found;
-            }
+        let found = took(directory, from, body);
+        if found.as_ref().is_ok_and(Found::is_kept) || Instant::now() > until {
+            drop(log);
+            return found;
         }
+        thread::sleep(Duration::from_millis(1));
     }
 }
 
