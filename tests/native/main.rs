@@ -34,6 +34,8 @@ mod judge;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
+mod ladder;
+#[cfg(test)]
 mod lead;
 #[cfg(test)]
 mod left_alone;

@@ -113,6 +113,11 @@ impl Group {
         &self.dirs[0]
     }
 
+    /// All its directories: v2 first, then those of v1 controllers.
+    pub fn dirs(&self) -> &[PathBuf] {
+        &self.dirs
+    }
+
     /// Its `cgroup.procs` files, opened: a child that writes `0` to each, before it becomes another
     /// user, is in.
     pub fn entrances(&self) -> Result<Vec<File>, CgroupError> {

@@ -42,7 +42,7 @@ use crate::{
     feed::link::Reply,
     host::Host,
     incident::{self, Change, Incidents, Scene, headline},
-    investigate::Driver,
+    investigate::{self, Driver},
     kernel::{Lineage, Programs, split},
     lineage::{Forest, Node, ProcessKey},
     proto::{
@@ -502,8 +502,12 @@ impl Desk {
         }
         let asked = self.matters.get_mut(id).map(|matter| std::mem::take(&mut matter.asked));
         for (driver, reply) in asked.unwrap_or_default() {
-            let asked =
-                Asked { driver, why: "a person asked for it".into(), by_hand: true, past: None };
+            let asked = Asked {
+                driver,
+                why: "a person asked for it".into(),
+                by: investigate::By::Hand,
+                past: None,
+            };
             let begun = self.investigate(id, asked, evidence.clone());
             requests::begun(begun, reply);
         }

@@ -85,30 +85,74 @@ impl Desk {
                 None
             }
             Progress::State { incident, investigation } => {
-                let mut investigation = self.with_report(&incident, *investigation);
-                let ended = investigation.ended_at.is_some();
-                if ended {
-                    conclude(&mut investigation);
-                }
-                let body = Body::Investigation(investigation.clone());
-                self.log.append(Draft::of(incident.clone(), body));
-                let over = ended.then(|| investigation.clone());
-                let announced = self.amend(&incident, |incident| {
-                    let why = format!("investigation by {}", investigation.agent);
-                    let what = match investigation.state() {
-                        InvestigationState::Suppressed => "was suppressed",
-                        InvestigationState::Queued => "waits for its turn",
-                        _ if ended => "ended",
-                        _ if investigation.lives > 1 => "was taken up again",
-                        _ => "began",
-                    };
-                    put(incident, investigation);
-                    format!("{why} {what}")
-                });
+                let (announced, over) = self.passed(&incident, *investigation);
                 if let Some(over) = over {
                     self.follow(&over);
                 }
                 announced
+            }
+            Progress::NoRoom { incident, investigation, evidence } => {
+                let (announced, over) = self.passed(&incident, *investigation);
+                if let Some(over) = over {
+                    self.step_down(&incident, &over, &evidence);
+                    self.follow(&over);
+                }
+                announced
+            }
+        }
+    }
+
+    /// It has begun or ended: what was announced, and what it has come to if it is over.
+    fn passed(
+        &mut self,
+        incident: &str,
+        investigation: proto::Investigation,
+    ) -> (Option<Announced>, Option<proto::Investigation>) {
+        let mut investigation = self.with_report(incident, investigation);
+        let ended = investigation.ended_at.is_some();
+        if ended {
+            conclude(&mut investigation);
+        }
+        let body = Body::Investigation(investigation.clone());
+        self.log.append(Draft::of(incident.to_owned(), body));
+        let over = ended.then(|| investigation.clone());
+        let announced = self.amend(incident, |incident| {
+            let why = format!("investigation by {}", investigation.agent);
+            let what = match investigation.state() {
+                InvestigationState::Suppressed => "was suppressed",
+                InvestigationState::Queued => "waits for its turn",
+                _ if ended => "ended",
+                _ if investigation.lives > 1 => "was taken up again",
+                _ => "began",
+            };
+            put(incident, investigation);
+            format!("{why} {what}")
+        });
+        (announced, over)
+    }
+
+    /// Somebody who needs less goes on where one was ended for want of room; before all that wait, for it has waited.
+    fn step_down(
+        &mut self,
+        incident: &str,
+        over: &proto::Investigation,
+        given: &[proto::Evidence],
+    ) {
+        // What it has handed in is what the next one would be asked for.
+        if over.report.is_some() {
+            return;
+        }
+        let (mut above, mut why_not) = (over.clone(), Vec::new());
+        loop {
+            why_not.push(format!("{}: {}", above.agent, above.error));
+            let asked = self.investigations.successor(&above, why_not.clone());
+            let begun = self.investigate(incident, asked, given.to_vec());
+            match begun {
+                // The bounds of hour and day are for it as well; the playbook costs nothing.
+                Some((_, refused)) if refused.state() == InvestigationState::Suppressed => {
+                    above = refused;
+                }
+                _ => return,
             }
         }
     }

@@ -20,6 +20,7 @@ use crate::{
     evidence::Gatherer,
     investigate::{
         self, Agency, By, Desk as Admission, Dossier, Driver, Limits, Past, Stop,
+        footing::headroom,
         ladder::{self, Rung},
     },
     proto::{self, InvestigationState},
@@ -42,6 +43,12 @@ pub enum Progress {
         incident: String,
         investigation: Box<proto::Investigation>,
     },
+    /// It was ended for want of room: somebody who needs less is to go on with its evidence.
+    NoRoom {
+        incident: String,
+        investigation: Box<proto::Investigation>,
+        evidence: Vec<proto::Evidence>,
+    },
 }
 
 /// One that is to begin.
@@ -50,8 +57,7 @@ pub struct Asked {
     pub driver: Driver,
     /// Why this one, for the record.
     pub why: String,
-    /// A person asked for it.
-    pub by_hand: bool,
+    pub by: By,
     /// One that was cut off, and what its lives have left.
     pub past: Option<(proto::Investigation, Past)>,
 }
@@ -131,12 +137,9 @@ impl Investigations {
         told: impl Fn(Progress) + Send + 'static,
     ) -> Option<Progress> {
         self.stop.as_ref()?;
-        let by = match (&asked.past, asked.by_hand) {
-            (Some(_), _) => By::Resumed,
-            (None, true) => By::Hand,
-            (None, false) => By::Itself,
-        };
-        if asked.past.is_none() {
+        let by = asked.by;
+        // Of the others it was looked at: what has begun goes on as it was.
+        if matches!(by, By::Itself | By::Hand) {
             self.step_down(&mut asked.driver, &mut asked.why);
         }
         let order = Order::new(asked, incident, evidence);
@@ -188,19 +191,36 @@ impl Investigations {
     /// the playbook. Why stands behind why somebody was wanted.
     fn step_down(&self, driver: &mut Driver, why: &mut String) {
         let Driver::Agent(agency) = &*driver else { return };
-        let mut rungs = vec![self.rung(agency)];
-        if agency.agent != Agent::Api
-            && let Some(Driver::Agent(api)) = self.drivers.get(&Agent::Api)
-        {
-            rungs.push(self.rung(api));
-        }
-        let choice = ladder::choose(&rungs, &readiness::headroom(&self.hierarchies));
+        let rungs = [self.rung(agency)].into_iter().chain(self.rung_below(agency.agent));
+        let choice = self.choose(&rungs.collect::<Vec<_>>());
         if choice.agent == agency.agent {
             return;
         }
         *driver = self.drivers.get(&choice.agent).cloned().unwrap_or(Driver::Builtin);
-        let instead = format!("{} instead, for {}", driver.name(), choice.why_not.join("; "));
+        let instead = instead(driver, &choice.why_not);
         *why = if why.is_empty() { instead } else { format!("{why}: {instead}") };
+    }
+
+    /// Who goes on where this agent was ended for want of room, and whoever may not after it.
+    pub fn successor(&mut self, over: &proto::Investigation, why_not: Vec<String>) -> Asked {
+        self.admission.spent(&over.id, &over.cost.unwrap_or_default());
+        let below = Agent::of(&over.agent).and_then(|agent| self.rung_below(agent));
+        let choice = self.choose(below.as_slice());
+        let driver = self.drivers.get(&choice.agent).cloned().unwrap_or(Driver::Builtin);
+        let why = instead(&driver, &[why_not, choice.why_not].concat());
+        Asked { driver, why, by: By::Successor, past: None }
+    }
+
+    fn choose(&self, rungs: &[Rung]) -> ladder::Choice {
+        ladder::choose(rungs, &headroom(&self.hierarchies))
+    }
+
+    /// One request to a model stands between an agent and the playbook, where it is configured.
+    fn rung_below(&self, agent: Agent) -> Option<Rung> {
+        match self.drivers.get(&Agent::Api) {
+            Some(Driver::Agent(api)) if agent != Agent::Api => Some(self.rung(api)),
+            _ => None,
+        }
     }
 
     /// One that has waited: there may be less room now than when it was asked for.
@@ -242,4 +262,8 @@ impl Investigations {
             stop.now();
         }
     }
+}
+
+fn instead(driver: &Driver, why_not: &[String]) -> String {
+    format!("{} instead, for {}", driver.name(), why_not.join("; "))
 }

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     clock,
     config::Agent,
-    investigate::{Ear, Past, agent},
+    investigate::{By, Ear, Past, agent},
     proto::{self, InvestigationState, record::Body},
     record::{Draft, Filter, ReadError, Reader},
 };
@@ -112,7 +112,7 @@ impl Desk {
         match self.investigations.named(&run.agent) {
             Ok(driver) => {
                 let past = Some((run.clone(), past));
-                let asked = Asked { driver, why: run.why.clone(), by_hand: false, past };
+                let asked = Asked { driver, why: run.why.clone(), by: By::Resumed, past };
                 self.investigate(id, asked, evidence);
             }
             Err(why) => self.give_up(&cut_off, &format!("it is not taken up again: {why}")),

@@ -64,6 +64,9 @@ pub enum By {
     Hand,
     /// One that was cut off goes on: it was admitted before, and counts once.
     Resumed,
+    /// In the place of the one that runs, which was ended for want of room. It is a run of its own, about a cause that
+    /// was never looked into to the end.
+    Successor,
 }
 
 /// One that wants to begin.
@@ -159,7 +162,7 @@ impl Budget {
         }
         match self.check(now_ns, &request) {
             Err(denied) => Admission::Denied(denied),
-            Ok(grant) if self.running.is_none() => {
+            Ok(grant) if self.running.is_none() || request.by == By::Successor => {
                 self.begin(now_ns, &request);
                 Admission::Go(grant)
             }
@@ -169,8 +172,13 @@ impl Budget {
 
     /// The one that runs has ended; `cost` is that of all its lives. An end of another one is none.
     pub fn ended(&mut self, now_ns: u64, id: &str, cost: &proto::Cost) -> Next {
-        self.ledger.end(now_ns, id, cost.tokens, meter::micro(cost.usd));
+        self.spent(now_ns, id, cost);
         self.free(now_ns, id)
+    }
+
+    /// What the one that runs has cost, before another one is asked for in its place.
+    pub fn spent(&mut self, now_ns: u64, id: &str, cost: &proto::Cost) {
+        self.ledger.end(now_ns, id, cost.tokens, meter::micro(cost.usd));
     }
 
     /// One that waits, or has been let go and was never started, is not wanted any more.

@@ -79,6 +79,7 @@ pub fn run(
         program: Program { argv: &command.argv, env: &[], files: &[] },
         input,
         patience: Patience::of(command.deadline),
+        needs: 0,
         output_bytes: command.output_bytes,
         keeps_home: false,
         farewell: &FAREWELL,

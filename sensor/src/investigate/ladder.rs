@@ -30,9 +30,13 @@ pub struct Rung {
     pub ready: Result<(), String>,
 }
 
+/// Bytes that an agent needs to begin.
+pub fn needs(agent: Agent, bounds: &Bounds) -> u64 {
+    if agent == Agent::Api { API_BYTES } else { bounds.memory_min_bytes }
+}
+
 pub fn rung(agent: Agent, name: &'static str, bounds: &Bounds, ready: Result<(), String>) -> Rung {
-    let needs = if agent == Agent::Api { API_BYTES } else { bounds.memory_min_bytes };
-    Rung { agent, name, needs, ready }
+    Rung { agent, name, needs: needs(agent, bounds), ready }
 }
 
 /// The first rung that can run now, and, sentence by sentence, why none above it can.

@@ -12,6 +12,7 @@ pub(crate) mod builtin;
 pub mod claims;
 mod command;
 pub(crate) mod findings;
+pub(crate) mod footing;
 pub mod gate;
 mod key;
 pub(crate) mod ladder;
@@ -93,6 +94,8 @@ pub struct End {
     pub wall_ns: u64,
     /// As far as it is counted.
     pub cost: proto::Cost,
+    /// It was ended for want of room: the next best takes over.
+    pub no_room: bool,
 }
 
 impl Default for End {
@@ -103,6 +106,7 @@ impl Default for End {
             error: String::new(),
             wall_ns: 0,
             cost: proto::Cost::default(),
+            no_room: false,
         }
     }
 }
@@ -221,6 +225,11 @@ impl Desk {
     /// One that was let go has ended, and costs so much with all its lives; what follows from that.
     pub fn ended(&mut self, id: &str, cost: &proto::Cost) -> Next {
         self.budget.ended(clock::boot_ns(), id, cost)
+    }
+
+    /// What the one that runs has cost, before another one is asked for in its place.
+    pub fn spent(&mut self, id: &str, cost: &proto::Cost) {
+        self.budget.spent(clock::boot_ns(), id, cost);
     }
 
     /// One is not wanted any more that waits, or was let go and has not begun.

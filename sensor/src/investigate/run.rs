@@ -12,6 +12,7 @@ use super::{
     agent::{self, Agent, Said, Session, Task},
     brief::{self, Terms},
     key::{self, Key},
+    ladder,
     lines::Line,
     meter::Meter,
     prices::Prices,
@@ -198,6 +199,7 @@ impl Run<'_> {
             program: Program { argv: &launch.argv, env: &launch.env, files: &launch.files },
             input: launch.stdin,
             patience: patience(&agency.bounds),
+            needs: ladder::needs(agency.agent, &agency.bounds),
             output_bytes: OUTPUT_BYTES,
             keeps_home: true,
             farewell: &FAREWELL,
@@ -215,7 +217,9 @@ impl Run<'_> {
         let from = words.len().saturating_sub(LAST_WORDS);
         let findings = String::from_utf8_lossy(&words[from..]).trim().to_owned();
         let killed = ended.cause.is_none() && ear.told.is_none() && ended.was_killed();
-        let end = End { state, findings, error, cost: ear.meter.cost(0), ..End::default() };
+        let no_room = matches!(ended.cause, Some(Cause::NoRoom(_)));
+        let cost = ear.meter.cost(0);
+        let end = End { state, findings, error, cost, no_room, ..End::default() };
         Lived { end, heard: ear.heard, killed, session: ear.session }
     }
 }

@@ -26,7 +26,7 @@ use rustix::process::{
 
 pub use self::leftovers::{clear_leftovers, tidy, unread};
 use crate::{
-    cgroup::{CgroupError, Group, Hierarchies, Limits},
+    cgroup::{self, CgroupError, Group, Hierarchies, Limits},
     feed::runs::{Door, Doors, Guest, Run, SOCKET},
     lineage::ProcessKey,
     respond::process::{Stat, key_of},
@@ -44,6 +44,9 @@ const LARGEST_FILE: u64 = 64 << 20;
 /// A group that nobody is in and that owns nothing: the last of those that systemd gives to users that come and go,
 /// which takes them by chance and looks whether they are in use.
 const STRANGERS: u32 = 65_519;
+
+/// Processes of a program that are looked at: more than any configuration allows.
+const MOST_TASKS: usize = 1 << 16;
 
 /// The usual soft limit.
 const OPEN_FILES: u64 = 1024;
@@ -414,6 +417,17 @@ impl Inmate {
     /// Its home stays when it is gone, for a later life of the same run: [`Sandbox::forget`].
     pub fn keep_home(&mut self) {
         self.place.kept = true;
+    }
+
+    /// Directories of its group; none where it has none.
+    pub fn groups(&self) -> &[PathBuf] {
+        self.place.group.as_ref().map_or(&[], Group::dirs)
+    }
+
+    /// All that lives in its group, or it alone.
+    pub fn processes(&self) -> Vec<u32> {
+        let members = self.groups().first().and_then(|dir| cgroup::members(dir, MOST_TASKS).ok());
+        members.flatten().unwrap_or_else(|| vec![self.child.id()])
     }
 
     /// Asks it to end.

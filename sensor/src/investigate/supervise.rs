@@ -16,10 +16,12 @@ use rustix::{
 
 use super::{
     Event, Redact, Stop,
+    footing::{Footing, headroom, held},
     lines::{Line, Lines},
     sandbox::{Inmate, Program, Sandbox, SandboxError},
     watch::{Bark, Patience, Watch},
 };
+use crate::cgroup::Hierarchies;
 
 /// Lines become records: more than anybody reads of one incident.
 pub const MOST_LINES: u64 = 10_000;
@@ -39,6 +41,8 @@ pub struct Order<'a> {
     /// For its standard input.
     pub input: Vec<u8>,
     pub patience: Patience,
+    /// Memory that must be there for it, bytes; 0: it goes on with whatever there is.
+    pub needs: u64,
     /// Standard output and error together; more than that ends it.
     pub output_bytes: u64,
     /// Its home is kept when it ends.
@@ -73,6 +77,8 @@ pub enum Cause {
     TooMuch,
     /// Its listener said so.
     Enough(String),
+    /// Others have taken what it needs.
+    NoRoom(String),
     /// Our own fault.
     Lost,
 }
@@ -141,13 +147,15 @@ struct Run<'a> {
     errors: Output<ChildStderr>,
     transcript: Transcript<'a>,
     watch: Watch,
+    footing: Footing,
+    hierarchies: &'a Hierarchies,
     farewell: &'static [(Signal, Duration)],
 }
 
 impl<'a> Run<'a> {
     fn new(
         mut inmate: Inmate,
-        order: Order<'_>,
+        order: Order<'a>,
         listener: &'a mut dyn Listener,
         redact: Redact<'a>,
         sink: &'a mut dyn FnMut(Event),
@@ -174,6 +182,8 @@ impl<'a> Run<'a> {
                 sink,
             },
             watch: Watch::new(order.patience, Instant::now()),
+            footing: Footing::new(order.needs, Instant::now()),
+            hierarchies: &order.sandbox.hierarchies,
             farewell: order.farewell,
         })
     }
@@ -225,7 +235,7 @@ impl<'a> Run<'a> {
                     Some(Cause::Stopped)
                 } else {
                     let late = (Instant::now() >= due).then_some(Cause::Bark(bark));
-                    self.transcript.verdict().or(late)
+                    self.transcript.verdict().or(late).or_else(|| self.lacks_room())
                 };
                 if cause.is_none() {
                     continue;
@@ -237,6 +247,16 @@ impl<'a> Run<'a> {
             self.inmate.ask(*signal);
             until = Instant::now() + *time;
         }
+    }
+
+    /// Whether others have left it too little. One that has told its result is about to give back what it has.
+    fn lacks_room(&mut self) -> Option<Cause> {
+        let now = Instant::now();
+        if self.watch.is_over() || !self.footing.is_due(now) {
+            return None;
+        }
+        let (left, has) = (headroom(self.hierarchies), held(&self.inmate));
+        self.footing.look(now, &left, has).map(Cause::NoRoom)
     }
 
     fn wait(
@@ -417,6 +437,7 @@ pub fn tell(cause: &Cause, output_bytes: u64) -> (crate::proto::InvestigationSta
             format!("it wrote more than {output_bytes} bytes or {MOST_LINES} lines"),
         ),
         Cause::Enough(why) => (State::Failed, why.clone()),
+        Cause::NoRoom(why) => (State::Failed, format!("there is no room for it any more: {why}")),
         Cause::Lost => (State::Failed, "the daemon could not watch over it".to_owned()),
     }
 }

@@ -56,6 +56,11 @@ impl Watch {
         self.last = Some(now);
     }
 
+    /// It has told its result.
+    pub fn is_over(&self) -> bool {
+        self.ended
+    }
+
     /// When it barks next, and what for.
     pub fn next(&self) -> (Instant, Bark) {
         let patience = &self.patience;

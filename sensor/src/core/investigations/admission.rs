@@ -95,7 +95,7 @@ impl Investigations {
             // They are started about every incident.
             Driver::Builtin | Driver::Command(_) => (driver, String::new()),
         };
-        Some(Asked { driver, why, by_hand: false, past: None })
+        Some(Asked { driver, why, by: By::Itself, past: None })
     }
 
     pub(super) fn admit(

@@ -90,7 +90,6 @@ fn agency(
 ) -> Agency {
     let Place { hierarchies, home, scratch, doors, log_gid } = place.clone();
     let bounds = config.run.clone();
-    let needs = ladder::rung(agent, name(agent), &bounds, Ok(())).needs;
     Agency {
         agent,
         cli: cli.clone(),
@@ -99,7 +98,7 @@ fn agency(
         sandbox: Sandbox {
             user: Whom::Named(bounds.user.clone()),
             memory_bytes: bounds.memory_max_bytes,
-            kept_bytes: needs,
+            kept_bytes: ladder::needs(agent, &bounds),
             pids: bounds.pids_max.into(),
             hierarchies,
             home,

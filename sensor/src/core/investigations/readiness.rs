@@ -19,15 +19,14 @@ use super::drivers;
 use crate::{
     cgroup::Hierarchies,
     config::{self, Agent, Cli},
-    evidence::{proc::Proc, room},
     investigate::{
         self, Driver,
-        ladder::{self, Headroom, Rung},
+        footing::headroom,
+        ladder::{self, Rung},
         read_key,
         sandbox::SEARCH_PATH,
     },
     kernel::{Capability, Working},
-    respond::process::key_of,
 };
 
 /// Between two looks.
@@ -197,13 +196,4 @@ pub fn doctor(config: &config::Investigate) -> Capability {
             )
         }
     }
-}
-
-/// What is left for who is started below our group.
-pub fn headroom(hierarchies: &Hierarchies) -> Headroom {
-    let own = key_of(std::process::id()).ok();
-    let proc = Proc::at(Path::new("/proc"));
-    let memory = room::memory(&proc, hierarchies, &own.into_iter().collect::<Vec<_>>());
-    let tasks = room::tasks(proc.root(), hierarchies, std::process::id());
-    Headroom { memory: memory.map(|it| it.available), tasks: tasks.map(|it| it.left) }
 }

@@ -36,6 +36,7 @@ impl Running {
         let incident = self.dossier.incident.id.clone();
         let mut lines = self.past.as_ref().map_or(0, |past| past.lines);
         let mut investigation = self.investigation;
+        let mut no_room = None;
         let id = investigation.id.clone();
         let estimated_usd = investigation.cost.map_or(0.0, |cost| cost.estimated_usd);
         let sink = &mut |event| match event {
@@ -68,14 +69,18 @@ impl Running {
                 told(going(&incident, &investigation));
             }
             Event::End(end) => {
+                no_room = Some(end.no_room);
                 conclude(&mut investigation, end);
-                told(Progress::State {
-                    incident: incident.clone(),
-                    investigation: investigation.clone().into(),
-                });
             }
         };
         self.driver.run(&id, &self.dossier, self.past.as_ref(), &redact, &self.stop, sink);
+        let Some(no_room) = no_room else { return };
+        let (investigation, evidence) = (investigation.into(), self.dossier.evidence);
+        told(if no_room {
+            Progress::NoRoom { incident, investigation, evidence }
+        } else {
+            Progress::State { incident, investigation }
+        });
     }
 }
 

@@ -602,3 +602,25 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn who_takes_anothers_place_begins_before_all_that_wait_and_is_bounded_as_they_are() {
+    let day = Day { tokens: 1_200_000, runs: 0, usd: Usd(0), critical_percent: 0 };
+    let mut budget = Budget::new(Limits { day, cooldown_s: 3600, ..limits() });
+    granted(budget.ask(NOW, request("first", Severity::Warning, "cause")));
+    let waits = request("waits", Severity::Critical, "other");
+    assert!(matches!(budget.ask(NOW, waits), Admission::Queue { position: 1, .. }));
+    let next = |id: &str| Request { by: By::Successor, ..request(id, Severity::Warning, "cause") };
+
+    budget.spent(NOW, "first", &cost(900_000, 0.0));
+    // No cooldown is against it: its cause was not looked into to the end.
+    assert_eq!(granted(budget.ask(NOW, next("second"))).tokens, 300_000);
+    // The end of the first one frees nothing, and is counted once.
+    assert_eq!(budget.ended(NOW, "first", &cost(900_000, 0.0)), Next::default());
+    budget.spent(NOW, "second", &cost(250_000, 0.0));
+    let refused = refused(budget.ask(NOW, next("third")));
+    assert!(refused.starts_with("1,150,000 of 1,200,000 tokens"), "{refused}");
+    let after = budget.ended(NOW, "second", &cost(250_000, 0.0));
+    assert!(after.go.is_none());
+    assert_eq!(after.denied[0].0.id, "waits");
+}

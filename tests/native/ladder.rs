@@ -1,0 +1,173 @@
+//! The ladder in the middle of a run: who has no room any more makes way for who needs less, and the incident
+//! is looked into all the same.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    process::{Child, Stdio},
+};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tests::{
+    Cage, Limits, Sensor,
+    daemon::open_to_all,
+    model::{Model, Step},
+    names, needs, process,
+    workloads::{Running, Workload, script},
+};
+
+use crate::support::{CATCH, comes, id, opened};
+
+const MIB: u64 = 1 << 20;
+
+/// What stands for the host: room for a daemon, an agent that has begun, and who takes their room away.
+const HOST: u64 = 1024 * MIB;
+
+/// What an agent needs to begin. It goes on with three quarters of it.
+const NEEDS: u64 = 600 * MIB;
+
+/// What others take then, in parts of so many MiB: far less than the agent needs is left, and far more than a request.
+const PARTS: u64 = 17;
+const PART_MIB: u64 = 32;
+
+/// A small host with an agent that is about to find something when it loses its room.
+struct Scene {
+    sensor: Sensor,
+    incident: String,
+    /// What the agent has said, with its pid behind it.
+    said: String,
+    _place: TempDir,
+    model: Model,
+    _running: (Workload, Running),
+    _cage: Cage,
+}
+
+impl Scene {
+    fn new(more: &str) -> Self {
+        let place = tempfile::tempdir().unwrap();
+        open_to_all(place.path()).unwrap();
+        let (program, word) = (place.path().join(names::word()), names::word());
+        // Speaks as Claude Code does.
+        let script = format!(
+            r#"#!/bin/sh
+cat >/dev/null
+echo '{{"type":"system","subtype":"init","session_id":"s","tools":[],"mcp_servers":[]}}'
+echo '{{"type":"assistant","message":{{"id":"1","content":[{{"type":"text","text":"{word} '$$'"}}],"usage":{{"input_tokens":1}}}}}}'
+exec sleep 86399
+"#
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let claim = json!({"text": "somebody asked for it", "evidence": ["incident"]});
+        let findings = json!({"verdict": "extends", "confidence": 0.6, "cause": claim});
+        let model = Model::start("", vec![Step::Call("submit_findings", findings)]).unwrap();
+        let config = format!(
+            "[investigate]\nagent = \"claude\"\nwhen = \"always\"\n{more}\n\
+             [investigate.run]\nmemory_min_bytes = {NEEDS}\nmemory_max_bytes = {NEEDS}\n\
+             [investigate.claude]\nprogram = {program:?}\nendpoint = {url:?}\n\
+             [investigate.api]\nmodel = \"a-model\"\nendpoint = {url:?}\n",
+            url = model.url(),
+        );
+        let cage = Cage::new(Limits::default()).unwrap();
+        let host = Limits { tasks: None, memory_bytes: Some(HOST) };
+        let sensor = Sensor::start_within(host, &cage, &config).unwrap();
+        let mut watch = sensor.watch(0).unwrap();
+        let (work, _) = script::ticker().unwrap();
+        let running = work.start(&cage).unwrap();
+        let incident = id(&opened(&sensor, running.pid())).to_owned();
+        let spoken = |record: &Value| {
+            let line = record["transcript"]["text"].as_str()?;
+            let event: Value = serde_json::from_str(line).ok()?;
+            let text = event["message"]["content"][0]["text"].as_str()?.to_owned();
+            text.starts_with(&word).then_some(text)
+        };
+        let line = watch.find(CATCH, |record| spoken(record).is_some()).unwrap();
+        let said = spoken(&line.record).unwrap();
+        let running = (work, running);
+        Self { sensor, incident, said, _place: place, model, _running: running, _cage: cage }
+    }
+
+    /// Takes most of the memory that is there, and keeps it.
+    fn is_filled(&self) -> Filler {
+        let script = format!(
+            "part=$(head -c {bytes} /dev/zero | tr '\\0' x)\n\
+             for step in $(seq {PARTS}); do eval \"held_$step=\\$part\"; done\n\
+             while :; do sleep 1; done\n",
+            bytes = PART_MIB * MIB,
+        );
+        let mut command = self.sensor.beside("sh").unwrap();
+        Filler(command.args(["-c", &script]).stdin(Stdio::null()).spawn().unwrap())
+    }
+
+    /// All its investigations, once there are so many and all are over.
+    fn runs(&self, count: usize) -> Vec<Value> {
+        let mut runs = Vec::new();
+        comes(&format!("the end of {count} investigations"), CATCH, || {
+            runs = self.sensor.show(&self.incident).unwrap()["investigations"]
+                .as_array()
+                .unwrap()
+                .clone();
+            let over = |run: &Value| run["state"] != "running" && run["state"] != "queued";
+            runs.len() == count && runs.iter().all(over)
+        });
+        runs
+    }
+
+    /// The agent has made way, and nothing that it found is lost.
+    fn made_way(&self, run: &Value) {
+        let said = &self.said;
+        assert_eq!((&run["agent"], &run["outcome"]), (&"claude".into(), &"incomplete".into()));
+        let error = run["error"].as_str().unwrap();
+        let why = "there is no room for it any more: it needs 450 MiB of memory to go on, has ";
+        assert!(error.starts_with(why), "{run:#}");
+        assert_eq!(run["findings"], said.as_str(), "{run:#}");
+        let pid = said.split(' ').next_back().unwrap().parse().unwrap();
+        let gone = || process::state(pid).is_none_or(|state| state == 'Z');
+        comes("the end of the agent", CATCH, gone);
+    }
+}
+
+struct Filler(Child);
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn an_agent_that_loses_its_room_makes_way_for_one_request() {
+    needs!();
+    let scene = Scene::new("");
+    let _filler = scene.is_filled();
+    let runs = scene.runs(2);
+    scene.made_way(&runs[0]);
+    let next = &runs[1];
+    assert_eq!((&next["agent"], &next["outcome"]), (&"api".into(), &"complete".into()), "{next:#}");
+    let why = next["why"].as_str().unwrap();
+    assert!(
+        why.starts_with("api instead, for claude: there is no room for it any more: "),
+        "{why}"
+    );
+    assert_eq!(next["report"]["cause"]["text"], "somebody asked for it", "{next:#}");
+    assert_eq!(scene.model.asked().len(), 1);
+}
+
+#[test]
+fn where_the_next_one_may_not_begin_the_playbook_does() {
+    needs!();
+    let scene = Scene::new("day = { runs = 1, critical_percent = 0 }");
+    let _filler = scene.is_filled();
+    let runs = scene.runs(3);
+    scene.made_way(&runs[0]);
+    assert_eq!((&runs[1]["agent"], &runs[1]["state"]), (&"api".into(), &"suppressed".into()));
+    let last = &runs[2];
+    assert_eq!((&last["agent"], &last["state"]), (&"builtin".into(), &"done".into()), "{last:#}");
+    assert!(!last["findings"].as_str().unwrap().is_empty(), "{last:#}");
+    let why = last["why"].as_str().unwrap();
+    assert!(why.starts_with("builtin instead, for claude: there is no room"), "{why}");
+    assert!(why.contains("; api: 1 of 1 runs of the last 24 hours are used"), "{why}");
+    assert!(scene.model.asked().is_empty());
+}
