@@ -1,4 +1,8 @@
 //! `api`: one request to a model with the evidence window in it.
+//!
+//! - `ladder`: it takes over where an agent loses its room
+
+mod ladder;
 
 use std::fs;
 

@@ -34,8 +34,6 @@ mod judge;
 #[cfg(test)]
 mod killed;
 #[cfg(test)]
-mod ladder;
-#[cfg(test)]
 mod lead;
 #[cfg(test)]
 mod left_alone;

@@ -6,7 +6,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use serde_json::Value;
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use serde_json::{Value, json};
 use tests::{
     Cage, Limits, Sensor,
     daemon::open_to_all,
@@ -14,7 +18,7 @@ use tests::{
     workloads::{Running, script},
 };
 
-use crate::support::{CATCH, comes, id};
+use crate::support::{CATCH, call, comes, hello, id, opened};
 
 /// Of a program that sleeps until somebody ends it.
 const SLEEP: &str = "86399";
@@ -45,13 +49,9 @@ struct Begun {
     _running: Running,
 }
 
-fn begun(sensor: &Sensor, cage: &Cage, place: &Path, word: &str) -> Begun {
+fn begun(sensor: &Sensor, cage: &Cage, word: &str) -> Begun {
     let mut watch = sensor.watch(0).unwrap();
-    let (work, _) = script::ticker().unwrap();
-    let running = work.start(cage).unwrap();
-    let pid = running.pid().to_string();
-    let incident =
-        sensor.json(&["trigger", "--pid", &pid, "--why", "a test asks", "--json"]).unwrap();
+    let (incident, running) = incident(sensor, cage);
     let said = |record: &Value| {
         let text = record["transcript"]["text"].as_str().unwrap_or_default().to_owned();
         text.starts_with(word).then_some(text)
@@ -60,8 +60,13 @@ fn begun(sensor: &Sensor, cage: &Cage, place: &Path, word: &str) -> Begun {
     let pids: Vec<u32> =
         said(&line.record).unwrap().split(' ').filter_map(|pid| pid.parse().ok()).collect();
     assert_eq!(pids.len(), 2);
-    fs::write(place.join("second"), "").unwrap();
-    Begun { incident: id(&incident).to_owned(), pids, _running: running }
+    Begun { incident, pids, _running: running }
+}
+
+fn incident(sensor: &Sensor, cage: &Cage) -> (String, Running) {
+    let (work, _) = script::ticker().unwrap();
+    let running = work.start(cage).unwrap();
+    (id(&opened(sensor, running.pid())).to_owned(), running)
 }
 
 /// Nobody may have waited for it yet.
@@ -103,34 +108,42 @@ fn transcript(sensor: &Sensor, run: &Value) -> Vec<String> {
     lines.iter().map(|line| line["text"].as_str().unwrap().to_owned()).collect()
 }
 
-/// A sensor whose investigator sleeps in its first life.
+/// A sensor whose investigator has begun, and goes on where there is a file `second`.
 struct Scene {
     sensor: Sensor,
     begun: Begun,
     word: String,
     finding: String,
-    _cage: Cage,
-    _place: tempfile::TempDir,
+    cage: Cage,
+    place: tempfile::TempDir,
 }
 
-fn scene() -> Scene {
+impl Scene {
+    fn goes_on(&self) {
+        fs::write(self.place.path().join("second"), "").unwrap();
+    }
+}
+
+/// `program` makes one that says this word and finds that.
+fn scene(program: impl Fn(&Path, &str, &str) -> PathBuf) -> Scene {
     let place = tempfile::tempdir().unwrap();
     open_to_all(place.path()).unwrap();
     let (word, finding) = (names::word(), names::word());
-    let program = forgetful(place.path(), &word, &finding);
+    let program = program(place.path(), &word, &finding);
     let config = format!(
         "[investigate]\nagent = \"command\"\n[investigate.command]\nprogram = [{program:?}]\n"
     );
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = Sensor::start(&cage, &config).unwrap();
-    let begun = begun(&sensor, &cage, place.path(), &word);
-    Scene { sensor, begun, word, finding, _cage: cage, _place: place }
+    let begun = begun(&sensor, &cage, &word);
+    Scene { sensor, begun, word, finding, cage, place }
 }
 
 #[test]
 fn a_killed_core_takes_up_what_ran_and_nothing_of_its_first_life_survives() {
     needs!();
-    let mut scene = scene();
+    let mut scene = scene(forgetful);
+    scene.goes_on();
     let Scene { sensor, begun, word, finding, .. } = &mut scene;
     sensor.kill_core().unwrap();
     sensor.restart().unwrap();
@@ -152,7 +165,8 @@ fn a_killed_core_takes_up_what_ran_and_nothing_of_its_first_life_survives() {
 #[test]
 fn a_daemon_that_was_stopped_in_good_order_takes_it_up_as_well() {
     needs!();
-    let mut scene = scene();
+    let mut scene = scene(forgetful);
+    scene.goes_on();
     let Scene { sensor, begun, word, .. } = &mut scene;
     sensor.stop().unwrap();
     comes("the end of the first life", CATCH, || begun.pids.iter().all(|pid| is_gone(*pid)));
@@ -163,4 +177,72 @@ fn a_daemon_that_was_stopped_in_good_order_takes_it_up_as_well() {
         transcript(sensor, &run).iter().filter(|line| line.starts_with(word.as_str())).count(),
         2
     );
+}
+
+/// A program that asks the sensor about its incident, waits for a file `second`, and goes on asking until it is
+/// answered. What it has seen it says, and the last that it says is what it found.
+fn asks_twice(place: &Path, word: &str, finding: &str) -> PathBuf {
+    fs::write(place.join("hello"), hello()).unwrap();
+    fs::write(place.join("call"), call(2, "incident_get", &json!({}))).unwrap();
+    let program = place.join(names::word());
+    let script = format!(
+        "#!/bin/sh\n\
+         cat >/dev/null\n\
+         mkfifo asked answered\n\
+         \"$SENSOR_PROGRAM\" mcp <asked >answered &\n\
+         exec 3>asked 4<answered\n\
+         cat {place}/hello >&3; read -r answer <&4\n\
+         ask() {{ cat {place}/call >&3; read -r answer <&4; case $answer in *culprit_pid*) ;; *) return 1;; esac; }}\n\
+         ask && echo {word} $$ $!\n\
+         while [ ! -e {place}/second ]; do echo waits; sleep 0.1; done\n\
+         until ask; do echo \"$answer\"; sleep 0.2; done\n\
+         echo '{{\"findings\":\"{finding}\"}}'\n",
+        place = place.display(),
+    );
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    program
+}
+
+#[test]
+fn a_run_goes_on_when_serve_is_killed_and_its_questions_reach_the_next_one() {
+    needs!();
+    let scene = scene(asks_twice);
+    let Scene { sensor, begun, word, finding, .. } = &scene;
+    let [serve] = sensor.processes_of("serve")[..] else { panic!("one serve") };
+    kill(Pid::from_raw(serve as i32), Signal::SIGKILL).unwrap();
+    comes("another serve", CATCH, || {
+        sensor.processes_of("serve").iter().any(|pid| *pid != serve) && sensor.status().is_ok()
+    });
+    scene.goes_on();
+
+    let run = ended(sensor, &begun.incident);
+    assert_eq!((&run["lives"], &run["outcome"]), (&1.into(), &"complete".into()), "{run:#}");
+    assert!(run["findings"].as_str().unwrap().contains(finding.as_str()), "{run:#}");
+    // Nothing of what was said meanwhile is missing.
+    let lines = transcript(sensor, &run);
+    assert_eq!(lines.iter().filter(|line| line.starts_with(word.as_str())).count(), 1);
+    assert!(lines.iter().any(|line| line == "waits"), "{lines:#?}");
+}
+
+#[test]
+fn what_waited_for_its_turn_has_it_after_the_core_was_killed() {
+    needs!();
+    let mut scene = scene(forgetful);
+    let (second, _running) = incident(&scene.sensor, &scene.cage);
+    comes("a second one that waits", CATCH, || {
+        scene.sensor.show(&second).unwrap()["investigations"][0]["state"] == "queued"
+    });
+    scene.goes_on();
+    let Scene { sensor, begun, word, .. } = &mut scene;
+    sensor.kill_core().unwrap();
+    sensor.restart().unwrap();
+
+    for (incident, lives, said) in [(&begun.incident, 2, 2), (&second, 1, 1)] {
+        let run = ended(sensor, incident);
+        assert_eq!((&run["lives"], &run["outcome"]), (&lives.into(), &"complete".into()));
+        let lines = transcript(sensor, &run);
+        let said_it = lines.iter().filter(|line| line.starts_with(word.as_str()));
+        assert_eq!(said_it.count(), said, "{lines:#?}");
+    }
 }

@@ -184,7 +184,11 @@ fn conclude(investigation: &mut proto::Investigation) {
     let printed = investigation.agent == "command" && !investigation.findings.is_empty();
     let done = investigation.state() == InvestigationState::Done;
     let found = investigation.report.is_some() || printed;
-    investigation.set_outcome(if done && found { Outcome::Complete } else { Outcome::Incomplete });
+    investigation.set_outcome(match investigation.state() {
+        InvestigationState::Suppressed => Outcome::Suppressed,
+        _ if done && found => Outcome::Complete,
+        _ => Outcome::Incomplete,
+    });
     if done && !found {
         investigation.error = "it ended without findings".into();
     }
@@ -196,7 +200,7 @@ mod tests {
 
     #[test]
     fn complete_is_what_ended_well_and_has_findings() {
-        use InvestigationState::{Done, Failed, TimedOut};
+        use InvestigationState::{Done, Failed, Suppressed, TimedOut};
         let outcome = |agent: &str, state, report: bool, findings: &str| {
             let mut one = proto::Investigation {
                 agent: agent.into(),
@@ -214,6 +218,7 @@ mod tests {
         for state in [Failed, TimedOut] {
             assert_eq!(outcome("claude", state, true, "").0, Outcome::Incomplete);
         }
+        assert_eq!(outcome("claude", Suppressed, false, "").0, Outcome::Suppressed);
         assert_eq!(outcome("command", Done, false, "printed").0, Outcome::Complete);
         assert_eq!(outcome("builtin", Done, false, "x").0, Outcome::Unspecified);
     }

@@ -22,6 +22,7 @@ use crate::{
         self, Agency, By, Desk as Admission, Dossier, Driver, Limits, Past, Stop,
         footing::headroom,
         ladder::{self, Rung},
+        reserve::Reserve,
     },
     proto::{self, InvestigationState},
 };
@@ -77,6 +78,8 @@ pub struct Investigations {
     scratch: PathBuf,
     hierarchies: Hierarchies,
     readiness: Readiness,
+    /// `None`: whoever is configured needs none.
+    reserve: Option<Reserve>,
     /// Times that one that was cut off is taken up again.
     pub resumes: u32,
 }
@@ -87,7 +90,9 @@ impl Investigations {
         let stop =
             Stop::new().inspect_err(|error| tracing::warn!("no investigations: {error}")).ok();
         let drivers = drivers::of(config, &place, &gatherer);
-        Self {
+        // The playbook starts no program.
+        let reserve = (drivers.len() > 1).then(Reserve::default);
+        let mut these = Self {
             agent: config.agent,
             when: config.when,
             readiness: Readiness::watch(&drivers),
@@ -99,8 +104,11 @@ impl Investigations {
             tokens: config.window_tokens as usize,
             scratch: place.scratch,
             hierarchies: place.hierarchies,
+            reserve,
             resumes: config.run.resumes,
-        }
+        };
+        these.tend_reserve();
+        these
     }
 
     /// Who investigates under this name, which a person gave; empty: whoever does by itself. An error says
@@ -137,6 +145,7 @@ impl Investigations {
         told: impl Fn(Progress) + Send + 'static,
     ) -> Option<Progress> {
         self.stop.as_ref()?;
+        self.tend_reserve();
         let by = asked.by;
         // Of the others it was looked at: what has begun goes on as it was.
         if matches!(by, By::Itself | By::Hand) {
@@ -211,6 +220,16 @@ impl Investigations {
         Asked { driver, why, by: By::Successor, past: None }
     }
 
+    /// Where all tasks are taken, those that are held for this are given back; where there are enough again, some
+    /// are held.
+    pub(super) fn tend_reserve(&mut self) {
+        let Some(reserve) = &mut self.reserve else { return };
+        let given = reserve.tend(headroom(&self.hierarchies).tasks);
+        if given > 0 {
+            tracing::info!("{given} tasks that were held for investigations are given back");
+        }
+    }
+
     fn choose(&self, rungs: &[Rung]) -> ladder::Choice {
         ladder::choose(rungs, &headroom(&self.hierarchies))
     }
@@ -224,7 +243,8 @@ impl Investigations {
     }
 
     /// One that has waited: there may be less room now than when it was asked for.
-    pub fn reconsider(&self, order: &mut Order) {
+    pub fn reconsider(&mut self, order: &mut Order) {
+        self.tend_reserve();
         let investigation = &mut order.investigation;
         // What has begun goes on as it was.
         if order.past.is_none() {

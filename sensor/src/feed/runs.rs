@@ -18,7 +18,7 @@ use std::{
         },
     },
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread,
     time::Duration,
 };
@@ -52,7 +52,14 @@ const NAME: usize = 128;
 
 /// Where connections go: to whichever `serve` runs now.
 #[derive(Clone, Debug, Default)]
-pub struct Doors(Arc<Mutex<Option<OwnedFd>>>);
+pub struct Doors(Arc<Mutex<Way>>);
+
+#[derive(Debug, Default)]
+struct Way {
+    serve: Option<OwnedFd>,
+    /// Connections that it was given. They do not end with it by themselves: a run's door has a copy of each.
+    passed: Vec<Weak<UnixStream>>,
+}
 
 /// Who may come in.
 #[derive(Clone, Debug)]
@@ -73,6 +80,7 @@ pub struct Door {
 
 impl Doors {
     /// For the next `serve`: its end of the way on which connections come. To be called as it is started.
+    /// Connections that the last one had end, so that nobody waits for its answers; they may come again.
     pub(super) fn renew(&self) -> io::Result<OwnedFd> {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
@@ -82,7 +90,9 @@ impl Doors {
         )?;
         // Some connections on their way are enough: each is of a run.
         set_socket_send_buffer_size(&ours, 16 << 10)?;
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(ours);
+        let next = Way { serve: Some(ours), passed: Vec::new() };
+        let last = std::mem::replace(&mut *self.way(), next);
+        last.passed.iter().filter_map(Weak::upgrade).for_each(|stream| end(&stream));
         Ok(theirs)
     }
 
@@ -109,10 +119,17 @@ impl Doors {
     }
 
     /// Hands a connection to `serve`.
-    fn pass(&self, run: &Run, stream: BorrowedFd<'_>) -> io::Result<()> {
-        let serve = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let serve = serve.as_ref().ok_or(io::ErrorKind::NotConnected)?;
-        send(serve.as_fd(), run, stream)
+    fn pass(&self, run: &Run, stream: &Arc<UnixStream>) -> io::Result<()> {
+        let mut way = self.way();
+        let serve = way.serve.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        send(serve.as_fd(), run, stream.as_fd())?;
+        way.passed.retain(|stream| stream.strong_count() > 0);
+        way.passed.push(Arc::downgrade(stream));
+        Ok(())
+    }
+
+    fn way(&self) -> MutexGuard<'_, Way> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -135,7 +152,7 @@ struct Keeper {
     listener: UnixListener,
     stop: Arc<OwnedFd>,
     /// A copy of each connection, by which it is ended.
-    inside: Vec<UnixStream>,
+    inside: Vec<Arc<UnixStream>>,
 }
 
 impl Keeper {
@@ -156,10 +173,7 @@ impl Keeper {
                 }
             }
         }
-        for stream in &self.inside {
-            // Fails where it is closed already.
-            let _ = shutdown(stream, Shutdown::Both);
-        }
+        self.inside.iter().for_each(|stream| end(stream));
     }
 
     /// Until somebody knocks (true) or the run is over.
@@ -179,13 +193,13 @@ impl Keeper {
 
     fn admit(&mut self, stream: UnixStream) -> io::Result<()> {
         check(&self.guest, &self.hierarchies, stream.as_fd())?;
-        self.inside.retain(is_open);
+        self.inside.retain(|stream| is_open(stream));
         if self.inside.len() >= OPEN {
             return Err(io::Error::other(format!("it has {OPEN} connections open")));
         }
-        let copy = stream.try_clone()?;
-        self.doors.pass(&self.guest.run, stream.as_fd())?;
-        self.inside.push(copy);
+        let stream = Arc::new(stream);
+        self.doors.pass(&self.guest.run, &stream)?;
+        self.inside.push(stream);
         Ok(())
     }
 }
@@ -208,6 +222,12 @@ fn check(guest: &Guest, hierarchies: &Hierarchies, stream: BorrowedFd<'_>) -> io
     } else {
         Err(io::Error::other(format!("it is in the cgroup {}", group.display())))
     }
+}
+
+/// For whoever has a copy of it.
+fn end(stream: &UnixStream) {
+    // Fails where it is closed already.
+    let _ = shutdown(stream, Shutdown::Both);
 }
 
 fn is_open(stream: &UnixStream) -> bool {

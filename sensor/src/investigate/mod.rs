@@ -20,6 +20,7 @@ pub(crate) mod lines;
 pub mod meter;
 mod past;
 pub mod prices;
+pub(crate) mod reserve;
 mod run;
 pub(crate) mod sandbox;
 mod supervise;

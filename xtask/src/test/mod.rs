@@ -34,7 +34,7 @@ const CRATES: [&str; 10] =
 const UNIT_LIMIT: Duration = Duration::from_mins(10);
 /// End-to-end tests that mostly wait, each for a tree of its own, and take no times: they run beside
 /// each other, so many at once.
-const PATIENT: [&str; 19] = [
+const PATIENT: [&str; 18] = [
     "acting::",
     "agents::",
     "api::",
@@ -44,7 +44,6 @@ const PATIENT: [&str; 19] = [
     "hostile::",
     "investigation::",
     "killed::",
-    "ladder::",
     "pause::",
     "protected::",
     "remote::",

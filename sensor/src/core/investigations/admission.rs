@@ -155,6 +155,7 @@ impl Investigations {
     ) -> Option<Waiting> {
         let cost = investigation.cost.unwrap_or_default();
         let next = self.admission.ended(&investigation.id, &cost);
+        self.tend_reserve();
         self.follow(next, told)
     }
 

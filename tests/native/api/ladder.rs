@@ -3,7 +3,9 @@
 
 use std::{
     fs,
+    io::Read as _,
     os::unix::fs::PermissionsExt as _,
+    path::PathBuf,
     process::{Child, Stdio},
 };
 
@@ -31,23 +33,22 @@ const NEEDS: u64 = 600 * MIB;
 const PARTS: u64 = 17;
 const PART_MIB: u64 = 32;
 
-/// A small host with an agent that is about to find something when it loses its room.
-struct Scene {
-    sensor: Sensor,
-    incident: String,
-    /// What the agent has said, with its pid behind it.
-    said: String,
-    _place: TempDir,
+/// Tasks of a host: for a daemon, what it holds and has to see left then, and who takes all others.
+const TASKS: u32 = 640;
+
+/// An agent that says a word and thinks, and a model for one request.
+struct Place {
+    _dir: TempDir,
+    word: String,
+    program: PathBuf,
     model: Model,
-    _running: (Workload, Running),
-    _cage: Cage,
 }
 
-impl Scene {
-    fn new(more: &str) -> Self {
-        let place = tempfile::tempdir().unwrap();
-        open_to_all(place.path()).unwrap();
-        let (program, word) = (place.path().join(names::word()), names::word());
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        open_to_all(dir.path()).unwrap();
+        let (program, word) = (dir.path().join(names::word()), names::word());
         // Speaks as Claude Code does.
         let script = format!(
             r#"#!/bin/sh
@@ -62,13 +63,37 @@ exec sleep 86399
         let claim = json!({"text": "somebody asked for it", "evidence": ["incident"]});
         let findings = json!({"verdict": "extends", "confidence": 0.6, "cause": claim});
         let model = Model::start("", vec![Step::Call("submit_findings", findings)]).unwrap();
-        let config = format!(
+        Self { _dir: dir, word, program, model }
+    }
+
+    /// `needs`: bytes of the agent.
+    fn config(&self, more: &str, needs: u64) -> String {
+        format!(
             "[investigate]\nagent = \"claude\"\nwhen = \"always\"\n{more}\n\
-             [investigate.run]\nmemory_min_bytes = {NEEDS}\nmemory_max_bytes = {NEEDS}\n\
+             [investigate.run]\nmemory_min_bytes = {needs}\nmemory_max_bytes = {NEEDS}\n\
              [investigate.claude]\nprogram = {program:?}\nendpoint = {url:?}\n\
              [investigate.api]\nmodel = \"a-model\"\nendpoint = {url:?}\n",
-            url = model.url(),
-        );
+            program = self.program,
+            url = self.model.url(),
+        )
+    }
+}
+
+/// A small host with an agent that is about to find something when it loses its room.
+struct Scene {
+    sensor: Sensor,
+    incident: String,
+    /// What the agent has said, with its pid behind it.
+    said: String,
+    place: Place,
+    _running: (Workload, Running),
+    _cage: Cage,
+}
+
+impl Scene {
+    fn new(more: &str) -> Self {
+        let place = Place::new();
+        let config = place.config(more, NEEDS);
         let cage = Cage::new(Limits::default()).unwrap();
         let host = Limits { tasks: None, memory_bytes: Some(HOST) };
         let sensor = Sensor::start_within(host, &cage, &config).unwrap();
@@ -80,12 +105,12 @@ exec sleep 86399
             let line = record["transcript"]["text"].as_str()?;
             let event: Value = serde_json::from_str(line).ok()?;
             let text = event["message"]["content"][0]["text"].as_str()?.to_owned();
-            text.starts_with(&word).then_some(text)
+            text.starts_with(&place.word).then_some(text)
         };
         let line = watch.find(CATCH, |record| spoken(record).is_some()).unwrap();
         let said = spoken(&line.record).unwrap();
         let running = (work, running);
-        Self { sensor, incident, said, _place: place, model, _running: running, _cage: cage }
+        Self { sensor, incident, said, place, _running: running, _cage: cage }
     }
 
     /// Takes most of the memory that is there, and keeps it.
@@ -152,7 +177,7 @@ fn an_agent_that_loses_its_room_makes_way_for_one_request() {
         "{why}"
     );
     assert_eq!(next["report"]["cause"]["text"], "somebody asked for it", "{next:#}");
-    assert_eq!(scene.model.asked().len(), 1);
+    assert_eq!(scene.place.model.asked().len(), 1);
 }
 
 #[test]
@@ -162,12 +187,45 @@ fn where_the_next_one_may_not_begin_the_playbook_does() {
     let _filler = scene.is_filled();
     let runs = scene.runs(3);
     scene.made_way(&runs[0]);
-    assert_eq!((&runs[1]["agent"], &runs[1]["state"]), (&"api".into(), &"suppressed".into()));
+    assert_eq!((&runs[1]["agent"], &runs[1]["outcome"]), (&"api".into(), &"suppressed".into()));
     let last = &runs[2];
     assert_eq!((&last["agent"], &last["state"]), (&"builtin".into(), &"done".into()), "{last:#}");
     assert!(!last["findings"].as_str().unwrap().is_empty(), "{last:#}");
     let why = last["why"].as_str().unwrap();
     assert!(why.starts_with("builtin instead, for claude: there is no room"), "{why}");
     assert!(why.contains("; api: 1 of 1 runs of the last 24 hours are used"), "{why}");
-    assert!(scene.model.asked().is_empty());
+    assert!(scene.place.model.asked().is_empty());
+}
+
+#[test]
+fn where_all_tasks_are_taken_an_agent_begins_with_those_that_were_held_for_it() {
+    needs!("python3");
+    let host = Limits { tasks: Some(TASKS), memory_bytes: None };
+    let cage = Cage::new(Limits::default()).unwrap();
+    let place = Place::new();
+    let sensor = Sensor::start_within(host, &cage, &place.config("", 0)).unwrap();
+    let fill = "import os, signal\n\
+                try:\n\
+                \x20while os.fork(): pass\n\
+                except OSError: print('full', flush=True)\n\
+                signal.pause()\n";
+    let mut command = sensor.beside("python3").unwrap();
+    command.args(["-c", fill]).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut filler = Filler(command.spawn().unwrap());
+    let mut said = [0; 4];
+    filler.0.stdout.take().unwrap().read_exact(&mut said).unwrap();
+
+    let (work, _) = script::ticker().unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = id(&opened(&sensor, running.pid())).to_owned();
+    let mut run = Value::Null;
+    comes("an agent", CATCH, || {
+        run = sensor.show(&incident).unwrap()["investigations"][0].clone();
+        !run.is_null()
+    });
+    assert_eq!(run["agent"], "claude", "{run:#}");
+    let said = |record: &Value| {
+        record["transcript"]["text"].as_str().is_some_and(|text| text.contains(&place.word))
+    };
+    sensor.watch(0).unwrap().find(CATCH, said).unwrap();
 }
