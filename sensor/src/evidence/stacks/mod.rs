@@ -548,7 +548,7 @@ impl Frames<'_> {
             stacks.push(proto::Stack {
                 samples: 0,
                 tid: it.tid,
-                thread: it.name.clone(),
+                thread: self.redactor.line(&it.name),
                 frames,
                 truncated: it.unsure,
             });
@@ -564,7 +564,7 @@ impl Frames<'_> {
         let process = proto::ProcessKey { pid: seen.key.tgid, start_ns: seen.key.start_ns };
         let told = proto::ProcessStacks {
             process: Some(process),
-            comm: seen.comm.clone(),
+            comm: self.redactor.line(&seen.comm),
             omitted: (all - sampled.len()) as u32,
             stacks: sampled,
             notes,
