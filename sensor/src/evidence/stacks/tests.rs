@@ -1,11 +1,12 @@
 use std::{
     io::Read as _,
+    path::PathBuf,
     process::{Child, Command, Stdio},
     time::Instant,
 };
 
 use super::*;
-use crate::{needs, respond::process::key_of, skip, test_name};
+use crate::{needs, proto::frame::Kind, respond::process::key_of, skip, test_name};
 
 /// A program that ends with the test.
 struct Program(Child);
