@@ -18,10 +18,7 @@ use std::{
 use sensor_common::lineage::{DEAD, Slot};
 use tokio::sync::mpsc;
 
-use super::{
-    desk::{Desk, Matter},
-    reactor::Notice,
-};
+use super::{desk::Desk, matter::Matter, reactor::Notice};
 use crate::{
     cgroup::{self, Hierarchies},
     clock,
