@@ -57,23 +57,29 @@ impl Sensor {
 
     /// Starts a daemon that looks at the whole machine: for machines that are the test's own.
     pub fn of_the_host(more: &str) -> Result<Self> {
-        Self::start_with(&target::sensor()?, None, None, more)
+        Self::start_with(&target::sensor()?, None, None, Limits::NONE, more)
     }
 
     /// The same with this binary, for one cage.
     pub fn start_binary(binary: &Path, cage: &Cage, more: &str) -> Result<Self> {
-        Self::start_with(binary, Some(cage), None, more)
+        Self::start_with(binary, Some(cage), None, Limits::NONE, more)
     }
 
     /// The same with its log on another disk.
     pub fn start_on(state: &Path, cage: &Cage, more: &str) -> Result<Self> {
-        Self::start_with(&target::sensor()?, Some(cage), Some(state), more)
+        Self::start_with(&target::sensor()?, Some(cage), Some(state), Limits::NONE, more)
+    }
+
+    /// The same with limits of its own; others may be put beside it.
+    pub fn start_within(limits: Limits, cage: &Cage, more: &str) -> Result<Self> {
+        Self::start_with(&target::sensor()?, Some(cage), None, limits, more)
     }
 
     fn start_with(
         binary: &Path,
         cage: Option<&Cage>,
         state: Option<&Path>,
+        limits: Limits,
         more: &str,
     ) -> Result<Self> {
         let binary = binary.to_path_buf();
@@ -89,7 +95,7 @@ impl Sensor {
             scope = cage.map(Cage::path).as_slice(),
         );
         fs::write(base.path().join("sensor.toml"), config)?;
-        let group = Cage::new(Limits::NONE)?;
+        let group = Cage::new(limits)?;
         let core = launch(&group, &binary, base.path())?;
         let mut sensor = Self { core, group, base, state, binary };
         sensor.wait_until_ready()?;
@@ -124,6 +130,11 @@ impl Sensor {
     /// Pid of the core.
     pub fn pid(&self) -> u32 {
         self.core.id()
+    }
+
+    /// The group that it runs in.
+    pub fn group(&self) -> &Cage {
+        &self.group
     }
 
     /// All processes of the daemon.

@@ -89,7 +89,9 @@ impl Desk {
     }
 
     /// Records an action and puts it into its incident.
-    pub fn act(&mut self, id: &str, action: proto::Action) {
+    pub fn act(&mut self, id: &str, mut action: proto::Action) {
+        // It may name a cgroup.
+        action.result = self.gatherer.redactor().line(&action.result);
         self.log.append_durable(Draft::of(id, Body::Action(action.clone())));
         // The next transition carries it.
         self.incidents.change(id, clock::wall(), |incident| {
