@@ -233,6 +233,16 @@ impl Cage {
             .with_context(|| format!("{} has no oom_kill", file.display()))
     }
 
+    /// How often members wanted more memory than the limit leaves: 0 says that they never met it.
+    pub fn memory_short(&self) -> Result<u64> {
+        let file = self.kills.as_ref().context("this cage limits no memory")?;
+        let v1 = file.with_file_name("memory.failcnt");
+        if let Ok(text) = fs::read_to_string(&v1) {
+            return text.trim().parse().with_context(|| format!("{} says {text:?}", v1.display()));
+        }
+        process::field(file, "max").with_context(|| format!("{} has no max", file.display()))
+    }
+
     /// CPU time that members, past ones included, have used.
     pub fn cpu_time(&self) -> Result<Duration> {
         let file = self.directory.join("cpu.stat");

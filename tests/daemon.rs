@@ -60,11 +60,6 @@ impl Sensor {
         Self::start_with(&target::sensor()?, None, None, Limits::NONE, more)
     }
 
-    /// The same for one cage, where the daemon and its agents have no more than this: a small host.
-    pub fn start_within(limits: Limits, cage: &Cage, more: &str) -> Result<Self> {
-        Self::start_with(&target::sensor()?, Some(cage), None, limits, more)
-    }
-
     /// The same with this binary, for one cage.
     pub fn start_binary(binary: &Path, cage: &Cage, more: &str) -> Result<Self> {
         Self::start_with(binary, Some(cage), None, Limits::NONE, more)
@@ -73,6 +68,11 @@ impl Sensor {
     /// The same with its log on another disk.
     pub fn start_on(state: &Path, cage: &Cage, more: &str) -> Result<Self> {
         Self::start_with(&target::sensor()?, Some(cage), Some(state), Limits::NONE, more)
+    }
+
+    /// The same with limits of its own; others may be put beside it.
+    pub fn start_within(limits: Limits, cage: &Cage, more: &str) -> Result<Self> {
+        Self::start_with(&target::sensor()?, Some(cage), None, limits, more)
     }
 
     fn start_with(
@@ -132,6 +132,11 @@ impl Sensor {
         self.core.id()
     }
 
+    /// The group that it runs in.
+    pub fn group(&self) -> &Cage {
+        &self.group
+    }
+
     /// All processes of the daemon.
     pub fn processes(&self) -> Vec<u32> {
         self.group.pids()
@@ -141,11 +146,6 @@ impl Sensor {
     pub fn processes_of(&self, verb: &str) -> Vec<u32> {
         let runs = |pid: &u32| process::argv(*pid).get(1).is_some_and(|word| word == verb);
         self.processes().into_iter().filter(runs).collect()
-    }
-
-    /// A program that shares what the daemon may have.
-    pub fn beside(&self, program: &str) -> Result<Command> {
-        self.group.command(program)
     }
 
     /// CPU time that all processes of the daemon have used so far, from their group.

@@ -2,10 +2,17 @@
 //! culprit's processes are like, the evidence comes in time and says what it lacks.
 
 use std::{
+    collections::BTreeSet,
     fs,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use serde_json::{Value, json};
 use tests::{
     Cage, Limits, Sensor, Workload, needs, process,
@@ -36,6 +43,9 @@ fn piece(sensor: &Sensor, incident: &Value, name: &str) -> Value {
 fn list<'a>(value: &'a Value, name: &str) -> &'a [Value] {
     value[name].as_array().map(Vec::as_slice).unwrap_or_default()
 }
+
+/// What the daemon's own group may have, bytes: twice what its processes hold, so that the rest is others' pages.
+const FULL: u64 = 256 << 20;
 
 /// Every function of every stack.
 fn functions(piece: &Value) -> Vec<String> {
@@ -165,6 +175,34 @@ fn a_group_at_its_memory_limit_is_gathered_within_bounds() {
 }
 
 #[test]
+fn a_daemon_whose_own_group_is_full_gathers_within_bounds() {
+    needs!("cc");
+    let cage = Cage::new(Limits::default()).unwrap();
+    let limits = Limits { tasks: None, memory_bytes: Some(FULL) };
+    let sensor = Sensor::start_within(limits, &cage, "").unwrap();
+    let beside = stacks::thrashing().unwrap();
+    let _thrashing = beside.start(sensor.group()).unwrap();
+    let short = || sensor.group().memory_short().unwrap();
+    comes("that the daemon's group is full", EFFECT, || short() > 0);
+    let work = stacks::spinning().unwrap();
+    let running = work.start(&cage).unwrap();
+    let before = short();
+    let began = Instant::now();
+    let (incident, _) = blamed(&sensor, running.pid(), "parse_forever");
+    piece(&sensor, &incident, "changes");
+    assert!(began.elapsed() < GATHERED);
+    // All that is gathered is there, or it is said what is not.
+    let all = evidence(&sensor, &incident);
+    let there = |name: &str| all.iter().any(|piece| piece["name"] == name);
+    for name in ["tree", "stacks", "open_files", "setting", "changes"] {
+        assert!(there(name) || there("not_gathered"), "no {name} in {all:#?}");
+    }
+    assert!(short() > before, "its group was not full any more");
+    assert_eq!(sensor.group().oom_kills().unwrap(), 0);
+    cage.clear().unwrap();
+}
+
+#[test]
 fn a_contained_recursion_says_where_it_stands() {
     needs!();
     let cage = Cage::new(Limits::default()).unwrap();
@@ -185,6 +223,112 @@ fn a_contained_recursion_says_where_it_stands() {
     let last = list(above, "links").last().unwrap();
     assert_eq!(last["process"]["pid"], running.pid());
     killed(&sensor, &cage, &incident);
+}
+
+#[test]
+fn a_recursive_npm_names_what_its_programs_wait_for() {
+    needs!("npm", "node");
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let work = Workload::labelled("npm-missing-manifest").unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = contained(&sensor, running.pid());
+    let stacks = piece(&sensor, &incident, "stacks");
+    // It waits for the one that it has started: none of its own functions runs, and no stack claims so.
+    let processes = list(&stacks["stacks"], "processes");
+    let first = processes.iter().find(|it| it["process"]["pid"] == running.pid()).unwrap();
+    let main = list(first, "stacks").iter().find(|it| it["tid"] == running.pid()).unwrap();
+    let named: Vec<&str> =
+        list(main, "frames").iter().map(|it| it["function"].as_str().unwrap()).collect();
+    let at = |name: &str| named.iter().position(|it| it.starts_with(name));
+    let (polls, turns) = (at("uv__io_poll"), at("uv_run"));
+    assert!(turns.is_some() && polls < turns, "{main:#}");
+    assert!(!named[0].is_empty() && list(main, "frames")[0]["kind"] == "kernel", "{main:#}");
+    let page = sensor.output(&["evidence", id(&incident)]).unwrap();
+    assert!(page.contains("uv_run ("), "{page}");
+    killed(&sensor, &cage, &incident);
+}
+
+/// What is said of a `sensor parse` that died.
+const WHY: &str = "`sensor parse` failed on what it was given to read";
+
+/// Kills each `sensor parse` of this daemon until told to stop; says how many.
+fn killing_parsers<T>(sensor: &Sensor, meanwhile: impl FnOnce() -> T) -> (T, usize) {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let killer = scope.spawn(|| {
+            let mut taken = BTreeSet::new();
+            while !over.load(Ordering::Relaxed) {
+                for pid in sensor.processes_of("parse") {
+                    if kill(Pid::from_raw(pid as i32), Signal::SIGKILL).is_ok() {
+                        taken.insert(pid);
+                    }
+                }
+                thread::sleep(Duration::from_millis(1));
+            }
+            taken.len()
+        });
+        let done = meanwhile();
+        over.store(true, Ordering::Relaxed);
+        (done, killer.join().unwrap())
+    })
+}
+
+#[test]
+fn a_parser_that_dies_amid_gathering_costs_names_and_is_told() {
+    needs!("cc");
+    // Whoever reads it has something to do.
+    let place = tempfile::tempdir().unwrap();
+    let log = place.path().join("app.log");
+    let lines: Vec<String> = (0..20_000).map(|at| format!("request {at} took 5 ms")).collect();
+    fs::write(&log, lines.join("\n")).unwrap();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, &format!("[evidence]\nfiles = [{log:?}]\n")).unwrap();
+    comes("that the part is well", EFFECT, || {
+        let part = sensor.part("parse").unwrap();
+        part["ok"] == true && part["detail"] == ""
+    });
+    let work = stacks::spinning().unwrap();
+    let running = work.start(&cage).unwrap();
+    let lacks = |piece: &Value| {
+        let notes = [&piece["stacks"], &piece["logs"], &piece["changes"]];
+        let mut notes = notes.iter().flat_map(|it| list(it, "notes"));
+        notes.any(|note| note.as_str().unwrap().contains(WHY))
+    };
+    // They live for some milliseconds each: one may escape, seldom all.
+    let mut hit = false;
+    for _ in 0..10 {
+        let (all, killed) = killing_parsers(&sensor, || {
+            let incident = opened(&sensor, running.pid());
+            piece(&sensor, &incident, "changes");
+            let all = evidence(&sensor, &incident);
+            sensor.output(&["resolve", id(&incident), "--yes"]).unwrap();
+            all
+        });
+        let partial: Vec<&Value> = all.iter().filter(|it| lacks(it)).collect();
+        assert!(partial.iter().all(|it| it["truncated"] == true), "{partial:#?}");
+        hit = killed > 0 && !partial.is_empty();
+        if hit {
+            break;
+        }
+    }
+    assert!(hit, "no parser was killed as it read");
+    let part = sensor.part("parse").unwrap();
+    assert!(part["detail"].as_str().unwrap().contains(WHY), "{part:#}");
+
+    // The next incident has one of its own.
+    let (_, stacks) = blamed(&sensor, running.pid(), "parse_forever");
+    assert!(!lacks(&stacks), "{stacks:#}");
+    let mut part = Value::Null;
+    comes("that the part is well again", GATHERED, || {
+        part = sensor.part("parse").unwrap();
+        part["ok"] == true
+    });
+    let told = part["detail"].as_str().unwrap();
+    assert!(told.contains("failed since the start, the last: ") && told.contains(WHY), "{told}");
+    let page = sensor.output(&["status"]).unwrap();
+    assert!(page.lines().any(|line| line.starts_with("parse ") && line.contains(WHY)), "{page}");
+    cage.clear().unwrap();
 }
 
 #[test]

@@ -10,9 +10,15 @@ use std::{
     path::Path,
 };
 
-use tests::{Cage, Limits, Sensor, daemon::open_to_all, names, needs, workloads::script};
+use serde_json::json;
+use tests::{
+    Cage, Limits, Sensor,
+    daemon::open_to_all,
+    names, needs,
+    workloads::{named, script},
+};
 
-use crate::support::{CATCH, contained, id, killed};
+use crate::support::{CATCH, asked, contained, id, killed};
 
 /// The longest single argument that the kernel takes: 128 KiB with the byte that ends it.
 const LONGEST: usize = (128 << 10) - 1;
@@ -160,6 +166,81 @@ fn secrets_in_a_file_a_log_and_what_an_agent_says() {
     }
     let told = of("watch --json");
     assert!(told.contains("tool --password [redacted:option:"), "{told}");
+}
+
+#[test]
+fn secrets_in_the_names_of_things() {
+    needs!("cc");
+    let place = tempfile::tempdir().unwrap();
+    open_to_all(place.path()).unwrap();
+    let agent = place.path().join(names::word());
+    fs::write(&agent, "#!/bin/sh\ntr '{},' '\\n\\n\\n'\necho '{\"findings\": \"none\"}'\n")
+        .unwrap();
+    fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+    let more = format!(
+        "[investigate]\nagent = \"command\"\n\n[investigate.command]\nprogram = [{agent:?}]\n"
+    );
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, &more).unwrap();
+    let [cwd, program, programs, group]: [String; 4] =
+        std::array::from_fn(|_| format!("7{}", &names::word()[1..]));
+    // Of a task's name the kernel keeps 15 bytes.
+    let task = format!("pwd={program}");
+    let directory = cage.directory().join(format!("token={group}"));
+    fs::create_dir(&directory).unwrap();
+    let work = named::among(&format!("password={cwd}"), &task, &format!("api_key={programs}"));
+    let work = work.unwrap().in_group(&directory);
+    fs::write(work.cwd.join("notes"), "what it is for").unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = contained(&sensor, running.pid());
+    let mut watch = sensor.watch(0).unwrap();
+    watch.find(CATCH, |record| record["investigation"]["state"] == "done").unwrap();
+    watch.kill();
+    let tools = [
+        "incident_get",
+        "timeline",
+        "process_tree",
+        "process_detail",
+        "stacks",
+        "cgroup",
+        "top_growth",
+        "read_source",
+    ];
+    let mut told: Vec<(String, String)> = Vec::new();
+    for tool in tools {
+        let arguments = match tool {
+            "process_detail" => json!({"pid": running.pid()}),
+            "read_source" => json!({"path": "notes"}),
+            _ => json!({}),
+        };
+        let answer = asked(&sensor, id(&incident), tool, &[arguments]).remove(0);
+        assert_ne!(answer["isError"], true, "{tool}: {answer:#}");
+        told.push((tool.to_owned(), answer.to_string()));
+    }
+    // It is read where it is, whatever that is called in the record.
+    let (_, read) = told.last().unwrap();
+    assert!(read.contains("what it is for"), "{read}");
+    for call in [&["top", "--once"][..], &["top", "--json", "--once"], &["status", "--json"]] {
+        told.push((call.join(" "), sensor.output(call).unwrap()));
+    }
+    killed(&sensor, &cage, &incident);
+    told.extend(everything(&sensor, id(&incident)));
+
+    let secrets = [&cwd, &program, &programs, &group];
+    let kept = on_disk(&sensor);
+    for secret in secrets {
+        for (call, text) in &told {
+            assert!(!text.contains(secret.as_str()), "{secret} leaked through `{call}`: {text}");
+        }
+        assert!(!contains(&kept, secret.as_bytes()), "{secret} is on the disk");
+        assert!(!sensor.log_tail().contains(secret.as_str()), "{secret} is in the daemon's log");
+    }
+    // The search itself works: what stands beside the secrets is there.
+    for beside in ["password=", "pwd=", "api_key=", "token="] {
+        let mark = format!("{beside}[redacted:");
+        assert!(contains(&kept, mark.as_bytes()), "no {mark} on the disk");
+        assert!(told.iter().any(|(_, text)| text.contains(&mark)), "no {mark} is shown");
+    }
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub mod forking;
 mod labelled;
 pub mod managed;
 pub mod memory;
+pub mod named;
 pub mod oom;
 pub mod planted;
 pub mod respawn;

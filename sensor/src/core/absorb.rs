@@ -71,7 +71,10 @@ fn is_covered(book: &Containments, forest: &Forest, incident: &str, held: &Held)
 #[cfg(test)]
 mod tests {
     use super::{
-        super::containments::{Containment, Turn},
+        super::{
+            containments::{Containment, Turn},
+            term::Term,
+        },
         *,
     };
     use crate::{lineage::Node, proto::Action};
@@ -148,9 +151,7 @@ mod tests {
                 held: narrow,
                 leaf: None,
                 frozen: true,
-                freeze_ns: 10,
-                thaw_ns: 10,
-                release_ns: 20,
+                term: Term { freeze_ns: 10, thaw_ns: 10, release_ns: 20 },
             }),
         );
         assert!(is_covered(&book, &forest(), "a", &wide), "99 is gone");

@@ -8,6 +8,7 @@ use std::{
 
 use sensor_common::{gate::Rule, lineage::REPORTED_FOR_S};
 
+use super::term::Term;
 use crate::{
     incident,
     lineage::ProcessKey,
@@ -21,11 +22,7 @@ pub struct Containment {
     pub leaf: Option<ProcessKey>,
     /// It stands; otherwise it was thawed with the brake kept.
     pub frozen: bool,
-    /// How long this freeze lasts, ns; the next one lasts twice as long.
-    pub freeze_ns: u64,
-    /// When the guardian thaws and when it releases, boot clock, ns.
-    pub thaw_ns: u64,
-    pub release_ns: u64,
+    pub term: Term,
 }
 
 #[derive(Default)]
@@ -214,7 +211,8 @@ impl Containments {
             return None;
         }
         state.busy.insert(mark, known.held.incident.clone());
-        Some(Containment { freeze_ns: known.freeze_ns.saturating_mul(2), ..known })
+        let term = Term { freeze_ns: known.term.freeze_ns.saturating_mul(2), ..known.term };
+        Some(Containment { term, ..known })
     }
 
     /// Claims the standing containment of a group, for trees that have joined it. `None`: nothing of the
@@ -336,7 +334,7 @@ impl Containment {
             mark: self.held.mark,
             roots: self.held.roots.clone(),
             leaf: self.leaf,
-            brake_until_ns: self.release_ns,
+            brake_until_ns: self.term.release_ns,
             by: POLICY.into(),
             why: why.into(),
         }
@@ -366,9 +364,7 @@ mod tests {
             },
             leaf: None,
             frozen,
-            freeze_ns: 10,
-            thaw_ns: 10,
-            release_ns: 20,
+            term: Term { freeze_ns: 10, thaw_ns: 10, release_ns: 20 },
         }
     }
 
@@ -426,7 +422,7 @@ mod tests {
         assert_eq!(book.claim(&[CHILD], &[]), Turn::Leave { incident: incident.clone() });
         assert!(matches!(book.standing(&[CHILD]), Standing::Contained(_)));
         let more = book.claim_more(&incident).unwrap();
-        assert_eq!((more.held.mark, more.freeze_ns), (mark, 10), "as long as the others");
+        assert_eq!((more.held.mark, more.term.freeze_ns), (mark, 10), "as long as the others");
         assert!(book.claim_more(&incident).is_none(), "somebody is at it");
         book.settle(mark, Some(more));
         // Who joins is a member as well.
@@ -457,7 +453,7 @@ mod tests {
         assert!(book.claim_again(mark).is_none(), "it stands");
         book.thawed(&incident);
         let again = book.claim_again(mark).unwrap();
-        assert_eq!((again.freeze_ns, again.held.mark), (20, mark));
+        assert_eq!((again.term.freeze_ns, again.held.mark), (20, mark));
         assert!(book.claim_again(mark).is_none(), "it is being frozen");
     }
 

@@ -11,24 +11,25 @@ use std::{
 };
 
 use sensor_common::{event, lineage::ARGV_KEPT};
-use sensor_proto::internal::v1::Report;
 use tokio::sync::mpsc;
-use tonic::Code;
 
 use super::{
-    Reins,
-    containments::{Containments, GUARDIAN, POLICY},
+    announce::{Announced, refusal},
+    containments::Containments,
     findings::SourceRead,
     growth::Stopped,
-    investigations::{Asked, Investigations, Progress},
+    investigations::{Investigations, Progress},
+    matter::Matter,
     memory::Sampling,
     oom::Deaths,
     pressure::Shortages,
-    reactor::{Containing, Found, Notice, Times, observation},
-    requests::{self, Acted},
+    reactor::{Containing, Found, Notice, observation},
+    reins::Reins,
+    requests::Acted,
     respawn::Looping,
     resume::{CutOff, Recalled},
-    study::{self, Study, Subject},
+    study::Study,
+    term::Times,
     trees::Trees,
 };
 use crate::{
@@ -37,18 +38,13 @@ use crate::{
         Finding,
         group::{By, Group},
     },
-    diagnose::pressure::Shortage,
-    evidence::gather::{Gatherer, Restarted},
-    feed::link::Reply,
+    evidence::gather::Gatherer,
     host::Host,
-    incident::{self, Change, Incidents, Scene, headline},
-    investigate::{self, Driver},
+    incident::{self, Incidents, Scene},
     kernel::{Lineage, Programs, split},
     lineage::{Forest, Node, ProcessKey},
-    proto::{
-        self, ActionKind, Incident, State, evidence::Content, observation::Fact, record::Body,
-    },
-    record::{Draft, Log, Receipt},
+    proto::{self, State, observation::Fact, record::Body},
+    record::{Draft, Log},
     respond::{Contained, Rehearsal, Responder, guardian::Guardian, policy::Decision},
     vitals::Recorder,
 };
@@ -72,12 +68,6 @@ pub enum Done {
     Abandoned(String),
     /// A file was looked at for an investigator.
     Source(Box<SourceRead>),
-}
-
-/// An incident as it was just recorded, and the promise that the record becomes durable.
-pub struct Announced {
-    pub incident: Incident,
-    pub receipt: Receipt,
 }
 
 /// Everything that the desk works with.
@@ -132,53 +122,6 @@ pub struct Desk {
     pub shortages: Shortages,
     /// What the files of the last explanation say could not be read.
     pub unread: bool,
-}
-
-/// What an incident is about, and how far it has been looked at.
-pub struct Matter {
-    pub subject: Subject,
-    /// It is being looked at just now.
-    studying: bool,
-    /// Once more when that is done: much has changed.
-    again: bool,
-    studied: bool,
-    /// What the look that goes on has found so far.
-    evidence: Vec<proto::Evidence>,
-    /// Investigations that people wait for.
-    asked: Vec<(Driver, Reply)>,
-    /// Files that investigators have asked for.
-    pub sources: u32,
-}
-
-impl Matter {
-    pub fn new(incident: &str, finding: Finding) -> Self {
-        let incident = incident.to_owned();
-        let subject =
-            Subject { incident, finding, restarted: None, killing: None, shortage: None, given: 0 };
-        Self {
-            subject,
-            studying: false,
-            again: false,
-            studied: false,
-            evidence: Vec::new(),
-            asked: Vec::new(),
-            sources: 0,
-        }
-    }
-
-    /// The same of a shortage.
-    pub fn short(incident: &str, finding: Finding, shortage: Shortage) -> Self {
-        let mut matter = Self::new(incident, finding);
-        matter.subject.shortage = Some(shortage);
-        matter
-    }
-
-    /// The same of a respawn loop.
-    pub fn restarting(incident: &str, finding: Finding, restarted: Restarted) -> Self {
-        let mut matter = Self::new(incident, finding);
-        matter.subject.restarted = Some(restarted);
-        matter
-    }
 }
 
 /// An incident that is not contained at once is looked at after this long: most are contained a
@@ -351,58 +294,6 @@ impl Desk {
         })));
     }
 
-    /// The dead-man's timer ran out.
-    pub fn guardian_acted(&mut self, report: &Report) {
-        let id = report.incident.as_str();
-        let (kind, result) = if report.released {
-            self.containments.take(id);
-            (ActionKind::Release, "the brake expired")
-        } else {
-            self.containments.thawed(id);
-            (ActionKind::Thaw, "runs again; the brake is still on")
-        };
-        let now = clock::boot_ns();
-        self.act(
-            id,
-            proto::Action {
-                kind: kind.into(),
-                at: Some(clock::wall()),
-                by: GUARDIAN.into(),
-                why: "nobody decided within the time of the freeze".into(),
-                result: result.into(),
-                started_ns: now,
-                ended_ns: now,
-                processes: report.processes,
-                ok: true,
-                braked: None,
-            },
-        );
-        self.change(id, |incident| {
-            incident.set_state(State::Open);
-            incident.thaw_due_ns = 0;
-            "the guardian let it run again".to_owned()
-        });
-    }
-
-    pub fn study(&mut self, incident: &str) {
-        let Some(matter) = self.matters.get_mut(incident) else { return };
-        if matter.studying {
-            matter.again = true;
-            return;
-        }
-        matter.studying = true;
-        matter.studied = true;
-        let subject = matter.subject.clone();
-        let (lineage, gatherer, done) =
-            (Arc::clone(&self.lineage), Arc::clone(&self.gatherer), self.done.clone());
-        tokio::task::spawn_blocking(move || {
-            study::study(&subject, &lineage, &gatherer, |study| {
-                // The desk is gone only when the daemon ends.
-                let _ = done.send(Done::Studied(study));
-            });
-        });
-    }
-
     pub fn finished(&mut self, done: Done) {
         match done {
             Done::StudyDue(incident) => {
@@ -423,214 +314,6 @@ impl Desk {
             }
         }
     }
-
-    fn studied(&mut self, study: Study) {
-        let id = study.incident.as_str();
-        let mut evidence = study.evidence.clone();
-        let again = self.matters.get_mut(id).is_some_and(|matter| {
-            matter.subject.given = study.given;
-            // One of a later kill is not explained by this one.
-            if let (Some(known), Some(seen)) = (&mut matter.subject.killing, &study.killing)
-                && seen.is_of(known)
-            {
-                known.clone_from(seen);
-            }
-            matter.studying = study.more;
-            matter.evidence.append(&mut evidence);
-            if study.more {
-                return false;
-            }
-            // All of this look.
-            evidence = std::mem::take(&mut matter.evidence);
-            std::mem::take(&mut matter.again)
-        });
-        for item in study.evidence {
-            self.log.append(Draft::of(id, Body::Evidence(item)));
-        }
-        if let Some(diagnosis) = &study.diagnosis {
-            self.log.append(Draft::of(id, Body::Diagnosis(diagnosis.clone())));
-        }
-        if let Some(parsed) = study.parsed {
-            self.files_parsed(id, parsed);
-        }
-        let (tree, diagnosis, killing) = (study.tree, study.diagnosis, study.killing);
-        if !study.more && tree.is_none() && diagnosis.is_none() && killing.is_none() {
-            return self.studied_all(id, again, evidence);
-        }
-        self.change(id, |incident| {
-            if let Some(tree) = tree {
-                if let Some(group) = &mut incident.group {
-                    group.processes = tree.processes;
-                    group.anon_bytes = tree.anon_bytes;
-                }
-                incident.tree = Some(tree);
-            }
-            if let Some(killing) = killing {
-                Self::oom_studied(incident, killing.oom().clone());
-            }
-            if let Some(diagnosis) = diagnosis {
-                if let Some(line) = headline(&diagnosis.cause) {
-                    incident.summary = line;
-                }
-                incident.diagnosis = Some(diagnosis);
-            }
-            "evidence was gathered and explained".to_owned()
-        });
-        if !study.more {
-            self.studied_all(id, again, evidence);
-        }
-    }
-
-    /// An explanation stands without what its files say, or the first one again with it.
-    fn files_parsed(&mut self, id: &str, parsed: Result<(), String>) {
-        let recovered = parsed.is_ok();
-        let why = match parsed {
-            Ok(()) if !self.unread => return,
-            Ok(()) => format!("the files of incident {id} were read"),
-            Err(why) => format!("incident {id} is explained without what its files say: {why}"),
-        };
-        self.unread = !recovered;
-        tracing::warn!("{why}");
-        let degraded = proto::Degraded { part: "parse".into(), why, recovered };
-        self.log.append(Draft::of(id, Body::Degraded(degraded)));
-    }
-
-    /// A look came to its end, with all this evidence.
-    fn studied_all(&mut self, id: &str, again: bool, evidence: Vec<proto::Evidence>) {
-        if again {
-            return self.study(id);
-        }
-        let asked = self.matters.get_mut(id).map(|matter| std::mem::take(&mut matter.asked));
-        for (driver, reply) in asked.unwrap_or_default() {
-            let asked = Asked {
-                driver,
-                why: "a person asked for it".into(),
-                by: investigate::By::Hand,
-                past: None,
-            };
-            let begun = self.investigate(id, asked, evidence.clone());
-            requests::begun(begun, reply);
-        }
-        // One investigation an incident: a person may ask for more.
-        if let Some(incident) = self.incidents.get(id).filter(|it| it.investigations.is_empty())
-            && let Some(asked) = self.investigations.chosen(incident, self.incidents.returns(id))
-        {
-            self.investigate(id, asked, evidence);
-        }
-    }
-
-    /// Has an incident looked at again, and an investigation begun after that.
-    pub fn ask_investigation(&mut self, id: &str, driver: Driver, reply: Reply) {
-        match self.matters.get_mut(id) {
-            None => {
-                reply.refuse(Code::FailedPrecondition, "nothing more is known of this incident");
-            }
-            Some(matter) => {
-                matter.asked.push((driver, reply));
-                self.study(id);
-            }
-        }
-    }
-
-    /// Changes an incident and records the change. `None`: there is no such unresolved incident.
-    pub fn change(
-        &mut self,
-        id: &str,
-        change: impl FnOnce(&mut Incident) -> String,
-    ) -> Option<Announced> {
-        let change = self.incidents.change(id, clock::wall(), change)?;
-        Some(self.announce(change))
-    }
-
-    /// The same of what is known of its investigations: it may be resolved while one goes on.
-    pub fn amend(
-        &mut self,
-        id: &str,
-        change: impl FnOnce(&mut Incident) -> String,
-    ) -> Option<Announced> {
-        let change = self.incidents.amend(id, clock::wall(), change)?;
-        Some(self.announce(change))
-    }
-
-    pub fn announce(&mut self, change: Change) -> Announced {
-        let (incident, opened) = (change.incident.clone(), change.opened);
-        // Of one that was over already it is known what was before.
-        let goes_on = change.from != State::Resolved;
-        let state = sensor_proto::json::state::word(incident.state);
-        tracing::info!(
-            "incident {} is {state}: {} ({})",
-            incident.id,
-            incident.summary,
-            change.why
-        );
-        let receipt = self.log.append_durable(Draft::of(
-            incident.id.clone(),
-            Body::Transition(proto::Transition {
-                from: change.from.into(),
-                to: incident.state,
-                why: change.why,
-                incident: Some(change.incident),
-            }),
-        ));
-        if goes_on {
-            self.attach_vitals(&incident, opened);
-        }
-        Announced { incident, receipt }
-    }
-
-    /// Puts what the flight recorder has into an incident's evidence: what was before it as it opens,
-    /// and what was since then as it ends.
-    fn attach_vitals(&self, incident: &Incident, opened: bool) {
-        let Some(recorder) = &self.recorder else { return };
-        let (id, record) = if opened {
-            ("v1", recorder.record())
-        } else if incident.state() == State::Resolved && incident.boot_id == self.host.boot_id {
-            ("v2", recorder.since(incident.opened_ns))
-        } else {
-            return;
-        };
-        self.log.append(Draft::of(
-            incident.id.clone(),
-            Body::Evidence(proto::Evidence {
-                id: id.into(),
-                name: "vitals".into(),
-                source: "/proc/pressure, /proc/meminfo, /proc/loadavg, lineage".into(),
-                at: Some(clock::wall()),
-                truncated: false,
-                redactions: 0,
-                content: Some(Content::Vitals(record)),
-            }),
-        ));
-    }
-
-    /// Records an action and puts it into its incident.
-    pub fn act(&mut self, id: &str, action: proto::Action) {
-        self.log.append_durable(Draft::of(id, Body::Action(action.clone())));
-        // The next transition carries it.
-        self.incidents.change(id, clock::wall(), |incident| {
-            incident.actions.push(action);
-            String::new()
-        });
-    }
-
-    pub fn resolve(&mut self, id: &str, why: &str) -> Option<Announced> {
-        // A group stays frozen when its last member is gone, and would hold whoever comes next.
-        if let Some(held) = self.containments.take(id)
-            && held.held.cgroup.is_some()
-        {
-            let action = self.responder.release(&held.held, POLICY, "its incident is over");
-            self.act(id, action);
-        }
-        let change = self.incidents.resolve(id, clock::boot_ns(), clock::wall(), why)?;
-        self.guardian.disarm(id);
-        self.containments.forget(id);
-        self.matters.remove(id);
-        if let Some(looping) = self.loops.get_mut(id) {
-            looping.close();
-        }
-        self.shortages.close(id);
-        Some(self.announce(change))
-    }
 }
 
 /// Kernel facts that make a group the same: what its members share. Their groups and arguments may
@@ -641,21 +324,5 @@ pub fn identity_of(group: &Group, [exe, loose, _]: [u64; 3]) -> [u64; 3] {
         By::Session => [1, group.shared, 1],
         By::User => [2, group.shared, 2],
         By::Cgroup => [3, group.shared, 3],
-    }
-}
-
-pub fn refusal(why: String) -> proto::Action {
-    let now = clock::boot_ns();
-    proto::Action {
-        kind: ActionKind::Refuse.into(),
-        at: Some(clock::wall()),
-        by: POLICY.into(),
-        why,
-        result: "nothing was done".into(),
-        started_ns: now,
-        ended_ns: now,
-        processes: 0,
-        ok: true,
-        braked: None,
     }
 }

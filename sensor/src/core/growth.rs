@@ -11,7 +11,8 @@ use std::{
 pub use self::before::Before;
 use super::{
     containments::POLICY,
-    desk::{Desk, Done, Matter},
+    desk::{Desk, Done, identity_of},
+    matter::Matter,
     reactor::{Notice, Reactor},
     requests::Froze,
 };
@@ -111,7 +112,7 @@ impl Desk {
         let Grown { finding, decision, ancestry } = grown;
         let mut scene = self.scene(finding.culprit, finding.at_ns, &ancestry);
         if let Some(group) = &finding.group {
-            scene.identity = super::desk::identity_of(group, scene.identity);
+            scene.identity = identity_of(group, scene.identity);
         }
         // What multiplies grows, too: that is one cause.
         let id = self.multiplying(&ancestry).unwrap_or_else(incident::new_id);

@@ -4,7 +4,8 @@
 use std::path::Path;
 
 use super::{
-    desk::{Announced, Desk},
+    announce::Announced,
+    desk::{Desk, Done},
     investigations::{
         Asked, Progress,
         admission::{self, Waiting},
@@ -46,7 +47,7 @@ impl Desk {
     fn teller(&self) -> impl Fn(Progress) + Send + 'static {
         let done = self.done.clone();
         move |progress| {
-            let _ = done.send(super::desk::Done::Investigated(progress));
+            let _ = done.send(Done::Investigated(progress));
         }
     }
 

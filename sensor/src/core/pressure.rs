@@ -18,10 +18,7 @@ use std::{
 use sensor_common::lineage::{DEAD, Slot};
 use tokio::sync::mpsc;
 
-use super::{
-    desk::{Desk, Matter},
-    reactor::Notice,
-};
+use super::{desk::Desk, matter::Matter, reactor::Notice};
 use crate::{
     cgroup::{self, Hierarchies},
     clock,
@@ -325,7 +322,14 @@ impl Desk {
         }
         shortages.due = GROUPS_EVERY_S;
         let (hierarchies, scope) = (shortages.hierarchies.clone(), shortages.scope.clone());
-        tokio::task::spawn_blocking(move || watcher.watch(fullest(&hierarchies, &scope)));
+        let gatherer = Arc::clone(&self.gatherer);
+        tokio::task::spawn_blocking(move || {
+            let mut groups = fullest(&hierarchies, &scope);
+            for group in &mut groups {
+                group.name = gatherer.redactor().line(&group.name);
+            }
+            watcher.watch(groups);
+        });
     }
 
     /// What an earlier run had opened: whether it is over is for the next look to say.

@@ -24,10 +24,10 @@ use super::{
     growth::Grown,
     oom::{Ending, Marking},
     respawn::Respawning,
+    term::{Term, Times},
 };
 use crate::{
     cgroup::Hierarchies,
-    clock,
     detect::{
         Finding,
         memory::Over,
@@ -106,15 +106,6 @@ pub struct Found {
     pub alarm: Alarm,
     /// What was done until it was decided.
     pub actions: Vec<proto::Action>,
-}
-
-/// Times of the response, ns.
-#[derive(Clone, Copy, Debug)]
-pub struct Times {
-    /// How long a freeze lasts.
-    pub freeze_ns: u64,
-    /// How much longer the brake holds.
-    pub brake_extra_ns: u64,
 }
 
 /// All that the thread needs, made before it starts.
@@ -229,13 +220,14 @@ impl Reactor {
         let found = Found { finding, ancestry, incident: told, decision, alarm, actions };
         self.tell(Notice::Found(Box::new(found)));
         if rehearsed && let Some((incident, mark)) = self.containments.hold(&roots, above) {
-            let target = self.target(incident, mark, roots.clone(), leaf, REHEARSED_NS, why);
+            let until_ns = self.times.term(REHEARSED_NS).release_ns;
+            let target = target(incident, mark, roots.clone(), leaf, until_ns, why);
             self.rehearse(target);
         }
         if let Some(mark) = mark {
-            let freeze_ns = self.times.freeze_ns;
-            let target = self.target(incident, mark, roots, leaf, freeze_ns, why);
-            self.contain(target, freeze_ns, Containing::First);
+            let term = self.times.term(self.times.freeze_ns);
+            let target = target(incident, mark, roots, leaf, term.release_ns, why);
+            self.contain(target, term, Containing::First);
         }
     }
 
@@ -251,54 +243,31 @@ impl Reactor {
         }
     }
 
-    fn target(
-        &self,
-        incident: String,
-        mark: u32,
-        roots: Vec<ProcessKey>,
-        leaf: Option<ProcessKey>,
-        freeze_ns: u64,
-        why: &str,
-    ) -> Target {
-        Target {
-            incident,
-            mark,
-            roots,
-            leaf,
-            brake_until_ns: clock::boot_ns() + freeze_ns + self.times.brake_extra_ns,
-            by: POLICY.into(),
-            why: why.into(),
-        }
-    }
-
     /// A marked process tried to fork or to execute. While it is being frozen the sweep sees to it;
     /// after a thaw it is regrowth.
     fn braked(self: &Arc<Self>, braked: Braked) {
         self.tell(Notice::Braked(braked));
         let Some(thawed) = self.containments.claim_again(braked.number) else { return };
-        let freeze_ns = thawed.freeze_ns;
-        let mut target = thawed.target("it grew again after the thaw");
-        target.brake_until_ns = clock::boot_ns() + freeze_ns + self.times.brake_extra_ns;
-        self.contain(target, freeze_ns, Containing::Again);
+        let term = self.times.term(thawed.term.freeze_ns);
+        let target = Target {
+            brake_until_ns: term.release_ns,
+            ..thawed.target("it grew again after the thaw")
+        };
+        self.contain(target, term, Containing::Again);
     }
 
     /// Brake and first sweep here, the rest on a thread of its own.
-    pub(super) fn contain(self: &Arc<Self>, target: Target, freeze_ns: u64, turn: Containing) {
-        let release_ns = target.brake_until_ns;
-        let thaw_ns = release_ns - self.times.brake_extra_ns;
+    pub(super) fn contain(self: &Arc<Self>, target: Target, term: Term, turn: Containing) {
         let (mark, leaf) = (target.mark, target.leaf);
         let incident = target.incident.clone();
         let guardian = Arc::clone(&self.guardian);
-        let mut armed = move |held: &Held| {
-            // Where none runs just now, the next guardian gets it.
-            guardian.arm(held.arm(thaw_ns, release_ns));
-        };
+        let mut armed = move |held: &Held| term.arm(&guardian, held);
         let this = Arc::clone(self);
         let finish = move |contained: Contained| {
-            let held = contained.held.clone();
+            let entry = term.entry(&contained, &incident, leaf, &this.guardian);
             if turn != Containing::First
                 && this.containments.is_let_run(&incident)
-                && let Some(held) = &held
+                && let Some(Containment { held, .. }) = &entry
             {
                 // A person let it run while it was being stopped once more.
                 this.containments.settle(mark, None);
@@ -306,27 +275,12 @@ impl Reactor {
                 this.guardian.disarm(&incident);
                 return this.tell(Notice::Acted { incident, action });
             }
-            this.containments.settle(
-                mark,
-                held.map(|held| Containment {
-                    held,
-                    leaf,
-                    frozen: true,
-                    freeze_ns,
-                    thaw_ns,
-                    release_ns,
-                }),
-            );
+            this.containments.settle(mark, entry);
+            let thaw_ns = term.thaw_ns;
             this.tell(Notice::Contained { incident, contained, thaw_ns, turn });
         };
         match self.responder.begin(&target, &mut armed) {
-            Err(actions) => {
-                let contained = Contained { held: None, actions };
-                if contained.is_let_go() {
-                    self.guardian.disarm(&target.incident);
-                }
-                finish(contained);
-            }
+            Err(actions) => finish(Contained { held: None, actions }),
             Ok(started) => {
                 let responder = Arc::clone(&self.responder);
                 let realtime = self.realtime;
@@ -354,6 +308,17 @@ impl Reactor {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+fn target(
+    incident: String,
+    mark: u32,
+    roots: Vec<ProcessKey>,
+    leaf: Option<ProcessKey>,
+    brake_until_ns: u64,
+    why: &str,
+) -> Target {
+    Target { incident, mark, roots, leaf, brake_until_ns, by: POLICY.into(), why: why.into() }
 }
 
 /// An alarm as it is recorded. `code`: of a respawn loop how the newest failure ended, else 0.

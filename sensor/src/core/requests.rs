@@ -9,8 +9,9 @@ use sensor_proto::internal::v1::{Ask, Incidents, ask, tell::What};
 use tonic::Code;
 
 use super::{
+    announce::Announced,
     containments::Containment,
-    desk::{Announced, Desk, Done},
+    desk::{Desk, Done},
     reactor::Containing,
 };
 use crate::{
@@ -162,37 +163,21 @@ impl Desk {
         by: &str,
         why: &str,
     ) -> impl FnOnce() -> Froze + Send + use<> {
-        let thaw_ns = clock::boot_ns() + self.times.freeze_ns;
-        let release_ns = thaw_ns + self.times.brake_extra_ns;
+        let term = self.times.term(self.times.freeze_ns);
         let mark = self.containments.mark_for(incident);
         let target = Target {
             incident: incident.to_owned(),
             mark,
             roots,
             leaf,
-            brake_until_ns: release_ns,
+            brake_until_ns: term.release_ns,
             by: by.to_owned(),
             why: why.to_owned(),
         };
         let (responder, guardian) = (self.responder.clone(), self.guardian.clone());
-        let freeze_ns = self.times.freeze_ns;
         move || {
-            let contained = responder.contain(&target, &mut |held| {
-                // Where none runs just now, the next guardian gets it.
-                guardian.arm(held.arm(thaw_ns, release_ns));
-            });
-            if contained.is_let_go() {
-                guardian.disarm(&target.incident);
-            }
-            let held = contained.held.clone();
-            let containment = held.map(|held| Containment {
-                held,
-                leaf,
-                frozen: true,
-                freeze_ns,
-                thaw_ns,
-                release_ns,
-            });
+            let contained = responder.contain(&target, &mut |held| term.arm(&guardian, held));
+            let containment = term.entry(&contained, &target.incident, leaf, &guardian);
             Froze { contained, containment }
         }
     }
@@ -200,7 +185,7 @@ impl Desk {
     /// What a freeze came to is in the book and in the incident.
     pub(super) fn froze(&mut self, incident: &str, froze: Froze) {
         let Froze { contained, containment } = froze;
-        let thaw_ns = containment.as_ref().map_or(0, |it| it.thaw_ns);
+        let thaw_ns = containment.as_ref().map_or(0, |it| it.term.thaw_ns);
         if let Some(containment) = containment {
             self.containments.settle(containment.held.mark, Some(containment));
         }

@@ -6,7 +6,9 @@
 use sensor_common::{event, gate::Rule, lineage::ARGV_KEPT, oom::SIGKILL, respawn::signal};
 
 use super::{
-    desk::{Desk, Matter, refusal},
+    announce::refusal,
+    desk::Desk,
+    matter::Matter,
     reactor::{Notice, Reactor, observation},
 };
 use crate::{

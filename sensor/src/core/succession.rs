@@ -7,6 +7,7 @@ use super::{
     containments::{Containment, GUARDIAN, POLICY},
     desk::Desk,
     respawn::Looping,
+    term::Term,
 };
 use crate::{
     clock,
@@ -43,7 +44,9 @@ impl Desk {
         if let Some(predecessor) = predecessor {
             for arm in predecessor.armed() {
                 if let Some(held) = Held::of(arm) {
-                    self.adopt(held, arm.thaw_ns, arm.release_ns);
+                    let (thaw_ns, release_ns) = (arm.thaw_ns, arm.release_ns);
+                    let freeze_ns = self.times.freeze_ns;
+                    self.adopt(held, Term { freeze_ns, thaw_ns, release_ns });
                 }
             }
             if let Err(error) = predecessor.dismiss() {
@@ -59,24 +62,22 @@ impl Desk {
         }
     }
 
-    fn adopt(&mut self, held: Held, thaw_ns: u64, release_ns: u64) {
+    fn adopt(&mut self, held: Held, term: Term) {
         let now = clock::boot_ns();
         let containment = self.containments.adopt(Containment {
             held,
             leaf: None,
-            frozen: thaw_ns > now,
-            freeze_ns: self.times.freeze_ns,
-            thaw_ns,
-            release_ns,
+            frozen: term.thaw_ns > now,
+            term,
         });
         let held = &containment.held;
         // A root may be gone; those that live are marked one by one.
-        let _ = self.reins.engage(&held.roots, held.mark, release_ns);
+        let _ = self.reins.engage(&held.roots, held.mark, term.release_ns);
         for key in &held.processes {
             // Gone meanwhile: there is nothing to brake.
-            let _ = self.lineage.mark(*key, held.mark, release_ns);
+            let _ = self.lineage.mark(*key, held.mark, term.release_ns);
         }
-        self.guardian.arm(held.arm(thaw_ns, release_ns));
+        term.arm(&self.guardian, held);
     }
 
     /// An incident of an earlier run, as it stands now.

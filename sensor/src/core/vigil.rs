@@ -5,7 +5,9 @@ use std::{collections::HashSet, sync::atomic::Ordering};
 
 use super::{desk::Desk, reactor::REHEARSED_NS};
 use crate::{
-    clock, incident,
+    clock,
+    evidence::Parser,
+    incident,
     kernel::{Detail, SKIPPED},
     lineage::{Forest, ProcessKey},
     proto::{self, State, record::Body},
@@ -22,6 +24,7 @@ impl Desk {
         self.resolve_ended_ooms();
         self.choose_groups();
         self.record_losses();
+        self.look_after_parser();
         // What a person has ordered is in the book of containments only when it is done.
         if self.acting.is_empty() {
             self.containments.if_none(|| self.reins.disengage());
@@ -90,6 +93,14 @@ impl Desk {
         })
     }
 
+    /// Finds out whether foreign files can be read, before there is an incident, and again after one that failed.
+    fn look_after_parser(&self) {
+        if let Some(parser) = self.gatherer.parser().filter(|parser| parser.is_due()) {
+            let parser = parser.clone();
+            tokio::task::spawn_blocking(move || parser.try_fresh());
+        }
+    }
+
     fn record_losses(&mut self) {
         let mut now = self.programs.losses();
         now.push(("notices", self.overflow.load(Ordering::Relaxed)));
@@ -148,6 +159,7 @@ impl Desk {
             ),
             part("investigate", true, self.investigations.describe()),
         ];
+        parts.extend(self.gatherer.parser().map(Parser::part));
         parts.extend(self.webhooks.iter().map(|webhooks| webhooks.borrow().clone()));
         parts
     }

@@ -186,7 +186,7 @@ fn size(cycle: &Cycle<'_>) -> String {
 fn shown(cycle: &Cycle<'_>, redactor: &Redactor) -> proto::Cycle {
     let step = |(at, link): (usize, &&Link)| proto::Step {
         argv: redactor.argv(&link.argv).0,
-        cwd: cycle.cwd(at).to_vec(),
+        cwd: redactor.text(cycle.cwd(at)).0,
     };
     proto::Cycle {
         steps: cycle.steps().iter().enumerate().map(step).collect(),

@@ -22,7 +22,7 @@ use super::{
     memory::Memory,
     oom_report::{self, Report},
     proc::{Opened, Proc, Target, read_file},
-    proportional, room,
+    proportional, redact, room,
 };
 use crate::{
     cgroup::Hierarchies,
@@ -133,6 +133,10 @@ impl Gatherer {
         self
     }
 
+    pub fn parser(&self) -> Option<&Parser> {
+        self.parser.as_ref()
+    }
+
     pub fn redactor(&self) -> &Redactor {
         &self.redactor
     }
@@ -151,8 +155,8 @@ impl Gatherer {
             culprit.exe = link.exe;
         }
         if let Some(opened) = self.proc.open(key) {
-            culprit.comm = sensor_proto::json::escape(&opened.stat.comm);
-            culprit.cgroup = opened.cgroup();
+            culprit.comm = self.redactor.name(&opened.stat.comm);
+            culprit.cgroup = self.cgroup(&opened);
             culprit.uid = opened.status().uid;
             if culprit.cwd.is_empty() {
                 culprit.cwd = opened.cwd().map(|cwd| cwd.path).unwrap_or_default();
@@ -161,7 +165,14 @@ impl Gatherer {
                 culprit.exe = opened.exe().map(|exe| exe.path).unwrap_or_default();
             }
         }
+        culprit.cwd = self.redactor.text(&culprit.cwd).0;
+        culprit.exe = self.redactor.text(&culprit.exe).0;
         culprit
+    }
+
+    /// The group of a process as it may be told.
+    fn cgroup(&self, opened: &Opened) -> String {
+        self.redactor.line(&opened.cgroup())
     }
 
     /// The program that a process runs: what it executed, or what it was forked from; in its own
@@ -264,14 +275,19 @@ impl Gatherer {
         let links = chain.links.iter().map(|link| {
             let (argv, more) = self.redactor.argv(&link.argv);
             redactions += more;
+            let mut clean = |path: &[u8]| {
+                let (path, more) = self.redactor.text(path);
+                redactions += more;
+                path
+            };
             proto::Link {
                 process: Some(key(link.key)),
                 alive: link.alive,
                 exec_ns: link.exec_ns,
                 argv,
                 argv_bytes: link.argv_bytes,
-                cwd: link.cwd.clone(),
-                exe: link.exe.clone(),
+                cwd: clean(&link.cwd),
+                exe: clean(&link.exe),
             }
         });
         let links = links.collect();
@@ -322,7 +338,16 @@ impl Gatherer {
         cwd: &[u8],
         path: &[u8],
     ) -> proto::Evidence {
-        files::read_source(&self.proc, processes, cwd, path, &self.homes, &self.redactor)
+        let cwd = self.real(processes, cwd);
+        files::read_source(&self.proc, processes, &cwd, path, &self.homes, &self.redactor)
+    }
+
+    /// A directory whose recorded name lacks its secrets, by its own name: that of the first of these that is there.
+    fn real(&self, processes: &[ProcessKey], cwd: &[u8]) -> Vec<u8> {
+        let here = || processes.iter().filter_map(|key| Some(self.proc.open(*key)?.cwd()?.path));
+        let is = |path: &Vec<u8>| self.redactor.text(path).0 == cwd;
+        let named = (!redact::replaced(cwd).is_empty()).then(|| here().find(is)).flatten();
+        named.unwrap_or_else(|| cwd.to_vec())
     }
 
     /// Stalls of the host (PSI); `None` where the kernel does not measure them.
@@ -357,7 +382,12 @@ impl Gatherer {
     /// read.
     pub fn oom_report(&self, pids: &[u32]) -> Option<Report> {
         let (text, _) = kmsg::tail(self.limits.kernel_log)?;
-        oom_report::reports(&text).into_iter().rev().find(|report| report.is_of(pids))
+        let mut report = oom_report::reports(&text).into_iter().rev().find(|it| it.is_of(pids))?;
+        let clean = |name: &mut String| *name = self.redactor.line(name);
+        clean(&mut report.cgroup);
+        report.candidates.iter_mut().for_each(|candidate| clean(&mut candidate.comm));
+        report.victims.iter_mut().for_each(|victim| clean(&mut victim.comm));
+        Some(report)
     }
 
     fn process(
@@ -381,7 +411,12 @@ impl Gatherer {
         if let Some(opened) = opened {
             let status = opened.status();
             process.ppid = opened.stat.ppid;
-            process.comm = sensor_proto::json::escape(&opened.stat.comm);
+            let mut clean = |text: &[u8]| {
+                let (text, more) = self.redactor.text(text);
+                redactions += more;
+                text
+            };
+            process.comm = sensor_proto::json::escape(&clean(&opened.stat.comm));
             process.state = opened.stat.state.to_string();
             process.threads = opened.stat.threads;
             process.rss_bytes = status.rss;
@@ -390,16 +425,13 @@ impl Gatherer {
             process.cpu_ms = opened.stat.cpu_ticks.saturating_mul(10);
             process.fds_max = opened.most_files().unwrap_or(0);
             process.uid = status.uid;
-            process.cgroup = opened.cgroup();
-            process.cwd = opened.cwd().map(|cwd| cwd.path).unwrap_or_default();
-            process.exe = opened.exe().map(|exe| exe.path).unwrap_or_default();
+            process.cgroup =
+                String::from_utf8_lossy(&clean(opened.cgroup().as_bytes())).into_owned();
+            process.cwd = opened.cwd().map(|cwd| clean(&cwd.path)).unwrap_or_default();
+            process.exe = opened.exe().map(|exe| clean(&exe.path)).unwrap_or_default();
             let (fds, open_files) = opened.files(self.limits.open_files);
             process.fds = fds;
-            for file in open_files {
-                let (file, more) = self.redactor.text(&file);
-                process.open_files.push(file);
-                redactions += more;
-            }
+            process.open_files = open_files.iter().map(|file| clean(file)).collect();
             if argv.is_empty() {
                 argv = memory.argv(node.key);
             }

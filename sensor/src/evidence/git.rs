@@ -159,6 +159,7 @@ pub(super) fn of(
         redactions += more;
         *text = cleaned;
     };
+    clean(&mut state.top);
     clean(&mut state.branch);
     clean(&mut state.moved_by);
     state.modified.iter_mut().for_each(clean);

@@ -89,7 +89,8 @@ pub fn record(
     let started = Instant::now();
     let mut recording = Recording {
         writer,
-        redactor: argv.then(Redactor::with_random_key),
+        redactor: Redactor::with_random_key(),
+        argv,
         hierarchies,
         groups: HashSet::new(),
         storms: HashMap::new(),
@@ -158,8 +159,9 @@ fn start(options: &LoadOptions, argv: bool) -> TraceStart {
 
 struct Recording {
     writer: Writer,
-    /// None: arguments are left out.
-    redactor: Option<Redactor>,
+    redactor: Redactor,
+    /// Whether arguments are written.
+    argv: bool,
     hierarchies: Hierarchies,
     /// Groups whose paths are in the trace.
     groups: HashSet<u64>,
@@ -274,9 +276,11 @@ impl Recording {
     }
 
     fn argv(&self, exec: &event::Executed) -> Vec<Vec<u8>> {
-        let Some(redactor) = &self.redactor else { return Vec::new() };
+        if !self.argv {
+            return Vec::new();
+        }
         let record = &exec.record;
-        redactor.argv(&split(&record.argv[..(record.kept as usize).min(record.argv.len())])).0
+        self.redactor.argv(&split(&record.argv[..(record.kept as usize).min(record.argv.len())])).0
     }
 
     /// Writes the path of a group the first time that it is seen. `member` was in it a moment ago.
@@ -294,7 +298,8 @@ impl Recording {
             return Ok(());
         }
         self.groups.insert(id);
-        self.write(Entry::Group(TraceGroup { id, path: path.as_os_str().as_bytes().to_vec() }))
+        let (path, _) = self.redactor.text(path.as_os_str().as_bytes());
+        self.write(Entry::Group(TraceGroup { id, path }))
     }
 
     /// Writes what was lost since the last time, by reason.

@@ -121,7 +121,7 @@ impl Scene {
              while :; do sleep 1; done\n",
             bytes = PART_MIB * MIB,
         );
-        let mut command = self.sensor.beside("sh").unwrap();
+        let mut command = self.sensor.group().command("sh").unwrap();
         Filler(command.args(["-c", &script]).stdin(Stdio::null()).spawn().unwrap())
     }
 
@@ -209,7 +209,7 @@ fn where_all_tasks_are_taken_an_agent_begins_with_those_that_were_held_for_it() 
                 \x20while os.fork(): pass\n\
                 except OSError: print('full', flush=True)\n\
                 signal.pause()\n";
-    let mut command = sensor.beside("python3").unwrap();
+    let mut command = sensor.group().command("python3").unwrap();
     command.args(["-c", fill]).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut filler = Filler(command.spawn().unwrap());
     let mut said = [0; 4];

@@ -4,13 +4,12 @@ use std::{
     collections::HashMap, fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc,
 };
 
-use sensor_proto::json::escape;
-
 use crate::{
     cgroup::Hierarchies,
     clock,
     core::trees::Trees,
     evidence::{
+        Redactor,
         gather::Gatherer,
         proc::Proc,
         room::{self, Room},
@@ -185,7 +184,7 @@ impl Sampler {
         let mut before = std::mem::take(&mut self.groups);
         let told = groups.iter().map(|group| {
             let name = before.remove(&(group.by, group.what)).filter(|name| !name.is_empty());
-            let what = name.unwrap_or_else(|| name_of(group));
+            let what = name.unwrap_or_else(|| name_of(group, self.gatherer.redactor()));
             self.groups.insert((group.by, group.what), what.clone());
             GroupMemory {
                 by: group.by.into(),
@@ -200,14 +199,14 @@ impl Sampler {
 }
 
 /// What a group has in common, in words. Empty where its eldest is gone by now.
-fn name_of(group: &Gathering) -> String {
+fn name_of(group: &Gathering, redactor: &Redactor) -> String {
     let opened = || Proc::default().open(group.eldest);
     match group.by {
         GroupBy::Executable => {
             let path = opened().and_then(|opened| opened.exe()).map(|exe| exe.path);
-            escape(&path.unwrap_or_default())
+            redactor.name(&path.unwrap_or_default())
         }
-        GroupBy::Cgroup => opened().map(|opened| opened.cgroup()).unwrap_or_default(),
+        GroupBy::Cgroup => opened().map(|it| redactor.line(&it.cgroup())).unwrap_or_default(),
         _ => group.what.to_string(),
     }
 }

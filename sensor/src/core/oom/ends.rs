@@ -32,9 +32,10 @@ impl Desk {
             // Recorded as an action.
             return;
         }
+        let clean = |group: &str| self.gatherer.redactor().line(group);
         let process = Actor {
             parent: recorded(killed.parent),
-            cgroup,
+            cgroup: clean(&cgroup),
             ..self.actor(killed.process, &killed.comm, killed.uid, None)
         };
         let known = killed.known != 0;
@@ -42,7 +43,7 @@ impl Desk {
             at_ns: killed.at_ns,
             process: Some(process),
             sender: known.then(|| Actor {
-                cgroup: sender_cgroup,
+                cgroup: clean(&sender_cgroup),
                 ..self.actor(by, &sender_comm, sender_uid, sender.as_ref())
             }),
             by_kernel: known && flags & BY_KERNEL != 0,

@@ -108,9 +108,9 @@ pub(super) fn recorded(key: ProcessKey) -> Option<proto::ProcessKey> {
     (key.tgid != 0).then_some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns })
 }
 
-fn comm(bytes: &[u8; 16]) -> String {
+fn comm(bytes: &[u8; 16]) -> &[u8] {
     let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
-    sensor_proto::json::escape(&bytes[..end])
+    &bytes[..end]
 }
 
 impl Desk {
@@ -125,7 +125,7 @@ impl Desk {
         Actor {
             process: recorded(key),
             parent: node.and_then(|node| node.parent).and_then(recorded),
-            comm: comm(name),
+            comm: self.gatherer.redactor().name(comm(name)),
             argv: exec.map(|exec| self.gatherer.redactor().argv(&exec.argv).0).unwrap_or_default(),
             uid,
             cgroup: String::new(),
@@ -140,14 +140,15 @@ impl Desk {
         let counted = |count: u64| (marked.flags & COUNTED != 0).then_some(count * PAGE);
         let limit = |count: u64| (marked.flags & LIMITED != 0).then_some(count * PAGE);
         let victim = marking.ancestry.first();
+        let clean = |group: &str| self.gatherer.redactor().line(group);
         OomKill {
             at_ns: marked.at_ns,
             victim: Some(Actor {
-                cgroup: marking.victim_cgroup.clone(),
+                cgroup: clean(&marking.victim_cgroup),
                 ..self.actor(marked.victim, &marked.victim_comm, marked.victim_uid, victim)
             }),
             trigger: Some(Actor {
-                cgroup: marking.trigger_cgroup.clone(),
+                cgroup: clean(&marking.trigger_cgroup),
                 ..self.actor(
                     marked.trigger,
                     &marked.trigger_comm,
@@ -163,7 +164,7 @@ impl Desk {
             dying: marked.flags & DYING != 0,
             limit_bytes: limit(marked.limit.max),
             limit_used_bytes: limit(marked.limit.used),
-            limit_cgroup: marking.limit_cgroup.clone(),
+            limit_cgroup: clean(&marking.limit_cgroup),
         }
     }
 }

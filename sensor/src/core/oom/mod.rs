@@ -25,7 +25,10 @@ pub use self::{
     ends::Ending,
     explain::{Killing, study},
 };
-use super::desk::{Desk, Done, Matter};
+use super::{
+    desk::{Desk, Done},
+    matter::Matter,
+};
 use crate::{
     clock,
     detect::{

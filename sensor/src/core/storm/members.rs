@@ -11,8 +11,8 @@ use sensor_common::event::Alarm;
 
 use super::{
     super::{
+        announce::refusal,
         containments::Standing,
-        desk::refusal,
         reactor::{Containing, Notice, Reactor},
     },
     INIT, Watched, living, look_for_servers, older,
@@ -171,7 +171,7 @@ impl Reactor {
         kept.joining_until = Instant::now() + JOINING;
         tracing::info!("{count} more trees of incident {} are contained", standing.held.incident);
         // Until the same time as the others.
-        self.contain(target, standing.freeze_ns, Containing::Joined);
+        self.contain(target, standing.term, Containing::Joined);
         true
     }
 }

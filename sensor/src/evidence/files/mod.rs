@@ -164,17 +164,16 @@ impl<'a> SourceFiles<'a> {
 
 /// What stands at a path, as evidence.
 fn evidence(redactor: &Redactor, path: &Path, state: &FileState, size: u64) -> proto::Evidence {
-    let mut fact = proto::FileFact {
-        path: path.as_os_str().as_encoded_bytes().to_vec(),
-        size,
-        ..Default::default()
-    };
-    let (mut redactions, mut truncated) = (0, false);
+    let (path, mut redactions) = redactor.text(path.as_os_str().as_encoded_bytes());
+    let mut fact = proto::FileFact { path, size, ..Default::default() };
+    let mut truncated = false;
     match state {
         FileState::Present(content) => {
             fact.set_state(file_fact::State::Present);
             truncated = size > content.len() as u64;
-            (fact.content, redactions) = redactor.text(content);
+            let (content, more) = redactor.text(content);
+            fact.content = content;
+            redactions += more;
         }
         FileState::Absent => fact.set_state(file_fact::State::Absent),
         FileState::Refused(why) => {

@@ -68,23 +68,36 @@ impl Gatherer {
 
     fn setting(&self, forest: &Forest, roots: &[ProcessKey]) -> Option<proto::Evidence> {
         let living = living(forest, roots);
-        let setting = living.iter().find_map(|key| setting::of(&self.proc, *key))?;
+        let mut setting = living.iter().find_map(|key| setting::of(&self.proc, *key))?;
+        let mut redactions = 0;
+        let mut clean = |name: &[u8]| {
+            let (name, more) = self.redactor.text(name);
+            redactions += more;
+            name
+        };
+        for group in &mut setting.groups {
+            group.path = clean(&group.path);
+        }
+        for name in [&mut setting.unit, &mut setting.slice, &mut setting.container] {
+            *name = String::from_utf8_lossy(&clean(name.as_bytes())).into_owned();
+        }
         Some(proto::Evidence {
             name: "setting".into(),
             source: "/proc/PID/limits, /proc/PID/cgroup, cgroup".into(),
+            redactions,
             content: Some(Content::Setting(setting)),
             ..Default::default()
         })
     }
 
     fn stacks(&self, forest: &Forest, roots: &[ProcessKey]) -> Option<proto::Evidence> {
-        let parser = self.parser.as_ref()?;
+        let parser = &self.parser.as_ref()?.of_one_step();
         let living = living(forest, roots);
         let (stacks, redactions) = stacks::of(&self.proc, parser, &living, &self.redactor)?;
         Some(proto::Evidence {
             name: "stacks".into(),
             source: "perf events, /proc/PID/task, /proc/PID/maps".into(),
-            truncated: stacks.omitted > 0 || stacks.samples_omitted > 0,
+            truncated: stacks.omitted > 0 || stacks.samples_omitted > 0 || parser.has_failed(),
             redactions,
             content: Some(Content::Stacks(stacks)),
             ..Default::default()
@@ -92,13 +105,13 @@ impl Gatherer {
     }
 
     fn lines(&self, _: &Forest, _: &[ProcessKey]) -> Option<proto::Evidence> {
-        let parser = self.parser.as_ref()?;
+        let parser = &self.parser.as_ref()?.of_one_step();
         let window = self.limits.kernel_log;
         let (lines, redactions) = logs::of(parser, &self.logs, window, &self.redactor)?;
         Some(proto::Evidence {
             name: "logs".into(),
             source: "the journal, evidence.files".into(),
-            truncated: lines.omitted > 0,
+            truncated: lines.omitted > 0 || parser.has_failed(),
             redactions,
             content: Some(Content::Logs(lines)),
             ..Default::default()
@@ -106,7 +119,7 @@ impl Gatherer {
     }
 
     fn changes(&self, forest: &Forest, roots: &[ProcessKey]) -> Option<proto::Evidence> {
-        let parser = self.parser.as_ref()?;
+        let parser = &self.parser.as_ref()?.of_one_step();
         let (mut changes, mut redactions) = changes::of(parser, &self.markers, &self.redactor);
         // The first that is still there, in its own directory.
         let place = living(forest, roots).into_iter().find_map(|key| {
@@ -128,7 +141,7 @@ impl Gatherer {
         Some(proto::Evidence {
             name: "changes".into(),
             source: "logs of packages, units, evidence.deploy_markers, .git".into(),
-            truncated: changes.omitted > 0,
+            truncated: changes.omitted > 0 || parser.has_failed(),
             redactions,
             content: Some(Content::Changes(changes)),
             ..Default::default()

@@ -11,18 +11,25 @@ impl Gatherer {
     /// where the process is gone.
     pub fn name(&self, key: ProcessKey, argv: impl FnOnce() -> Vec<Vec<u8>>) -> String {
         match self.proc.open(key) {
-            Some(opened) => sensor_proto::json::escape(&opened.stat.comm),
-            None => program(&argv()),
+            Some(opened) => self.redactor.name(&opened.stat.comm),
+            None => self.program_name(&argv()),
         }
+    }
+
+    /// As the kernel would call it.
+    fn program_name(&self, argv: &[Vec<u8>]) -> String {
+        let path = argv.first().map(Vec::as_slice).unwrap_or_default();
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        self.redactor.name(&name[..name.len().min(COMM_MAX)])
     }
 
     /// The root of a tree as people know it; its numbers are for others to fill in.
     pub fn root(&self, key: ProcessKey, argv: impl FnOnce() -> Vec<Vec<u8>>) -> LiveTree {
         let mut argv = argv();
-        let mut root = LiveTree { comm: program(&argv), ..LiveTree::default() };
+        let mut root = LiveTree { comm: self.program_name(&argv), ..LiveTree::default() };
         if let Some(opened) = self.proc.open(key) {
-            root.comm = sensor_proto::json::escape(&opened.stat.comm);
-            root.cgroup = opened.cgroup();
+            root.comm = self.redactor.name(&opened.stat.comm);
+            root.cgroup = self.cgroup(&opened);
             root.uid = Some(opened.status().uid);
             // Was there before the sensor.
             if argv.is_empty() {
@@ -53,11 +60,4 @@ impl Gatherer {
         }
         Some((threads, anon))
     }
-}
-
-/// As the kernel would call it.
-fn program(argv: &[Vec<u8>]) -> String {
-    let path = argv.first().map(Vec::as_slice).unwrap_or_default();
-    let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    sensor_proto::json::escape(&name[..name.len().min(COMM_MAX)])
 }

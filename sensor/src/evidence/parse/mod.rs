@@ -10,12 +10,15 @@
 //! - `git_head`: where its HEAD is, and since when
 //! - `passage`: what a rule of the diagnosis looks for in a culprit's project
 //!
+//! [`health`] says whether there is such a process to be had.
+//!
 //! A [`Dialogue`] is one such process: it answers one question after the other, so that what it has said
 //! can decide which file is opened next.
 
 pub(crate) mod elf;
 pub(crate) mod git_head;
 pub(crate) mod git_index;
+mod health;
 pub(crate) mod lines;
 mod moment;
 pub(crate) mod packages;
@@ -40,6 +43,7 @@ use prost::Message as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sensor_proto::internal::v1::{ParseAnswer, ParseJob, parse_job::What};
 
+use self::health::Health;
 use crate::{
     core::survival,
     feed::{
@@ -69,6 +73,7 @@ pub struct Parser {
     program: PathBuf,
     /// User and group of the process; none: as whoever runs this.
     user: Option<(u32, u32)>,
+    health: Health,
     /// A test's, which has no such program: it decodes by itself.
     #[cfg(test)]
     here: bool,
@@ -116,6 +121,7 @@ impl Parser {
         Self {
             program: program.into(),
             user,
+            health: Health::default(),
             #[cfg(test)]
             here: false,
         }
@@ -143,14 +149,17 @@ impl Parser {
         files: Vec<OwnedFd>,
         patience: Duration,
     ) -> Result<Dialogue, ParseError> {
+        let health = self.health.clone();
         #[cfg(test)]
         if self.here {
-            return Ok(Dialogue::Here(files.into_iter().map(File::from).collect()));
+            let files = files.into_iter().map(File::from).collect();
+            return Ok(Dialogue { with: With::Here(files), health });
         }
         let deadline = Instant::now() + patience;
-        let (link, theirs) = UnixStream::pair().map_err(ParseError::Start)?;
-        let child = Running(self.start(files, theirs).map_err(ParseError::Start)?);
-        Ok(Dialogue::With { link, deadline, _child: child })
+        let started = UnixStream::pair()
+            .and_then(|(link, theirs)| Ok((link, Running(self.start(files, theirs)?))));
+        let (link, child) = health.note(started.map_err(ParseError::Start))?;
+        Ok(Dialogue { with: With::Child { link, deadline, _child: child }, health })
     }
 
     fn start(&self, files: Vec<OwnedFd>, link: UnixStream) -> io::Result<Child> {
@@ -172,8 +181,14 @@ impl Parser {
 
 /// A process that answers one question after the other. It ends when this is dropped.
 #[derive(Debug)]
-pub(crate) enum Dialogue {
-    With {
+pub(crate) struct Dialogue {
+    with: With,
+    health: Health,
+}
+
+#[derive(Debug)]
+enum With {
+    Child {
         link: UnixStream,
         deadline: Instant,
         _child: Running,
@@ -194,8 +209,15 @@ impl Dialogue {
     }
 
     fn answer(&mut self, job: ParseJob) -> Result<ParseAnswer, ParseError> {
+        let answer = self.with.answer(job);
+        self.health.note(answer)
+    }
+}
+
+impl With {
+    fn answer(&mut self, job: ParseJob) -> Result<ParseAnswer, ParseError> {
         match self {
-            Self::With { link, deadline, .. } => {
+            Self::Child { link, deadline, .. } => {
                 let mut link = Timed { link, deadline: *deadline };
                 let answer = send(&mut link, &job.encode_to_vec())
                     .and_then(|()| receive(&mut link))

@@ -83,6 +83,16 @@ impl Redactor {
         (self.marker("unstable", &text), count + 1)
     }
 
+    /// What somebody has named, a path or a task: escaped, with its secrets replaced. Two equal names stay equal.
+    pub fn name(&self, name: &[u8]) -> String {
+        sensor_proto::json::escape(&self.text(name).0)
+    }
+
+    /// The same of what can be printed as it is.
+    pub fn line(&self, line: &str) -> String {
+        String::from_utf8_lossy(&self.text(line.as_bytes()).0).into_owned()
+    }
+
     /// A command line with its secrets replaced, and how many there were. Knows options whose value
     /// is the next argument.
     pub fn argv(&self, argv: &[Vec<u8>]) -> (Vec<Vec<u8>>, u32) {

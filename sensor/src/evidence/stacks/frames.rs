@@ -81,7 +81,7 @@ impl<'a> Frames<'a> {
             stacks.push(proto::Stack {
                 samples: 0,
                 tid: it.tid,
-                thread: it.name.clone(),
+                thread: self.redactor.line(&it.name),
                 frames,
                 truncated: it.unsure,
             });
@@ -96,7 +96,7 @@ impl<'a> Frames<'a> {
         let process = proto::ProcessKey { pid: seen.key.tgid, start_ns: seen.key.start_ns };
         proto::ProcessStacks {
             process: Some(process),
-            comm: seen.comm.clone(),
+            comm: self.redactor.line(&seen.comm),
             omitted: (all - sampled.len()) as u32,
             stacks: sampled,
             notes,

@@ -1,0 +1,102 @@
+//! What the configuration means to the parts: values that they are started with.
+
+use std::path::{Path, PathBuf};
+
+use sensor_common::{gate::Rule, respawn::Limits};
+
+use super::CoreError;
+use crate::{
+    cgroup::Hierarchies,
+    config::{self, Config},
+    detect::memory,
+    evidence::{Redactor, Sources, gather},
+    feed::{access::Named, link::Tcp, tls::Files},
+    host::cpus,
+    kernel::LoadOptions,
+    respond::policy::{Mode, Policy},
+};
+
+/// Where clients on other hosts connect; none where that is not wanted.
+pub fn tcp(config: &config::Tcp) -> Option<Tcp> {
+    Some(Tcp {
+        // Checked with the configuration; empty: not wanted.
+        listen: config.listen.parse().ok()?,
+        files: Files {
+            certificate: config.certificate.clone(),
+            key: config.key.clone(),
+            client_ca: config.client_ca.clone(),
+        },
+        named: Named { readers: config.readers.clone(), operators: config.operators.clone() },
+    })
+}
+
+/// (uid, gid) of a user, `nobody` where there is no such user.
+pub fn user(name: &str) -> Option<(u32, u32)> {
+    [name, "nobody"].into_iter().find_map(|name| {
+        let user = nix::unistd::User::from_name(name).ok()??;
+        Some((user.uid.as_raw(), user.gid.as_raw()))
+    })
+}
+
+/// Scope as v2 paths; a directory below the mount stands for its path.
+pub fn scope(configured: &[String], hierarchies: &Hierarchies) -> Result<Vec<PathBuf>, CoreError> {
+    configured
+        .iter()
+        .map(|entry| {
+            let path = Path::new(entry);
+            match hierarchies.unified() {
+                Some(mount) if path.starts_with(mount) => hierarchies.path(path),
+                Some(_) if path.is_absolute() => Some(path.to_owned()),
+                _ => None,
+            }
+            .ok_or_else(|| CoreError::Scope(entry.clone()))
+        })
+        .collect()
+}
+
+/// The kernel side of a daemon with this configuration.
+pub fn load_options(config: &Config) -> LoadOptions {
+    LoadOptions {
+        max_processes: config.kernel.max_processes,
+        ring_bytes: config.kernel.ring_bytes,
+        limits: config.detect.limits(),
+        storms: config.detect.storms(cpus()),
+        respawns: config.detect.respawns(),
+        lifecycle: false,
+        brake: config.kernel.brake,
+    }
+}
+
+/// A loop that goes on is told of with each window, and after a window that was not bad enough when as
+/// many bad ones as it takes have come again.
+pub fn quiet_ns(limits: &Limits) -> u64 {
+    u64::from(limits.window_ms) * 1_000_000 * (u64::from(limits.windows) + 3)
+}
+
+/// What is done about each rule's findings.
+pub fn policy(config: &Config) -> Policy {
+    let rules = &config.respond.rules;
+    let of_memory = memory::Rule::ALL.map(memory::Rule::name);
+    let all = Rule::ALL.map(Rule::name).into_iter().chain(of_memory);
+    Policy::with(all.map(|rule| {
+        let mode = match rules.mode(rule) {
+            config::Mode::Observe => Mode::Observe,
+            config::Mode::Suggest => Mode::Suggest,
+            config::Mode::Approve => Mode::Approve,
+            config::Mode::Auto => Mode::Auto,
+        };
+        (rule.to_owned(), mode)
+    }))
+    .dry(config.respond.dry_run)
+}
+
+/// Who gathers evidence: how much, and from where.
+pub fn gatherer(config: &Config) -> gather::Gatherer {
+    let limits = gather::Limits {
+        listed: config.evidence.max_processes as usize,
+        ..gather::Limits::default()
+    };
+    let evidence = &config.evidence;
+    gather::Gatherer::new(Redactor::with_random_key(), limits)
+        .with_logs(Sources::here(evidence.files.clone()), evidence.deploy_markers.clone())
+}
