@@ -38,6 +38,9 @@ const SHELLS: [&str; 8] = [
     "write_file",
 ];
 
+/// The slowest of them starts in 5 s, and says nothing before its model has answered.
+const FIRST_EVENT_S: u32 = 25;
+
 /// Long enough for each program's next event on a machine that is busy, short enough to wait for.
 const SILENCE_S: u32 = 10;
 
@@ -301,7 +304,9 @@ struct Bench {
 impl Bench {
     fn new(name: &'static str, program: PathBuf) -> Self {
         let agent = Agent::new(name, program, vec![Step::Hang]);
-        let run = format!("silence_s = {SILENCE_S}\nfirst_event_s = 30\nturns = 4\nresumes = 0\n");
+        let run = format!(
+            "silence_s = {SILENCE_S}\nfirst_event_s = {FIRST_EVENT_S}\nturns = 4\nresumes = 0\n"
+        );
         let cage = Cage::new(Limits::default()).unwrap();
         let sensor = Sensor::start(&cage, &agent.config("none", &run)).unwrap();
         let (work, _) = script::ticker().unwrap();
@@ -334,9 +339,12 @@ const SILENT: &str = "fell silent";
 fn ends_whatever_the_model_does(name: &'static str, program: PathBuf) {
     let mut bench = Bench::new(name, program);
     says(&bench.fails(vec![Step::Status(401)]), &["401", "uthenticat"]);
-    says(&bench.fails(vec![Step::Status(500)]), &["500", "high demand", SILENT]);
+    says(&bench.fails(vec![Step::Status(500)]), &["500", "high demand", SILENT, "said nothing"]);
     assert_ne!(bench.fails(vec![Step::Garbage]), "");
     says(&bench.fails(vec![Step::Hang]), &[SILENT, "said nothing"]);
+    // Bytes are no events.
+    let trickle = Step::Trickle("I do not know".to_owned());
+    says(&bench.fails(vec![trickle]), &[SILENT, "said nothing"]);
     let error = bench.fails(vec![Step::Call("incident_get", json!({}))]);
     says(&error, &["turns", "times"]);
     let asked = bench.agent.model.asked().len();
@@ -359,4 +367,10 @@ fn codex_ends_whatever_the_model_does() {
 fn gemini_ends_whatever_the_model_does() {
     needs!();
     ends_whatever_the_model_does("gemini", agent!("gemini"));
+}
+
+#[test]
+fn opencode_ends_whatever_the_model_does() {
+    needs!();
+    ends_whatever_the_model_does("opencode", agent!("opencode"));
 }

@@ -17,8 +17,11 @@ use rustix::{process::Pid, thread::gettid};
 
 use super::ladder::TASKS;
 
-/// With less left than so many times what is held, nothing is held: it would be missed by others.
-const PLENTY: u64 = 4;
+/// How many: what an agent wants to see left, and what the daemon's own parts may take in that moment.
+const HELD: u64 = TASKS + TASKS / 2;
+
+/// With less left, nothing is held: it would be missed by others.
+const PLENTY: u64 = 5 * HELD;
 
 /// A held thread only waits; the least that threads may have.
 const STACK: usize = 16 << 10;
@@ -34,8 +37,8 @@ impl Reserve {
     pub fn tend(&mut self, left: Option<u64>) -> u64 {
         match left {
             Some(left) if left < TASKS => self.held.take().map_or(0, Held::give),
-            Some(left) if left >= TASKS + PLENTY * TASKS && self.held.is_none() => {
-                match Held::take(TASKS) {
+            Some(left) if left >= PLENTY && self.held.is_none() => {
+                match Held::take(HELD) {
                     Ok(held) => self.held = Some(held),
                     Err(error) => tracing::warn!("no tasks are held for investigations: {error}"),
                 }
@@ -136,15 +139,15 @@ mod tests {
     fn it_is_given_back_once_when_tasks_are_short_and_taken_when_there_are_plenty() {
         let mut reserve = Reserve::default();
         assert_eq!(reserve.tend(None), 0);
-        assert_eq!(reserve.tend(Some(TASKS + PLENTY * TASKS - 1)), 0);
+        assert_eq!(reserve.tend(Some(PLENTY - 1)), 0);
         assert_eq!(tasks(), 0);
         for _ in 0..2 {
-            assert_eq!(reserve.tend(Some(TASKS + PLENTY * TASKS)), 0);
-            become_tasks(TASKS);
+            assert_eq!(reserve.tend(Some(PLENTY)), 0);
+            become_tasks(HELD);
             // Between the two nothing changes.
             assert_eq!(reserve.tend(Some(TASKS)), 0);
-            become_tasks(TASKS);
-            assert_eq!(reserve.tend(Some(TASKS - 1)), TASKS);
+            become_tasks(HELD);
+            assert_eq!(reserve.tend(Some(TASKS - 1)), HELD);
             assert_eq!(tasks(), 0);
             assert_eq!(reserve.tend(Some(0)), 0);
         }

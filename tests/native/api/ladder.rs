@@ -34,7 +34,7 @@ const PARTS: u64 = 17;
 const PART_MIB: u64 = 32;
 
 /// Tasks of a host: for a daemon, what it holds and has to see left then, and who takes all others.
-const TASKS: u32 = 640;
+const TASKS: u32 = 1000;
 
 /// An agent that says a word and thinks, and a model for one request.
 struct Place {
@@ -207,7 +207,7 @@ fn where_all_tasks_are_taken_an_agent_begins_with_those_that_were_held_for_it() 
     let fill = "import os, signal\n\
                 try:\n\
                 \x20while os.fork(): pass\n\
-                except OSError: print('full', flush=True)\n\
+                except OSError: os.write(1, b'full')\n\
                 signal.pause()\n";
     let mut command = sensor.group().command("python3").unwrap();
     command.args(["-c", fill]).stdin(Stdio::null()).stdout(Stdio::piped());
