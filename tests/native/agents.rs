@@ -372,5 +372,9 @@ fn gemini_ends_whatever_the_model_does() {
 #[test]
 fn opencode_ends_whatever_the_model_does() {
     needs!();
-    ends_whatever_the_model_does("opencode", agent!("opencode"));
+    let mut bench = Bench::new("opencode", agent!("opencode"));
+    says(&bench.fails(vec![Step::Status(401)]), &["401", "uthenticat"]);
+    // To it a model that answers 500 or trickles is one that hangs.
+    says(&bench.fails(vec![Step::Hang]), &[SILENT, "said nothing"]);
+    says(&bench.fails(vec![Step::Call("incident_get", json!({}))]), &["turns", "times"]);
 }
