@@ -5,7 +5,7 @@ use anyhow::Result;
 use serde_json::Value;
 use tests::{Cage, Limits, Sensor, Workload, needs, workloads::script};
 
-use crate::support::{contained, evidence, id, killed, stands_still};
+use crate::support::{contained, explained, killed, stands_still};
 
 /// The budget for a recursive npm: processes of the tree alive when contained.
 const NPM_ALIVE: u64 = 50;
@@ -40,31 +40,19 @@ fn caught(work: Result<Workload>, alive: u64) -> Caught {
     );
 
     explained(&sensor, &work, &incident);
+    has_its_cycle(&work, &incident);
     killed(&sensor, &cage, &incident);
     Caught { incident, directory: work.directory.path().to_string_lossy().into_owned() }
 }
 
-/// The explanation names what it has to, and every evidence that it cites exists.
-fn explained(sensor: &Sensor, work: &Workload, incident: &Value) {
+/// The explanation has the steps of the cycle.
+fn has_its_cycle(work: &Workload, incident: &Value) {
     let diagnosis = &incident["diagnosis"];
-    let said = format!("{} {}", diagnosis["cause"], diagnosis["remedy"]);
-    for name in &work.names {
-        assert!(said.contains(name.as_str()), "{name:?} is not in {diagnosis:#}");
-    }
-    let known = evidence(sensor, incident);
-    let cited = diagnosis["evidence"].as_array().unwrap();
-    assert!(!cited.is_empty(), "a cause without evidence: {diagnosis:#}");
-    for one in cited {
-        let there = |evidence: &Value| evidence["id"] == *one || evidence["evidence"]["id"] == *one;
-        assert!(known.iter().any(there), "{one} is cited, but no evidence of {}", id(incident));
-    }
     let steps = diagnosis["cycle"]["steps"].as_array().unwrap();
     assert!(!steps.is_empty(), "a recursion without a cycle: {diagnosis:#}");
     if let Some(wanted) = work.steps {
         assert_eq!(steps.len(), wanted, "{diagnosis:#}");
     }
-    let text = sensor.output(&["show", id(incident)]).unwrap();
-    assert!(text.contains(id(incident)) && !text.contains('\x1b'), "{text}");
 }
 
 #[test]

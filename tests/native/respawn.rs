@@ -19,7 +19,9 @@ use tests::{
     workloads::{Running, respawn},
 };
 
-use crate::support::{CATCH, catches_a_planted_recursion, comes, evidence, id, resolved};
+use crate::support::{
+    CATCH, catches_a_planted_recursion, comes, evidence, explained, id, resolved,
+};
 
 const QUICK: &str = "[detect.respawn]\nruns = 5\nwindow_s = 2\nwindows = 2\n";
 
@@ -53,24 +55,14 @@ fn measured(incident: &Value, name: &str) -> Option<f64> {
     measures.iter().find(|one| one["name"] == name)?["value"].as_f64()
 }
 
-/// The explanation names script, command and argument; what it cites is there, and says the same.
-fn explained(sensor: &Sensor, work: &Workload, incident: &Value) {
-    let diagnosis = &incident["diagnosis"];
-    let said = format!("{} {}", diagnosis["cause"], diagnosis["remedy"]);
-    for name in &work.names {
-        assert!(said.contains(name.as_str()), "{name:?} is not in {diagnosis:#}");
-    }
+/// The evidence of the explanation says which command fails where, and how.
+fn tells_the_command(sensor: &Sensor, work: &Workload, incident: &Value) {
+    explained(sensor, work, incident);
     let known = evidence(sensor, incident);
-    for one in diagnosis["evidence"].as_array().unwrap() {
-        assert!(known.iter().any(|it| it["evidence"]["id"] == *one || it["id"] == *one), "{one}");
-    }
     let told = known.iter().map(ToString::to_string).collect::<String>();
     let (command, cwd) = (&work.names[1], work.cwd.display().to_string());
     assert!(told.contains(command) && told.contains(&cwd), "{known:#?}");
     assert!(told.contains("failed_at_once"), "how the runs ended: {known:#?}");
-    let text = sensor.output(&["show", id(incident)]).unwrap();
-    eprintln!("{text}");
-    assert!(text.contains(id(incident)) && !text.contains('\x1b'), "{text}");
 }
 
 /// Nobody has stopped anything: what is recorded as done is that nothing was.
@@ -95,7 +87,7 @@ fn respawn_loop_with_an_exit_code() {
     assert_eq!(measured(&incident, "exit_code"), Some(3.0));
     assert_eq!(measured(&incident, "failed"), Some(100.0));
     assert!(measured(&incident, "runs") >= Some(5.0), "{incident:#}");
-    explained(&sensor, &work, &incident);
+    tells_the_command(&sensor, &work, &incident);
 
     // It goes on, and stays one incident about one cause.
     thread::sleep(GOES_ON);
@@ -123,7 +115,7 @@ fn respawn_loop_of_crashes_is_a_warning() {
     assert_eq!(measured(&incident, "signal"), Some(11.0));
     assert_eq!(measured(&incident, "by_signal"), measured(&incident, "runs"));
     assert!(incident["diagnosis"]["cause"].as_str().unwrap().contains("SIGSEGV"), "{incident:#}");
-    explained(&sensor, &work, &incident);
+    tells_the_command(&sensor, &work, &incident);
     left_running(&sensor, &cage, &incident);
     // Nobody is left to restart anything.
     cage.clear().unwrap();
@@ -143,7 +135,7 @@ fn respawn_loop_of_kills_names_who_sends_them() {
     let cause = incident["diagnosis"]["cause"].as_str().unwrap();
     assert!(cause.contains(&format!("It is killed: by `{name}` (")), "{cause}");
     assert!(cause.contains("of uid 0, and not for want of memory"), "{cause}");
-    explained(&sensor, &work, &incident);
+    tells_the_command(&sensor, &work, &incident);
     left_running(&sensor, &cage, &incident);
     let of_oom = |one: &Value| one["kind"] == "oom_kill" || one["kind"] == "oom_loop";
     assert!(!sensor.incidents().unwrap().iter().any(of_oom), "an OOM kill was claimed");

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tests::{Bomb, Cage, Limits, Sensor, Workload, needs, takes_its_time, workloads::storm};
 
 use crate::support::{
-    CATCH, catches_a_planted_recursion, evidence, explosions, id, killed, stands_still,
+    CATCH, catches_a_planted_recursion, explained, explosions, killed, stands_still,
 };
 
 /// A limit that a storm reaches in a second. An explosion is known by 256 processes.
@@ -56,25 +56,6 @@ fn caught(name: &str, tasks: u32, rules: &[&str]) -> Value {
 
 fn ns(value: &Value) -> i64 {
     value.as_str().unwrap().parse().unwrap()
-}
-
-/// The explanation names what it has to, and every evidence that it cites exists.
-fn explained(sensor: &Sensor, work: &Workload, incident: &Value) {
-    let diagnosis = &incident["diagnosis"];
-    let said = format!("{} {}", diagnosis["cause"], diagnosis["remedy"]);
-    for name in &work.names {
-        assert!(said.contains(name.as_str()), "{name:?} is not in {diagnosis:#}");
-    }
-    let known = evidence(sensor, incident);
-    let cited = diagnosis["evidence"].as_array().unwrap();
-    assert!(!cited.is_empty(), "a cause without evidence: {diagnosis:#}");
-    for one in cited {
-        let there = |evidence: &Value| evidence["id"] == *one || evidence["evidence"]["id"] == *one;
-        assert!(known.iter().any(there), "{one} is cited, but no evidence of {}", id(incident));
-    }
-    let text = sensor.output(&["show", id(incident)]).unwrap();
-    eprintln!("{text}");
-    assert!(text.contains(id(incident)) && !text.contains('\x1b'), "{text}");
 }
 
 /// Runs it to its end, under a daemon that is awake and has nothing to say about it.

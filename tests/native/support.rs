@@ -15,7 +15,7 @@ use nix::{
 };
 use serde_json::{Value, json};
 use tests::{
-    Cage, Sensor,
+    Cage, Sensor, Workload,
     run::until,
     workloads::{Running, script},
 };
@@ -85,7 +85,7 @@ pub fn resolved(sensor: &Sensor, incident: &Value) {
 
 /// Plants a recursion among whatever else is in the cage. 20 processes a second are far slower than
 /// any shell loop, and take 0.6 s to the twelve that a containment asks for.
-pub fn plant(cage: &Cage) -> (tests::Workload, Running) {
+pub fn plant(cage: &Cage) -> (Workload, Running) {
     let work = script::line(20).unwrap();
     let running = work.start(cage).unwrap();
     (work, running)
@@ -105,6 +105,25 @@ pub fn evidence(sensor: &Sensor, incident: &Value) -> Vec<Value> {
         Value::Array(all) => all,
         other => panic!("evidence --json is no array: {other}"),
     }
+}
+
+/// The explanation names what the workload is known by, and every evidence that it cites exists.
+pub fn explained(sensor: &Sensor, work: &Workload, incident: &Value) {
+    let diagnosis = &incident["diagnosis"];
+    let said = format!("{} {}", diagnosis["cause"], diagnosis["remedy"]);
+    for name in &work.names {
+        assert!(said.contains(name.as_str()), "{name:?} is not in {diagnosis:#}");
+    }
+    let known = evidence(sensor, incident);
+    let cited = diagnosis["evidence"].as_array().unwrap();
+    assert!(!cited.is_empty(), "a cause without evidence: {diagnosis:#}");
+    for one in cited {
+        let there = |evidence: &Value| evidence["id"] == *one || evidence["evidence"]["id"] == *one;
+        assert!(known.iter().any(there), "{one} is cited, but no evidence of {}", id(incident));
+    }
+    let text = sensor.output(&["show", id(incident)]).unwrap();
+    eprintln!("{text}");
+    assert!(text.contains(id(incident)) && !text.contains('\x1b'), "{text}");
 }
 
 /// Waits for something that comes by itself.

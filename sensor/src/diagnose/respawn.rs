@@ -171,33 +171,14 @@ fn is_wait(line: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use proptest::prelude::*;
     use sensor_common::respawn::Window;
 
-    use sensor_proto::internal::v1::passage_wanted::Of;
-
     use super::{
-        super::{Answer, tests::in_file},
+        super::tests::{One, argv},
         *,
     };
     use crate::detect::Finding;
-
-    /// One file, or none.
-    struct One(Option<&'static str>);
-
-    impl Files for One {
-        fn find(&mut self, path: &Path, wanted: Of) -> Answer {
-            assert_eq!(path, Path::new("/w/run"));
-            let found = in_file(self.0.map(str::as_bytes), wanted);
-            Answer { evidence: "f1".into(), found }
-        }
-    }
-
-    fn argv(line: &str) -> Vec<Vec<u8>> {
-        line.split(' ').map(|part| part.as_bytes().to_vec()).collect()
-    }
 
     fn link(line: &str) -> Link {
         Link { argv: argv(line), cwd: b"/w".to_vec(), ..Link::default() }

@@ -243,28 +243,11 @@ fn site(crowd: &Crowd, bomb: bool, files: &mut dyn Files) -> Option<Site> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::{
-        super::{Answer, tests::in_file},
+        super::tests::{One, argv},
         *,
     };
     use crate::{lineage::Exec, proto::Measure};
-
-    /// One file, or none.
-    struct One(Option<&'static str>);
-
-    impl Files for One {
-        fn find(&mut self, path: &Path, wanted: Of) -> Answer {
-            assert_eq!(path, Path::new("/w/run"));
-            let found = in_file(self.0.map(str::as_bytes), wanted);
-            Answer { evidence: "f1".into(), found }
-        }
-    }
-
-    fn argv(line: &str) -> Vec<Vec<u8>> {
-        line.split(' ').map(|part| part.as_bytes().to_vec()).collect()
-    }
 
     /// The culprit with so many children, each with a command or none.
     fn crowd(program: &str, children: &[(Option<&str>, usize)]) -> Crowd {

@@ -177,7 +177,7 @@ impl Budget {
     pub fn withdraw(&mut self, now_ns: u64, id: &str) -> Next {
         self.queue.retain(|waiting| waiting.id != id);
         if self.running.as_deref() == Some(id) {
-            self.ledger.forget(id);
+            self.ledger.undo(id);
         }
         self.free(now_ns, id)
     }

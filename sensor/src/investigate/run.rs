@@ -65,7 +65,10 @@ pub fn run(
 ) -> End {
     let key = match key_of(&agency.cli) {
         Ok(key) => key,
-        Err(why) => return End::failed(why),
+        Err(why) => {
+            let spent = past.map(|past| past.spent).unwrap_or_default();
+            return Lived::failed(why, &spent).end;
+        }
     };
     let hide = |text: &[u8]| {
         let text = redact(text);

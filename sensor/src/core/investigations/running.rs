@@ -64,7 +64,7 @@ impl Running {
             }
             // It is not over: it goes on when the daemon is back.
             Event::End(end) if end.state == InvestigationState::Interrupted => {
-                investigation.cost = Some(proto::Cost { estimated_usd, ..end.cost });
+                investigation.cost = Some(spent(&investigation, &end));
                 told(going(&incident, &investigation));
             }
             Event::End(end) => {
@@ -85,13 +85,35 @@ fn going(incident: &str, investigation: &proto::Investigation) -> Progress {
 }
 
 fn conclude(investigation: &mut proto::Investigation, end: End) {
-    let before = investigation.cost.unwrap_or_default();
+    investigation.cost = Some(spent(investigation, &end));
     investigation.set_state(end.state);
     investigation.ended_at = Some(clock::wall());
     investigation.findings = end.findings;
     investigation.error = end.error;
-    // Of all its lives, as everything else in it.
-    let wall_ns = before.wall_ns + end.wall_ns;
-    let estimated_usd = before.estimated_usd;
-    investigation.cost = Some(proto::Cost { wall_ns, estimated_usd, ..end.cost });
+}
+
+/// What it has cost in all its lives, with the one that has just ended.
+fn spent(investigation: &proto::Investigation, end: &End) -> proto::Cost {
+    let before = investigation.cost.unwrap_or_default();
+    let wall_ns = before.wall_ns.saturating_add(end.wall_ns);
+    proto::Cost { wall_ns, estimated_usd: before.estimated_usd, ..end.cost }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_each_life_counts() {
+        let before = proto::Cost { wall_ns: 5, estimated_usd: 0.5, ..Default::default() };
+        let mut one = proto::Investigation { cost: Some(before), ..Default::default() };
+        for (life, wall_ns) in [(1, 25), (2, 45)] {
+            let cost = proto::Cost { tokens: life, ..Default::default() };
+            let end = End { wall_ns: 20, cost, ..End::default() };
+            let cost = spent(&one, &end);
+            assert_eq!((cost.wall_ns, cost.tokens), (wall_ns, life));
+            assert!((cost.estimated_usd - 0.5).abs() < 1e-12);
+            one.cost = Some(cost);
+        }
+    }
 }

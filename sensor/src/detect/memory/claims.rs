@@ -64,6 +64,23 @@ impl Claim {
         Self { rule, culprit, members, follows, base, peak: value, grew_ns: now_ns, patience_ns }
     }
 
+    /// A more urgent rule tells of it. What is followed is now what that rule saw, from where it stands.
+    pub fn rise(
+        &mut self,
+        rule: Rule,
+        follows: Follows,
+        (grown, value): (u64, u64),
+        now_ns: u64,
+        patience_ns: u64,
+    ) {
+        self.rule = rule;
+        self.patience_ns = self.patience_ns.max(patience_ns);
+        if self.follows != follows {
+            (self.follows, self.base, self.peak) = (follows, value.saturating_sub(grown), value);
+            self.grew_ns = now_ns;
+        }
+    }
+
     /// Follows it; says why it is over.
     fn follow(&mut self, now_ns: u64, value: u64) -> Option<String> {
         let grown = self.peak.saturating_sub(self.base);

@@ -197,6 +197,19 @@ fn what_is_over_is_told() {
 }
 
 #[test]
+fn what_is_told_of_last_is_what_has_to_end() {
+    // Nobody waits for its children, then it leaks; then they are waited for, and the leak goes on.
+    let told = Host::of_gib(9, 5).watch(100 * MINUTE, |at| {
+        let mut all = service(like_python(50 * 1024)(at), at);
+        all[1].zombies = if at < 90 * MINUTE { (at / 2) as u32 } else { 0 };
+        all
+    });
+    assert_eq!(short(&told), [("R5", Some(20)), ("M2", Some(20))]);
+    let ends: Vec<_> = told.iter().filter(|(_, one)| matches!(one, Told::Over(_))).collect();
+    assert!(ends.is_empty(), "{ends:?}");
+}
+
+#[test]
 fn honest_work_is_silent() {
     let silent = |name: &str, host: Host, seconds: u64, at: &dyn Fn(u64) -> Vec<Process>| {
         let told = host.watch(seconds, at);

@@ -226,14 +226,8 @@ impl Watch {
         let (trees, host, now_ns) = (&self.trees, &self.host, self.now_ns);
         let complete = sample.omitted == 0;
         self.claims.follow(now_ns, sample.at_ns, |claim| {
-            let of_tree = |key: &ProcessKey| -> Option<u64> {
-                let series = trees.get(key).filter(|series| series.seen_ns == now_ns);
-                match (series, claim.follows) {
-                    (None, _) => complete.then_some(0),
-                    (Some(series), Follows::Bytes) => Some(series.latest.bytes),
-                    (Some(series), Follows::Processes) => Some(series.latest.live.into()),
-                    (Some(series), _) => Some(series.zombies.count().into()),
-                }
+            let of_tree = |key: &ProcessKey| {
+                held(trees, now_ns, claim.follows, *key).or(complete.then_some(0))
             };
             if claim.follows == Follows::Host {
                 return Some(host.latest.bytes);
@@ -560,9 +554,11 @@ impl Watch {
             let same = claim.culprit == culprit || group.is_some();
             let culprit = if same { culprit } else { claim.culprit };
             let group = group.filter(|_| same);
-            // It is followed from where it stands now.
-            claim.rule = rule;
-            claim.patience_ns = claim.patience_ns.max(patience(window));
+            let held =
+                claim.members.iter().filter_map(|key| held(&self.trees, now_ns, follows, *key));
+            let value_now = held.fold(0, u64::saturating_add);
+            let grown = value.saturating_sub(base);
+            claim.rise(rule, follows, (grown, value_now), now_ns, patience(window));
             return Some(finding(sample, rule, (culprit, group), told, buckets));
         }
         self.claims.put(Claim::new(
@@ -575,6 +571,21 @@ impl Watch {
         ));
         Some(finding(sample, rule, (culprit, group), told, buckets))
     }
+}
+
+/// What a tree has now of what is followed; `None`: the last sample does not tell of it.
+fn held(
+    trees: &BTreeMap<ProcessKey, Series>,
+    now_ns: u64,
+    follows: Follows,
+    key: ProcessKey,
+) -> Option<u64> {
+    let series = trees.get(&key).filter(|series| series.seen_ns == now_ns)?;
+    Some(match follows {
+        Follows::Bytes | Follows::Host => series.latest.bytes,
+        Follows::Processes => series.latest.live.into(),
+        Follows::Zombies => series.zombies.count().into(),
+    })
 }
 
 fn finding(

@@ -20,12 +20,19 @@ use super::{
     standing,
 };
 use crate::{
-    evidence::{beside::Beside, files::reader, proc::Proc},
+    evidence::{
+        beside::Beside,
+        files::reader,
+        parse,
+        proc::{Opened, Proc},
+    },
     lineage::ProcessKey,
 };
 
 /// Threads of one process that are looked at as they stand.
 const THREADS: usize = 8;
+/// Threads that are looked for by the number that they have in a pid namespace of their own.
+const NAMESPACED: usize = 256;
 /// To look at one process; it takes 1 ms.
 const ONE: Duration = Duration::from_millis(200);
 /// Readings of an interpreter that runs, and between two of them.
@@ -49,6 +56,8 @@ pub(super) struct Seen {
     pub perf_map: Option<OwnedFd>,
     /// There was one.
     pub perf_mapped: bool,
+    /// How an interpreter in a pid namespace of its own calls its threads: our number by its own.
+    tids: Option<HashMap<u32, u32>>,
     /// Where python's interpreter is mapped, and its minor release.
     pub python: Option<(usize, u32)>,
     pub interpreted: Vec<(Thread, u32)>,
@@ -128,23 +137,29 @@ fn inspect(proc: &Proc, key: ProcessKey, chains: Vec<(Chain, u32)>) -> Option<Se
         files: Vec::new(),
         perf_map: None,
         perf_mapped: false,
+        tids: python.and_then(|_| own_tids(&opened)),
         python,
         interpreted: Vec::new(),
         notes: Vec::new(),
     };
     let mut wanted: Vec<usize> = seen.addresses().filter_map(|it| seen.file_of(it)).collect();
-    wanted.extend(python.map(|(at, _)| at));
     wanted.sort_unstable();
     wanted.dedup();
+    // Without the interpreter's file none of its frames is found.
+    wanted.splice(0..0, python.map(|(at, _)| at));
     // Several pieces of one file are one.
     let mut known = HashSet::new();
     for at in wanted {
         let map = &seen.maps[at];
-        if known.insert((map.inode, map.path.clone()))
-            && let Some(file) = open_mapped(proc, key.tgid, map)
-        {
-            seen.files.push((at, file));
+        if !known.insert((map.inode, map.path.clone())) {
+            continue;
         }
+        // A program may have its code in as many files as it likes; descriptors are the daemon's.
+        if seen.files.len() == parse::FILES {
+            seen.notes.push("it has more libraries than are looked into".to_owned());
+            break;
+        }
+        seen.files.extend(open_mapped(proc, key.tgid, map).map(|file| (at, file)));
     }
     // Still the same process: what was read is of this one.
     proc.open(key).map(|_| seen)
@@ -173,14 +188,28 @@ fn open_mapped(proc: &Proc, pid: u32, map: &Map) -> Option<OwnedFd> {
 /// The process' own perf map, opened with its user's rights in its own root directory: a regular file
 /// of that user.
 fn perf_map(proc: &Proc, seen: &Seen) -> Option<OwnedFd> {
-    let status = proc.open(seen.key)?.file("status")?;
-    let status = String::from_utf8_lossy(&status);
-    let own = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
-    let name = PathBuf::from(format!("perf-{}.map", own.split_ascii_whitespace().next_back()?));
+    let own = *namespaced(&proc.open(seen.key)?, "status")?.last()?;
+    let name = PathBuf::from(format!("perf-{own}.map"));
     let open = |root: &OwnedFd, name: PathBuf| reader::open(root, "/tmp".as_ref(), &name);
     let mut user = reader::as_user(proc, &[seen.key], "perf-map", open).ok()?;
     let (file, _) = user.ask(name, ONE)?.ok()?;
     fs::fstat(&file).is_ok_and(|stat| stat.st_uid == seen.uid).then_some(file)
+}
+
+/// The numbers of a process or thread, from our pid namespace to its own; `status` is its file.
+fn namespaced(opened: &Opened, status: &str) -> Option<Vec<u32>> {
+    let status = opened.file(status)?;
+    let status = String::from_utf8_lossy(&status);
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    numbers.split_ascii_whitespace().map(|number| number.parse().ok()).collect()
+}
+
+/// Our number of each thread by its own; `None`: it calls them as we do.
+fn own_tids(opened: &Opened) -> Option<HashMap<u32, u32>> {
+    namespaced(opened, "status").filter(|numbers| numbers.len() > 1)?;
+    let numbers = |tid: u32| namespaced(opened, &format!("task/{tid}/status"));
+    let tids = opened.threads(NAMESPACED).into_iter();
+    Some(tids.filter_map(|tid| Some((*numbers(tid)?.last()?, tid))).collect())
 }
 
 fn walk(remote: Remote, maps: &[Map], (sp, pc): (u64, u64)) -> (Vec<u64>, bool) {
@@ -205,8 +234,7 @@ impl Seen {
 
     /// The mapping of the file that an address is in.
     fn file_of(&self, address: u64) -> Option<usize> {
-        let map = maps::find(&self.maps, address).filter(|map| map.inode != 0)?;
-        self.maps.iter().position(|it| it.start == map.start)
+        maps::position(&self.maps, address).filter(|at| self.maps[*at].inode != 0)
     }
 
     /// Code that no file holds.
@@ -224,7 +252,7 @@ pub(super) fn within(frames: &[u64]) -> impl Iterator<Item = u64> {
 
 impl Seen {
     /// Frames of the interpreter whose `_PyRuntime` is there.
-    pub fn read_interpreter(&mut self, minor: u32, runtime: u64) {
+    pub fn read_interpreter(&mut self, proc: &Proc, minor: u32, runtime: u64) {
         if !python::known(minor) {
             let note =
                 format!("frames of python 3.{minor} are not known: only native ones are shown");
@@ -232,6 +260,7 @@ impl Seen {
         }
         let (remote, times) =
             (Remote(self.key.tgid), if self.chains.is_empty() { 1 } else { READINGS });
+        let (proc, key) = (proc.clone(), self.key);
         let read = move |()| {
             let mut found: HashMap<Thread, u32> = HashMap::new();
             for time in 0..times {
@@ -242,14 +271,24 @@ impl Seen {
                     *found.entry(thread).or_default() += 1;
                 }
             }
-            found
+            // Still the same process.
+            proc.open(key).map(|_| found)
         };
         let Ok(mut beside) = Beside::start("python", || Ok::<_, io::Error>(()), read) else {
             return;
         };
         let patience = ONE + BETWEEN * times as u32;
         match beside.ask((), patience) {
-            Some(found) => self.interpreted = found.into_iter().collect(),
+            Some(found) => {
+                let ours = |tid| match &self.tids {
+                    Some(tids) => tids.get(&tid).copied().unwrap_or(0),
+                    None => tid,
+                };
+                let found = found.into_iter().flatten();
+                self.interpreted = found
+                    .map(|(thread, times)| (Thread { tid: ours(thread.tid), ..thread }, times))
+                    .collect();
+            }
             None => self.notes.push("its interpreter could not be read in time".to_owned()),
         }
     }

@@ -46,8 +46,13 @@ fn line(line: &[u8]) -> Option<Map> {
 
 /// The mapping that holds an address.
 pub(crate) fn find(maps: &[Map], address: u64) -> Option<&Map> {
-    let after = maps.partition_point(|map| map.start <= address);
-    maps[..after].last().filter(|map| map.holds(address))
+    maps.get(position(maps, address)?)
+}
+
+/// Which one that is.
+pub(super) fn position(maps: &[Map], address: u64) -> Option<usize> {
+    let before = maps.partition_point(|map| map.start <= address).checked_sub(1)?;
+    maps.get(before)?.holds(address).then_some(before)
 }
 
 #[cfg(test)]

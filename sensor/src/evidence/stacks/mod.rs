@@ -69,7 +69,7 @@ pub(super) fn of(
             }
         }
     }
-    let names = Names::ask(parser, &mut seen, &mut stacks.notes);
+    let names = Names::ask(proc, parser, &mut seen, &mut stacks.notes);
     let kernel = kallsyms::resolve(
         seen.iter().flat_map(|one| &one.chains).flat_map(|(chain, _)| chain.kernel.iter().copied()),
     );
@@ -98,6 +98,9 @@ fn sampled(proc: &Proc, processes: &[ProcessKey], stacks: &mut proto::Stacks) ->
             stacks.samples_omitted = samples.taken;
             if samples.lost > 0 {
                 stacks.notes.push(format!("{} samples of the host were lost", samples.lost));
+            }
+            if samples.full > 0 {
+                stacks.notes.push(format!("samples of {} CPUs did not all fit", samples.full));
             }
             if samples.unwatched > 0 {
                 stacks.notes.push(format!("{} CPUs were not sampled", samples.unwatched));

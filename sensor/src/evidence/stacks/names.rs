@@ -12,7 +12,10 @@ use super::{
     maps::{self, Map},
     python,
 };
-use crate::evidence::parse::{self, Parser};
+use crate::evidence::{
+    parse::{self, Parser},
+    proc::Proc,
+};
 
 /// For names of functions; a node takes 0.1 s.
 const NAMES: Duration = Duration::from_secs(2);
@@ -31,7 +34,7 @@ pub(super) struct Names {
 
 impl Names {
     /// Asks about all files at once, and reads the interpreters whose place is known then.
-    pub fn ask(parser: &Parser, seen: &mut [Seen], notes: &mut Vec<String>) -> Self {
+    pub fn ask(proc: &Proc, parser: &Parser, seen: &mut [Seen], notes: &mut Vec<String>) -> Self {
         let mut asked: Vec<(OwnedFd, What)> = Vec::new();
         let mut about: Vec<About> = Vec::new();
         let mut jobs: HashMap<(u64, Vec<u8>), usize> = HashMap::new();
@@ -81,14 +84,21 @@ impl Names {
             Err(error) => notes.push(format!("functions have no names here: {error}")),
             Ok(answers) => {
                 for ((what, about), answer) in questions.into_iter().zip(about).zip(answers) {
-                    names.learn(what, about, answer, seen);
+                    names.learn(proc, what, about, answer, seen);
                 }
             }
         }
         names
     }
 
-    fn learn(&mut self, what: What, about: About, answer: ParseAnswer, seen: &mut [Seen]) {
+    fn learn(
+        &mut self,
+        proc: &Proc,
+        what: What,
+        about: About,
+        answer: ParseAnswer,
+        seen: &mut [Seen],
+    ) {
         let named = |(asked, symbol): (u64, Symbol)| {
             (!symbol.name.is_empty()).then_some((asked, (symbol.name, symbol.offset)))
         };
@@ -106,7 +116,7 @@ impl Names {
                     };
                     if let Some(map) = one.maps.iter().find(same) {
                         let runtime = map.start.wrapping_add_signed(distance);
-                        one.read_interpreter(minor, runtime);
+                        one.read_interpreter(proc, minor, runtime);
                     }
                 }
             }

@@ -24,6 +24,8 @@ const PAGES: usize = 16;
 const CPUS: usize = 128;
 /// Frames of a sample; the kernel's own limit is 127 unless somebody lowered it.
 const DEPTH: u16 = 64;
+/// Longest record, bytes: what stands before the frames, the frames, and marks between them.
+const RECORD: usize = 24 + 8 * (DEPTH as usize + 8);
 /// Different stacks that are kept.
 const STACKS: usize = 2048;
 
@@ -57,6 +59,8 @@ pub(crate) struct Samples {
     pub taken: u32,
     /// Samples of any process that did not fit.
     pub lost: u64,
+    /// CPUs whose ring became full: of what came later nobody knows how much it was.
+    pub full: usize,
     /// CPUs that were not sampled.
     pub unwatched: usize,
 }
@@ -74,7 +78,7 @@ pub(super) fn take(wanted: &HashSet<u32>, span: Duration) -> io::Result<Samples>
     let rings: Vec<Ring> = rings.collect::<io::Result<_>>()?;
     thread::sleep(span);
     for ring in rings {
-        ring.read(&mut |record| samples.add(record, wanted));
+        samples.full += usize::from(ring.read(&mut |record| samples.add(record, wanted)));
     }
     Ok(samples)
 }
@@ -195,8 +199,9 @@ impl Ring {
         Ok(Self { at, len, page, _event: event })
     }
 
-    /// All records so far. What the kernel writes meanwhile goes behind them.
-    fn read(&self, each: &mut impl FnMut(&[u8])) {
+    /// All records so far; answers whether there is no room for one more. What the kernel writes meanwhile goes
+    /// behind them.
+    fn read(&self, each: &mut impl FnMut(&[u8])) -> bool {
         let head = self.at.cast::<perf_event_mmap_page>();
         // SAFETY: within our mapping; the kernel changes it at any time, so as an atomic.
         let end =
@@ -205,6 +210,7 @@ impl Ring {
         let size = (PAGES * self.page) as u64;
         // Not overwritten: without a reader that goes on, the kernel stops where the ring is full.
         let end = end.min(size) as usize;
+        let full = size as usize - end < RECORD;
         let mut data = vec![0; end];
         // SAFETY: the pages behind the first are the ring, and `end` is at most their size.
         unsafe {
@@ -215,11 +221,12 @@ impl Ring {
         while let Some(size) = rest.get(6..8) {
             let size = usize::from(u16::from_ne_bytes([size[0], size[1]]));
             if size < 8 || size > rest.len() {
-                return;
+                break;
             }
             each(&rest[..size]);
             rest = &rest[size..];
         }
+        full
     }
 }
 

@@ -6,7 +6,7 @@
 //! chain of them. Below it may be functions without a record, the last of which called the one that the
 //! counter is in; they are found by return addresses that follow a call instruction.
 
-/// Words of a stack that are looked at.
+/// Bytes of a stack that are looked at.
 pub(super) const BYTES: usize = 32 << 10;
 const FRAMES: usize = 64;
 /// Records that make a chain: two words can look like one by chance.

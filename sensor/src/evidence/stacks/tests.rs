@@ -152,6 +152,35 @@ fn a_python_program_says_where_it_is() {
 }
 
 #[test]
+fn threads_of_an_interpreter_in_a_container_have_our_numbers() {
+    needs!("unshare", "python3");
+    let mut ask = Command::new("python3");
+    let said = ask.args(["-c", "import sys; print(sys.version_info[1])"]).output().unwrap();
+    let minor: u32 = String::from_utf8(said.stdout).unwrap().trim().parse().unwrap();
+    if !(11..=13).contains(&minor) {
+        return skip::note(test_name!(), "no python from 3.11 to 3.13, which tell their threads");
+    }
+    let source = "import sys, time\nsys.stdout.write('x'); sys.stdout.flush(); time.sleep(600)\n";
+    let program = Program::start(
+        Command::new("unshare")
+            .args(["--pid", "--fork", "--kill-child", "python3", "-c"])
+            .arg(source),
+    );
+    let shell = program.0.id();
+    let children = std::fs::read_to_string(format!("/proc/{shell}/task/{shell}/children")).unwrap();
+    let pid: u32 = children.trim().parse().unwrap();
+    let redactor = Redactor::new([1; 16]);
+    let key = key_of(pid).unwrap();
+    let (stacks, _) = of(&Proc::default(), &Parser::here(), &[key], &redactor).unwrap();
+    let all = stacks.processes.iter().flat_map(|it| &it.stacks);
+    let interpreted: Vec<u32> = all
+        .filter(|stack| stack.frames.iter().any(|frame| frame.kind() == Kind::Interpreted))
+        .map(|stack| stack.tid)
+        .collect();
+    assert_eq!(interpreted, [pid], "{stacks:#?}");
+}
+
+#[test]
 fn a_node_program_with_a_perf_map_names_its_functions() {
     needs!("node");
     needs_perf_events!();

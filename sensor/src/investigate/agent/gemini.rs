@@ -72,9 +72,8 @@ impl Agent for Gemini {
             ("message", "assistant") => {
                 self.answers(&mut said);
                 let words = text(event, "/content");
-                if self.words.len() + words.len() <= LONGEST {
-                    self.words.push_str(words);
-                }
+                let room = LONGEST - self.words.len();
+                self.words.push_str(&words[..words.floor_char_boundary(room)]);
             }
             ("tool_use", _) => {
                 self.answers(&mut said);

@@ -389,6 +389,18 @@ fn gemini_makes_one_text_of_the_pieces_of_an_answer() {
 }
 
 #[test]
+fn gemini_cuts_a_long_answer_at_its_end_and_not_within() {
+    let mut gemini = agent(Name::Gemini);
+    let piece = |text: &str| json!({"type": "message", "role": "assistant", "content": text});
+    let long = "x".repeat((64 << 10) - 2);
+    for text in [&long, "four", "1"] {
+        gemini.read(&piece(text));
+    }
+    let said = gemini.read(&json!({"type": "tool_result"}));
+    assert_eq!(said, [prose(&format!("{long}fo"))]);
+}
+
+#[test]
 fn opencode_tells_steps_and_ends_with_one_that_asks_for_nothing() {
     let step = || Said::Spent(usage(1000, 0, 50, 3750));
     assert_eq!(

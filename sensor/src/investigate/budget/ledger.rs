@@ -28,6 +28,8 @@ pub struct Entry {
     pub began: i64,
     /// `None`: it runs.
     ended: Option<i64>,
+    /// Of one that runs: when its lives before this one ended.
+    ended_before: Option<i64>,
     tokens: u64,
     micro_usd: u64,
 }
@@ -130,7 +132,7 @@ impl Ledger {
     /// It runs. One that is known goes on.
     pub fn begin(&mut self, now_ns: u64, request: &Request) {
         if let Some(known) = self.entries.iter_mut().find(|entry| entry.id == request.id) {
-            known.ended = None;
+            known.ended_before = known.ended.take();
             return;
         }
         self.entries.push(Entry {
@@ -140,6 +142,7 @@ impl Ledger {
             severity: request.severity,
             began: signed(now_ns),
             ended: None,
+            ended_before: None,
             tokens: 0,
             micro_usd: 0,
         });
@@ -155,16 +158,23 @@ impl Ledger {
         }
     }
 
-    pub fn forget(&mut self, id: &str) {
-        self.entries.retain(|entry| entry.id != id);
+    /// It was let go and never began: only what it had spent before counts.
+    pub fn undo(&mut self, id: &str) {
+        self.entries.retain_mut(|entry| {
+            if entry.id == id {
+                entry.ended = entry.ended_before.take();
+            }
+            entry.id != id || entry.ended.is_some()
+        });
     }
 
     pub fn remember(&mut self, now_ns: u64, one: Earlier) {
         let ago = |ns: u64| signed(now_ns).saturating_sub(signed(ns));
-        self.forget(&one.id);
+        self.entries.retain(|entry| entry.id != one.id);
         self.entries.push(Entry {
             began: ago(one.began_ago_ns),
             ended: Some(ago(one.ended_ago_ns)),
+            ended_before: None,
             tokens: one.cost.tokens,
             micro_usd: meter::micro(one.cost.usd),
             id: one.id,

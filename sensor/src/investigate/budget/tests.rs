@@ -138,6 +138,27 @@ fn who_is_not_wanted_any_more_leaves_no_trace() {
 }
 
 #[test]
+fn what_earlier_lives_have_spent_counts_though_no_other_life_begins() {
+    let day = Day { tokens: 3_000_000, ..limits().day };
+    let mut budget = Budget::new(Limits { day, ..limits() });
+    let earlier = Earlier {
+        id: "a".into(),
+        incident: "of-a".into(),
+        fingerprint: "a".into(),
+        severity: Severity::Critical,
+        began_ago_ns: MINUTE_NS,
+        ended_ago_ns: 0,
+        cost: cost(2_950_000, 0.0),
+    };
+    budget.remember(NOW, [earlier]);
+    let resumed = Request { by: By::Resumed, ..request("a", Severity::Critical, "a") };
+    granted(budget.ask(NOW, resumed));
+    assert_eq!(budget.withdraw(NOW, "a"), Next::default());
+    let said = refused(budget.ask(NOW, request("b", Severity::Critical, "b")));
+    assert!(said.starts_with("2,950,000 of 3,000,000 tokens"), "{said}");
+}
+
+#[test]
 fn so_many_an_hour() {
     let mut budget = Budget::new(Limits { per_hour: 2, ..limits() });
     spend(&mut budget, NOW, warning("a"), 0, 0.0);
