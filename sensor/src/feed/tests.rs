@@ -1,9 +1,11 @@
 //! The feed over real sockets: the real server, core's real end of the link, a core that is played
 //! by the test, and clients of other users in processes of their own.
 
+mod connection;
 mod evidence;
 mod incidents;
 mod remote;
+mod roles;
 mod trees;
 
 use std::{
@@ -502,156 +504,4 @@ fn health_is_true_by_part_and_reflection_shows_what_is_public() {
         assert!(names.iter().any(|known| known == name), "{name} in {names:?}");
     }
     assert!(!names.iter().any(|name| name.contains("internal")));
-}
-
-#[test]
-fn serve_ends_with_its_link() {
-    let mut feed = Feed::start();
-    feed.client();
-    feed.streams = None;
-    feed.talk.abort();
-    let server = feed.server.take().unwrap();
-    let ended =
-        feed.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(5), server).await });
-    assert!(ended.unwrap().unwrap().is_ok());
-}
-
-const SOCKET: &str = "SENSOR_TEST_SOCKET";
-
-/// Starts this test binary again with one of its helpers, as another user.
-fn as_nobody(name: &str, gid: u32, socket: &Path) -> String {
-    let output = Command::new("/proc/self/exe")
-        .args(["--exact", &format!("feed::tests::{name}"), "--ignored", "--nocapture"])
-        .env(SOCKET, socket)
-        .uid(NOBODY)
-        .gid(gid)
-        .stderr(Stdio::null())
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.lines().find(|line| line.starts_with("answers:")).unwrap_or(&text).to_owned()
-}
-
-#[test]
-#[ignore = "helper that other tests start as a process of its own"]
-fn stranger() {
-    let Some(socket) = env::var_os(SOCKET) else { return };
-    assert!(!is_root());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let mut client = connect(Path::new(&socket)).await.unwrap();
-        let status = client.get_status(proto::GetStatusRequest {}).await.map(drop);
-        let list = client.list_incidents(proto::ListIncidentsRequest::default()).await.map(drop);
-        let records = read(&mut client, proto::StreamRecordsRequest::default(), 1).await.map(drop);
-        let trees = client.list_trees(proto::ListTreesRequest::default()).await.map(drop);
-        let watch = client.watch_trees(proto::WatchTreesRequest::default()).await.map(drop);
-        let act = proto::ActRequest {
-            id: "abc".into(),
-            verb: proto::Verb::Kill as i32,
-            why: String::new(),
-        };
-        let act = client.act(act).await.map(drop);
-        let word = |result: &Result<(), Status>| match result {
-            Ok(()) => "ok".to_owned(),
-            Err(status) => format!("{:?}", status.code()),
-        };
-        let words = [&status, &list, &records, &trees, &watch, &act].map(word).join(" ");
-        let why = act.err().map_or(String::new(), |status| status.message().to_owned());
-        println!("\nanswers: {words}; {why}");
-    });
-}
-
-#[test]
-fn roles_decide_who_reads_and_who_acts() {
-    if !is_root() {
-        println!("SKIP roles_decide_who_reads_and_who_acts: needs root to become another user");
-        return;
-    }
-    let mut feed = Feed::start();
-    feed.flush();
-    drop(feed.answer());
-    let why = "uid 65534 may not act through sensor: use sudo, or have root run \
-               `usermod -aG sensor-operators USER`";
-    let denied = "PermissionDenied";
-    assert_eq!(
-        as_nobody("stranger", NOBODY, &feed.socket()),
-        format!("answers: {}; {why}", [denied; 6].join(" "))
-    );
-    assert_eq!(
-        as_nobody("stranger", READERS, &feed.socket()),
-        format!("answers: ok ok ok ok ok {denied}; {why}")
-    );
-    assert_eq!(as_nobody("stranger", OPERATORS, &feed.socket()), "answers: ok ok ok ok ok ok; ");
-}
-
-#[test]
-fn errors_of_connecting_say_what_to_do() {
-    let directory = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let absent = directory.path().join("absent");
-    let error = runtime.block_on(connect(&absent)).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        format!(
-            "sensor is not running (no socket at {}): start it with `sensor run`",
-            absent.display()
-        )
-    );
-    let stale = directory.path().join("stale");
-    drop(UnixListener::bind(&stale).unwrap());
-    let error = runtime.block_on(connect(&stale)).unwrap_err();
-    assert!(matches!(error, ConnectError::Refused(_)), "{error}");
-}
-
-#[test]
-fn only_a_socket_that_nobody_answers_at_is_replaced() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("new/sensor.sock");
-    let listener = link::listen(&path).unwrap();
-    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
-    assert!(matches!(link::listen(&path), Err(LinkError::Taken(_))));
-    drop(listener);
-    assert!(fs::metadata(&path).unwrap().file_type().is_socket(), "left over");
-    drop(link::listen(&path).unwrap());
-    let file = directory.path().join("file");
-    fs::write(&file, "precious").unwrap();
-    assert!(matches!(link::listen(&file), Err(LinkError::NoSocket(_))));
-    assert_eq!(fs::read(&file).unwrap(), b"precious");
-}
-
-#[test]
-fn a_child_that_dies_is_started_again_and_the_end_is_quick() {
-    let directory = tempfile::tempdir().unwrap();
-    let socket = directory.path().join("sensor.sock");
-    let marks = directory.path().join("marks");
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    let _inside = runtime.enter();
-    let file = marks.clone();
-    let news = News::new(tokio::sync::broadcast::channel(1).0);
-    let (link, _questions) = Link::start_with(&socket, Arc::default(), news, move || {
-        // Dies twice, then lives until its link is closed.
-        let mut command = Command::new("sh");
-        command.args(["-c", "echo x >>$0; [ $(wc -l <$0) -ge 3 ] || exit 7; exec cat >/dev/null"]);
-        command.arg(&file);
-        Ok(command)
-    })
-    .unwrap();
-    let mut state = link.state();
-    let until = Instant::now() + Duration::from_secs(10);
-    let mut seen_down = false;
-    while fs::read(&marks).map_or(0, |marks| marks.len()) < 6 {
-        assert!(Instant::now() < until, "it was not started three times");
-        seen_down |= state.borrow_and_update().detail.contains("exit status: 7");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    assert!(seen_down, "the state says why it is down");
-    while !link.state().borrow().ok {
-        assert!(Instant::now() < until);
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    let start = Instant::now();
-    drop(link);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
-    assert!(!socket.exists());
 }
