@@ -376,5 +376,8 @@ fn opencode_ends_whatever_the_model_does() {
     says(&bench.fails(vec![Step::Status(401)]), &["401", "uthenticat"]);
     // To it a model that answers 500 or trickles is one that hangs.
     says(&bench.fails(vec![Step::Hang]), &[SILENT, "said nothing"]);
-    says(&bench.fails(vec![Step::Call("incident_get", json!({}))]), &["turns", "times"]);
+    // And one that says nothing that it understands is one to be asked again.
+    for script in [Step::Garbage, Step::Call("incident_get", json!({}))] {
+        says(&bench.fails(vec![script]), &["turns", "times"]);
+    }
 }

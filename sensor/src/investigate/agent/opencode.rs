@@ -27,6 +27,8 @@ const PROVIDER: &str = "anthropic";
 pub struct Opencode {
     /// Its conversation's name was told.
     named: bool,
+    /// The model answers.
+    in_step: bool,
 }
 
 impl Agent for Opencode {
@@ -74,10 +76,17 @@ impl Agent for Opencode {
             said.push(Said::Session(session.to_owned()));
         }
         match text(event, "/type") {
-            "step_start" => said.push(Said::Turn),
+            "step_start" => {
+                self.in_step = true;
+                said.push(Said::Turn);
+            }
             "tool_use" => said.push(tool(text(event, "/part/tool"), OURS)),
             "text" => said.push(Said::Text(text(event, "/part/text").to_owned())),
             "step_finish" => {
+                // An answer that is none has an end alone; it is asked for again, without end.
+                if !std::mem::take(&mut self.in_step) {
+                    said.push(Said::Turn);
+                }
                 said.push(Said::Spent(used(event)));
                 match text(event, "/part/reason") {
                     // It goes on.

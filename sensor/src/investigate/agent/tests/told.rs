@@ -338,10 +338,21 @@ fn opencode_tells_steps_and_ends_with_one_that_asks_for_nothing() {
     assert_eq!(
         opencode.read(&finish),
         [
+            Said::Turn,
             Said::Spent(usage(1030, 200, 60, None)),
             failed("its model stopped for another reason: length"),
         ]
     );
+}
+
+#[test]
+fn a_step_that_has_an_end_alone_is_a_turn_of_opencode() {
+    let mut agent = agent(Name::Opencode);
+    let end = json!({"type": "step_finish", "part": {"reason": "unknown"}});
+    let begin = json!({"type": "step_start", "part": {}});
+    let mut turns =
+        |event: &Value| agent.read(event).iter().filter(|said| matches!(said, Said::Turn)).count();
+    assert_eq!([&begin, &end, &end, &end, &begin, &end].map(&mut turns), [1, 0, 1, 1, 1, 0]);
 }
 
 /// And says the same up to there.
