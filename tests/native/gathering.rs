@@ -15,8 +15,8 @@ use nix::{
 };
 use serde_json::{Value, json};
 use tests::{
-    Cage, Limits, Sensor, Workload, needs, process,
-    workloads::{crowd, script, stacks},
+    Cage, Hung, Limits, Sensor, Workload, needs, process,
+    workloads::{crowd, named, script, stacks},
 };
 
 use crate::support::{EFFECT, asked, comes, contained, evidence, id, killed, opened};
@@ -200,6 +200,45 @@ fn a_daemon_whose_own_group_is_full_gathers_within_bounds() {
     assert!(short() > before, "its group was not full any more");
     assert_eq!(sensor.group().oom_kills().unwrap(), 0);
     cage.clear().unwrap();
+}
+
+#[test]
+fn a_file_system_that_does_not_answer_holds_nobody_up() {
+    needs!("cc");
+    if !Hung::is_possible() {
+        return println!("SKIP a_file_system_that_does_not_answer_holds_nobody_up: no /dev/fuse");
+    }
+    let cage = Cage::new(Limits::default()).unwrap();
+    let started = |work: &Workload| {
+        let hung = Hung::new().unwrap();
+        let mut command = work.command(&cage).unwrap();
+        hung.hold(&mut command).unwrap();
+        let child = command.spawn().unwrap();
+        hung.hang();
+        (hung, child)
+    };
+    // It stands there when the daemon comes.
+    let work = stacks::spinning().unwrap();
+    let (_first, mut spinning) = started(&work);
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let (incident, _) = blamed(&sensor, spinning.id(), "parse_forever");
+    piece(&sensor, &incident, "changes");
+    let tree = piece(&sensor, &incident, "tree");
+    let cwd = list(&tree["tree"], "processes")[0]["cwd"].as_str().unwrap();
+    assert!(cwd.contains("/hung-"), "{tree:#}");
+    let path = [json!({"path": "notes"})];
+    let read = &asked(&sensor, id(&incident), "read_source", &path)[0]["structuredContent"];
+    assert_eq!(read["facts"]["state"], "refused", "{read:#}");
+    assert!(read["texts"].as_str().unwrap().contains("did not answer in time"), "{read:#}");
+    // What runs itself in there is contained and explained as any other.
+    let work = named::among("a", "b", "c").unwrap();
+    let (_second, mut again) = started(&work);
+    let caught = contained(&sensor, again.id());
+    piece(&sensor, &caught, "changes");
+    sensor.output(&["kill", id(&caught), "--yes"]).unwrap();
+    cage.clear().unwrap();
+    spinning.wait().unwrap();
+    again.wait().unwrap();
 }
 
 #[test]

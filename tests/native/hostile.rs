@@ -15,7 +15,7 @@ use tests::{
     Cage, Limits, Sensor,
     daemon::open_to_all,
     names, needs,
-    workloads::{named, script},
+    workloads::{named, oom, script},
 };
 
 use crate::support::{CATCH, asked, contained, id, killed};
@@ -240,6 +240,42 @@ fn secrets_in_the_names_of_things() {
         let mark = format!("{beside}[redacted:");
         assert!(contains(&kept, mark.as_bytes()), "no {mark} on the disk");
         assert!(told.iter().any(|(_, text)| text.contains(&mark)), "no {mark} is shown");
+    }
+}
+
+#[test]
+fn secrets_in_the_names_of_what_the_kernel_kills() {
+    needs!();
+    let limits = Limits { tasks: Some(50), memory_bytes: Some(96 << 20) };
+    let cage = Cage::new(limits).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let [cwd, program, group]: [String; 3] =
+        std::array::from_fn(|_| format!("7{}", &names::word()[1..]));
+    let directory = cage.directory().join(format!("token={group}"));
+    fs::create_dir(&directory).unwrap();
+    let mut work = oom::fills_named(&format!("pwd={program}")).unwrap().in_group(&directory);
+    work.cwd = work.directory.path().join(format!("password={cwd}"));
+    fs::create_dir(&work.cwd).unwrap();
+    let mut running = work.start(&cage).unwrap();
+    running.wait(CATCH).unwrap();
+    let explained =
+        |one: &serde_json::Value| one["kind"] == "oom_kill" && !one["diagnosis"].is_null();
+    let incident = sensor.wait_for(CATCH, explained).unwrap();
+    sensor.output(&["resolve", id(&incident), "--yes"]).unwrap();
+    let victim = &incident["oom"]["victims"][0]["victim"];
+    assert_eq!(victim["process"]["pid"], running.pid(), "{incident:#}");
+    let cgroup = victim["cgroup"].as_str().unwrap();
+    assert!(cgroup.starts_with(&format!("{}/token=[redacted:", cage.path())), "{cgroup}");
+    assert!(victim["comm"].as_str().unwrap().starts_with("pwd=[redacted:"), "{victim:#}");
+
+    let told = everything(&sensor, id(&incident));
+    let kept = on_disk(&sensor);
+    for secret in [&cwd, &program, &group] {
+        for (call, text) in &told {
+            assert!(!text.contains(secret.as_str()), "{secret} leaked through `{call}`: {text}");
+        }
+        assert!(!contains(&kept, secret.as_bytes()), "{secret} is on the disk");
+        assert!(!sensor.log_tail().contains(secret.as_str()), "{secret} is in the daemon's log");
     }
 }
 

@@ -10,8 +10,13 @@ const FILL: &str = "x=0123456789abcdef\nwhile :; do x=\"$x$x\"; done\n";
 
 /// A script that fills its limit at once.
 pub fn fills() -> Result<Workload> {
+    fills_named(&names::word())
+}
+
+/// The same from a script of this name.
+pub fn fills_named(name: &str) -> Result<Workload> {
     let work = Workload::new()?;
-    let script = work.write_program(&names::word(), &format!("#!/bin/sh\n{FILL}"))?;
+    let script = work.write_program(name, &format!("#!/bin/sh\n{FILL}"))?;
     let name = script.to_string_lossy().into_owned();
     Ok(work.runs([script]).named([name]))
 }

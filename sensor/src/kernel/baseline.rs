@@ -1,8 +1,9 @@
 //! Processes from before the sensor: attach → baseline → go on. The kernel side enters them and
 //! links them; what they run is read from /proc, once.
 
-use std::{fs, io, os::unix::fs::MetadataExt as _};
+use std::{fs, io};
 
+use rustix::fs::{AtFlags, StatxFlags};
 use sensor_common::{
     FileId, ProcessKey,
     lineage::{ADOPTED, ARGV_SIGNED, DEAD, EXECUTED, Known},
@@ -60,10 +61,10 @@ fn look_up(key: ProcessKey) -> Option<Known> {
     })
 }
 
-/// (device, inode) of a path, in the kernel's own encoding of devices.
+/// (device, inode) of a path, in the kernel's own encoding of devices. Without asking a file server, which may
+/// not answer.
 pub(super) fn file_id(path: &str) -> io::Result<FileId> {
-    let metadata = fs::metadata(path)?;
-    let device = metadata.dev();
-    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
-    Ok(FileId { ino: metadata.ino(), dev: major << 20 | minor, zero: 0 })
+    let held = rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+    let dev = held.stx_dev_major << 20 | held.stx_dev_minor;
+    Ok(FileId { ino: held.stx_ino, dev, zero: 0 })
 }

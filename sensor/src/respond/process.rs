@@ -1,14 +1,10 @@
 //! One process as `/proc` and pidfds have it. What is signalled is the process that was meant: the
 //! pid is held first, its start compared afterwards.
 
-use std::{
-    fs, io,
-    os::{fd::OwnedFd, unix::fs::MetadataExt as _},
-    path::PathBuf,
-};
+use std::{io, os::fd::OwnedFd, path::PathBuf};
 
 use rustix::{
-    fs::{Mode, OFlags},
+    fs::{AtFlags, FileType, Mode, OFlags, StatxFlags},
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
@@ -128,14 +124,21 @@ pub struct Executable {
 }
 
 impl Executable {
-    /// Of a file; links are followed.
+    /// Of a file; links are followed, and no file server is asked, which may not answer.
     pub fn at(path: &std::path::Path) -> io::Result<Self> {
-        let meta = fs::metadata(path)?;
+        let held = rustix::fs::statx(
+            rustix::fs::CWD,
+            path,
+            AtFlags::STATX_DONT_SYNC,
+            StatxFlags::BASIC_STATS,
+        )?;
+        let mode = held.stx_mode.into();
+        let is_file = FileType::from_raw_mode(mode) == FileType::RegularFile;
         Ok(Self {
-            dev: meta.dev(),
-            ino: meta.ino(),
-            trusted: meta.is_file() && meta.uid() == 0 && meta.mode() & 0o022 == 0,
-            unlinked: meta.nlink() == 0,
+            dev: rustix::fs::makedev(held.stx_dev_major, held.stx_dev_minor),
+            ino: held.stx_ino,
+            trusted: is_file && held.stx_uid == 0 && mode & 0o022 == 0,
+            unlinked: held.stx_nlink == 0,
         })
     }
 
@@ -212,7 +215,7 @@ mod tests {
 
     #[test]
     fn an_executable_is_trusted_by_owner_and_mode() {
-        use std::os::unix::fs::PermissionsExt as _;
+        use std::{fs, os::unix::fs::PermissionsExt as _};
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tool");
         fs::write(&file, "").unwrap();
