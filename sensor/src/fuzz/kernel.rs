@@ -125,7 +125,7 @@ pub fn proc(bytes: &[u8]) {
             // Two readers of one line: where both see something it is the same.
             if let (Some(one), Some(other)) = (stat, Stat::parse(text)) {
                 assert_eq!((one.ppid, one.state), (other.ppid, char::from(other.state)));
-                assert!(other.start_ns() / 10_000_000 == one.start_ticks);
+                assert_eq!(other.start_ns(), one.start_ticks.saturating_mul(10_000_000));
             }
         }
         1 => assert!(proc::parse_status(text).groups.len() <= text.len()),

@@ -42,14 +42,14 @@ struct Lead {
     earlyoom_s: Option<f64>,
 }
 
-pub fn run(kernels: &[String]) -> Result<ExitCode> {
+pub fn run(kernels: &[String], processors: u8) -> Result<ExitCode> {
     fetch_peer()?;
     let skips = SkipList::load(&place::workspace().join("tests/skips.toml"))?;
     let built = Built::all()?;
     let mut found: BTreeMap<(u32, usize), Lead> = BTreeMap::new();
     let mut suites: Vec<Suite> = Vec::new();
     for (order, name) in kernels.iter().enumerate() {
-        match guest(name, &built, &Which::Only(vec![TESTS]), &skips) {
+        match guest(name, &built, &Which::Only(vec![TESTS]), processors, &skips) {
             Ok((suite, _)) => suites.push(suite),
             Err(error) => suites.push(test::broken(&format!("vm {name}"), &error)),
         }

@@ -1,25 +1,25 @@
 //! From samples to findings.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod growing;
+mod piling;
+
+use std::collections::BTreeMap;
 
 use super::{
     Limits, Rule,
     claims::{Claim, Claims, Follows, Over},
-    culprit::{CARRIES, Sight, key_of},
-    fast::{PAUSE_NS, Rush},
-    measures::{self, measure},
-    rings::{BUCKETS, Point},
+    culprit::{Sight, key_of},
+    fast::PAUSE_NS,
+    measures,
+    rings::Point,
     room::Room,
-    series::{Ended, Growth, LENGTHS_NS, Series, Window},
-    statistics::Slopes,
-    trend::{SLOW_S, Trend, URGENT_S},
+    series::{LENGTHS_NS, Series, Window},
     unattributed,
-    workers::{self, Accumulation},
 };
 use crate::{
     detect::{Finding, group::Group},
     lineage::ProcessKey,
-    proto::{GroupMemory, Kind, MemorySample, TreeMemory},
+    proto::{Kind, MemorySample, TreeMemory},
 };
 
 /// Trees that are followed at most; a sample tells of 256. About 5 KiB each.
@@ -66,15 +66,6 @@ pub struct Watch {
     trees: BTreeMap<ProcessKey, Series>,
     groups: BTreeMap<GroupKey, Series>,
     claims: Claims,
-}
-
-/// What crossed, before it is known whose it is.
-#[derive(Clone, Copy, Debug)]
-struct Crossed {
-    rule: Rule,
-    growth: Growth,
-    /// Until when all has to be used up to be told.
-    horizon_s: Option<f64>,
 }
 
 impl Watch {
@@ -236,297 +227,6 @@ impl Watch {
         })
     }
 
-    /// What of a series crossed, the most urgent first.
-    fn crossed(&self, series: &Series, room: &Room, age_ns: u64, ended: Ended) -> Option<Crossed> {
-        let limits = &self.limits;
-        if let Some(rush) = series.fast.rush(room, limits) {
-            let horizon_s = Some(f64::from(if rush.quick { limits.fast_s } else { limits.soon_s }));
-            return Some(Crossed { rule: Rule::M1, growth: of_rush(&rush), horizon_s });
-        }
-        let rings = [
-            (Rule::M2, URGENT_S, limits.urgent_s),
-            (Rule::M3, SLOW_S, limits.medium_s),
-            (Rule::M4, SLOW_S, limits.slow_s),
-        ];
-        let mut bloat = None;
-        for (at, (rule, s, horizon_s)) in rings.into_iter().enumerate() {
-            let Some(trend) = Some(at)
-                .filter(|at| ended.rings[*at])
-                .and_then(|at| Trend::of(&series.rings[at], series.latest.bytes))
-            else {
-                continue;
-            };
-            let growth = Growth::of_trend(at, &trend, s);
-            if trend.exhausts(s, horizon_s, room, limits) {
-                return Some(Crossed { rule, growth, horizon_s: Some(horizon_s as f64) });
-            }
-            // Whoever is younger than the ring of eight hours is still becoming what it is.
-            if at > 0 && age_ns > 16 * LENGTHS_NS[1] && trend.bloats(room, limits) {
-                bloat = bloat.or(Some(Crossed { rule: Rule::M5, growth, horizon_s: None }));
-            }
-        }
-        bloat
-    }
-
-    /// M1 to M6.
-    fn growing(&mut self, sample: &MemorySample, sight: &Sight<'_>, ended: Ended) -> Vec<Finding> {
-        let mut found = Vec::new();
-        if !self.limits.growth {
-            return found;
-        }
-        let mut crossed: BTreeMap<ProcessKey, Crossed> = BTreeMap::new();
-        for tree in &sample.trees {
-            let Some(key) = tree.root.as_ref().map(key_of) else { continue };
-            let Some(series) = self.trees.get(&key) else { continue };
-            let room = self.room(sample, tree);
-            let age_ns = sample.at_ns.saturating_sub(key.start_ns);
-            if let Some(what) = self.crossed(series, &room, age_ns, ended)
-                && self.share(series, &what.growth, &room) >= u64::from(self.limits.share_percent)
-            {
-                crossed.insert(key, what);
-            }
-        }
-        let mut rules: Vec<Rule> = crossed.values().map(|one| one.rule).collect();
-        rules.sort_unstable();
-        rules.dedup();
-        for rule in rules.into_iter().rev() {
-            let keys: BTreeSet<ProcessKey> =
-                crossed.iter().filter(|(_, one)| one.rule == rule).map(|(key, _)| *key).collect();
-            let mut open = sight.topmost(&keys);
-            while let Some(top) = open.pop() {
-                let Some(what) = crossed.get(&top) else { continue };
-                let grown = |key: ProcessKey| self.grown(key, &what.growth, sample.at_ns);
-                let lowest = sight.lowest(top, grown);
-                // Several that each cross are several causes.
-                let below: BTreeSet<ProcessKey> = keys
-                    .iter()
-                    .copied()
-                    .filter(|key| *key != lowest && sight.line(*key).any(|one| one == lowest))
-                    .collect();
-                let below = sight.topmost(&below);
-                let theirs = below.iter().fold(0_u64, |sum, key| sum.saturating_add(grown(*key)));
-                if !below.is_empty()
-                    && u128::from(theirs) * 100 >= u128::from(grown(lowest)) * u128::from(CARRIES)
-                {
-                    open.extend(below);
-                    continue;
-                }
-                let crowd = sight.crowd_below(lowest, grown);
-                // Lower down the growth itself may look a little different, and is told as it is there.
-                let told = crossed.get(&lowest).filter(|one| one.rule == rule).unwrap_or(what);
-                found.extend(self.claim_growth(sample, sight, lowest, crowd, *told));
-            }
-        }
-        found.extend(self.growing_together(sample, sight, ended));
-        found.extend(self.growing_unattributed(sample, ended));
-        found
-    }
-
-    /// Growth of a tree within the window in which something crossed. Whose root was born in it had nothing when
-    /// it began, however late the tree became large enough to be told of.
-    fn grown(&self, key: ProcessKey, growth: &Growth, at_ns: u64) -> u64 {
-        let series = self.trees.get(&key).filter(|one| one.seen_ns == self.now_ns);
-        series.map_or(0, |series| {
-            if key.start_ns >= at_ns.saturating_sub(growth.over_ns) {
-                series.latest.bytes
-            } else {
-                series.grown(growth.window, |point| point.bytes)
-            }
-        })
-    }
-
-    /// How much of the growth of what is around it a series has, percent.
-    fn share(&self, series: &Series, growth: &Growth, room: &Room) -> u64 {
-        let around = match growth.window {
-            Window::Ring(ring) => {
-                let since = series.rings[ring].buckets().first().map_or(0, |first| first.index);
-                if room.limited {
-                    series.grown_since(ring, since, |point| point.limit_used)
-                } else {
-                    self.host.grown_since(ring, since, unattributed::in_processes)
-                }
-            }
-            // Who rushes was already compared with what is left.
-            Window::Fast => return 100,
-        };
-        (u128::from(growth.grown) * 100 / u128::from(around.max(1))).min(100) as u64
-    }
-
-    fn claim_growth(
-        &mut self,
-        sample: &MemorySample,
-        sight: &Sight<'_>,
-        culprit: ProcessKey,
-        crowd: Option<Group>,
-        Crossed { rule, growth, horizon_s }: Crossed,
-    ) -> Option<Finding> {
-        let tree = sight.tree(culprit)?;
-        let series = self.trees.get(&culprit)?;
-        let room = self.room(sample, tree);
-        let own = series.grown(growth.window, |point| point.root_bytes);
-        let own = (u128::from(own) * 100 / u128::from(growth.grown.max(1))).min(100) as u64;
-        let share = (self.share(series, &growth, &room), self.limits.share_percent);
-        let least = match rule {
-            Rule::M5 => room.wasted(&self.limits),
-            _ => room.notable(&self.limits),
-        };
-        let mut told = measures::of_growth(&growth, &room, (least, horizon_s), share, own);
-        told.push(measure(measures::HOLDS, tree.bytes as f64, None, "bytes"));
-        told.push(measure(measures::PROCESSES, tree.processes.into(), None, "processes"));
-        let more = |of: fn(&Point) -> u32| series.grown(growth.window, |point| of(point).into());
-        let (live, alike) = (more(|point| point.live), more(|point| point.alike));
-        if live > 0 {
-            told.push(measure(measures::MORE, live as f64, None, "processes"));
-            told.push(measure(measures::WORKERS, alike as f64, None, "processes"));
-        }
-        let members = crowd.as_ref().map_or_else(|| vec![culprit], |crowd| crowd.members.clone());
-        let held = members.iter().filter_map(|key| sight.tree(*key)).map(|tree| tree.bytes);
-        let value = held.fold(0_u64, u64::saturating_add);
-        let who = (members.first().copied(), members);
-        let value = (value.saturating_sub(growth.grown), value);
-        self.tell(sample, sight, rule, (who, crowd), (Follows::Bytes, value), told, growth.buckets)
-    }
-
-    /// Sums over processes that have something in common: growth that no single tree carries.
-    fn growing_together(
-        &mut self,
-        sample: &MemorySample,
-        sight: &Sight<'_>,
-        ended: Ended,
-    ) -> Vec<Finding> {
-        let room = Room::of(&sample.host.unwrap_or_default(), None, &self.limits);
-        // What says most first.
-        let mut groups: Vec<&GroupMemory> = sample.groups.iter().collect();
-        groups.sort_by(|one, other| (one.by, &one.what).cmp(&(other.by, &other.what)));
-        let mut found = Vec::new();
-        for group in groups {
-            let Some(series) = self.groups.get(&(group.by, group.what.clone())) else { continue };
-            let eldest = group.eldest.as_ref().map_or(sample.at_ns, |eldest| eldest.start_ns);
-            let age_ns = sample.at_ns.saturating_sub(eldest);
-            let Some(crossed) = self.crossed(series, &room, age_ns, ended) else { continue };
-            let Crossed { rule, growth, horizon_s } = crossed;
-            // Builds beside each other take gigabytes within minutes, and give them back.
-            if rule == Rule::M1 && horizon_s != Some(f64::from(self.limits.fast_s)) {
-                continue;
-            }
-            let share = self.share(series, &growth, &room);
-            if share < u64::from(self.limits.share_percent) {
-                continue;
-            }
-            let grown = |key| self.grown(key, &growth, sample.at_ns);
-            let crowd = sight.crowd_of(group, growth.grown, grown);
-            let Some(crowd) = crowd else { continue };
-            let least = room.notable(&self.limits);
-            let share = (share, self.limits.share_percent);
-            let mut told = measures::of_growth(&growth, &room, (least, horizon_s), share, 0);
-            told.push(measure(measures::HOLDS, group.bytes as f64, None, "bytes"));
-            told.push(measure(measures::PROCESSES, group.processes.into(), None, "processes"));
-            let held = crowd.members.iter().filter_map(|key| sight.tree(*key));
-            let value = held.fold(0_u64, |sum, tree| sum.saturating_add(tree.bytes));
-            let value = (value.saturating_sub(growth.grown), value);
-            let who = (crowd.members.first().copied(), crowd.members.clone());
-            found.extend(self.tell(
-                sample,
-                sight,
-                rule,
-                (who, Some(crowd)),
-                (Follows::Bytes, value),
-                told,
-                growth.buckets,
-            ));
-        }
-        found
-    }
-
-    /// M6.
-    fn growing_unattributed(&mut self, sample: &MemorySample, ended: Ended) -> Option<Finding> {
-        let host = sample.host.unwrap_or_default();
-        host.available_bytes?;
-        let room = Room::of(&host, None, &self.limits);
-        let growth = self.crossed(&self.host, &room, 0, ended)?.growth;
-        let told = unattributed::found(&self.host, &growth, &room, &host, &self.limits)?;
-        if self.claims.of_host().is_some() {
-            return None;
-        }
-        let value = self.host.latest.bytes;
-        self.claims.put(Claim::new(
-            Rule::M6,
-            (None, Vec::new()),
-            Follows::Host,
-            (value.saturating_sub(growth.grown), value),
-            self.now_ns,
-            patience(growth.window),
-        ));
-        Some(finding(sample, Rule::M6, (None, None), told, growth.buckets))
-    }
-
-    /// R4.
-    fn accumulating(
-        &mut self,
-        sample: &MemorySample,
-        sight: &Sight<'_>,
-        ended: Ended,
-    ) -> Vec<Finding> {
-        let limits = &self.limits;
-        let mut crossed: BTreeMap<ProcessKey, Accumulation> = BTreeMap::new();
-        for tree in &sample.trees {
-            let Some(key) = tree.root.as_ref().map(key_of) else { continue };
-            let Some(series) = self.trees.get(&key) else { continue };
-            let age_ns = sample.at_ns.saturating_sub(key.start_ns);
-            let second =
-                ended.second.then(|| workers::quick(&series.seconds, limits.second_workers));
-            let minute =
-                ended.minute.then(|| workers::quick(&series.minutes, limits.minute_workers));
-            // Of those that were born before the sensor was there nobody knows how many ended.
-            let counted = self.now_ns - self.since_ns >= BUCKETS as u64 * LENGTHS_NS[1];
-            let slow = (ended.rings[1] && counted)
-                .then(|| workers::slow(&series.rings[1], age_ns, limits));
-            if let Some(one) = [second, minute, slow].into_iter().flatten().flatten().next() {
-                crossed.insert(key, one);
-            }
-        }
-        let keys: BTreeSet<ProcessKey> = crossed.keys().copied().collect();
-        let mut found = Vec::new();
-        for top in sight.topmost(&keys) {
-            let grown = |key: ProcessKey| crossed.get(&key).map_or(0, |one| u64::from(one.live));
-            let lowest = sight.lowest(top, grown);
-            let (Some(one), Some(tree)) = (crossed.get(&lowest), sight.tree(lowest)) else {
-                continue;
-            };
-            let mut told = measures::of_workers(one);
-            told.push(measure(measures::PROCESSES, tree.processes.into(), None, "processes"));
-            told.push(measure(measures::HOLDS, tree.bytes as f64, None, "bytes"));
-            let value = u64::from(tree.processes);
-            let base = value.saturating_sub(one.live.into());
-            let follows = (Follows::Processes, (base, value));
-            let who = (Some(lowest), vec![lowest]);
-            let told = self.tell(sample, sight, Rule::R4, (who, None), follows, told, 0);
-            if let (Some(claim), Some(_)) = (self.claims.about(&[lowest], sight), &told) {
-                claim.patience_ns = one.patience_ns;
-            }
-            found.extend(told);
-        }
-        found
-    }
-
-    /// R5.
-    fn unreaping(&mut self, sample: &MemorySample, sight: &Sight<'_>) -> Vec<Finding> {
-        let mut found = Vec::new();
-        for tree in &sample.trees {
-            let Some(key) = tree.root.as_ref().map(key_of).filter(|_| tree.alive) else { continue };
-            let unreaped = self
-                .trees
-                .get(&key)
-                .and_then(|series| series.zombies.unreaped(self.now_ns, &self.limits));
-            let Some(unreaped) = unreaped else { continue };
-            let told = measures::of_zombies(&unreaped, self.limits.zombies);
-            let follows = (Follows::Zombies, (0, unreaped.count.into()));
-            let who = (Some(key), vec![key]);
-            found.extend(self.tell(sample, sight, Rule::R5, (who, None), follows, told, 0));
-        }
-        found
-    }
-
     /// Tells of a finding unless something as urgent was told about the same tree, or one above or below it.
     /// What was told before keeps its culprit.
     #[expect(clippy::too_many_arguments, reason = "the parts of one finding")]
@@ -614,27 +314,5 @@ fn patience(window: Window) -> u64 {
     match window {
         Window::Ring(ring) => PATIENCE_BUCKETS * LENGTHS_NS[ring],
         Window::Fast => FAST_PATIENCE_NS,
-    }
-}
-
-/// The quicker estimate gives the nearer end of the forecast.
-fn of_rush(rush: &Rush) -> Growth {
-    let (low, high) = if rush.quick_slope < rush.slope {
-        (rush.quick_slope, rush.slope)
-    } else {
-        (rush.slope, rush.quick_slope)
-    };
-    let slopes = Slopes {
-        lower: low,
-        median: if rush.quick { rush.quick_slope } else { rush.slope },
-        upper: high,
-    };
-    Growth {
-        window: Window::Fast,
-        grown: rush.grown,
-        over_ns: rush.over_ns,
-        slopes,
-        s: None,
-        buckets: 0,
     }
 }

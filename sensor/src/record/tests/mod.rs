@@ -1,9 +1,11 @@
 //! The log as its callers and readers see it, with exact counts.
 
 mod crashes;
+mod damage;
 pub(super) mod disk;
-mod failures;
 mod migration;
+mod no_room;
+mod processes;
 
 use std::{
     fs,

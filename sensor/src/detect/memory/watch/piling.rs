@@ -1,0 +1,90 @@
+//! Processes that pile up: workers that stay (R4), and children that nobody waits for (R5).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::Watch;
+use crate::{
+    detect::{
+        Finding,
+        memory::{
+            Rule,
+            claims::Follows,
+            culprit::{Sight, key_of},
+            measures::{self, measure},
+            rings::BUCKETS,
+            series::{Ended, LENGTHS_NS},
+            workers::{self, Accumulation},
+        },
+    },
+    lineage::ProcessKey,
+    proto::MemorySample,
+};
+
+impl Watch {
+    /// R4.
+    pub(super) fn accumulating(
+        &mut self,
+        sample: &MemorySample,
+        sight: &Sight<'_>,
+        ended: Ended,
+    ) -> Vec<Finding> {
+        let limits = &self.limits;
+        let mut crossed: BTreeMap<ProcessKey, Accumulation> = BTreeMap::new();
+        for tree in &sample.trees {
+            let Some(key) = tree.root.as_ref().map(key_of) else { continue };
+            let Some(series) = self.trees.get(&key) else { continue };
+            let age_ns = sample.at_ns.saturating_sub(key.start_ns);
+            let second =
+                ended.second.then(|| workers::quick(&series.seconds, limits.second_workers));
+            let minute =
+                ended.minute.then(|| workers::quick(&series.minutes, limits.minute_workers));
+            // Of those that were born before the sensor was there nobody knows how many ended.
+            let counted = self.now_ns - self.since_ns >= BUCKETS as u64 * LENGTHS_NS[1];
+            let slow = (ended.rings[1] && counted)
+                .then(|| workers::slow(&series.rings[1], age_ns, limits));
+            if let Some(one) = [second, minute, slow].into_iter().flatten().flatten().next() {
+                crossed.insert(key, one);
+            }
+        }
+        let keys: BTreeSet<ProcessKey> = crossed.keys().copied().collect();
+        let mut found = Vec::new();
+        for top in sight.topmost(&keys) {
+            let grown = |key: ProcessKey| crossed.get(&key).map_or(0, |one| u64::from(one.live));
+            let lowest = sight.lowest(top, grown);
+            let (Some(one), Some(tree)) = (crossed.get(&lowest), sight.tree(lowest)) else {
+                continue;
+            };
+            let mut told = measures::of_workers(one);
+            told.push(measure(measures::PROCESSES, tree.processes.into(), None, "processes"));
+            told.push(measure(measures::HOLDS, tree.bytes as f64, None, "bytes"));
+            let value = u64::from(tree.processes);
+            let base = value.saturating_sub(one.live.into());
+            let follows = (Follows::Processes, (base, value));
+            let who = (Some(lowest), vec![lowest]);
+            let told = self.tell(sample, sight, Rule::R4, (who, None), follows, told, 0);
+            if let (Some(claim), Some(_)) = (self.claims.about(&[lowest], sight), &told) {
+                claim.patience_ns = one.patience_ns;
+            }
+            found.extend(told);
+        }
+        found
+    }
+
+    /// R5.
+    pub(super) fn unreaping(&mut self, sample: &MemorySample, sight: &Sight<'_>) -> Vec<Finding> {
+        let mut found = Vec::new();
+        for tree in &sample.trees {
+            let Some(key) = tree.root.as_ref().map(key_of).filter(|_| tree.alive) else { continue };
+            let unreaped = self
+                .trees
+                .get(&key)
+                .and_then(|series| series.zombies.unreaped(self.now_ns, &self.limits));
+            let Some(unreaped) = unreaped else { continue };
+            let told = measures::of_zombies(&unreaped, self.limits.zombies);
+            let follows = (Follows::Zombies, (0, unreaped.count.into()));
+            let who = (Some(key), vec![key]);
+            found.extend(self.tell(sample, sight, Rule::R5, (who, None), follows, told, 0));
+        }
+        found
+    }
+}
