@@ -70,8 +70,8 @@ fn bombs(page: &mut String, seen: &[Seen]) {
         "\n## Bombs\n\n\
          Each bomb was set off in a cgroup that allows 400 tasks, under a sensor that sees nothing else. It is contained before its limit \
          where `refused` is 0: no fork met it. `alive`: processes that stand in the end. `past the mark`: forks that had \
-         their child although the tree was marked; those that were paused instead are beside it. The emulated machines have two \
-         processors that run in turns, and tens of forks a second where a real one has thousands: there an explosion (R3) has 60 s instead \
+         their child although the tree was marked; those that were paused instead are beside it. An emulated machine's \
+         processors run in turns, and make tens of forks a second where real ones make thousands: there an explosion (R3) has 60 s instead \
          of 5 s.\n\n\
          | bomb | kernel | brake | contained by | alive | refused | past the mark | paused |\n\
          |---|---|---|---|---|---|---|---|\n",
