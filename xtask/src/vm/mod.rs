@@ -34,7 +34,7 @@ pub const DEFAULT: [&str; 1] = ["6.1"];
 
 /// Tests that run in a guest only where they are asked for, by parts of their names: the subject of most is not
 /// the kernel, and they run natively; others take minutes for what a shorter one shows as well, or for a table.
-const LEFT_OUT: [&str; 36] = [
+const LEFT_OUT: [&str; 42] = [
     "acting::a_dry_run",
     "acting::nothing_outside",
     "agents::",
@@ -53,6 +53,7 @@ const LEFT_OUT: [&str; 36] = [
     "lead::",
     "left_alone::",
     "oom::an_oom_loop",
+    "oom::oom_kills_in_a_row",
     "pause::a_",
     "pause::ash",
     "pause::bash",
@@ -63,11 +64,16 @@ const LEFT_OUT: [&str; 36] = [
     "pause::python",
     "pause::rust",
     "pause::threads",
+    "recursion::launcher",
     "remote::",
     "respawn::a_",
+    "respawn::left_alone",
+    "respawn::respawn_loop_of_a_script",
+    "respawn::respawn_loop_replays",
     "resume::",
     "rogue::",
     "sources::",
+    "storm::left_alone",
     "watching::",
     "webhooks::",
     "workloads::",
