@@ -184,9 +184,11 @@ mod tests {
     fn numbers_that_are_out_of_order_cost_nothing() {
         for _ in 0..LOOKS {
             super::run(&[0x18, 0, 0x2d, 0xd5, 0x0a, 0, 0x2d, 0xd5, 0x0a, 0x29]);
+            // The same of a place in the first page of records.
+            super::run(&[0x18, 0, 0x29, 0x33, 0x08]);
         }
     }
 
     /// A thread finds it, before or after.
-    const LOOKS: u32 = 60;
+    const LOOKS: u32 = 100;
 }

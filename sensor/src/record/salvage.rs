@@ -6,6 +6,7 @@
 //! records are new ones to everybody.
 
 use std::{
+    ops::Range,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -69,6 +70,14 @@ pub(super) struct Salvaged {
     pub same_log: bool,
 }
 
+impl Salvaged {
+    fn count(&mut self, row: Counted) {
+        self.records += u64::from(row.record);
+        self.incidents += u64::from(row.incident);
+        self.lost += u64::from(!row.record);
+    }
+}
+
 /// Copies from the file at `aside` into the new log. Fails only when that cannot be written.
 pub(super) fn salvage(
     aside: &Path,
@@ -78,7 +87,7 @@ pub(super) fn salvage(
     let straight = open(aside);
     // Where only the names of what is in it are damaged, or where it is, nothing else is.
     let found = |old: &Connection| {
-        let mut reader = Reader { old, below: i64::MAX, lost: 0, until: Instant::now() + TIME };
+        let mut reader = Reader::new(old, TIME);
         schema::check_tables(old, aside).is_ok() && reader.peek().is_some()
     };
     if !straight.as_ref().is_ok_and(found)
@@ -102,7 +111,7 @@ pub(super) fn copy(
     known: Option<Reserved>,
     time: Duration,
 ) -> rusqlite::Result<Salvaged> {
-    let mut reader = Reader { old, below: i64::MAX, lost: 0, until: Instant::now() + time };
+    let mut reader = Reader::new(old, time);
     let newest = reader.peek().unwrap_or(0);
     let same_log = begin(into, meta(old), known, newest)?;
     let mut salvaged = Salvaged { same_log, ..Salvaged::default() };
@@ -120,10 +129,7 @@ pub(super) fn copy(
         }
         let transaction = into.transaction()?;
         for row in rows {
-            let counted = row.write(old, &transaction)?;
-            salvaged.records += u64::from(counted.record);
-            salvaged.incidents += u64::from(counted.incident);
-            salvaged.lost += u64::from(!counted.record);
+            salvaged.count(row.write(old, &transaction)?);
         }
         transaction.commit()?;
         portions += 1;
@@ -132,9 +138,66 @@ pub(super) fn copy(
         }
     }
     salvaged.lost += reader.lost;
+    let transaction = into.transaction()?;
+    copy_unsorted(&reader, &transaction, &mut salvaged)?;
+    transaction.commit()?;
     salvaged.unfinished = Instant::now() >= reader.until;
     store::checkpoint(into, "TRUNCATE")?;
     Ok(salvaged)
+}
+
+/// Where a damaged number stands among others a search takes a wrong turn, and rows are there that it never finds: who
+/// goes from each to its neighbour does. Only where there are more rows than were found, for it reads all of them.
+fn copy_unsorted(
+    reader: &Reader<'_>,
+    into: &Transaction<'_>,
+    salvaged: &mut Salvaged,
+) -> rusqlite::Result<()> {
+    if Instant::now() >= reader.until {
+        return Ok(());
+    }
+    let there = reader.old.query_row("SELECT count(*) FROM records", [], |row| row.get(0));
+    let missing = |salvaged: &Salvaged| {
+        let there = there.as_ref().copied().unwrap_or(u64::MAX);
+        there.saturating_sub(salvaged.records + salvaged.lost)
+    };
+    // From both ends: in between there may be what cannot be read.
+    for direction in ["DESC", "ASC"] {
+        if missing(salvaged) > 0 {
+            walk(direction, reader, into, salvaged)?;
+        }
+    }
+    if there.is_ok() && reader.lost == 0 && Instant::now() < reader.until {
+        salvaged.lost += missing(salvaged);
+    }
+    Ok(())
+}
+
+fn walk(
+    direction: &str,
+    reader: &Reader<'_>,
+    into: &Transaction<'_>,
+    salvaged: &mut Salvaged,
+) -> rusqlite::Result<()> {
+    let all = format!(
+        "SELECT seq, run, priority, incident, kind, record FROM records ORDER BY seq {direction}"
+    );
+    let Ok(mut statement) = reader.old.prepare(&all) else { return Ok(()) };
+    let Ok(rows) = statement.query_map([], Old::read) else { return Ok(()) };
+    let mut known = into.prepare("SELECT 1 FROM records WHERE seq = ?1")?;
+    for row in rows.map_while(Result::ok).take_while(|_| Instant::now() < reader.until) {
+        if known.exists([row.seq])? {
+            continue;
+        }
+        let was_passed = reader.passed.iter().any(|numbers| numbers.contains(&row.seq));
+        let row = row.write(reader.old, into)?;
+        salvaged.lost = salvaged.lost.saturating_sub(u64::from(was_passed && row.record));
+        // What is no record may be one of the numbers that were passed over.
+        if row.record || reader.lost == 0 {
+            salvaged.count(row);
+        }
+    }
+    Ok(())
 }
 
 fn open(path: &Path) -> rusqlite::Result<Connection> {
@@ -344,12 +407,17 @@ struct Reader<'a> {
     old: &'a Connection,
     /// Rows with smaller numbers are still to be read.
     below: i64,
-    /// Numbers that were passed over.
+    /// Numbers that were passed over: how many, and which.
     lost: u64,
+    passed: Vec<Range<i64>>,
     until: Instant,
 }
 
-impl Reader<'_> {
+impl<'a> Reader<'a> {
+    fn new(old: &'a Connection, time: Duration) -> Self {
+        Self { old, below: i64::MAX, lost: 0, passed: Vec::new(), until: Instant::now() + time }
+    }
+
     /// The newest number that can be read.
     fn peek(&mut self) -> Option<u64> {
         let newest = match self.first_below(i64::MAX) {
@@ -358,6 +426,7 @@ impl Reader<'_> {
         };
         // How many numbers there were behind the newest that can be read is not known.
         self.lost = 0;
+        self.passed.clear();
         self.below = newest? + 1;
         newest.map(|seq| seq as u64)
     }
@@ -423,6 +492,7 @@ impl Reader<'_> {
             if works(middle) { good = middle } else { bad = middle }
         }
         self.lost += (self.below - good) as u64;
+        self.passed.push(good..self.below);
         self.below = good;
         true
     }
