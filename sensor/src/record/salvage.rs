@@ -173,6 +173,7 @@ fn copy_unsorted(
     Ok(())
 }
 
+/// Goes through all rows from one end, until one cannot be read, and copies what is not known yet.
 fn walk(
     direction: &str,
     reader: &Reader<'_>,
