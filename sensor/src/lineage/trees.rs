@@ -10,7 +10,7 @@ use std::{cmp::Reverse, collections::HashSet, ops::Range};
 use super::ProcessKey;
 use crate::proto::TreeOrder;
 
-/// Its tree is the host.
+/// Its tree is the host, and nobody stands above it.
 const INIT: u32 = 1;
 
 /// kthreadd: it and its children are the kernel's own. What those start is not.
@@ -138,7 +138,8 @@ impl Census {
         let parent_of = |process: &Counted| {
             let index = *holders.get(process.parent_slot as usize)?;
             let parent = processes.get(index)?;
-            (process.parent_slot != 0 && parent.key == process.parent).then_some(index)
+            let is_known = process.parent_slot != 0 && parent.key == process.parent;
+            (is_known && process.key.tgid != INIT).then_some(index)
         };
         let is_kernel =
             |process: &Counted| process.key.tgid == KERNEL || process.parent.tgid == KERNEL;

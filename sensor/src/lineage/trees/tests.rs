@@ -95,6 +95,15 @@ fn a_dead_root_stands_for_what_it_left() {
 }
 
 #[test]
+fn nobody_stands_above_the_first_process() {
+    // As a torn snapshot has it: 5 carries nobody but pid 1, which is no tree.
+    let torn = [process(5, 0, 1), process(1, 5, 1)];
+    for order in [TreeOrder::Processes, TreeOrder::Growth] {
+        assert_eq!(pids(&Census::new(&torn, 0, None).trees(order, 9).0), [(5, 1)]);
+    }
+}
+
+#[test]
 fn a_slot_that_somebody_else_has_is_not_compared() {
     let before = Census::new(&[Counted { forks: 90, ..process(5, 0, 1) }], 10_000, None);
     let reused = Counted { key: ProcessKey::new(5, 20_000), forks: 7, ..process(5, 0, 1) };
