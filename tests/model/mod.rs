@@ -26,6 +26,7 @@ use serde_json::{Value, json};
 use crate::{
     http::{Listening, Request, say},
     names,
+    process::boot_ns,
 };
 
 /// What an answer is said to have cost.
@@ -78,6 +79,8 @@ pub struct Asked {
     /// Names in lower case; `right` or `wrong` in place of a key.
     pub headers: BTreeMap<String, String>,
     pub right_key: bool,
+    /// When, boot clock, ns.
+    pub boot_ns: u64,
 }
 
 /// A tool that a client offers.
@@ -315,6 +318,7 @@ impl Mind {
             bytes: request.body.len(),
             headers,
             right_key,
+            boot_ns: boot_ns(),
         });
         (step, turn, false)
     }

@@ -4,7 +4,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -14,12 +13,11 @@ use nix::{
     unistd::Pid,
 };
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tests::{
     Cage, Limits, Sensor, agent,
-    daemon::open_to_all,
-    model::{Model, Step, USAGE},
-    names, needs, process,
+    agents::{Agent, good},
+    model::{Step, USAGE},
+    needs, process,
     watch::number,
     workloads::{Running, Workload, script},
 };
@@ -48,70 +46,6 @@ const SILENCE_S: u32 = 10;
 /// and 0.2 for what it had in its cache.
 const ANSWER: u64 = 2 * USAGE.input + 10 * USAGE.output + USAGE.cached / 5;
 
-/// One of the agents, its model, and what it has to work with.
-struct Agent {
-    name: &'static str,
-    /// The key's file is in it.
-    place: TempDir,
-    key: String,
-    model: Model,
-    program: PathBuf,
-}
-
-impl Agent {
-    fn new(name: &'static str, program: PathBuf, script: Vec<Step>) -> Self {
-        let place = tempfile::tempdir().unwrap();
-        open_to_all(place.path()).unwrap();
-        let key = format!("sk-{}-{}", names::word(), names::word());
-        let agent = Self { name, model: Model::start(&key, script).unwrap(), key, place, program };
-        fs::write(agent.key_file(), format!("{}\n", agent.key)).unwrap();
-        fs::set_permissions(agent.key_file(), fs::Permissions::from_mode(0o600)).unwrap();
-        agent
-    }
-
-    fn key_file(&self) -> PathBuf {
-        self.place.path().join("key")
-    }
-
-    /// Of the run's table beside, `run`.
-    fn config(&self, agent: &str, run: &str) -> String {
-        let (model, program, key) = (model_of(self.name), &self.program, self.key_file());
-        format!(
-            "[investigate]\nagent = \"{agent}\"\nwhen = \"always\"\ncooldown_s = 0\n\n\
-             [investigate.run]\n{run}\n\n\
-             [investigate.{name}]\nprogram = {program:?}\nmodel = \"{model}\"\n\
-             endpoint = \"{url}\"\nkey_file = {key:?}\n\n\
-             [[investigate.prices]]\nmodel = \"{model}\"\n\
-             input_usd = 2.0\noutput_usd = 10.0\ncached_usd = 0.2\n",
-            name = self.name,
-            url = self.model.url(),
-        )
-    }
-}
-
-fn model_of(agent: &str) -> &'static str {
-    match agent {
-        "codex" => "gpt-5.1-codex",
-        "gemini" => "gemini-2.5-flash",
-        "opencode" => "anthropic/claude-sonnet-5",
-        _ => "claude-sonnet-5",
-    }
-}
-
-/// Looks, says that the built-in diagnosis is right, and has done.
-fn good() -> Vec<Step> {
-    let findings = json!({
-        "verdict": "confirms",
-        "confidence": 0.75,
-        "cause": {"text": "it starts itself", "evidence": ["incident"]},
-    });
-    vec![
-        Step::Call("incident_get", json!({})),
-        Step::Call("submit_findings", findings),
-        Step::Text("It starts itself.".to_owned()),
-    ]
-}
-
 /// The first run of an agent that has ended, or the next after so many.
 fn ended(sensor: &Sensor, incident: &str, agent: &str, before: usize) -> Value {
     let of = |one: &Value| {
@@ -135,7 +69,7 @@ fn leaves_nothing(sensor: &Sensor) {
 /// By itself, of an incident as it comes: two looks and a last word, each at this price, in millionths of a
 /// dollar.
 fn finds_the_cause(name: &'static str, program: PathBuf, price: u64) {
-    let agent = Agent::new(name, program, good());
+    let agent = Agent::new(name, &program, good()).unwrap();
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = Sensor::start(&cage, &agent.config(agent.name, "")).unwrap();
     let mut watch = sensor.watch(0).unwrap();
@@ -213,7 +147,7 @@ enum Killed {
 fn picks_up_where_it_left_off(name: &'static str, program: PathBuf, who: Killed) {
     let mut script = good();
     script.insert(1, Step::Hang);
-    let agent = Agent::new(name, program, script);
+    let agent = Agent::new(name, &program, script).unwrap();
     let cage = Cage::new(Limits::default()).unwrap();
     let mut sensor = Sensor::start(&cage, &agent.config(name, "")).unwrap();
     let (work, _) = script::ticker().unwrap();
@@ -303,7 +237,7 @@ struct Bench {
 
 impl Bench {
     fn new(name: &'static str, program: PathBuf) -> Self {
-        let agent = Agent::new(name, program, vec![Step::Hang]);
+        let agent = Agent::new(name, &program, vec![Step::Hang]).unwrap();
         let run = format!(
             "silence_s = {SILENCE_S}\nfirst_event_s = {FIRST_EVENT_S}\nturns = 4\nresumes = 0\n"
         );

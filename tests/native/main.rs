@@ -60,6 +60,8 @@ mod resume;
 #[cfg(test)]
 mod rogue;
 #[cfg(test)]
+mod room;
+#[cfg(test)]
 mod sources;
 #[cfg(test)]
 mod storm;

@@ -291,6 +291,7 @@ impl Default for Command {
             program: Vec::new(),
             user: "nobody".into(),
             deadline_s: 300,
+            memory_min_bytes: 64 * MIB,
             memory_max_bytes: 1024 * MIB,
             pids_max: 128,
         }

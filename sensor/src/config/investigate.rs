@@ -95,6 +95,8 @@ pub struct Command {
     pub program: Vec<String>,
     pub user: String,
     pub deadline_s: u32,
+    /// Memory that the kernel does not take from it (cgroup v2).
+    pub memory_min_bytes: u64,
     pub memory_max_bytes: u64,
     pub pids_max: u32,
 }

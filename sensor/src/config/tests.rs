@@ -157,6 +157,10 @@ fn what_an_investigation_may_cost_is_within_bounds() {
             "run.memory_min_bytes = 1073741825",
             "run.memory_min_bytes: 1073741825 is above memory_max_bytes (1073741824)",
         ),
+        (
+            "command.memory_max_bytes = 33554432",
+            "command.memory_min_bytes: 67108864 is above memory_max_bytes (33554432)",
+        ),
         ("run.silence_s = 901", "run.silence_s: 901 is above deadline_s (900)"),
         ("run.turns = 0", "run.turns: 0 is not within 1 to 10000"),
         ("run.tool_calls = 0", "run.tool_calls: 0 is not within 1 to 100000"),

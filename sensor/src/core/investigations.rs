@@ -5,7 +5,7 @@ mod drivers;
 pub mod readiness;
 mod running;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, iter, path::PathBuf, sync::Arc};
 
 pub use self::drivers::Place;
 use self::{
@@ -19,7 +19,7 @@ use crate::{
     config::{self, Agent, When},
     evidence::Gatherer,
     investigate::{
-        self, Agency, By, Desk as Admission, Dossier, Driver, Limits, Past, Stop,
+        self, By, Desk as Admission, Dossier, Driver, Limits, Past, Stop,
         footing::headroom,
         ladder::{self, Rung},
         reserve::Reserve,
@@ -199,10 +199,11 @@ impl Investigations {
     /// Has the wanted one make way for who can run now, with the room that is left: one request instead of it, or
     /// the playbook. Why stands behind why somebody was wanted.
     fn step_down(&self, driver: &mut Driver, why: &mut String) {
-        let Driver::Agent(agency) = &*driver else { return };
-        let rungs = [self.rung(agency)].into_iter().chain(self.rung_below(agency.agent));
-        let choice = self.choose(&rungs.collect::<Vec<_>>());
-        if choice.agent == agency.agent {
+        let Some(wanted) = self.rung(driver) else { return };
+        let agent = wanted.agent;
+        let rungs: Vec<Rung> = iter::once(wanted).chain(self.rung_below(agent)).collect();
+        let choice = self.choose(&rungs);
+        if choice.agent == agent {
             return;
         }
         *driver = self.drivers.get(&choice.agent).cloned().unwrap_or(Driver::Builtin);
@@ -236,10 +237,7 @@ impl Investigations {
 
     /// One request to a model stands between an agent and the playbook, where it is configured.
     fn rung_below(&self, agent: Agent) -> Option<Rung> {
-        match self.drivers.get(&Agent::Api) {
-            Some(Driver::Agent(api)) if agent != Agent::Api => Some(self.rung(api)),
-            _ => None,
-        }
+        (agent != Agent::Api).then(|| self.rung(self.drivers.get(&Agent::Api)?)).flatten()
     }
 
     /// One that has waited: there may be less room now than when it was asked for.
@@ -253,9 +251,14 @@ impl Investigations {
         }
     }
 
-    fn rung(&self, agency: &Agency) -> Rung {
-        let (agent, bounds) = (agency.agent, &agency.bounds);
-        ladder::rung(agent, agency.name(), bounds, self.readiness.of(agent))
+    /// `None`: the playbook.
+    fn rung(&self, driver: &Driver) -> Option<Rung> {
+        let (agent, needs) = match driver {
+            Driver::Builtin => return None,
+            Driver::Command(command) => (Agent::Command, command.sandbox.kept_bytes),
+            Driver::Agent(agency) => (agency.agent, agency.sandbox.kept_bytes),
+        };
+        Some(Rung { agent, name: driver.name(), needs, ready: self.readiness.of(agent) })
     }
 
     /// Takes away what runs of an earlier core have left, but for those that are taken up again.

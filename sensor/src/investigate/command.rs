@@ -10,7 +10,7 @@ use super::{
     findings::Findings,
     lines::Line,
     sandbox::{Program, Sandbox, Whom},
-    supervise::{self, Ended, Heard, Listener, Order},
+    supervise::{self, Cause, Ended, Heard, Listener, Order},
     watch::Patience,
 };
 use crate::{cgroup::Hierarchies, proto::InvestigationState};
@@ -79,7 +79,7 @@ pub fn run(
         program: Program { argv: &command.argv, env: &[], files: &[] },
         input,
         patience: Patience::of(command.deadline),
-        needs: 0,
+        needs: command.sandbox.kept_bytes,
         output_bytes: command.output_bytes,
         keeps_home: false,
         farewell: &FAREWELL,
@@ -89,7 +89,8 @@ pub fn run(
         Ok(ended) => {
             let (state, error) = judge(&ended, command.output_bytes);
             let findings = findings.conclude(redact);
-            End { state, findings, error, ..End::default() }
+            let no_room = matches!(ended.cause, Some(Cause::NoRoom(_)));
+            End { state, findings, error, no_room, ..End::default() }
         }
         Err(error) => End::failed(error.to_string()),
     }

@@ -3,7 +3,7 @@
 //! An agent on a host that has no room for it finds nothing and makes things worse: cold, one was seen to take
 //! 21 s in 192 MiB and never to end in 128. So what is left is measured first, and each rung says what it needs.
 
-use crate::config::{Agent, Bounds};
+use crate::config::{Agent, Investigate};
 
 /// What a rung needs of the host's memory, bytes: `sensor ask` has some 30 MiB, and a prompt.
 pub const API_BYTES: u64 = 64 << 20;
@@ -30,13 +30,16 @@ pub struct Rung {
     pub ready: Result<(), String>,
 }
 
-/// Bytes that an agent needs to begin.
-pub fn needs(agent: Agent, bounds: &Bounds) -> u64 {
-    if agent == Agent::Api { API_BYTES } else { bounds.memory_min_bytes }
-}
-
-pub fn rung(agent: Agent, name: &'static str, bounds: &Bounds, ready: Result<(), String>) -> Rung {
-    Rung { agent, name, needs: needs(agent, bounds), ready }
+/// Bytes that one needs to begin.
+pub fn needs(agent: Agent, config: &Investigate) -> u64 {
+    match agent {
+        Agent::None | Agent::Builtin => 0,
+        Agent::Command => config.command.memory_min_bytes,
+        Agent::Api => API_BYTES,
+        Agent::Claude | Agent::Codex | Agent::Gemini | Agent::Opencode => {
+            config.run.memory_min_bytes
+        }
+    }
 }
 
 /// The first rung that can run now, and, sentence by sentence, why none above it can.
@@ -78,8 +81,7 @@ mod tests {
     use super::*;
 
     fn rung(agent: Agent, name: &'static str, needs: u64) -> Rung {
-        let bounds = Bounds { memory_min_bytes: needs, ..Bounds::default() };
-        super::rung(agent, name, &bounds, Ok(()))
+        Rung { agent, name, needs, ready: Ok(()) }
     }
 
     fn left(memory_mib: u64, tasks: u64) -> Headroom {

@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: the rows of the budget table that can be measured here, each with its
 //! interval and its verdict. It prints what is, also where that misses the budget.
 
+mod agents;
 mod black_box;
 mod brake;
 mod idle;
@@ -39,7 +40,7 @@ pub struct Args {
     #[arg(long)]
     full: bool,
     /// Only the groups whose name contains this: overhead, latency, recursion, brake,
-    /// `black_box`, redaction, idle
+    /// `black_box`, redaction, agents, idle
     #[arg(long)]
     only: Option<String>,
 }
@@ -65,6 +66,8 @@ pub struct Effort {
     pub forks: u64,
     /// Logs that are filled and read.
     pub rounds: u32,
+    /// Runs of each agent on each kind of host.
+    pub agents: u32,
     /// Time to look at an idle daemon.
     pub idle: Duration,
     /// Sizes of the crowd beside an idle daemon.
@@ -85,6 +88,7 @@ impl Effort {
                 attempts: 50,
                 forks: 200_000,
                 rounds: 3,
+                agents: 3,
                 idle: Duration::from_secs(10),
                 crowds,
             }
@@ -100,6 +104,7 @@ impl Effort {
                 attempts: 200,
                 forks: 2_000_000,
                 rounds: 20,
+                agents: 10,
                 idle: Duration::from_mins(1),
                 crowds,
             }
@@ -109,13 +114,14 @@ impl Effort {
 
 type Group = fn(&Path, Effort, &mut dyn FnMut(Row)) -> Result<()>;
 
-const GROUPS: [(&str, Group); 7] = [
+const GROUPS: [(&str, Group); 8] = [
     ("overhead", overhead::measure),
     ("latency", latency::measure),
     ("recursion", recursion::measure),
     ("brake", brake::measure),
     ("black_box", black_box::measure),
     ("redaction", redaction::measure),
+    ("agents", agents::measure),
     ("idle", idle::measure),
 ];
 

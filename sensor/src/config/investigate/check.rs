@@ -60,23 +60,22 @@ fn command(command: &Command) -> Checked {
         return problem("investigate.command.program", "an argument contains a NUL".into());
     }
     range("investigate.command.deadline_s", command.deadline_s, 1..=86_400)?;
-    confined("investigate.command", &command.user, command.memory_max_bytes, command.pids_max)
+    let memory = (command.memory_min_bytes, command.memory_max_bytes);
+    confined("investigate.command", &command.user, memory, command.pids_max)
 }
 
-/// Of whatever is started.
-fn confined(table: &str, user: &str, memory_max_bytes: u64, pids_max: u32) -> Checked {
+/// Of whatever is started. `memory`: least and most, bytes.
+fn confined(table: &str, user: &str, memory: (u64, u64), pids_max: u32) -> Checked {
     name(&format!("{table}.user"), user)?;
     // Below that hardly any interpreter starts.
-    range(&format!("{table}.memory_max_bytes"), memory_max_bytes, 16 * MIB..=1 << 40)?;
+    range(&format!("{table}.memory_max_bytes"), memory.1, 16 * MIB..=1 << 40)?;
+    not_above((&format!("{table}.memory_min_bytes"), memory.0), ("memory_max_bytes", memory.1))?;
     range(&format!("{table}.pids_max"), pids_max, 1..=32_768)
 }
 
 fn bounds(run: &Bounds) -> Checked {
-    confined("investigate.run", &run.user, run.memory_max_bytes, run.pids_max)?;
-    not_above(
-        ("investigate.run.memory_min_bytes", run.memory_min_bytes),
-        ("memory_max_bytes", run.memory_max_bytes),
-    )?;
+    let memory = (run.memory_min_bytes, run.memory_max_bytes);
+    confined("investigate.run", &run.user, memory, run.pids_max)?;
     range("investigate.run.deadline_s", run.deadline_s, 1..=86_400)?;
     for (key, seconds) in [
         ("investigate.run.first_event_s", run.first_event_s),

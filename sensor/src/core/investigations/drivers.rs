@@ -42,7 +42,7 @@ pub fn of(
 ) -> HashMap<Agent, Driver> {
     let mut drivers = HashMap::from([(Agent::Builtin, Driver::Builtin)]);
     if !config.command.program.is_empty() {
-        drivers.insert(Agent::Command, command(&config.command, place));
+        drivers.insert(Agent::Command, command(config, place));
     }
     for (agent, cli) in clis(config) {
         if config.agent == agent || *cli != Cli::default() {
@@ -69,13 +69,16 @@ pub fn name(agent: Agent) -> &'static str {
     NAMES.iter().find(|(_, known)| *known == agent).map_or("none", |(name, _)| name)
 }
 
-fn command(config: &config::Command, place: &Place) -> Driver {
+fn command(config: &config::Investigate, place: &Place) -> Driver {
+    let kept_bytes = ladder::needs(Agent::Command, config);
+    let config = &config.command;
     let Place { hierarchies, home, scratch, doors, log_gid } = place.clone();
     let mut command = Command::new(config.program.clone(), hierarchies, home, scratch);
     command.sandbox.doors = Some(doors);
     command.sandbox.log_gid = log_gid;
     command.sandbox.user = Whom::Named(config.user.clone());
     command.sandbox.memory_bytes = config.memory_max_bytes;
+    command.sandbox.kept_bytes = kept_bytes;
     command.sandbox.pids = config.pids_max.into();
     command.deadline = Duration::from_secs(config.deadline_s.into());
     Driver::Command(command)
@@ -98,7 +101,7 @@ fn agency(
         sandbox: Sandbox {
             user: Whom::Named(bounds.user.clone()),
             memory_bytes: bounds.memory_max_bytes,
-            kept_bytes: ladder::needs(agent, &bounds),
+            kept_bytes: ladder::needs(agent, config),
             pids: bounds.pids_max.into(),
             hierarchies,
             home,

@@ -46,21 +46,22 @@ impl Readiness {
     /// Looks now, and goes on looking on a thread of its own for as long as this is held.
     pub fn watch(drivers: &HashMap<Agent, Driver>) -> Self {
         let found = Self::default();
-        let agents: Vec<(Agent, Cli)> = drivers
+        let all: Vec<Candidate> = drivers
             .values()
             .filter_map(|driver| match driver {
-                Driver::Agent(agency) => Some((agency.agent, agency.cli.clone())),
-                Driver::Builtin | Driver::Command(_) => None,
+                Driver::Agent(agency) => Some(Candidate::Cli(agency.agent, agency.cli.clone())),
+                Driver::Command(command) => Candidate::program(&command.argv),
+                Driver::Builtin => None,
             })
             .collect();
-        if agents.is_empty() {
+        if all.is_empty() {
             return found;
         }
-        found.put(agents.iter().map(|(it, cli)| (*it, at_hand(*it, cli).map(drop))).collect());
+        found.put(all.iter().map(|one| (one.agent(), one.at_hand().map(drop))).collect());
         let kept = Arc::downgrade(&found.0);
         let look = move || {
             while kept.strong_count() > 0 {
-                let now = agents.iter().map(|(it, cli)| (*it, probe(*it, cli))).collect();
+                let now = all.iter().map(|one| (one.agent(), one.probe())).collect();
                 let Some(found) = kept.upgrade() else { return };
                 Self(found).put(now);
                 std::thread::sleep(EVERY);
@@ -84,17 +85,50 @@ impl Readiness {
     }
 }
 
-/// Everything; takes as long as its network does.
-fn probe(agent: Agent, cli: &Cli) -> Result<(), String> {
-    let program = at_hand(agent, cli)?;
-    // In the page cache it starts in a second; from a disk that everybody waits for it may not start at all.
-    if let Some(file) = program.and_then(|path| File::open(path).ok()) {
-        let _ = fadvise(&file, 0, None, Advice::WillNeed);
-    }
-    reachable(agent, cli)
+/// One that could be asked.
+#[derive(Clone, Debug)]
+enum Candidate {
+    /// The operator's own.
+    Program(PathBuf),
+    Cli(Agent, Cli),
 }
 
-/// What can be seen without waiting: its program (`None`: ourselves) and its key.
+impl Candidate {
+    fn program(argv: &[String]) -> Option<Self> {
+        argv.first().map(|program| Self::Program(program.into()))
+    }
+
+    fn agent(&self) -> Agent {
+        match self {
+            Self::Program(_) => Agent::Command,
+            Self::Cli(agent, _) => *agent,
+        }
+    }
+
+    /// Everything; takes as long as its network does.
+    fn probe(&self) -> Result<(), String> {
+        let program = self.at_hand()?;
+        // In the page cache it starts in a second; from a disk that everybody waits for it may not start at all.
+        if let Some(file) = program.and_then(|path| File::open(path).ok()) {
+            let _ = fadvise(&file, 0, None, Advice::WillNeed);
+        }
+        match self {
+            Self::Program(_) => Ok(()),
+            Self::Cli(agent, cli) => reachable(*agent, cli),
+        }
+    }
+
+    /// What can be seen without waiting: its program (`None`: ourselves) and its key.
+    fn at_hand(&self) -> Result<Option<PathBuf>, String> {
+        match self {
+            // Whose it is, and who may run it, is the operator's affair.
+            Self::Program(path) if is_program(path, 0o111) => Ok(Some(path.clone())),
+            Self::Program(path) => Err(no_program(&path.display().to_string(), Agent::Command)),
+            Self::Cli(agent, cli) => at_hand(*agent, cli),
+        }
+    }
+}
+
 fn at_hand(agent: Agent, cli: &Cli) -> Result<Option<PathBuf>, String> {
     let program = if agent == Agent::Api { None } else { Some(program(agent, cli)?) };
     if !cli.key_file.as_os_str().is_empty() {
@@ -113,19 +147,25 @@ fn program(agent: Agent, Cli { program, .. }: &Cli) -> Result<PathBuf, String> {
     let usual = investigate::agent::of(agent).map_or("", |agent| agent.program());
     let (found, shown) = if program.as_os_str().is_empty() {
         let mut places = SEARCH_PATH.split(':').map(|dir| Path::new(dir).join(usual));
-        (places.find(|path| is_program(path)), usual.to_owned())
+        (places.find(|path| is_program(path, BY_ANYBODY)), usual.to_owned())
     } else {
-        (Some(program.clone()).filter(|path| is_program(path)), program.display().to_string())
+        let named = Some(program.clone()).filter(|path| is_program(path, BY_ANYBODY));
+        (named, program.display().to_string())
     };
-    found.ok_or_else(|| {
-        let name = drivers::name(agent);
-        format!("there is no program {shown}: install it, or set investigate.{name}.program")
-    })
+    found.ok_or_else(|| no_program(&shown, agent))
 }
 
-/// By anybody: who runs it owns nothing.
-fn is_program(path: &Path) -> bool {
-    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o001 != 0)
+/// Who runs it owns nothing.
+const BY_ANYBODY: u32 = 0o001;
+
+/// One of those whose bits are set may run it.
+fn is_program(path: &Path, by: u32) -> bool {
+    path.metadata().is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & by != 0)
+}
+
+fn no_program(shown: &str, agent: Agent) -> String {
+    let name = drivers::name(agent);
+    format!("there is no program {shown}: install it, or set investigate.{name}.program")
 }
 
 fn reachable(agent: Agent, cli: &Cli) -> Result<(), String> {
@@ -163,22 +203,25 @@ pub fn doctor(config: &config::Investigate) -> Capability {
         why,
         remedy,
     };
-    let mut rungs: Vec<Rung> = drivers::clis(config)
+    let api = |agent, cli: &Cli| agent == Agent::Api && *cli != Cli::default();
+    let clis = drivers::clis(config)
         .into_iter()
-        .filter(|(agent, cli)| {
-            *agent == config.agent || *agent == Agent::Api && **cli != Cli::default()
-        })
-        .map(|(agent, cli)| {
-            ladder::rung(agent, drivers::name(agent), &config.run, probe(agent, cli))
-        })
-        .collect();
+        .filter(|(agent, cli)| *agent == config.agent || api(*agent, cli))
+        .map(|(agent, cli)| Candidate::Cli(agent, cli.clone()));
+    let command = Some(&config.command).filter(|_| config.agent == Agent::Command);
+    let command = command.and_then(|command| Candidate::program(&command.program));
+    let rung = |one: Candidate| {
+        let agent = one.agent();
+        let needs = ladder::needs(agent, config);
+        Rung { agent, name: drivers::name(agent), needs, ready: one.probe() }
+    };
+    let mut rungs: Vec<Rung> = command.into_iter().chain(clis).map(rung).collect();
     rungs.sort_by_key(|rung| rung.agent != config.agent);
     let headroom = Hierarchies::discover().map(|it| headroom(&it));
     let choice = ladder::choose(&rungs, &headroom.unwrap_or_default());
     match config.agent {
         Agent::None => capability(Working::Ok, "nobody is configured".into(), ""),
         Agent::Builtin => capability(Working::Ok, "builtin: the playbook".into(), ""),
-        Agent::Command => capability(Working::Ok, "command: the configured program".into(), ""),
         wanted if choice.agent == wanted => {
             let why = format!("{} would run now", drivers::name(wanted));
             capability(Working::Ok, why, "")
