@@ -152,6 +152,7 @@ fn what_an_investigation_may_cost_is_within_bounds() {
             "window_tokens: 5000 is above investigate.run.tokens (4000)",
         ),
         ("run.user = \"-x\"", "run.user: \"-x\" is no user name"),
+        ("command.user = \"root\"", "command.user: an investigation does not run as root: name "),
         ("run.pids_max = 0", "run.pids_max: 0 is not within 1 to 32768"),
         (
             "run.memory_min_bytes = 1073741825",

@@ -32,7 +32,7 @@ const LIMIT: Duration = Duration::from_mins(1);
 /// Busy programs for each processor.
 const BUSY: usize = 2;
 
-/// Less than its program and what that needs, so that it reads itself again and again.
+/// Less than what most have of program and memory together, so that they read themselves again and again.
 const SHORT_BYTES: u64 = 256 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,12 +46,12 @@ enum Host {
 impl Host {
     const ALL: [Self; 4] = [Self::Warm, Self::Cold, Self::Busy, Self::Short];
 
-    fn name(self) -> String {
+    fn name(self) -> &'static str {
         match self {
-            Self::Warm => "warm".to_owned(),
-            Self::Cold => "cold".to_owned(),
-            Self::Busy => format!("warm, beside {BUSY} busy programs a processor"),
-            Self::Short => format!("cold, in {} MiB", SHORT_BYTES >> 20),
+            Self::Warm => "warm",
+            Self::Cold => "cold",
+            Self::Busy => "warm, busy host",
+            Self::Short => "cold, 256 MiB",
         }
     }
 
@@ -103,7 +103,7 @@ pub fn measure(binary: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Res
                 continue;
             }
             let row = |what: &str, times: &[f64]| {
-                let name = format!("incident to {name}'s {what}, {}", host.name());
+                let name = format!("{name}: incident to {what}, {}", host.name());
                 Row::new(&name, bootstrap(times, median), "s", None)
             };
             print(row("first question", asks));

@@ -1,9 +1,9 @@
 //! The plug is pulled: a guest with a disk announces one incident after the other until it is killed, and
-//! the next one has to know all that was announced. The host keeps what QEMU was told to write, so this is
+//! the next one has to know all that was announced, and to take up the investigation that ran. The host keeps what QEMU was told to write, so this is
 //! a smoke test of the whole; what a disk may do to writes that were not synced, the log's own tests play.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     fs::File,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
@@ -33,22 +33,55 @@ const LONGEST_MS: u64 = 12_000;
 pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
     let (machine, disk) = (machine(kernel, &Built::all()?, PROCESSORS, "sensor.cut")?, disk()?);
     let mut announced = HashSet::new();
+    let (mut runs, mut taken_up) = (HashMap::new(), 0);
     for cut in 1..=times {
         let guest = Guest::start(&machine, &disk)?;
         guest.knows(&announced)?;
+        taken_up += guest.takes_up(&mut runs)?;
         let before = announced.len();
         let end = Instant::now() + moment();
         while let Some(line) = guest.line(end) {
             announced.extend(line.strip_prefix("announced ").map(str::to_owned));
+            runs.extend(Run::parse(&line));
         }
         let new = announced.len() - before;
         eprintln!(
-            "cut {cut} of {times}: {new} incidents were announced since the last, all older are known"
+            "cut {cut} of {times}: {new} incidents were announced since the last, all older are known; \
+             {taken_up} investigations were taken up until now"
         );
     }
-    Guest::start(&machine, &disk)?.knows(&announced)?;
-    println!("{times} cuts, {} incidents announced, all of them known", announced.len());
+    let last = Guest::start(&machine, &disk)?;
+    last.knows(&announced)?;
+    taken_up += last.takes_up(&mut runs)?;
+    println!(
+        "{times} cuts, {} incidents announced, all of them known; {taken_up} times an investigation was taken up",
+        announced.len()
+    );
     Ok(ExitCode::SUCCESS)
+}
+
+/// An investigation as the guest tells of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Run {
+    lives: u32,
+    state: String,
+}
+
+impl Run {
+    /// `run ID LIVES STATE`
+    fn parse(line: &str) -> Option<(String, Self)> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let ["run", id, lives, state] = words[..] else { return None };
+        Some((id.to_owned(), Self { lives: lives.parse().ok()?, state: state.to_owned() }))
+    }
+
+    fn is_running(&self) -> bool {
+        self.state == "running"
+    }
+
+    fn is_over(&self) -> bool {
+        !self.is_running() && self.state != "queued"
+    }
 }
 
 /// An empty file system in a file.
@@ -125,11 +158,52 @@ impl Guest {
         }
         Ok(())
     }
+
+    /// How many of those that ran have begun another life. Fails when one has neither done that nor come to an
+    /// end: one that was taken up as often as it may be is over.
+    fn takes_up(&self, runs: &mut HashMap<String, Run>) -> Result<usize> {
+        let mut waited: HashMap<String, Run> =
+            runs.drain().filter(|(_, run)| run.is_running()).collect();
+        let (end, mut taken_up) = (Instant::now() + START, 0);
+        while !waited.is_empty() {
+            let Some(line) = self.line(end) else {
+                bail!("ran, and were not taken up: {waited:?}");
+            };
+            let Some((id, run)) = Run::parse(&line) else { continue };
+            if let Some(before) = waited.get(&id) {
+                let again = run.is_running() && run.lives > before.lives;
+                taken_up += usize::from(again);
+                if again || run.is_over() {
+                    waited.remove(&id);
+                }
+            }
+            runs.insert(id, run);
+        }
+        Ok(taken_up)
+    }
 }
 
 impl Drop for Guest {
     fn drop(&mut self) {
         let _ = self.machine.kill();
         let _ = self.machine.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_guest_says_of_an_investigation_is_read() {
+        let (id, run) = Run::parse("run 4k2m-1 2 running").unwrap();
+        assert_eq!((&*id, run.lives, run.is_running(), run.is_over()), ("4k2m-1", 2, true, false));
+        for (state, over) in [("queued", false), ("interrupted", true), ("done", true)] {
+            let (_, run) = Run::parse(&format!("run a 1 {state}")).unwrap();
+            assert_eq!((run.is_running(), run.is_over()), (false, over), "{state}");
+        }
+        for other in ["", "ready", "run a one running", "run a 1", "announced a"] {
+            assert_eq!(Run::parse(other), None, "{other}");
+        }
     }
 }

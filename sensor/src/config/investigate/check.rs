@@ -67,6 +67,10 @@ fn command(command: &Command) -> Checked {
 /// Of whatever is started. `memory`: least and most, bytes.
 fn confined(table: &str, user: &str, memory: (u64, u64), pids_max: u32) -> Checked {
     name(&format!("{table}.user"), user)?;
+    if user == "root" {
+        let what = "an investigation does not run as root: name somebody who owns nothing";
+        return problem(&format!("{table}.user"), what.into());
+    }
     // Below that hardly any interpreter starts.
     range(&format!("{table}.memory_max_bytes"), memory.1, 16 * MIB..=1 << 40)?;
     not_above((&format!("{table}.memory_min_bytes"), memory.0), ("memory_max_bytes", memory.1))?;
