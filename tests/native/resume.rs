@@ -162,6 +162,21 @@ fn a_killed_core_takes_up_what_ran_and_nothing_of_its_first_life_survives() {
     );
 }
 
+/// As after two reboots: the first resolves the incident.
+#[test]
+fn a_run_is_taken_up_whose_incident_was_resolved_meanwhile() {
+    needs!();
+    let mut scene = scene(forgetful);
+    scene.goes_on();
+    let Scene { sensor, begun, .. } = &mut scene;
+    sensor.output(&["resolve", &begun.incident]).unwrap();
+    assert_eq!(sensor.show(&begun.incident).unwrap()["state"], "resolved");
+    sensor.kill_core().unwrap();
+    sensor.restart().unwrap();
+    let run = ended(sensor, &begun.incident);
+    assert_eq!((&run["lives"], &run["outcome"]), (&2.into(), &"complete".into()), "{run:#}");
+}
+
 #[test]
 fn a_daemon_that_was_stopped_in_good_order_takes_it_up_as_well() {
     needs!();

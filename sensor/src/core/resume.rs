@@ -12,6 +12,7 @@ use super::{
 use crate::{
     clock,
     config::Agent,
+    incident::goes_on,
     investigate::{By, Ear, Past, agent},
     proto::{self, InvestigationState, record::Body},
     record::{Draft, Filter, ReadError, Reader},
@@ -38,36 +39,27 @@ pub struct Recalled {
 }
 
 impl Desk {
-    /// Finds those that are to go on; the others are over.
+    /// Finds what was cut off.
     pub(super) fn find_cut_off(&mut self) {
-        let ids: Vec<String> = self.incidents.iter().map(|incident| incident.id.clone()).collect();
-        let (limit, now) = (self.investigations.resumes, clock::wall());
-        for id in ids {
-            let mut found = Vec::new();
-            self.incidents.change(&id, now, |incident| {
-                for one in &mut incident.investigations {
-                    if !was_cut_off(one) {
-                        continue;
-                    }
-                    if one.agent != "builtin" && one.lives <= limit {
-                        found.push(one.clone());
-                    } else {
-                        interrupt(one, "the daemon went away meanwhile");
-                    }
-                }
-                String::new()
-            });
-            self.cut_off.extend(
-                found
-                    .into_iter()
-                    .map(|investigation| CutOff { incident: id.clone(), investigation }),
-            );
-        }
+        let runs = self.incidents.looked_into().flat_map(|incident| {
+            let id = &incident.id;
+            let cut_off = incident.investigations.iter().filter(|run| goes_on(run)).cloned();
+            cut_off.map(|investigation| CutOff { incident: id.clone(), investigation })
+        });
+        self.cut_off = runs.collect();
     }
 
-    /// Takes up what was cut off, beside the desk's other work.
+    /// Takes up what was cut off, beside the desk's other work; what was cut off too often is over.
     pub fn resume(&mut self, state_dir: &Path) {
-        let cut_off = std::mem::take(&mut self.cut_off);
+        let limit = self.investigations.resumes;
+        let goes_on = |CutOff { investigation, .. }: &CutOff| {
+            investigation.agent != "builtin" && investigation.lives <= limit
+        };
+        let (cut_off, over): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut self.cut_off).into_iter().partition(goes_on);
+        for one in over {
+            self.give_up(&one, "the daemon went away meanwhile");
+        }
         let kept: Vec<String> = cut_off.iter().map(|one| one.investigation.id.clone()).collect();
         self.investigations.tidy(&kept);
         for one in cut_off {
@@ -126,10 +118,6 @@ impl Desk {
         let over = super::investigations::Progress::State { incident, investigation: over.into() };
         drop(self.investigated(over));
     }
-}
-
-fn was_cut_off(investigation: &proto::Investigation) -> bool {
-    matches!(investigation.state(), InvestigationState::Running | InvestigationState::Queued)
 }
 
 fn interrupt(investigation: &mut proto::Investigation, why: &str) {

@@ -1,4 +1,4 @@
-//! What an earlier run left behind: unresolved incidents in the log, and perhaps a guardian that
+//! What an earlier run left behind: incidents in the log that are not settled, and perhaps a guardian that
 //! still watches over what is frozen.
 
 use std::path::Path;
@@ -31,15 +31,14 @@ impl Desk {
     /// before the old programs go with it.
     pub fn succeed(&mut self, legacy: Legacy<'_>) {
         let Legacy { opened, state_dir, predecessor } = legacy;
-        let (here, elsewhen): (Vec<_>, Vec<_>) = opened
-            .unresolved
-            .into_iter()
-            .partition(|incident| incident.boot_id == self.host.boot_id);
-        self.incidents = Incidents::restore(here.into_iter().chain(elsewhen.iter().cloned()));
+        let elsewhen = |incident: &&Incident| incident.boot_id != self.host.boot_id;
+        let elsewhen = opened.unsettled.iter().filter(elsewhen);
+        let elsewhen: Vec<String> = elsewhen.map(|incident| incident.id.clone()).collect();
+        self.incidents = Incidents::restore(opened.unsettled);
         // Before any is resolved: what looks into an incident may outlast it.
         self.find_cut_off();
-        for incident in elsewhen {
-            self.resolve(&incident.id, "the host was restarted");
+        for id in elsewhen {
+            self.resolve(&id, "the host was restarted");
         }
         if let Some(predecessor) = predecessor {
             for arm in predecessor.armed() {

@@ -85,9 +85,13 @@ pub struct Incidents {
 }
 
 impl Incidents {
-    /// Takes up what was unresolved when the last run ended.
+    /// Takes up what was not settled when the last run ended.
     pub fn restore(incidents: impl IntoIterator<Item = Incident>) -> Self {
-        let live = incidents
+        let (resolved, live): (Vec<_>, Vec<_>) =
+            incidents.into_iter().partition(|incident| incident.state() == State::Resolved);
+        let looked_into = resolved.into_iter().filter(is_looked_into);
+        let looked_into = looked_into.map(|incident| (incident.id.clone(), incident)).collect();
+        let live = live
             .into_iter()
             .map(|incident| {
                 let culprit = incident
@@ -97,7 +101,7 @@ impl Incidents {
                 (incident.id.clone(), Live { incident, culprit, before: 0 })
             })
             .collect();
-        Self { live, ..Self::default() }
+        Self { live, looked_into, ..Self::default() }
     }
 
     /// Opens an incident, or joins the finding to the one it belongs to.
@@ -279,6 +283,11 @@ impl Incidents {
         self.live.get(id).map(Live::roots).unwrap_or_default()
     }
 
+    /// Whatever somebody looks into, resolved or not.
+    pub fn looked_into(&self) -> impl Iterator<Item = &Incident> {
+        self.iter().filter(|incident| is_looked_into(incident)).chain(self.looked_into.values())
+    }
+
     /// Unresolved incidents.
     pub fn iter(&self) -> impl Iterator<Item = &Incident> {
         self.live.values().map(|live| &live.incident)
@@ -297,9 +306,13 @@ impl Incidents {
 
 /// An investigation of it has not come to its end.
 fn is_looked_into(incident: &Incident) -> bool {
+    incident.investigations.iter().any(goes_on)
+}
+
+/// It runs, or waits for its turn.
+pub fn goes_on(investigation: &proto::Investigation) -> bool {
     use proto::InvestigationState as State;
-    let goes_on = |state| matches!(state, State::Running | State::Queued);
-    incident.investigations.iter().any(|it| goes_on(it.state()))
+    matches!(investigation.state(), State::Running | State::Queued)
 }
 
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]

@@ -109,8 +109,8 @@ pub struct Opened {
     pub last_seq: u64,
     /// The daemon that wrote last did not stop in good order.
     pub unclean: bool,
-    /// Incidents that were not resolved, oldest first.
-    pub unresolved: Vec<proto::Incident>,
+    /// Incidents that were not resolved, or that somebody still looked into, oldest first.
+    pub unsettled: Vec<proto::Incident>,
     /// All automatic action was switched off.
     pub paused: bool,
     /// What the flight recorder had: minutes, then seconds, each oldest first.

@@ -63,7 +63,7 @@ impl Default for Pace {
 pub(super) struct Found {
     pub last_seq: u64,
     pub unclean: bool,
-    pub unresolved: Vec<proto::Incident>,
+    pub unsettled: Vec<proto::Incident>,
     pub settings: Settings,
     /// What the flight recorder has, oldest first.
     pub vitals: Vec<proto::VitalsSample>,
@@ -207,10 +207,17 @@ impl Store {
         }
         let read = || -> rusqlite::Result<Found> {
             let newest = last_seq(&connection)?;
-            let mut statement = connection
-                .prepare("SELECT incident FROM incidents WHERE state <> ?1 ORDER BY opened_at")?;
-            let unresolved = statement
-                .query_map([proto::State::Resolved as i32], |row| row.get::<_, Vec<u8>>(0))?
+            let mut statement = connection.prepare(
+                "SELECT incident FROM incidents WHERE state <> ?1 OR id IN \
+                 (SELECT incident FROM investigations WHERE state IN (?2, ?3)) ORDER BY opened_at",
+            )?;
+            let states = [
+                proto::State::Resolved as i32,
+                proto::InvestigationState::Running as i32,
+                proto::InvestigationState::Queued as i32,
+            ];
+            let unsettled = statement
+                .query_map(states, |row| row.get::<_, Vec<u8>>(0))?
                 .filter_map(|blob| match blob {
                     // What another schema wrote and this one cannot read is no incident here.
                     Ok(blob) => proto::Incident::decode(blob.as_slice()).ok().map(Ok),
@@ -224,7 +231,7 @@ impl Store {
             Ok(Found {
                 last_seq: if clean { reserved } else { newest },
                 unclean: !clean && (!new || beheaded),
-                unresolved,
+                unsettled,
                 settings,
                 vitals: vitals::all(&connection)?,
                 beheaded,

@@ -118,7 +118,7 @@ impl Writer {
                 log_id: self.reports.log_id.borrow().clone(),
                 last_seq: found.last_seq,
                 unclean: found.unclean || found.set_aside.is_some(),
-                unresolved: found.unresolved,
+                unsettled: found.unsettled,
                 paused: found.settings.get(PAUSED).is_some_and(|value| value == "1"),
                 vitals: found.vitals,
                 set_aside: found.set_aside.map(|(path, _)| path),

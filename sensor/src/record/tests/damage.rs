@@ -128,7 +128,7 @@ fn what_is_readable_of_a_damaged_log_is_kept() {
     let (log, second) = open(directory.path());
     assert!(second.set_aside.is_some() && second.unclean && second.paused);
     assert_eq!(second.log_id, first.log_id, "who has seen a record before knows it again");
-    assert!(second.unresolved.iter().map(|incident| incident.id.as_str()).eq(["abc"]));
+    assert!(second.unsettled.iter().map(|incident| incident.id.as_str()).eq(["abc"]));
     assert_eq!(second.last_seq, 5_000);
     let seq = log.append_durable(Draft::bulk(line(b"new"))).wait().unwrap();
     assert!(seq > 5_000, "no number is used again");
@@ -153,7 +153,7 @@ fn a_log_without_its_first_page_is_read_out() {
     let (log, second) = open(directory.path());
     assert!(second.set_aside.is_some());
     assert_eq!(second.log_id, first.log_id, "it is known beside the log");
-    assert!(second.unresolved.iter().map(|incident| incident.id.as_str()).eq(["abc"]));
+    assert!(second.unsettled.iter().map(|incident| incident.id.as_str()).eq(["abc"]));
     drop(log);
     assert_eq!(genuine(&Reader::open(directory.path()).unwrap()), 4_998);
     let left = fs::read_dir(directory.path()).unwrap().flatten();

@@ -148,7 +148,7 @@ fn a_clean_end_leaves_no_gap_and_keeps_what_must_survive() {
     let (log, second) = open(directory.path());
     assert_eq!(second.log_id, first.log_id);
     assert_eq!((second.last_seq, second.unclean, second.paused), (4, false, true));
-    assert!(second.unresolved.iter().map(|incident| incident.id.as_str()).eq(["bbbb"]));
+    assert!(second.unsettled.iter().map(|incident| incident.id.as_str()).eq(["bbbb"]));
     assert_eq!(log.append_durable(Draft::bulk(numbered(1))).wait().unwrap(), 5);
     drop(log);
     let (log, third) = open(directory.path());
