@@ -168,6 +168,23 @@ fn a_resolved_incident_changes_no_more() {
 }
 
 #[test]
+fn a_resolved_incident_is_restored_while_somebody_looks_into_it() {
+    let resolved = |id: &str, state: proto::InvestigationState| {
+        let run = proto::Investigation { state: state.into(), ..Default::default() };
+        let mut one = Incident { id: id.into(), investigations: vec![run], ..Default::default() };
+        one.set_state(State::Resolved);
+        one
+    };
+    let runs = resolved("a", proto::InvestigationState::Running);
+    let over = resolved("b", proto::InvestigationState::Done);
+    let restored = Incidents::restore([runs, over]);
+    assert_eq!(restored.iter().count(), 0);
+    let looked_into: Vec<&str> = restored.looked_into().map(|one| one.id.as_str()).collect();
+    assert_eq!(looked_into, ["a"]);
+    assert!(restored.get("a").is_none() && restored.get_looked_into("a").is_some());
+}
+
+#[test]
 fn restored_incidents_merge_as_before() {
     let mut incidents = Incidents::default();
     let mut open = incidents.report(&finding(7, true), scene(0, &[]), "ab".into()).incident;

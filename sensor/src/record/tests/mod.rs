@@ -163,6 +163,28 @@ fn a_clean_end_leaves_no_gap_and_keeps_what_must_survive() {
 }
 
 #[test]
+fn what_is_resolved_is_settled_once_nobody_looks_into_it_any_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let looks = |state: proto::InvestigationState| {
+        let run =
+            proto::Investigation { id: "aaaa-1".into(), state: state.into(), ..Default::default() };
+        Draft::of("aaaa", Body::Investigation(run))
+    };
+    let (log, _) = open(directory.path());
+    log.append(transition("aaaa", proto::State::Open, 1));
+    log.append(looks(proto::InvestigationState::Running));
+    log.append(transition("aaaa", proto::State::Resolved, 1));
+    log.close("test").unwrap();
+    drop(log);
+    let (log, second) = open(directory.path());
+    assert!(second.unsettled.iter().map(|incident| incident.id.as_str()).eq(["aaaa"]));
+    log.append(looks(proto::InvestigationState::Done));
+    log.close("test").unwrap();
+    drop(log);
+    assert!(open(directory.path()).1.unsettled.is_empty());
+}
+
+#[test]
 fn a_closed_log_refuses() {
     let directory = tempfile::tempdir().unwrap();
     let (log, _) = open(directory.path());
