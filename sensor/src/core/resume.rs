@@ -52,11 +52,11 @@ impl Desk {
     /// Takes up what was cut off, beside the desk's other work; what was cut off too often is over.
     pub fn resume(&mut self, state_dir: &Path) {
         let limit = self.investigations.resumes;
-        let goes_on = |CutOff { investigation, .. }: &CutOff| {
+        let may_go_on = |CutOff { investigation, .. }: &CutOff| {
             investigation.agent != "builtin" && investigation.lives <= limit
         };
         let (cut_off, over): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.cut_off).into_iter().partition(goes_on);
+            std::mem::take(&mut self.cut_off).into_iter().partition(may_go_on);
         for one in over {
             self.give_up(&one, "the daemon went away meanwhile");
         }

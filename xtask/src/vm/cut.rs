@@ -1,6 +1,7 @@
 //! The plug is pulled: a guest with a disk announces one incident after the other until it is killed, and
-//! the next one has to know all that was announced, and to take up the investigation that ran. The host keeps what QEMU was told to write, so this is
-//! a smoke test of the whole; what a disk may do to writes that were not synced, the log's own tests play.
+//! the next one has to know all that was announced, and to take up the investigation that ran. The host keeps
+//! what QEMU was told to write, so this is a smoke test of the whole; what a disk may do to writes that were
+//! not synced, the log's own tests play.
 
 use std::{
     collections::{HashMap, HashSet},
