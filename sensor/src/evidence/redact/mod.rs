@@ -99,7 +99,7 @@ impl Redactor {
         // By its redacted name, so that a second pass takes it for the same program.
         let first = argv.first().map(|first| self.text(first).0).unwrap_or_default();
         let program = programs::of(&first, argv);
-        let mut redacted = Vec::with_capacity(argv.len());
+        let mut redacted: Vec<Vec<u8>> = Vec::with_capacity(argv.len());
         let mut count = 0;
         let mut room = TEXT_LIMIT;
         let mut due = None;
@@ -110,7 +110,8 @@ impl Redactor {
                 break;
             };
             room = left;
-            let is_script = position > 0 && takes_script(&first, &argv[position - 1]);
+            // As redacted, for the same reason.
+            let is_script = redacted.last().is_some_and(|before| takes_script(&first, before));
             let part = match due.take() {
                 Some(Carries::Whole) if !argument.starts_with(b"--") => Some(0),
                 Some(Carries::Pair) => after_sign(argument),

@@ -146,6 +146,12 @@ fn a_markers_colon_announces_nothing() {
 }
 
 #[test]
+fn an_option_that_ends_as_a_shells_does_only_in_its_secret_is_none_of_a_script() {
+    let (once, _) = redactor().argv(&list(&["sh", "-TOKEN='hunter2c", "TOKEN='r 5'x"]));
+    assert_eq!(redactor().argv(&once), (once, 0));
+}
+
+#[test]
 fn equal_secrets_stay_equal_under_one_key_only() {
     let (one, _) = text("A_TOKEN=hunter2 B_TOKEN=hunter2 C_TOKEN=hunter3");
     let marks: Vec<&str> =
