@@ -54,6 +54,7 @@ pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
     let last = Guest::start(&machine, &disk)?;
     last.knows(&announced)?;
     taken_up += last.takes_up(&mut runs)?;
+    last.tells_of_runs()?;
     println!(
         "{times} cuts, {} incidents announced, all of them known; {taken_up} times an investigation was taken up",
         announced.len()
@@ -158,6 +159,17 @@ impl Guest {
             bail!("announced and not there any more: {missing:?}");
         }
         Ok(())
+    }
+
+    /// Fails when it says nothing of any investigation: then there was nothing to take up in all these cuts.
+    fn tells_of_runs(&self) -> Result<()> {
+        let end = Instant::now() + START;
+        while let Some(line) = self.line(end) {
+            if Run::parse(&line).is_some() {
+                return Ok(());
+            }
+        }
+        bail!("the guest says nothing of investigations")
     }
 
     /// How many of those that ran have begun another life. Fails when one has neither done that nor come to an
