@@ -14,6 +14,7 @@ use crate::{
     clock,
     feed::link::Reply,
     incident::headline,
+    investigate::stages,
     kernel::Detail,
     lineage::ProcessKey,
     proto::{self, Claim, Findings, Investigation, InvestigationState, Verdict, record::Body},
@@ -125,7 +126,15 @@ impl Desk {
                 ..Default::default()
             },
         };
-        let diagnosis = diagnosis(&report, &investigation.agent);
+        let found = investigation.report.take().filter(|_| stages::locates(&investigation));
+        // What was found stands while its place is looked for.
+        let (report, diagnosis) = match found {
+            Some(found) => (stages::add_place(&found, &report), None),
+            None => {
+                let diagnosis = diagnosis(&report, &investigation.agent);
+                (report, diagnosis)
+            }
+        };
         investigation.report = Some(report);
         self.log.append(Draft::of(id.clone(), Body::Investigation(investigation.clone())));
         if let Some(diagnosis) = &diagnosis {
