@@ -111,7 +111,7 @@ fn kernels_what_an_agent_runs_is_recorded_however_it_hides() {
     let whole = |line: &&&Value| {
         line["witnessed"]["argv"][2].as_str().is_some_and(|it| it.starts_with(&hiding))
     };
-    let found = all.iter().filter(whole).next_back().unwrap_or_else(|| panic!("{all:#?}"));
+    let found = all.iter().rfind(whole).unwrap_or_else(|| panic!("{all:#?}"));
     let pid = &found["witnessed"]["process"];
     let end = all
         .iter()

@@ -246,6 +246,7 @@ impl Daemon {
             scope: config.scope.cgroup.clone(),
             acting: HashSet::new(),
             matters: HashMap::new(),
+            sources: HashMap::new(),
             loops: HashMap::new(),
             unseen: HashMap::new(),
             deaths: oom::Deaths::default(),

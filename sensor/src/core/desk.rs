@@ -111,6 +111,8 @@ pub struct Desk {
     pub acting: HashSet<String>,
     /// What each unresolved incident is about.
     pub matters: HashMap<String, Matter>,
+    /// Files that were read for investigators, by incident.
+    pub sources: HashMap<String, u32>,
     /// Respawn loops by their incident.
     pub loops: HashMap<String, Looping>,
     /// Memory incidents of an earlier run that this one has not seen grow, and since when it looks, ns.

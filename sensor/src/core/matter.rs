@@ -34,8 +34,6 @@ pub struct Matter {
     evidence: Vec<proto::Evidence>,
     /// Investigations that people wait for.
     asked: Vec<(Driver, Reply)>,
-    /// Files that investigators have asked for.
-    pub sources: u32,
 }
 
 impl Matter {
@@ -50,7 +48,6 @@ impl Matter {
             studied: false,
             evidence: Vec::new(),
             asked: Vec::new(),
-            sources: 0,
         }
     }
 

@@ -106,6 +106,9 @@ impl Desk {
             };
             self.log.append(Draft::of(id.clone(), Body::Transcript(transcript)));
         }
+        if self.incidents.get(id).is_some() {
+            self.recall_sources(id, &evidence);
+        }
         match self.investigations.named(&run.agent) {
             Ok(driver) => {
                 let past = Some((run.clone(), past));
