@@ -56,7 +56,7 @@ pub enum Done {
     StudyDue(String),
     /// An incident about OOM kills is to be looked at, also where it was before.
     OomDue(String),
-    Studied(Study),
+    Studied(Box<Study>),
     Investigated(Progress),
     /// An investigation that was cut off, with its past.
     Recalled(Box<Result<Recalled, (CutOff, String)>>),
@@ -304,7 +304,7 @@ impl Desk {
                 }
             }
             Done::OomDue(incident) => self.study(&incident),
-            Done::Studied(study) => self.studied(study),
+            Done::Studied(study) => self.studied(*study),
             Done::Investigated(progress) => drop(self.investigated(progress)),
             Done::Recalled(recalled) => self.recalled(*recalled),
             Done::Acted(acted) => self.acted(*acted),

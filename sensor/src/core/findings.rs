@@ -137,12 +137,11 @@ impl Desk {
         };
         let found = investigation.report.take().filter(|_| stages::locates(&investigation));
         // What was found stands while its place is looked for.
-        let (report, diagnosis) = match found {
-            Some(found) => (stages::add_place(&found, &report), None),
-            None => {
-                let diagnosis = diagnosis(&report, &investigation.agent);
-                (report, diagnosis)
-            }
+        let (report, diagnosis) = if let Some(found) = found {
+            (stages::add_place(&found, &report), None)
+        } else {
+            let diagnosis = diagnosis(&report, &investigation.agent);
+            (report, diagnosis)
         };
         investigation.report = Some(report);
         self.log.append(Draft::of(id.clone(), Body::Investigation(investigation.clone())));

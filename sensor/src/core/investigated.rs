@@ -72,7 +72,7 @@ impl Desk {
     pub(super) fn investigated(&mut self, progress: Progress) -> Option<Announced> {
         match progress {
             Progress::Line { incident, transcript } => {
-                self.log.append(Draft::of(incident, Body::Transcript(transcript)));
+                self.log.append(Draft::of(incident, Body::Transcript(*transcript)));
                 None
             }
             Progress::Going { incident, investigation } => {

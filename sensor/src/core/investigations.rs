@@ -35,7 +35,7 @@ use crate::{
 pub enum Progress {
     Line {
         incident: String,
-        transcript: proto::Transcript,
+        transcript: Box<proto::Transcript>,
     },
     /// It goes on; what is known of it has changed.
     Going {

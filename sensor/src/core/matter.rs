@@ -81,7 +81,7 @@ impl Desk {
         tokio::task::spawn_blocking(move || {
             study::study(&subject, &lineage, &gatherer, |study| {
                 // The desk is gone only when the daemon ends.
-                let _ = done.send(Done::Studied(study));
+                let _ = done.send(Done::Studied(study.into()));
             });
         });
     }

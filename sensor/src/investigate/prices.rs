@@ -93,6 +93,7 @@ pub struct Estimate {
 
 impl Estimate {
     /// Of two of its kind.
+    #[must_use]
     pub fn twice(self) -> Self {
         let twice = |number: u64| number.saturating_mul(2);
         Self { tokens: twice(self.tokens), micro_usd: self.micro_usd.map(twice) }

@@ -103,13 +103,13 @@ impl Running {
         let estimated_usd = investigation.cost.map_or(0.0, |cost| cost.estimated_usd);
         let mut tell = |stream: &str, text, witnessed| {
             lines += 1;
-            let transcript = proto::Transcript {
+            let transcript = Box::new(proto::Transcript {
                 investigation: id.clone(),
                 line: lines,
                 stream: stream.to_owned(),
                 text,
                 witnessed,
-            };
+            });
             told(Progress::Line { incident: incident.clone(), transcript });
         };
         let sink = &mut |event| match event {

@@ -15,8 +15,8 @@ fn ended(state: InvestigationState, error: &str) -> End {
     End { state, error: error.into(), findings: format!("words, {error}"), ..End::default() }
 }
 
-fn place(path: &str) -> Option<FixLocation> {
-    Some(FixLocation { path: path.into(), line: 3, evidence: vec!["s1".into()] })
+fn place(path: &str) -> FixLocation {
+    FixLocation { path: path.into(), line: 3, evidence: vec!["s1".into()] }
 }
 
 /// What each stage has come to.
@@ -36,7 +36,7 @@ use Stage::{Diagnose, Locate};
 #[test]
 fn the_cause_stands_whatever_becomes_of_the_place() {
     for (place, state, error, came_to) in [
-        (place("/w/run"), Done, "", (Locate, Done, Complete, "")),
+        (Some(place("/w/run")), Done, "", (Locate, Done, Complete, "")),
         (None, Done, "", (Locate, Done, Incomplete, "it ended without a place")),
         (None, Failed, "it fell over", (Locate, Failed, Incomplete, "it fell over")),
     ] {
@@ -156,7 +156,7 @@ fn a_place_that_is_known_is_not_looked_for() {
     assert_eq!(why_not(&incident, Some(&extends), &read), None);
     let abstains = why_not(&incident, Some(&report(Verdict::Abstains)), &read).unwrap();
     assert!(abstains.contains("it abstained"), "{abstains}");
-    let named = Findings { fix_location: place("/w/other"), ..extends.clone() };
+    let named = Findings { fix_location: Some(place("/w/other")), ..extends.clone() };
     assert_eq!(
         why_not(&incident, Some(&named), &read).unwrap(),
         "not needed: the findings name /w/other, line 3 already"
@@ -182,8 +182,9 @@ fn a_place_is_added_and_nothing_else_changes() {
     let sum = add_place(&found, &refused);
     assert_eq!((sum.cause.as_ref(), sum.dropped), (found.cause.as_ref(), 2));
     assert_eq!(sum.dropped_why, ["remedy: it cites no evidence", "fix_location: no"]);
-    let sum = add_place(&sum, &Findings { fix_location: place("/w/run"), ..Findings::default() });
-    assert_eq!((sum.fix_location.clone(), sum.dropped), (place("/w/run"), 1));
+    let sum =
+        add_place(&sum, &Findings { fix_location: Some(place("/w/run")), ..Findings::default() });
+    assert_eq!((sum.fix_location.clone(), sum.dropped), (Some(place("/w/run")), 1));
     // One that says no more takes nothing away.
-    assert_eq!(add_place(&sum, &Findings::default()).fix_location, place("/w/run"));
+    assert_eq!(add_place(&sum, &Findings::default()).fix_location, Some(place("/w/run")));
 }
