@@ -245,13 +245,14 @@ mod tests {
     #[test]
     fn what_was_announced_has_to_be_known() {
         let kill = Kill::of(&incident()).unwrap();
-        missing(&[kill.clone()], &[kill.clone()]).unwrap();
-        let said = missing(&[kill.clone()], &[]).unwrap_err().to_string();
+        let kill = [kill];
+        missing(&kill, &kill).unwrap();
+        let said = missing(&kill, &[]).unwrap_err().to_string();
         assert!(said.starts_with("announced and not there any more"), "{said}");
         // The kernel's own report ranks others below.
         let mut more = kill.clone();
-        more.ranking.push((Process { pid: 9, comm: "dash".into() }, 0));
-        missing(&[kill.clone()], &[more.clone()]).unwrap();
-        assert!(missing(&[more], &[kill]).is_err());
+        more[0].ranking.push((Process { pid: 9, comm: "dash".into() }, 0));
+        missing(&kill, &more).unwrap();
+        assert!(missing(&more, &kill).is_err());
     }
 }
