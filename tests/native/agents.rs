@@ -153,7 +153,7 @@ fn goes_on_to_the_place(name: &'static str, program: PathBuf) {
         Step::Text("There.".to_owned()),
     ]);
     let agent = Agent::new(name, &program, steps).unwrap();
-    let config = agent.config(name, "").replacen("\n", "\nstop_after = \"locate\"\n", 1);
+    let config = agent.config(name, "").replacen('\n', "\nstop_after = \"locate\"\n", 1);
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = Sensor::start(&cage, &config).unwrap();
     let running = work.start(&cage).unwrap();

@@ -1,12 +1,7 @@
 //! A shell as the culprit's user: of a person's, and of nobody else's.
 
-use std::{
-    fs,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    process::Child,
-};
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
 
-use nix::unistd::{Gid, Uid, setgid, setgroups, setuid};
 use serde_json::Value;
 use tests::{
     Cage, Limits, Sensor,
@@ -15,7 +10,7 @@ use tests::{
     names, needs, skip, test_name,
 };
 
-use crate::support::{CATCH, NOBODY, comes, id, opened};
+use crate::support::{CATCH, NOBODY, comes, id, idler, opened};
 
 /// Speaks as Claude Code does: says who it is, and with what it was started.
 const AGENT: &str = r#"#!/bin/sh
@@ -38,24 +33,9 @@ fn person() -> Option<(u32, u32)> {
     ids.find(|(uid, gid)| (1000..60_000).contains(uid) && *gid != 0)
 }
 
-/// A process of this user's that does nothing.
-fn idler(cage: &Cage, uid: u32, gid: u32) -> Child {
-    let mut command = cage.command("sleep").unwrap();
-    command.arg("1000").current_dir("/");
-    let become_them = move || {
-        setgroups(&[])?;
-        setgid(Gid::from_raw(gid))?;
-        setuid(Uid::from_raw(uid))?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec, three system calls.
-    unsafe { command.pre_exec(become_them) };
-    command.spawn().unwrap()
-}
-
 /// What the agent said of itself, and what the sensor did.
 fn said(sensor: &Sensor, cage: &Cage, uid: u32, gid: u32) -> (String, Vec<String>) {
-    let mut culprit = idler(cage, uid, gid);
+    let mut culprit = idler(cage, Path::new("/"), uid, gid);
     let incident = opened(sensor, culprit.id());
     let incident = id(&incident);
     sensor.output(&["investigate", incident, "--agent", "claude"]).unwrap();
