@@ -64,6 +64,8 @@ mod room;
 #[cfg(test)]
 mod sources;
 #[cfg(test)]
+mod stages;
+#[cfg(test)]
 mod storm;
 #[cfg(test)]
 mod support;
@@ -75,5 +77,7 @@ mod trees;
 mod watching;
 #[cfg(test)]
 mod webhooks;
+#[cfg(test)]
+mod witness;
 #[cfg(test)]
 mod workloads;

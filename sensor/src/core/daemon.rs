@@ -100,16 +100,18 @@ impl Daemon {
         let recorder = recorder(&config.state_dir, &log, before, Arc::clone(&counted))
             .map_err(|error| degradations.push(format!("no flight recorder: {error}")))
             .ok();
-        if config.kernel.realtime
-            && let Err(error) = survival::lock_memory()
-        {
-            degradations.push(format!("memory may be paged out: {error}"));
-        }
         if let Err(error) = survival::outlive() {
             degradations.push(format!("the OOM killer may take the daemon as any other: {error}"));
         }
         let kernel = Kernel::start(&configured::load_options(config))?;
         let Kernel { programs, lineage, ring, brake, baseline_processes } = kernel;
+        // To read the kernel's types took ten times what is held later: what is locked cannot be given back.
+        survival::trim();
+        if config.kernel.realtime
+            && let Err(error) = survival::lock_memory()
+        {
+            degradations.push(format!("memory may be paged out: {error}"));
+        }
         degradations.extend(lacks(&programs, &brake, config.kernel.brake));
         tracing::info!("brake: {}", brake.gear());
         let lineage = Arc::new(lineage);
@@ -167,6 +169,7 @@ impl Daemon {
             realtime: config.kernel.realtime,
             paused: Arc::clone(&paused),
             notices: notice_sender,
+            witness: programs.witness(),
             lost: Arc::clone(&overflow),
         });
         // The running program itself, also when its file was replaced meanwhile.
@@ -191,7 +194,7 @@ impl Daemon {
         })?;
         let parser = Parser::new(program, serve_user);
         let gatherer = Arc::new(configured::gatherer(config).with_parser(parser));
-        let memory = programs.memory();
+        let (memory, witness) = (programs.memory(), programs.witness());
         let trees =
             Trees::new(Arc::clone(&lineage), memory, Arc::clone(&gatherer), hierarchies.clone());
         let trees = Arc::clone(counted.get_or_init(|| Arc::new(trees)));
@@ -224,6 +227,7 @@ impl Daemon {
                     home,
                     scratch,
                     doors,
+                    witness,
                     log_gid: serve_user.map(|(_, gid)| gid),
                 },
                 Arc::clone(&gatherer),
@@ -244,6 +248,7 @@ impl Daemon {
             scope: config.scope.cgroup.clone(),
             acting: HashSet::new(),
             matters: HashMap::new(),
+            sources: HashMap::new(),
             loops: HashMap::new(),
             unseen: HashMap::new(),
             deaths: oom::Deaths::default(),
