@@ -222,6 +222,7 @@ impl Daemon {
                 Place {
                     hierarchies,
                     home,
+                    manager: investigate::Manager::find(),
                     scratch,
                     doors,
                     log_gid: serve_user.map(|(_, gid)| gid),

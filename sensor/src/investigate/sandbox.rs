@@ -5,6 +5,7 @@
 mod enter;
 mod home;
 mod leftovers;
+mod unit;
 mod walls;
 
 use std::{
@@ -24,7 +25,11 @@ use rustix::process::{
     Gid, Pid, PidfdFlags, Resource, Signal, Uid, kill_process_group, pidfd_open, pidfd_send_signal,
 };
 
-pub use self::leftovers::{clear_leftovers, tidy, unread};
+use self::unit::Anchor;
+pub use self::{
+    leftovers::{clear_leftovers, tidy, unread},
+    unit::Manager,
+};
 use crate::{
     cgroup::{self, CgroupError, Group, Hierarchies, Limits},
     feed::runs::{Door, Doors, Guest, Run, SOCKET},
@@ -104,6 +109,8 @@ pub struct Sandbox {
     pub hierarchies: Hierarchies,
     /// v2 path below which its group is made: [`Hierarchies::home`].
     pub home: PathBuf,
+    /// Who makes its group instead, as a unit; `None`: another init than systemd.
+    pub manager: Option<Manager>,
     /// Directory of scratch directories; made if need be.
     pub scratch: PathBuf,
     /// The group that may read the log, which is no program's of ours to be in.
@@ -143,10 +150,13 @@ impl Sandbox {
         home::furnish(&place.scratch, start.files, identity)
             .map_err(|(path, source)| SandboxError::Scratch { path, source })?;
         let (output, tail) = self.make_output(id)?;
-        let entered = self.make_group(id).and_then(|group| {
+        // Until the program is in.
+        let mut anchor = None;
+        let (made, no_unit) = self.make_group(id, incident);
+        let entered = made.and_then(|(group, made)| {
             let entrances = group.entrances();
             // Taken away again whichever it is.
-            place.group = Some(group);
+            (place.group, anchor) = (Some(group), made);
             entrances
         });
         let (entrances, without) = match entered {
@@ -158,6 +168,9 @@ impl Sandbox {
         };
         let rlimits = self.rlimits(place.group.as_ref());
         let mut bounds = self.describe(place.group.as_ref(), without);
+        if let Some(no_unit) = no_unit {
+            bounds = format!("{bounds}; no unit of its own: {no_unit}");
+        }
         let closed = identity.and_then(|identity| closed_to(&place.scratch, identity));
         if let Some(closed) = closed {
             let closed = closed.display();
@@ -202,6 +215,7 @@ impl Sandbox {
         let child = command
             .spawn()
             .map_err(|source| SandboxError::Start { program: program.clone(), source })?;
+        drop(anchor);
         Ok(Inmate { child, output: tail, bounds, place, reaped: None })
     }
 
@@ -295,7 +309,12 @@ impl Sandbox {
             .map_err(|error| format!("its socket cannot be made: {error}"))
     }
 
-    fn make_group(&self, id: &str) -> Result<Group, CgroupError> {
+    /// Its group, as a unit where that can be: what holds the unit until it is in; and why there is none.
+    fn make_group(
+        &self,
+        id: &str,
+        incident: &str,
+    ) -> (Result<(Group, Option<Anchor>), CgroupError>, Option<String>) {
         let limits = Limits {
             memory_bytes: self.memory_bytes,
             kept_bytes: self.kept_bytes,
@@ -303,7 +322,15 @@ impl Sandbox {
         };
         let own = key_of(std::process::id()).unwrap_or_default();
         let name = format!("{PREFIX}-{}-{}-{id}", own.tgid, own.start_ns);
-        Group::create(&self.hierarchies, &self.home, &name, &limits)
+        let unit =
+            self.manager.as_ref().map(|it| it.unit(&self.hierarchies, &name, incident, &limits));
+        let no_unit = match unit {
+            Some(Ok((group, anchor))) => return (Ok((group, Some(anchor))), None),
+            Some(Err(error)) => Some(error.to_string()),
+            None => None,
+        };
+        let group = Group::create(&self.hierarchies, &self.home, &name, &limits);
+        (group.map(|group| (group, None)), no_unit)
     }
 
     /// What holds for each process by itself: always a few, and stand-ins for limits that no cgroup
@@ -341,8 +368,13 @@ impl Sandbox {
             self.pids,
             by(holds.pids),
         );
+        if let Some(unit) = group.and_then(Group::unit) {
+            text = format!("{text}, as {unit}");
+        }
         if holds.kept {
             text = format!("{text}; {} MiB are kept for it", self.kept_bytes >> 20);
+        } else if self.kept_bytes > 0 {
+            text = format!("{text}; none is kept for it");
         }
         if let Some(without) = without {
             text = format!("{text}; no cgroup of its own: {without}");
@@ -508,8 +540,13 @@ fn kill_session(session: Pid) {
 
 /// Whether a v2 path is that of one of our agents, of this daemon or another one.
 pub fn is_agent(home: &Path, cgroup: &Path) -> bool {
-    let below = cgroup.strip_prefix(home).ok().and_then(|rest| rest.components().next());
-    below.is_some_and(|name| parse(&name.as_os_str().to_string_lossy()).is_some())
+    let below = |above: &Path| {
+        let name = cgroup.strip_prefix(above).ok()?.components().next()?;
+        Some(name.as_os_str().to_string_lossy().into_owned())
+    };
+    let unit = below(Path::new(unit::SLICE));
+    below(home).is_some_and(|name| parse(&name).is_some())
+        || unit.is_some_and(|name| unit::inside(&name).and_then(parse).is_some())
 }
 
 /// Core's identity and the investigation's id from a group's name.
@@ -532,7 +569,10 @@ mod tests {
         for other in ["/sensor", "/sensor/core", "/sensor/investigation-x-1-ab", "/a", ""] {
             assert!(!is(other), "{other}");
         }
+        assert!(is("/sensor.slice/sensor-investigation-12-3400-ab-1.scope/deeper"));
+        assert!(!is("/sensor.slice/session-3.scope") && !is("/sensor.slice"));
         assert!(!is("/user.slice/investigation-12-3400-ab"), "anybody may call a group so");
+        assert!(!is("/user.slice/sensor.slice/sensor-investigation-12-3400-ab.scope"));
         let parsed = parse("investigation-12-3400-ab-1");
         assert_eq!(parsed, Some((ProcessKey::new(12, 3400), "ab-1")));
     }

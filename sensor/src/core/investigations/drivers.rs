@@ -7,7 +7,7 @@ use crate::{
     config::{self, Agent, Cli},
     evidence::Gatherer,
     feed::runs::Doors,
-    investigate::{Agency, Command, Driver, Prices, Sandbox, Whom, ladder},
+    investigate::{Agency, Command, Driver, Manager, Prices, Sandbox, Whom, ladder},
 };
 
 /// Where their programs live.
@@ -16,6 +16,8 @@ pub struct Place {
     pub hierarchies: Hierarchies,
     /// v2 path below which their groups are.
     pub home: PathBuf,
+    /// Who makes units of them.
+    pub manager: Option<Manager>,
     /// Directory of their homes.
     pub scratch: PathBuf,
     pub doors: Doors,
@@ -72,8 +74,9 @@ pub fn name(agent: Agent) -> &'static str {
 fn command(config: &config::Investigate, place: &Place) -> Driver {
     let kept_bytes = ladder::needs(Agent::Command, config);
     let config = &config.command;
-    let Place { hierarchies, home, scratch, doors, log_gid } = place.clone();
+    let Place { hierarchies, home, manager, scratch, doors, log_gid } = place.clone();
     let mut command = Command::new(config.program.clone(), hierarchies, home, scratch);
+    command.sandbox.manager = manager;
     command.sandbox.doors = Some(doors);
     command.sandbox.log_gid = log_gid;
     command.sandbox.user = Whom::Named(config.user.clone());
@@ -91,7 +94,7 @@ fn agency(
     place: &Place,
     gatherer: &Gatherer,
 ) -> Agency {
-    let Place { hierarchies, home, scratch, doors, log_gid } = place.clone();
+    let Place { hierarchies, home, manager, scratch, doors, log_gid } = place.clone();
     let bounds = config.run.clone();
     Agency {
         agent,
@@ -105,6 +108,7 @@ fn agency(
             pids: bounds.pids_max.into(),
             hierarchies,
             home,
+            manager,
             scratch,
             log_gid,
             doors: Some(doors),
