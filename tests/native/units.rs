@@ -185,7 +185,7 @@ impl Service {
         fs::write(base.path().join("sensor.toml"), config).unwrap();
         let name = format!("sensor-{}.service", names::word());
         let unit = format!(
-            "[Service]\nExecStart={} run --config {at}/sensor.toml\nDelegate=yes\n\
+            "[Unit]\nDefaultDependencies=no\n[Service]\nExecStart={} run --config {at}/sensor.toml\nDelegate=yes\n\
              OOMScoreAdjust=-900\nStandardOutput=null\nStandardError=file:{at}/log\n",
             binary.display()
         );
