@@ -152,11 +152,11 @@ impl Sandbox {
         let (output, tail) = self.make_output(id)?;
         // Until the program is in.
         let mut anchor = None;
-        let (made, no_unit) = self.make_group(id, incident);
-        let entered = made.and_then(|(group, made)| {
+        let mut no_unit = None;
+        let entered = self.make_group(id, incident, &mut no_unit).and_then(|(group, held)| {
             let entrances = group.entrances();
             // Taken away again whichever it is.
-            (place.group, anchor) = (Some(group), made);
+            (place.group, anchor) = (Some(group), held);
             entrances
         });
         let (entrances, without) = match entered {
@@ -309,12 +309,13 @@ impl Sandbox {
             .map_err(|error| format!("its socket cannot be made: {error}"))
     }
 
-    /// Its group, as a unit where that can be: what holds the unit until it is in; and why there is none.
+    /// Its group, and what holds it until it is in if it is a unit; why it is none, where it should be one.
     fn make_group(
         &self,
         id: &str,
         incident: &str,
-    ) -> (Result<(Group, Option<Anchor>), CgroupError>, Option<String>) {
+        no_unit: &mut Option<String>,
+    ) -> Result<(Group, Option<Anchor>), CgroupError> {
         let limits = Limits {
             memory_bytes: self.memory_bytes,
             kept_bytes: self.kept_bytes,
@@ -322,15 +323,14 @@ impl Sandbox {
         };
         let own = key_of(std::process::id()).unwrap_or_default();
         let name = format!("{PREFIX}-{}-{}-{id}", own.tgid, own.start_ns);
-        let unit =
-            self.manager.as_ref().map(|it| it.unit(&self.hierarchies, &name, incident, &limits));
-        let no_unit = match unit {
-            Some(Ok((group, anchor))) => return (Ok((group, Some(anchor))), None),
-            Some(Err(error)) => Some(error.to_string()),
-            None => None,
-        };
-        let group = Group::create(&self.hierarchies, &self.home, &name, &limits);
-        (group.map(|group| (group, None)), no_unit)
+        if let Some(manager) = &self.manager {
+            match manager.unit(&self.hierarchies, &name, incident, &limits) {
+                Ok((group, anchor)) => return Ok((group, Some(anchor))),
+                Err(error) => *no_unit = Some(error.to_string()),
+            }
+        }
+        let group = Group::create(&self.hierarchies, &self.home, &name, &limits)?;
+        Ok((group, None))
     }
 
     /// What holds for each process by itself: always a few, and stand-ins for limits that no cgroup

@@ -43,8 +43,8 @@ const MOST_SAID: u64 = 512;
 /// Why there is no unit.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum UnitError {
-    #[error("{0} is not installed")]
-    Missing(&'static str),
+    #[error("systemd-run is not installed")]
+    Missing,
     #[error("memory and tasks are not bounded by cgroup v2 here")]
     Legacy,
     #[error("systemd-run cannot be started: {0}")]
@@ -61,13 +61,22 @@ pub(super) enum UnitError {
 
 /// systemd, as the init of this host.
 #[derive(Clone, Debug)]
-pub struct Manager(());
+pub struct Manager {
+    /// `systemd-run` and `systemctl`; `None`: not installed.
+    run: Option<PathBuf>,
+    control: Option<PathBuf>,
+}
 
 impl Manager {
     /// `None`: another init, or one of another pid namespace, for which our pids are others.
     pub fn find() -> Option<Self> {
         let is_init = fs::read("/proc/1/comm").is_ok_and(|comm| comm == b"systemd\n");
-        (is_init && Path::new(BOOTED).is_dir()).then_some(Self(()))
+        let find = |program| {
+            let mut places = DIRECTORIES.iter().map(|dir| Path::new(dir).join(program));
+            places.find(|path| path.is_file())
+        };
+        let is_here = is_init && Path::new(BOOTED).is_dir();
+        is_here.then(|| Self { run: find("systemd-run"), control: find("systemctl") })
     }
 
     /// Makes a unit with these limits; `group` is what the program's group is called without it.
@@ -82,7 +91,7 @@ impl Manager {
             return Err(UnitError::Legacy);
         }
         let name = format!("{BEFORE}{group}{BEHIND}");
-        let mut command = Command::new(find("systemd-run")?);
+        let mut command = Command::new(self.run.as_ref().ok_or(UnitError::Missing)?);
         command
             .args(["--scope", "--quiet", "--collect", "--no-ask-password"])
             .arg(format!("--unit={name}"))
@@ -101,7 +110,7 @@ impl Manager {
         }
         let dir = hierarchies.dir(&path).ok_or_else(elsewhere)?;
         if limits.kept_bytes > 0 {
-            keep(hierarchies, limits.kept_bytes);
+            self.keep(hierarchies, limits.kept_bytes);
         }
         let mut group = Group::adopt(&dir);
         let holds = group.look(hierarchies, limits);
@@ -110,6 +119,25 @@ impl Manager {
         }
         group.dies_as_one();
         Ok((group, anchor))
+    }
+
+    /// Lets the slice keep so much for those in it: what nothing is kept for above keeps nothing below. An
+    /// administrator may have given it more.
+    fn keep(&self, hierarchies: &Hierarchies, bytes: u64) {
+        let kept = hierarchies.dir(Path::new(SLICE)).and_then(|slice| cgroup::kept(&slice));
+        let Some(program) = self.control.as_ref().filter(|_| kept.is_none_or(|kept| kept < bytes))
+        else {
+            return;
+        };
+        let mut command = Command::new(program);
+        command.args(["set-property", "--runtime", "--no-ask-password", "sensor.slice"]);
+        let Ok(mut child) = start(command.arg(format!("MemoryMin={bytes}"))) else { return };
+        let end = Instant::now() + PATIENCE;
+        while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 
@@ -189,41 +217,18 @@ fn own_unit(hierarchies: &Hierarchies) -> Option<String> {
 
 fn unit_of(path: &Path) -> Option<String> {
     let mut names = path.components().skip(1).filter_map(|part| part.as_os_str().to_str());
-    let name = names.find(|name| !name.ends_with(".slice"))?;
+    let kind = |name: &str| name.rsplit_once('.').map(|(_, kind)| kind.to_owned());
+    let name = names.find(|name| kind(name).as_deref() != Some("slice"))?;
     // An escaped one would be read as another.
     let is_plain = name.chars().all(|one| one.is_ascii_alphanumeric() || ":-.@".contains(one));
-    let is_unit = [".service", BEHIND].iter().any(|kind| name.ends_with(kind));
+    let is_unit = matches!(kind(name).as_deref(), Some("service" | "scope"));
     (is_plain && is_unit).then(|| name.to_owned())
-}
-
-/// Lets the slice keep so much for those in it: what nothing is kept for above keeps nothing below. An administrator
-/// may have given it more.
-fn keep(hierarchies: &Hierarchies, bytes: u64) {
-    let Some(slice) = hierarchies.dir(Path::new(SLICE)) else { return };
-    if cgroup::kept(&slice).is_some_and(|kept| kept >= bytes) {
-        return;
-    }
-    let Ok(program) = find("systemctl") else { return };
-    let mut command = Command::new(program);
-    command.args(["set-property", "--runtime", "--no-ask-password", "sensor.slice"]);
-    let Ok(mut child) = start(command.arg(format!("MemoryMin={bytes}"))) else { return };
-    let end = Instant::now() + PATIENCE;
-    while matches!(child.try_wait(), Ok(None)) && Instant::now() < end {
-        thread::sleep(Duration::from_millis(5));
-    }
-    let _ = child.kill();
-    let _ = child.wait();
 }
 
 fn is_unified(hierarchies: &Hierarchies) -> bool {
     let file = hierarchies.unified().map(|mount| mount.join("cgroup.controllers"));
     let has = file.and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
     ["memory", "pids"].iter().all(|name| has.split_whitespace().any(|one| one == *name))
-}
-
-fn find(program: &'static str) -> Result<PathBuf, UnitError> {
-    let mut places = DIRECTORIES.iter().map(|dir| Path::new(dir).join(program));
-    places.find(|path| path.is_file()).ok_or(UnitError::Missing(program))
 }
 
 fn start(command: &mut Command) -> std::io::Result<Child> {
