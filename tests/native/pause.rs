@@ -215,7 +215,8 @@ fn node_goes_on() {
 #[test]
 fn go_goes_on() {
     needs!("go");
-    transparent(forking::go);
+    let compiled = forking::compiled_go().unwrap();
+    transparent(|steps| forking::go(&compiled, steps));
 }
 
 const STEPS: &str = "SENSOR_TEST_STEPS";

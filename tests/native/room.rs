@@ -1,10 +1,20 @@
 //! A machine whose memory is taken: whoever was to investigate makes way, and what happens is explained all the
 //! same. In a guest only, with 1 GiB.
 
-use std::{fs, process::Stdio};
+use std::{
+    fs,
+    process::{Child, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use serde_json::Value;
-use tests::{Cage, Limits, Sensor, needs, process::field, skip, test_name, workloads::script};
+use tests::{
+    Cage, Limits, Sensor, needs,
+    process::field,
+    skip, test_name,
+    workloads::{Running, script},
+};
 
 use crate::support::{CATCH, comes, emulated, id, opened};
 
@@ -42,6 +52,51 @@ fn is_stepped_down(incident: &Value) {
     assert!(!last["findings"].as_str().unwrap().is_empty(), "{last:#}");
 }
 
+/// A guest that is full, in which a program looked into an incident when that came.
+struct Full {
+    sensor: Sensor,
+    /// The incident that it looked into.
+    asked: String,
+    filler: Child,
+    _running: Running,
+    _cage: Cage,
+}
+
+impl Full {
+    fn new(ballast_bytes: u64) -> Self {
+        let config = format!(
+            "[respond]\nballast_bytes = {ballast_bytes}\n\
+             [investigate]\nagent = \"command\"\nwhen = \"always\"\n\
+             [investigate.command]\n\
+             program = [\"/bin/sh\", \"-c\", \"echo it looks; exec sleep 86399\"]\n\
+             memory_min_bytes = {NEEDS}\nmemory_max_bytes = {NEEDS}\n"
+        );
+        let before = available();
+        let sensor = Sensor::of_the_host(&config).unwrap();
+        comes("the ballast", CATCH, || available() + ballast_bytes <= before);
+        let cage = Cage::new(Limits::NONE).unwrap();
+        let (work, _) = script::ticker().unwrap();
+        let running = work.start(&cage).unwrap();
+        let asked = id(&opened(&sensor, running.pid())).to_owned();
+        let looks =
+            |one: &Value| one["id"] == asked && one["investigations"][0]["state"] == "running";
+        sensor.wait_for(CATCH, looks).unwrap();
+
+        let bytes = available().saturating_sub(LEFT);
+        let mut filler = cage.command("python3").unwrap();
+        filler.args(["-c", FILL, &bytes.to_string()]).stdin(Stdio::null());
+        let filler = filler.spawn().unwrap();
+        Self { sensor, asked, filler, _running: running, _cage: cage }
+    }
+
+    /// It is still as full, and nobody was ended.
+    fn is_whole(&mut self) {
+        assert_eq!(self.filler.try_wait().unwrap(), None, "nobody was to be ended");
+        let killed = fs::read_to_string("/proc/vmstat").unwrap();
+        assert!(killed.lines().any(|line| line == "oom_kill 0"), "the machine was more than full");
+    }
+}
+
 #[test]
 fn kernels_who_has_no_room_makes_way_and_the_incident_is_explained() {
     needs!("python3");
@@ -49,28 +104,12 @@ fn kernels_who_has_no_room_makes_way_and_the_incident_is_explained() {
         skip::note(test_name!(), "needs a machine that it may fill: a guest");
         return;
     }
-    let config = format!(
-        "[investigate]\nagent = \"command\"\nwhen = \"always\"\n\
-         [investigate.command]\n\
-         program = [\"/bin/sh\", \"-c\", \"echo it looks; exec sleep 86399\"]\n\
-         memory_min_bytes = {NEEDS}\nmemory_max_bytes = {NEEDS}\n"
-    );
-    let sensor = Sensor::of_the_host(&config).unwrap();
-    let cage = Cage::new(Limits::NONE).unwrap();
-    let (work, _) = script::ticker().unwrap();
-    let running = work.start(&cage).unwrap();
-    let asked = id(&opened(&sensor, running.pid())).to_owned();
-    let looks = |one: &Value| one["id"] == asked && one["investigations"][0]["state"] == "running";
-    sensor.wait_for(CATCH, looks).unwrap();
-
-    let bytes = available().saturating_sub(LEFT);
-    let mut filler = cage.command("python3").unwrap();
-    filler.args(["-c", FILL, &bytes.to_string()]).stdin(Stdio::null());
-    let mut filler = filler.spawn().unwrap();
+    let mut full = Full::new(0);
     comes("a full machine", CATCH, || available() < 2 * LEFT);
+    let Full { sensor, asked, .. } = &full;
 
     // What was under way.
-    let made_way = |one: &Value| one["id"] == asked && over(one).is_some_and(|all| all.len() == 2);
+    let made_way = |one: &Value| one["id"] == *asked && over(one).is_some_and(|all| all.len() == 2);
     let incident = sensor.wait_for(CATCH, made_way).unwrap();
     let error = &incident["investigations"][0]["error"];
     assert!(error.as_str().unwrap().contains("there is no room for it any more"), "{error}");
@@ -81,7 +120,30 @@ fn kernels_who_has_no_room_makes_way_and_the_incident_is_explained() {
     assert_eq!(pressure["investigations"].as_array().unwrap().len(), 1, "{pressure:#}");
     is_stepped_down(&pressure);
     assert!(!pressure["diagnosis"].is_null(), "{pressure:#}");
-    assert_eq!(filler.try_wait().unwrap(), None, "nobody was to be ended");
-    let killed = fs::read_to_string("/proc/vmstat").unwrap();
-    assert!(killed.lines().any(|line| line == "oom_kill 0"), "the machine was more than full");
+    full.is_whole();
+}
+
+#[test]
+fn kernels_ballast_is_the_room_in_which_an_investigation_goes_on() {
+    needs!("python3");
+    if !emulated() {
+        skip::note(test_name!(), "needs a machine that it may fill: a guest");
+        return;
+    }
+    let mut full = Full::new(NEEDS);
+    let critical = |one: &Value| one["kind"] == "memory_pressure" && one["severity"] == "critical";
+    let pressure = full.sensor.wait_for(CATCH, critical).unwrap();
+    comes("the ballast, given back", CATCH, || available() > NEEDS);
+    // Longer than four looks in a row.
+    let end = Instant::now() + Duration::from_secs(10);
+    while Instant::now() < end {
+        assert!(available() > NEEDS / 2, "it is not taken again while the machine is full");
+        thread::sleep(Duration::from_millis(100));
+    }
+    let asked = full.sensor.show(&full.asked).unwrap();
+    let runs = asked["investigations"].as_array().unwrap();
+    assert_eq!((runs.len(), &runs[0]["state"]), (1, &"running".into()), "{asked:#}");
+    let pressure = full.sensor.show(id(&pressure)).unwrap();
+    assert_eq!(pressure["investigations"][0]["state"], "queued", "{pressure:#}");
+    full.is_whole();
 }

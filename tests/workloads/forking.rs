@@ -1,12 +1,15 @@
 //! Honest programs that fork all the time and print what they did: their output is the same whether
 //! somebody stops them in between or not. So many steps that they take some seconds.
 
-use std::{ffi::OsString, fmt::Write as _};
+use std::{ffi::OsString, fmt::Write as _, process::Command, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::Workload;
-use crate::names;
+use crate::{names, run::run};
+
+/// Go 1.19 has its library compiled, newer ones compile it first: a minute on a busy machine.
+const GO_LIMIT: Duration = Duration::from_mins(5);
 
 /// A program, and whether its lines come in a certain order.
 pub struct Forking {
@@ -79,26 +82,22 @@ pub fn node(steps: u32) -> Result<Forking> {
     program(&["node"], &body, true)
 }
 
-/// Four goroutines, each on a thread of its own, with children of their own.
-pub fn go(steps: u32) -> Result<Forking> {
+/// Compiles a Go program whose threads fork. Its directory lasts as long as what comes back.
+pub fn compiled_go() -> Result<Workload> {
     let work = Workload::new()?;
-    let source = work.write(
-        "main.go",
-        &format!(
-            "package main\n\nimport (\n\t\"fmt\"\n\t\"os/exec\"\n\t\"runtime\"\n\t\"sync\"\n)\n\n\
-             func main() {{\n\tvar all sync.WaitGroup\n\tfor n := 0; n < 4; n++ {{\n\t\tall.Add(1)\n\t\t\
-             go func(n int) {{\n\t\t\tdefer all.Done()\n\t\t\truntime.LockOSThread()\n\t\t\t\
-             for i := 0; i < {steps}; i++ {{\n\t\t\t\t\
-             said, err := exec.Command(\"echo\", fmt.Sprint(n, i)).Output()\n\t\t\t\t\
-             if err != nil {{\n\t\t\t\t\tpanic(err)\n\t\t\t\t}}\n\t\t\t\tfmt.Print(string(said))\n\t\t\t}}\n\t\t\
-             }}(n)\n\t}}\n\tall.Wait()\n}}\n"
-        ),
-    )?;
+    let source = work.write("forker.go", include_str!("forker.go"))?;
     let program = work.path().join("forker");
-    let mut build = std::process::Command::new("go");
-    build.args(["build", "-o"]).arg(&program).arg(source).env("GOCACHE", work.path().join("cache"));
-    crate::run::run(&mut build, std::time::Duration::from_mins(2))?.success()?;
-    Ok(Forking { work: work.runs([program]), ordered: false })
+    let mut compiler = Command::new("go");
+    compiler.args(["build", "-o"]).arg(&program).arg(source);
+    compiler.env("GOCACHE", work.path().join("cache"));
+    run(&mut compiler, GO_LIMIT)?.success().context("cannot compile forker.go")?;
+    Ok(work.runs([program]))
+}
+
+/// Four goroutines, each on a thread of its own, with children of their own.
+pub fn go(compiled: &Workload, steps: u32) -> Result<Forking> {
+    let argv = compiled.argv.iter().cloned().chain([steps.to_string().into()]);
+    Ok(Forking { work: Workload::new()?.runs(argv), ordered: false })
 }
 
 /// This very program, told to run one of its own functions; its harness prints around that.

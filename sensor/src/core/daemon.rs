@@ -100,16 +100,18 @@ impl Daemon {
         let recorder = recorder(&config.state_dir, &log, before, Arc::clone(&counted))
             .map_err(|error| degradations.push(format!("no flight recorder: {error}")))
             .ok();
-        if config.kernel.realtime
-            && let Err(error) = survival::lock_memory()
-        {
-            degradations.push(format!("memory may be paged out: {error}"));
-        }
         if let Err(error) = survival::outlive() {
             degradations.push(format!("the OOM killer may take the daemon as any other: {error}"));
         }
         let kernel = Kernel::start(&configured::load_options(config))?;
         let Kernel { programs, lineage, ring, brake, baseline_processes } = kernel;
+        // To read the kernel's types took ten times what is held later: what is locked cannot be given back.
+        survival::trim();
+        if config.kernel.realtime
+            && let Err(error) = survival::lock_memory()
+        {
+            degradations.push(format!("memory may be paged out: {error}"));
+        }
         degradations.extend(lacks(&programs, &brake, config.kernel.brake));
         tracing::info!("brake: {}", brake.gear());
         let lineage = Arc::new(lineage);

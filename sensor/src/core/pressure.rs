@@ -36,6 +36,7 @@ use crate::{
     record::Draft,
     respond::ballast::Ballast,
     vitals::{
+        parse,
         pressure::{GROUPS, Group, Options, Strain, Watcher},
         usage::{Options as Polled, Poller},
     },
@@ -166,9 +167,6 @@ impl Desk {
                     }
                 }
                 Said::Calm { cgroup } => {
-                    if cgroup.is_empty() {
-                        self.shortages.ballast.hold();
-                    }
                     if let Some(id) = self.shortages.open.remove(&cgroup) {
                         self.resolve(&id, "there is enough memory again, and nobody waits for it");
                     }
@@ -330,6 +328,19 @@ impl Desk {
             }
             watcher.watch(groups);
         });
+    }
+
+    /// Takes the ballast when there is enough besides it.
+    pub fn tend_ballast(&mut self) {
+        let shortages = &mut self.shortages;
+        let Some(detector) = shortages.detector.as_ref() else { return };
+        if !shortages.ballast.is_missing() || shortages.strain.is_exhausted() {
+            return;
+        }
+        let memory = parse::memory(&fs::read("/proc/meminfo").unwrap_or_default());
+        if let Some((total, available)) = memory.total.zip(memory.available) {
+            shortages.ballast.tend(total, available, detector.limits().watch_percent);
+        }
     }
 
     /// What an earlier run had opened: whether it is over is for the next look to say.

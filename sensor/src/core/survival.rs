@@ -30,15 +30,18 @@ const HEAP: usize = 3 << 19;
 /// What it may take from the stack.
 const STACK: usize = 128 << 10;
 
-/// Has the allocator keep what it was given back, and take large pieces from where it takes small ones:
-/// by default these are asked of the kernel anew each time, and wait where it has none. What the start has
-/// left behind goes back first.
-pub fn keep_memory() {
+/// Gives back to the kernel what nothing uses any more. Of memory that is locked only the end of the heap.
+pub fn trim() {
     // SAFETY: no pointer into what is given back is left.
     #[cfg(target_env = "gnu")]
     unsafe {
         libc::malloc_trim(0)
     };
+}
+
+/// Has the allocator keep what it was given back, and take large pieces from where it takes small ones:
+/// by default these are asked of the kernel anew each time, and wait where it has none.
+pub fn keep_memory() {
     #[cfg(target_env = "gnu")]
     for (parameter, bytes) in
         [(libc::M_TRIM_THRESHOLD, 2 * HEAP), (libc::M_MMAP_THRESHOLD, 2 * HEAP)]

@@ -23,6 +23,7 @@ impl Desk {
         self.resolve_unseen_growth();
         self.resolve_ended_ooms();
         self.choose_groups();
+        self.tend_ballast();
         self.record_losses();
         self.look_after_parser();
         // What a person has ordered is in the book of containments only when it is done.

@@ -331,6 +331,10 @@ impl Detector {
         Self { limits, places: BTreeMap::new() }
     }
 
+    pub const fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     pub fn observe(&mut self, pressure: &Pressure) -> Vec<Said> {
         let cgroup = pressure.cgroup.clone();
         if !self.places.contains_key(&cgroup) && self.places.len() >= PLACES {

@@ -1,9 +1,13 @@
 //! Ballast: memory that the daemon holds while all is well, and gives back when the host's is exhausted, so that
-//! evidence can be gathered then.
+//! evidence can be gathered then, and whoever investigates has room.
 
 use std::{io, ptr, ptr::NonNull};
 
 use rustix::mm::{MapFlags, ProtFlags, mlock, mmap_anonymous, munmap};
+
+/// Of the host's memory, what stays above the level at which it is watched once the ballast is taken, percent:
+/// else it would be given back at once, and taken again, for ever.
+const SPARE_PERCENT: f64 = 5.0;
 
 /// It is there, or was given back.
 #[derive(Debug)]
@@ -13,21 +17,29 @@ pub struct Ballast {
 }
 
 impl Ballast {
-    /// Holds so much; less than a page is nothing.
+    /// Of so many bytes, not taken yet.
     pub fn new(bytes: u64) -> Self {
-        let mut ballast = Self { bytes: usize::try_from(bytes).unwrap_or(0), held: None };
-        ballast.hold();
-        ballast
+        Self { bytes: usize::try_from(bytes).unwrap_or(0), held: None }
     }
 
-    /// Takes it, where it is not there.
-    pub fn hold(&mut self) {
-        if self.held.is_some() || self.bytes == 0 {
+    /// It is not there, and should be.
+    pub const fn is_missing(&self) -> bool {
+        self.held.is_none() && self.bytes > 0
+    }
+
+    /// Takes it, where the host would still have plenty: clearly more than `watch_percent` of `total` bytes.
+    pub fn tend(&mut self, total: u64, available: u64, watch_percent: f64) {
+        let left = available.saturating_sub(self.bytes as u64);
+        let plenty = total as f64 * (watch_percent + SPARE_PERCENT) / 100.0;
+        if !self.is_missing() || (left as f64) < plenty {
             return;
         }
         match Pages::new(self.bytes) {
             Ok(pages) => self.held = Some(pages),
-            Err(error) => tracing::warn!("there is no ballast: {error}"),
+            Err(error) => {
+                tracing::warn!("there is no ballast: {error}");
+                self.bytes = 0;
+            }
         }
     }
 
@@ -75,14 +87,35 @@ impl Drop for Pages {
 mod tests {
     use super::*;
 
+    const BYTES: u64 = 1 << 20;
+    const TOTAL: u64 = 1 << 30;
+
+    fn tend(ballast: &mut Ballast, left_percent: u64) {
+        ballast.tend(TOTAL, BYTES + TOTAL / 100 * left_percent, 20.0);
+    }
+
     #[test]
     fn it_is_given_back_once_and_taken_again() {
-        const BYTES: u64 = 1 << 20;
         let mut ballast = Ballast::new(BYTES);
+        assert_eq!(ballast.release(), 0);
+        tend(&mut ballast, 30);
         assert_eq!([ballast.release(), ballast.release()], [BYTES, 0]);
-        ballast.hold();
-        ballast.hold();
+        tend(&mut ballast, 30);
+        tend(&mut ballast, 30);
         assert_eq!(ballast.release(), BYTES);
-        assert_eq!(Ballast::new(0).release(), 0);
+        let mut none = Ballast::new(0);
+        tend(&mut none, 30);
+        assert_eq!((none.is_missing(), none.release()), (false, 0));
+    }
+
+    #[test]
+    fn it_is_not_taken_where_it_would_have_to_be_given_back_at_once() {
+        let mut ballast = Ballast::new(BYTES);
+        tend(&mut ballast, 24);
+        assert!(ballast.is_missing());
+        tend(&mut ballast, 26);
+        assert!(!ballast.is_missing());
+        tend(&mut ballast, 0);
+        assert!(!ballast.is_missing(), "who is short of memory says so to release");
     }
 }

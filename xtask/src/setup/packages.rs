@@ -69,6 +69,8 @@ fn requirements(need: Need) -> Vec<Requirement> {
             command("python3", "python3", "pools and pre-forking servers are workloads"),
             command("script", "bsdutils", "shells in shells, as a person opens them"),
             command("strace", "strace", "a program is paused under a tracer"),
+            // 80 MB to fetch, 450 MB on disk.
+            command("go", "golang-go", "a Go program with threads is paused, too"),
             command("busybox", "busybox-static", "its shell is paused, too"),
             command("stress-ng", "stress-ng", "its stressors are workloads"),
             command("mkfs.ext4", "e2fsprogs", "a disk that fails is made for the log"),
