@@ -2,7 +2,7 @@
 //! guest only, with 1 GiB, no swap and a disk.
 
 use std::{
-    fs::{self, Permissions},
+    fs::{self, File, Permissions},
     io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
     path::Path,
@@ -49,6 +49,8 @@ fn kernels_what_is_kept_for_an_agent_nobody_takes() {
     }
     // Whoever the agent is may read it.
     fs::set_permissions(DISK, Permissions::from_mode(0o644)).unwrap();
+    // What was read of a disk is dropped when the last who had it open closes it.
+    let _open = File::open(DISK).unwrap();
     let read = format!("head -c {READS} {DISK} >/dev/null; echo read; exec sleep 86399");
     let config = format!(
         "[investigate]\nagent = \"command\"\nwhen = \"always\"\n\
