@@ -55,6 +55,10 @@ fn a_leak_is_found_before_its_limit_and_measured() {
         .unwrap();
     assert_eq!(incident["culprit"]["pid"], pid, "{incident:#}");
     assert_eq!(incident["state"], "open", "nothing is stopped");
+    // A dozen steps of the same size: that is no piece of work that is done at once.
+    let diagnosis = &incident["diagnosis"];
+    assert_eq!(diagnosis["by"], "process_leak", "{diagnosis:#}");
+    assert!(diagnosis["cause"].as_str().unwrap().contains("evenly: in "), "{diagnosis:#}");
 
     comes("that it has taken all that it wants", CATCH, || work.output().contains("all"));
     let mut seen = Value::Null;

@@ -6,6 +6,7 @@ mod demo;
 mod ebpf_toolchain;
 mod eval;
 mod fuzz;
+mod marked;
 mod measure;
 mod place;
 mod run;

@@ -55,6 +55,10 @@ pub fn faults(evaluation: &Evaluation, rows: &[Row]) -> Vec<Fault> {
             faults.push(Fault { about: Some(observed.name.clone()), what });
         }
     }
+    if let Some(Err(why)) = &evaluation.series {
+        let what = format!("unresolved: {}", one_line(why));
+        faults.push(Fault { about: Some("series of memory".into()), what });
+    }
     for row in rows.iter().filter(|row| row.ok == Verdict::False) {
         let what =
             format!("{}: {}, target {}", row.name, table::figure(row.value), row.target_text());
@@ -168,7 +172,7 @@ mod tests {
     use ::tests::judge::{Alone, corpus::Replay};
 
     use super::*;
-    use crate::eval::{fixture, judged::Replayed, score};
+    use crate::eval::{fixture, judged::Replayed, score, series};
 
     /// What is said after this change to the fixture.
     fn said(change: impl FnOnce(&mut Evaluation)) -> Vec<String> {
@@ -363,6 +367,16 @@ mod tests {
                 "gone, replayed: unresolved: there is no such file",
             ]
         );
+    }
+
+    #[test]
+    fn series_of_memory_with_too_many_alarms_or_that_cannot_be_made() {
+        let told = said(|it| it.series = Some(Ok(series::tests::seen())));
+        // Of what is made no half was ever looked at to choose something.
+        let expected = ["false alarms in made series: M2: 0.067, target ≤ 0.02"];
+        assert_eq!(told, expected);
+        let told = said(|it| it.series = Some(Err("no cargo".into())));
+        assert_eq!(told, ["series of memory, unresolved: no cargo"]);
     }
 
     #[test]

@@ -38,6 +38,7 @@ pub fn evaluation() -> Evaluation {
         ],
         traces: Vec::new(),
         observed: Vec::new(),
+        series: None,
     }
 }
 

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use ::tests::judge::{Alone, Label, Outcome, Seen, SeenIncident, Split, corpus};
 
+use super::series;
+
 /// Everything that an evaluation saw.
 #[derive(Clone, Debug, Default)]
 pub struct Evaluation {
@@ -12,6 +14,8 @@ pub struct Evaluation {
     pub traces: Vec<Replayed>,
     /// Observations of memory, replayed.
     pub observed: Vec<Observed>,
+    /// Series of memory that are made; none: left out. An error: why nothing is known.
+    pub series: Option<Result<series::Seen, String>>,
 }
 
 /// A workload: once alone, and some times under the sensor.

@@ -11,13 +11,14 @@ mod plot;
 pub mod quick;
 mod rounds;
 mod score;
+mod series;
 mod table;
 mod traces;
 
 use std::{
     fs,
     io::{IsTerminal as _, stdout},
-    path::Path,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -72,6 +73,10 @@ pub struct Args {
     /// Write docs/evaluation.md and its picture from this run, which has to be of all workloads
     #[arg(long, conflicts_with_all = ["quick", "only", "split"])]
     page: bool,
+    /// No workloads: series of memory, recorded elsewhere, through the detectors of growth. Of each directory below this
+    /// one all `*.csv` with lines of `seconds,part that is used` (0 to 1). Writes the tables in docs/growth.md
+    #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["json", "quick", "only", "split", "runs", "page"])]
+    series: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -105,6 +110,10 @@ impl Args {
 }
 
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(directory) = &args.series {
+        setup::ensure(&[setup::Need::Build])?;
+        return series::run(directory, args.check);
+    }
     ensure!(
         !args.page || args.is_full(),
         "--page publishes what --runs {RUNS} or more have shown, not {}",
@@ -140,19 +149,20 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(if args.check && !faults.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The workloads, and the long traces where nothing is left out.
+/// The workloads, and the long traces and series where nothing is left out.
 fn evaluate(
     selected: &[Labelled],
     runs: u32,
     sensor: &Path,
     with_traces: bool,
 ) -> Result<Evaluation> {
-    let (mut traces, mut observed) = (Vec::new(), Vec::new());
+    let (mut traces, mut observed, mut series) = (Vec::new(), Vec::new(), None);
     if with_traces {
         traces = traces::replay_all(sensor)?;
         observed = traces::judge_observed(sensor)?;
+        series = Some(series::made().map_err(|error| format!("{error:#}")));
     }
-    Ok(Evaluation { workloads: rounds::run(selected, runs, sensor), traces, observed })
+    Ok(Evaluation { workloads: rounds::run(selected, runs, sensor), traces, observed, series })
 }
 
 /// Installs what the workloads need and this machine lacks.

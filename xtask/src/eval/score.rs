@@ -28,6 +28,9 @@ pub fn rows(evaluation: &Evaluation) -> Vec<Row> {
     rows.extend(speed(&evaluation.workloads));
     rows.extend(without(&evaluation.workloads));
     rows.extend(honest(evaluation));
+    if let Some(Ok(seen)) = &evaluation.series {
+        rows.extend(seen.made_rows());
+    }
     rows.extend(trust(evaluation));
     rows
 }

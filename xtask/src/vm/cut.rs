@@ -3,6 +3,8 @@
 //! what QEMU was told to write, so this is a smoke test of the whole; what a disk may do to writes that were
 //! not synced, the log's own tests play.
 
+mod oom;
+
 use std::{
     collections::{HashMap, HashSet},
     io::{BufRead as _, BufReader},
@@ -15,13 +17,14 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+pub use self::oom::run as run_oom;
 use super::{Init, attach, blank, machine};
 use crate::{place, step, test::Built};
 
 const DISK_BYTES: u64 = 256 << 20;
 
-/// From power to an answer, on a slow emulation.
-const START: Duration = Duration::from_mins(3);
+/// From power to an answer, on a slow emulation of a machine that is busy.
+const START: Duration = Duration::from_mins(10);
 
 /// In real time, as its disk is.
 const PROCESSORS: u8 = 2;
@@ -134,22 +137,28 @@ impl Guest {
         self.lines.recv_timeout(end.saturating_duration_since(Instant::now())).ok()
     }
 
-    /// Fails when it has come up without one of these incidents.
-    fn knows(&self, announced: &HashSet<String>) -> Result<()> {
+    /// What it says until it has come up. Fails when it does not.
+    fn comes_up(&self) -> Result<Vec<String>> {
         let end = Instant::now() + START;
-        let mut missing = announced.clone();
+        let mut said = Vec::new();
         loop {
             match self.line(end) {
                 None => bail!(
                     "the guest did not come up; see {}",
                     place::target().join("vm/cut.log").display()
                 ),
-                Some(line) if line == "ready" => break,
-                Some(line) => {
-                    if let Some(id) = line.strip_prefix("known ") {
-                        missing.remove(id);
-                    }
-                }
+                Some(line) if line == "ready" => return Ok(said),
+                Some(line) => said.push(line),
+            }
+        }
+    }
+
+    /// Fails when it has come up without one of these incidents.
+    fn knows(&self, announced: &HashSet<String>) -> Result<()> {
+        let mut missing = announced.clone();
+        for line in self.comes_up()? {
+            if let Some(id) = line.strip_prefix("known ") {
+                missing.remove(id);
             }
         }
         if !missing.is_empty() {

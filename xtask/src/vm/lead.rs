@@ -11,11 +11,12 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
 use super::{Init, Which, console, guest, kernel};
 use crate::{
+    marked,
     measure::machine::Machine,
     place, step,
     test::{self, Built, results::Suite, skips::SkipList},
@@ -25,10 +26,9 @@ use crate::{
 const TESTS: &str = "lead::";
 const LINE: &str = "LEAD ";
 
-/// Where the table goes, and what is around it there.
+/// Where the table goes, and who writes it there.
 const PAGE: &str = "docs/measurements.md";
-const BEGIN: &str = "<!-- `cargo xtask vm 5.10 6.1 6.12 7.2 --lead` writes from here -->";
-const END: &str = "<!-- to here -->";
+const BY: &str = "cargo xtask vm 5.10 6.1 6.12 7.2 --lead";
 
 const LIMIT: Duration = Duration::from_mins(5);
 
@@ -71,7 +71,7 @@ pub fn run(kernels: &[String], processors: u8) -> Result<ExitCode> {
     );
     table.push_str(&rows(kernels, &found));
     println!("{table}");
-    write(&table)?;
+    marked::write(PAGE, BY, &table)?;
     Ok(test::report(&suites))
 }
 
@@ -105,24 +105,6 @@ fn rows(kernels: &[String], found: &BTreeMap<(u32, usize), Lead>) -> String {
         );
     }
     table
-}
-
-/// Puts the table where the last one was.
-fn write(table: &str) -> Result<()> {
-    let page = place::workspace().join(PAGE);
-    let text = fs::read_to_string(&page).with_context(|| format!("cannot read {PAGE}"))?;
-    fs::write(&page, replaced(&text, table)?).with_context(|| format!("cannot write {PAGE}"))?;
-    eprintln!("wrote {PAGE}");
-    Ok(())
-}
-
-fn replaced(page: &str, table: &str) -> Result<String> {
-    let Some((before, (_, after))) =
-        page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?)))
-    else {
-        bail!("{PAGE} has no place for the table: it begins with {BEGIN:?} and ends with {END:?}");
-    };
-    Ok(format!("{before}{BEGIN}\n\n{table}\n{END}{after}"))
 }
 
 /// earlyoom, where it was fetched.
@@ -168,14 +150,5 @@ mod tests {
             leads.into_iter().map(|lead| ((lead.mb, 0), lead)).collect();
         let table = rows(&["6.1".to_owned()], &found);
         assert!(table.ends_with("| 50 MB/s | 6.1 | 14 | 6.2 | – | 1.0 |\n"), "{table}");
-    }
-
-    #[test]
-    fn the_table_takes_the_place_of_the_last_one() {
-        let page = format!("# A\n{BEGIN}\nold\n{END}\nmore\n");
-        let new = replaced(&page, "new\n").unwrap();
-        assert_eq!(new, format!("# A\n{BEGIN}\n\nnew\n\n{END}\nmore\n"));
-        assert_eq!(replaced(&new, "new\n").unwrap(), new);
-        assert!(replaced("# A\n", "new").is_err());
     }
 }

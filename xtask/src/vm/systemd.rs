@@ -7,8 +7,8 @@ use anyhow::{Result, bail};
 use super::{guest::program, initramfs::Tree};
 use crate::place;
 
-/// The tests that concern it, by parts of their names: what runs in a unit, and who makes way there.
-pub const TESTS: [&str; 2] = ["room::", "units::"];
+/// The tests that concern it, by parts of their names: what runs in a unit, what is kept for it, and who makes way.
+pub const TESTS: [&str; 3] = ["kept::", "room::", "units::"];
 
 const INIT: &str = "/usr/lib/systemd/systemd";
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Rule, culprit::Sight};
+use super::{Rule, culprit::Sight, fast::MORE};
 use crate::lineage::ProcessKey;
 
 /// What a finding was about, as it is followed.
@@ -45,9 +45,6 @@ pub struct Over {
     pub at_ns: u64,
 }
 
-/// Less than one part of so many is no growth.
-const NEWS: u64 = 64;
-
 /// Findings by their culprit.
 #[derive(Clone, Debug, Default)]
 pub struct Claims(BTreeMap<Option<ProcessKey>, Claim>);
@@ -84,7 +81,7 @@ impl Claim {
     /// Follows it; says why it is over.
     fn follow(&mut self, now_ns: u64, value: u64) -> Option<String> {
         let grown = self.peak.saturating_sub(self.base);
-        if value > self.peak.saturating_add(grown / NEWS) {
+        if value > self.peak.saturating_add(grown / MORE) {
             (self.peak, self.grew_ns) = (value, now_ns);
         } else if value < self.base.saturating_add(grown / 2) {
             return Some("half of what it grew by, or more, is given back".to_owned());

@@ -2,6 +2,7 @@
 
 use super::{
     Rule,
+    fast::{EVEN_PACE, EVEN_SAMPLES},
     room::Room,
     series::Growth,
     workers::Accumulation,
@@ -25,6 +26,8 @@ pub const LIMIT: &str = "limit";
 pub const SHARE: &str = "share_of_growth";
 pub const OWN: &str = "own_share";
 pub const RISES: &str = "rises_less_falls";
+pub const ROSE: &str = "rose_in";
+pub const UNEVENNESS: &str = "fastest_to_mean";
 pub const PROCESSES: &str = "processes";
 pub const MORE: &str = "more_processes";
 pub const WORKERS: &str = "more_workers";
@@ -86,6 +89,11 @@ pub fn of_growth(
     if let Some((s, needed)) = growth.s {
         told.push(measure(RISES, s.into(), Some(needed.into()), "pairs"));
     }
+    if let Some((rises, unevenness)) = growth.course {
+        told.push(measure(ROSE, rises.into(), Some(EVEN_SAMPLES.into()), "samples"));
+        let tenths = (unevenness * 10.0).round() / 10.0;
+        told.push(measure(UNEVENNESS, tenths, Some(EVEN_PACE), "times"));
+    }
     told
 }
 
@@ -122,6 +130,12 @@ pub fn confidence(rule: Rule, buckets: usize) -> f64 {
         Rule::M1 | Rule::M2 | Rule::M3 | Rule::M4 => 0.7,
         Rule::M5 | Rule::M6 => 0.6,
     }
+}
+
+/// It grew evenly, in many samples; only of a short growth is that looked at.
+pub fn is_even(finding: &Finding) -> bool {
+    value(finding, ROSE).is_some_and(|rises| rises >= EVEN_SAMPLES.into())
+        && value(finding, UNEVENNESS).is_some_and(|times| times <= EVEN_PACE)
 }
 
 /// One line about it. `who`: the culprit in words; `many`: a group.

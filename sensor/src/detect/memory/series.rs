@@ -110,6 +110,8 @@ pub struct Growth {
     pub slopes: Slopes,
     /// Mann and Kendall's S, and what it has to be.
     pub s: Option<(i32, i32)>,
+    /// Of a short one: samples in which it rose, and its fastest pace as a multiple of the mean.
+    pub course: Option<(u32, f64)>,
     pub buckets: usize,
 }
 
@@ -121,6 +123,7 @@ impl Growth {
             over_ns: trend.over_ns,
             slopes: trend.slopes,
             s: Some((trend.s, s)),
+            course: None,
             buckets: trend.buckets,
         }
     }

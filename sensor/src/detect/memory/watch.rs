@@ -9,7 +9,7 @@ use super::{
     Limits, Rule,
     claims::{Claim, Claims, Follows, Over},
     culprit::{Sight, key_of},
-    fast::PAUSE_NS,
+    fast::{OVER_NS, PAUSE_NS},
     measures,
     rings::Point,
     room::Room,
@@ -31,10 +31,7 @@ const MOST_GROUPS: usize = 256;
 /// Who is not told of for so long is forgotten, ns: the length of the shortest ring.
 const FORGOTTEN_NS: u64 = 16 * LENGTHS_NS[0];
 
-/// A forecast of the fast kind is over when nothing has grown for so long, ns.
-const FAST_PATIENCE_NS: u64 = 5 * 60 * 1_000_000_000;
-
-/// The others, when so many buckets of their ring have not.
+/// A forecast is over when so many buckets of its ring have not grown.
 const PATIENCE_BUCKETS: u64 = 4;
 
 /// A tree below this is not told of (unless it has many processes), bytes.
@@ -313,6 +310,6 @@ fn finding(
 fn patience(window: Window) -> u64 {
     match window {
         Window::Ring(ring) => PATIENCE_BUCKETS * LENGTHS_NS[ring],
-        Window::Fast => FAST_PATIENCE_NS,
+        Window::Fast => OVER_NS,
     }
 }

@@ -1,14 +1,15 @@
-//! A spike: so much within a moment that it is no leak but one piece of work.
+//! A spike: so much within a moment, or in so few steps, that it is no leak but one piece of work.
 
 use super::{Claim, Told, leak::OWN_AT_LEAST};
-use crate::detect::memory::measures::{HOLDS, OVER, OWN};
+use crate::detect::memory::measures::{self, HOLDS, OVER, OWN};
 
 /// Longer than this, s, it is no moment.
 const MOMENT_S: f64 = 120.0;
 
 pub(super) fn explain(told: &Told<'_>) -> Option<Claim> {
     let over = told.value(OVER)?;
-    if told.finding.rule != "M1" || over > MOMENT_S || told.value(OWN)? < OWN_AT_LEAST {
+    let sudden = over <= MOMENT_S && !measures::is_even(told.finding);
+    if told.finding.rule != "M1" || !sudden || told.value(OWN)? < OWN_AT_LEAST {
         return None;
     }
     let who = told.who();

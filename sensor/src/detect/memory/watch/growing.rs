@@ -283,6 +283,7 @@ fn of_rush(rush: &Rush) -> Growth {
         over_ns: rush.over_ns,
         slopes,
         s: None,
+        course: Some((rush.rises, rush.unevenness)),
         buckets: 0,
     }
 }
