@@ -3,10 +3,10 @@
 
 use std::{
     fs::{self, File, Permissions},
-    io::{BufRead as _, BufReader},
+    io::{self, BufRead as _, BufReader, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::Path,
-    process::Stdio,
+    process::{Child, Stdio},
 };
 
 use tests::{Cage, Limits, Sensor, needs, process::field, skip, test_name, workloads::script};
@@ -76,17 +76,45 @@ fn kernels_what_is_kept_for_an_agent_nobody_takes() {
     assert!(reader.status().unwrap().success());
     assert!(cached(neighbour.directory()) >= READS, "{}", cached(neighbour.directory()));
 
-    let filled = Cage::new(Limits::NONE).unwrap();
-    let mut filler = filled.command("python3").unwrap();
-    filler.args(["-c", FILL]).arg(neighbour.directory().join("memory.stat"));
-    filler.arg(LOST.to_string()).stdin(Stdio::null()).stdout(Stdio::piped());
-    let mut filler = filler.spawn().unwrap();
-    let mut said = String::new();
-    BufReader::new(filler.stdout.take().unwrap()).read_line(&mut said).unwrap();
+    let filler = Filler::until_gone(neighbour.directory());
     let (has, lost) = (cached(agent), cached(neighbour.directory()));
-    eprintln!("of {READS} bytes that each had read, the agent has {has}, its neighbour {lost}");
-    assert_eq!(said, "full\n");
+    say(&format!("of {READS} bytes that each had read, the agent has {has}, its neighbour {lost}"));
     assert!(has >= READS && lost <= LOST, "{has} {lost}");
-    filled.clear().unwrap();
-    filler.wait().unwrap();
+    drop(filler);
+
+    // All of that by the group above it: without it the same is not kept.
+    fs::write(agent.with_file_name("memory.min"), "0").unwrap();
+    let _filler = Filler::until_gone(agent);
+    say(&format!("without its slice's memory.min the agent has {}", cached(agent)));
+}
+
+/// Has taken memory until a group had lost what it had read; all of it is free again in the end.
+struct Filler {
+    process: Child,
+    cage: Cage,
+}
+
+impl Filler {
+    fn until_gone(group: &Path) -> Self {
+        let cage = Cage::new(Limits::NONE).unwrap();
+        let mut process = cage.command("python3").unwrap();
+        process.args(["-c", FILL]).arg(group.join("memory.stat")).arg(LOST.to_string());
+        let mut process = process.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut said).unwrap();
+        assert_eq!(said, "full\n", "it was ended before");
+        Self { process, cage }
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let _ = self.cage.clear();
+        let _ = self.process.wait();
+    }
+}
+
+/// On the console, past the harness's capture.
+fn say(what: &str) {
+    let _ = io::stderr().write_all(format!("{what}\n").as_bytes());
 }
