@@ -29,6 +29,9 @@ const ENUMS: &[(&str, &str)] = &[
     ("Investigation.state", "investigation_state"),
     ("Investigation.outcome", "outcome"),
     ("Investigation.stage", "stage"),
+    ("StageRun.stage", "stage"),
+    ("StageRun.state", "investigation_state"),
+    ("StageRun.outcome", "outcome"),
     ("Findings.verdict", "verdict"),
     ("FileFact.state", "file_state"),
     ("Frame.kind", "frame_kind"),
@@ -74,6 +77,8 @@ const STRINGS: &[&str] = &[
     "Pressure.window_ns",
     "Pressure.falling_ns",
     "Usage.at_ns",
+    "Witnessed.at_ns",
+    "Witnessed.ran_ns",
 ];
 
 /// Single `bytes` fields: text with `\xNN` for what is not printable UTF-8.
@@ -99,6 +104,7 @@ const BYTES: &[&str] = &[
     "GitState.moved_by",
     "LogLine.text",
     "ReadSourceRequest.path",
+    "Witnessed.name",
 ];
 
 /// `repeated bytes` fields.
@@ -112,6 +118,7 @@ const BYTE_LISTS: &[&str] = &[
     "Step.argv",
     "LiveTree.argv",
     "GitState.modified",
+    "Witnessed.argv",
 ];
 
 const TIMES: &[&str] = &[
@@ -123,6 +130,8 @@ const TIMES: &[&str] = &[
     "Action.at",
     "Investigation.started_at",
     "Investigation.ended_at",
+    "StageRun.started_at",
+    "StageRun.ended_at",
     "Findings.at",
     "VitalsSample.at",
     "TreeList.at",

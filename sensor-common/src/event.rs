@@ -18,6 +18,9 @@ pub const RESPAWNED: u32 = 7;
 /// `oom::Marked` and `oom::Killed`.
 pub const MARKED: u32 = 8;
 pub const KILLED: u32 = 9;
+/// `witness::Ran` and `witness::Left`.
+pub const RAN: u32 = 10;
+pub const LEFT: u32 = 11;
 
 /// A gate was crossed. Wakes the reader at once.
 #[repr(C)]

@@ -24,5 +24,6 @@ pub mod recursion;
 pub mod respawn;
 pub mod signature;
 pub mod storm;
+pub mod witness;
 
 pub use process::{FileId, ProcessKey};

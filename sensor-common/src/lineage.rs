@@ -29,6 +29,8 @@ pub const ADOPTED: u32 = 1 << 0;
 pub const EXECUTED: u32 = 1 << 1;
 /// Runs no more.
 pub const DEAD: u32 = 1 << 2;
+/// What it executed was told of, and so its end will be (see `witness`).
+pub const WITNESSED: u32 = 1 << 3;
 
 /// One process, living or dead. 176 bytes.
 #[repr(C)]

@@ -17,6 +17,7 @@ mod recursion;
 mod respawn;
 mod storm;
 mod task;
+mod witness;
 
 use aya_ebpf::{
     helpers::generated::bpf_get_current_task,
@@ -81,6 +82,7 @@ fn exec(task: Task, cast: Cast) -> i32 {
     };
     if slot != 0 && cast::plays_exec(cast, task, slot) {
         recursion::sensor_executed(slot, cast);
+        witness::sensor_ran(slot);
         brake::check(slot, 0);
     }
     0
@@ -115,6 +117,7 @@ fn exit(task: Task, cast: Cast) -> i32 {
     }
     // Before the node is gone.
     oom::ended(slot.unwrap_or(0), task);
+    witness::ended(slot.unwrap_or(0));
     let key = lifecycle::key_of(slot.unwrap_or(0));
     let at_ns = lifecycle::now();
     if lineage::ended(tgid, at_ns) {

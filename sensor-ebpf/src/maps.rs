@@ -18,6 +18,7 @@ use sensor_common::{
     recursion::{Found, Nodes},
     respawn::{self, Loop, Window},
     signature::ARGV_WORDS,
+    witness::{self, Watch},
 };
 
 use crate::cast;
@@ -95,6 +96,10 @@ pub static LIMIT: PerCpuArray<Limit> = PerCpuArray::with_max_entries(1, 0);
 /// Ends by SIGKILL that were told of.
 #[map]
 pub static TOLD: Array<Told> = Array::with_max_entries(1, 0);
+
+/// Groups in which execs are told of, by cgroup v2 id; user space enters them.
+#[map]
+pub static WATCHED: HashMap<u64, Watch> = HashMap::with_max_entries(witness::GROUPS, 0);
 
 /// What processes stood in reclaim, by slot. User space maps it.
 #[map]

@@ -66,6 +66,8 @@ mod room;
 #[cfg(test)]
 mod sources;
 #[cfg(test)]
+mod stages;
+#[cfg(test)]
 mod storm;
 #[cfg(test)]
 mod support;
@@ -79,5 +81,7 @@ mod units;
 mod watching;
 #[cfg(test)]
 mod webhooks;
+#[cfg(test)]
+mod witness;
 #[cfg(test)]
 mod workloads;

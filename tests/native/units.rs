@@ -116,7 +116,8 @@ fn a_run_is_a_unit_with_its_limits_and_a_rogue_is_gone_with_it() {
     let place = tempfile::tempdir().unwrap();
     open_to_all(place.path()).unwrap();
     let cage = Cage::new(Limits::default()).unwrap();
-    let sensor = Sensor::start(&cage, &config(&rogue(place.path()))).unwrap();
+    let program = rogue(place.path());
+    let sensor = Sensor::start(&cage, &config(&program)).unwrap();
     let mut watch = sensor.watch(0).unwrap();
     let (work, _) = script::ticker().unwrap();
     let running = work.start(&cage).unwrap();
@@ -153,6 +154,10 @@ fn a_run_is_a_unit_with_its_limits_and_a_rogue_is_gone_with_it() {
     let told = watch.find(CATCH, |record| record["transcript"]["line"] == 1).unwrap().record;
     let told = told["transcript"]["text"].as_str().unwrap().to_owned();
     assert!(told.contains(&format!(", as {unit}; 64 MiB are kept for it")), "{told}");
+    // The kernel tells of what is executed in the unit: first of its program, not of the shell that held the unit.
+    let first = watch.find(CATCH, |record| record["transcript"]["stream"] == "kernel").unwrap();
+    let first = first.record["transcript"]["text"].as_str().unwrap().to_owned();
+    assert!(first.contains(program.to_str().unwrap()), "{first}");
     watch.kill();
 
     fs::write(place.path().join("end"), "").unwrap();

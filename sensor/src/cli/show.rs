@@ -14,7 +14,8 @@ use sensor_proto::{
     json::{self, RecordLine, escape},
     v1::{
         Action, Braked, Cost, Culprit, Cycle, Diagnosis, Evidence, ExportStart, Finding, Group,
-        GroupBy, Incident, Investigation, InvestigationState, Outcome, Record, State, Step,
+        GroupBy, Incident, Investigation, InvestigationState, Outcome, Record, StageRun, State,
+        Step,
     },
 };
 
@@ -484,6 +485,10 @@ fn findings(page: &mut String, investigation: &Investigation, style: &Style) {
     if let Some(cost) = &investigation.cost {
         aside.push_str(&spent(cost));
     }
+    if investigation.programs > 0 {
+        let programs = text::count(investigation.programs, "program", "programs");
+        let _ = write!(aside, ", executed {programs}");
+    }
     let name = format!(
         "Investigation {} by {}",
         text::safe(&investigation.id),
@@ -506,6 +511,23 @@ fn findings(page: &mut String, investigation: &Investigation, style: &Style) {
         };
         paragraph(page, &format!("{label}: {}", investigation.error), 2, style);
     }
+    // The first one is what stands above.
+    for stage in investigation.stages.iter().skip(1) {
+        paragraph(page, &stage_of(stage), 2, style);
+        paragraph(page, &stage.findings, 2, style);
+    }
+}
+
+/// A further stage, and what it has come to.
+fn stage_of(stage: &StageRun) -> String {
+    let said = match (stage.state(), stage.outcome()) {
+        (InvestigationState::Running, _) => "goes on".to_owned(),
+        (InvestigationState::Suppressed, _) => format!("not begun: {}", stage.error),
+        (_, Outcome::Complete) => "complete".to_owned(),
+        (InvestigationState::Done, _) => format!("incomplete: {}", stage.error),
+        _ => format!("failed: {}", stage.error),
+    };
+    format!("stage {}: {said}", json::stage::word(stage.stage))
 }
 
 /// What it took, each part behind a comma.

@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::proto;
+
 /// Who looks into an incident.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -75,6 +77,16 @@ pub enum Stage {
     Diagnose,
     /// And file and line in the culprit's project.
     Locate,
+}
+
+impl Stage {
+    /// As records have it.
+    pub fn of(stage: proto::Stage) -> Self {
+        match stage {
+            proto::Stage::Unspecified | proto::Stage::Diagnose => Self::Diagnose,
+            proto::Stage::Locate => Self::Locate,
+        }
+    }
 }
 
 /// What an agent may see of the host by itself.

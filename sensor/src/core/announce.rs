@@ -112,6 +112,7 @@ impl Desk {
         self.guardian.disarm(id);
         self.containments.forget(id);
         self.matters.remove(id);
+        self.sources.remove(id);
         if let Some(looping) = self.loops.get_mut(id) {
             looping.close();
         }

@@ -169,6 +169,7 @@ impl Daemon {
             realtime: config.kernel.realtime,
             paused: Arc::clone(&paused),
             notices: notice_sender,
+            witness: programs.witness(),
             lost: Arc::clone(&overflow),
         });
         // The running program itself, also when its file was replaced meanwhile.
@@ -193,7 +194,7 @@ impl Daemon {
         })?;
         let parser = Parser::new(program, serve_user);
         let gatherer = Arc::new(configured::gatherer(config).with_parser(parser));
-        let memory = programs.memory();
+        let (memory, witness) = (programs.memory(), programs.witness());
         let trees =
             Trees::new(Arc::clone(&lineage), memory, Arc::clone(&gatherer), hierarchies.clone());
         let trees = Arc::clone(counted.get_or_init(|| Arc::new(trees)));
@@ -227,6 +228,7 @@ impl Daemon {
                     manager: investigate::Manager::find(),
                     scratch,
                     doors,
+                    witness,
                     log_gid: serve_user.map(|(_, gid)| gid),
                 },
                 Arc::clone(&gatherer),
@@ -247,6 +249,7 @@ impl Daemon {
             scope: config.scope.cgroup.clone(),
             acting: HashSet::new(),
             matters: HashMap::new(),
+            sources: HashMap::new(),
             loops: HashMap::new(),
             unseen: HashMap::new(),
             deaths: oom::Deaths::default(),

@@ -56,7 +56,7 @@ pub enum Done {
     StudyDue(String),
     /// An incident about OOM kills is to be looked at, also where it was before.
     OomDue(String),
-    Studied(Study),
+    Studied(Box<Study>),
     Investigated(Progress),
     /// An investigation that was cut off, with its past.
     Recalled(Box<Result<Recalled, (CutOff, String)>>),
@@ -111,6 +111,8 @@ pub struct Desk {
     pub acting: HashSet<String>,
     /// What each unresolved incident is about.
     pub matters: HashMap<String, Matter>,
+    /// Files that were read for investigators, by incident.
+    pub sources: HashMap<String, u32>,
     /// Respawn loops by their incident.
     pub loops: HashMap<String, Looping>,
     /// Memory incidents of an earlier run that this one has not seen grow, and since when it looks, ns.
@@ -302,7 +304,7 @@ impl Desk {
                 }
             }
             Done::OomDue(incident) => self.study(&incident),
-            Done::Studied(study) => self.studied(study),
+            Done::Studied(study) => self.studied(*study),
             Done::Investigated(progress) => drop(self.investigated(progress)),
             Done::Recalled(recalled) => self.recalled(*recalled),
             Done::Acted(acted) => self.acted(*acted),

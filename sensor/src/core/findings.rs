@@ -14,6 +14,7 @@ use crate::{
     clock,
     feed::link::Reply,
     incident::headline,
+    investigate::stages,
     kernel::Detail,
     lineage::ProcessKey,
     proto::{self, Claim, Findings, Investigation, InvestigationState, Verdict, record::Body},
@@ -57,16 +58,17 @@ impl Desk {
             Ok(found) => found,
             Err((code, why)) => return reply.refuse(code, why),
         };
-        let Some(matter) = self.matters.get_mut(&id) else {
+        if !self.matters.contains_key(&id) && !self.sources.contains_key(&id) {
             let why = "nothing more is known of this incident: the daemon was restarted meanwhile";
             return reply.refuse(Code::FailedPrecondition, why);
-        };
-        if matter.sources >= SOURCES {
+        }
+        let sources = self.sources.entry(id.clone()).or_default();
+        if *sources >= SOURCES {
             let why = format!("{SOURCES} files were read for this incident already");
             return reply.refuse(Code::ResourceExhausted, why);
         }
-        matter.sources += 1;
-        let number = matter.sources;
+        *sources += 1;
+        let number = *sources;
         let (lineage, gatherer, done) =
             (self.lineage.clone(), self.gatherer.clone(), self.done.clone());
         tokio::task::spawn_blocking(move || {
@@ -83,6 +85,14 @@ impl Desk {
             // The desk is gone only when the daemon ends.
             let _ = done.send(Done::Source(Box::new(SourceRead { incident: id, evidence, reply })));
         });
+    }
+
+    /// Of an incident of an earlier run: files that were read for it then, of which the log tells.
+    pub(super) fn recall_sources(&mut self, incident: &str, evidence: &[proto::Evidence]) {
+        let read = evidence.iter().filter_map(|piece| piece.id.strip_prefix('s')?.parse().ok());
+        let read: u32 = read.max().unwrap_or_default();
+        let sources = self.sources.entry(incident.to_owned()).or_default();
+        *sources = read.max(*sources);
     }
 
     /// What somebody was shown can be cited: it is durable before it is answered.
@@ -125,7 +135,14 @@ impl Desk {
                 ..Default::default()
             },
         };
-        let diagnosis = diagnosis(&report, &investigation.agent);
+        let found = investigation.report.take().filter(|_| stages::locates(&investigation));
+        // What was found stands while its place is looked for.
+        let (report, diagnosis) = if let Some(found) = found {
+            (stages::add_place(&found, &report), None)
+        } else {
+            let diagnosis = diagnosis(&report, &investigation.agent);
+            (report, diagnosis)
+        };
         investigation.report = Some(report);
         self.log.append(Draft::of(id.clone(), Body::Investigation(investigation.clone())));
         if let Some(diagnosis) = &diagnosis {

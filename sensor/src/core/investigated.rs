@@ -7,13 +7,14 @@ use super::{
     announce::Announced,
     desk::{Desk, Done},
     investigations::{
-        Asked, Progress,
+        Asked, Onward, Progress, Staged,
         admission::{self, Waiting},
     },
 };
 use crate::{
     clock,
-    proto::{self, InvestigationState, Outcome, record::Body},
+    investigate::stages,
+    proto::{self, InvestigationState, Outcome, Stage, record::Body},
     record::Draft,
 };
 
@@ -71,7 +72,7 @@ impl Desk {
     pub(super) fn investigated(&mut self, progress: Progress) -> Option<Announced> {
         match progress {
             Progress::Line { incident, transcript } => {
-                self.log.append(Draft::of(incident, Body::Transcript(transcript)));
+                self.log.append(Draft::of(incident, Body::Transcript(*transcript)));
                 None
             }
             Progress::Going { incident, investigation } => {
@@ -92,15 +93,60 @@ impl Desk {
                 }
                 announced
             }
+            Progress::Staged(staged) => {
+                self.staged(*staged);
+                None
+            }
             Progress::NoRoom { incident, investigation, evidence } => {
-                let (announced, over) = self.passed(&incident, *investigation);
-                if let Some(over) = over {
-                    self.step_down(&incident, &over, &evidence);
-                    self.follow(&over);
-                }
-                announced
+                self.make_way(&incident, *investigation, &evidence)
             }
         }
+    }
+
+    /// It has found the cause, and is to find the place, or there is a reason why not. Either is on its incident.
+    fn staged(&mut self, staged: Staged) {
+        let Staged { incident, investigation, evidence, exhausted, reply } = staged;
+        let mut run = self.with_report(&incident, investigation);
+        stages::judge(&mut run);
+        let found = run.stages.first().is_some_and(|first| first.outcome() == Outcome::Complete);
+        // Who has found nothing looks no further.
+        if found {
+            match self.why_no_further(&incident, &run, &evidence, exhausted) {
+                Some(why) => stages::skip(&mut run, why),
+                None => stages::begin(&mut run, Stage::Locate, clock::wall()),
+            }
+        }
+        let goes_on = found && stages::current(&run) == Stage::Locate;
+        self.log.append(Draft::of(incident.clone(), Body::Investigation(run.clone())));
+        // Who is killed now begins with this stage.
+        let announced = self.amend(&incident, |incident| {
+            let what = if goes_on { "goes on to the place" } else { "has ended its first stage" };
+            let why = format!("investigation by {} {what}", run.agent);
+            put(incident, run.clone());
+            why
+        });
+        // Without its incident nobody waits for it: as if the daemon had ended.
+        if let Some(Announced { incident, .. }) = announced {
+            let _ = reply.send(Onward { investigation: run, incident });
+        }
+    }
+
+    /// Why there is no second stage.
+    fn why_no_further(
+        &self,
+        id: &str,
+        run: &proto::Investigation,
+        evidence: &[proto::Evidence],
+        exhausted: Option<String>,
+    ) -> Option<String> {
+        let incident = self.incidents.get_looked_into(id)?;
+        stages::why_not(incident, run.report.as_ref(), evidence)
+            .or_else(|| {
+                let is_over = self.incidents.get(id).is_none();
+                is_over.then(|| "the incident was resolved: its files are read no more".to_owned())
+            })
+            .or(exhausted)
+            .or_else(|| self.investigations.why_no_more(&run.agent))
     }
 
     /// It has begun or ended: what was announced, and what it has come to if it is over.
@@ -132,17 +178,43 @@ impl Desk {
         (announced, over)
     }
 
-    /// Somebody who needs less goes on where one was ended for want of room; before all that wait, for it has waited.
+    /// It was ended for want of room: somebody who needs less goes on.
+    fn make_way(
+        &mut self,
+        incident: &str,
+        investigation: proto::Investigation,
+        given: &[proto::Evidence],
+    ) -> Option<Announced> {
+        let mut over = self.with_report(incident, investigation);
+        // What it has handed in is what the next one would be asked for; and nobody begins about what is resolved.
+        if over.report.is_none() && self.incidents.get(incident).is_some() {
+            conclude(&mut over);
+            self.log.append(Draft::of(incident, Body::Investigation(over.clone())));
+            // The transition by which the next one begins carries it, and no earlier one: who is killed in between
+            // takes up the one that was ended, and no incident is left with neither.
+            self.incidents.amend(incident, clock::wall(), |incident| {
+                put(incident, over.clone());
+                String::new()
+            });
+            if self.step_down(incident, &over, given) {
+                self.follow(&over);
+                return None;
+            }
+        }
+        let (announced, over) = self.passed(incident, over);
+        if let Some(over) = over {
+            self.follow(&over);
+        }
+        announced
+    }
+
+    /// Who needs less begins, before all that wait, for it has waited. Whether anybody does.
     fn step_down(
         &mut self,
         incident: &str,
         over: &proto::Investigation,
         given: &[proto::Evidence],
-    ) {
-        // What it has handed in is what the next one would be asked for.
-        if over.report.is_some() {
-            return;
-        }
+    ) -> bool {
         let (mut above, mut why_not) = (over.clone(), Vec::new());
         loop {
             why_not.push(format!("{}: {}", above.agent, above.error));
@@ -153,7 +225,7 @@ impl Desk {
                 Some((_, refused)) if refused.state() == InvestigationState::Suppressed => {
                     above = refused;
                 }
-                _ => return,
+                begun => return begun.is_some(),
             }
         }
     }
@@ -164,8 +236,8 @@ impl Desk {
         incident: &str,
         mut investigation: proto::Investigation,
     ) -> proto::Investigation {
-        if investigation.report.is_none() {
-            investigation.report = self.report_of(incident, &investigation.id);
+        if let Some(report) = self.report_of(incident, &investigation.id) {
+            investigation.report = Some(report);
         }
         investigation
     }
@@ -177,11 +249,12 @@ fn put(incident: &mut proto::Incident, investigation: proto::Investigation) {
 }
 
 /// What an investigation has come to: complete is one that ended well, and that submitted something. A
-/// program of the operator's may print it instead.
+/// program of the operator's may print it instead. Of one with stages it is what the first one has come to.
 fn conclude(investigation: &mut proto::Investigation) {
     if investigation.agent == "builtin" {
         return;
     }
+    stages::judge(investigation);
     let printed = investigation.agent == "command" && !investigation.findings.is_empty();
     let done = investigation.state() == InvestigationState::Done;
     let found = investigation.report.is_some() || printed;

@@ -7,6 +7,8 @@ mod running;
 
 use std::{collections::HashMap, iter, path::PathBuf, sync::Arc};
 
+use tokio::sync::oneshot;
+
 pub use self::drivers::Place;
 use self::{
     admission::{Order, Verdict, Waiting},
@@ -19,10 +21,11 @@ use crate::{
     config::{self, Agent, When},
     evidence::Gatherer,
     investigate::{
-        self, By, Desk as Admission, Dossier, Driver, Limits, Past, Stop,
+        self, By, Desk as Admission, Dossier, Driver, End, Limits, Past, Stop,
         footing::headroom,
         ladder::{self, Rung},
         reserve::Reserve,
+        stages,
     },
     proto::{self, InvestigationState},
 };
@@ -32,7 +35,7 @@ use crate::{
 pub enum Progress {
     Line {
         incident: String,
-        transcript: proto::Transcript,
+        transcript: Box<proto::Transcript>,
     },
     /// It goes on; what is known of it has changed.
     Going {
@@ -44,12 +47,33 @@ pub enum Progress {
         incident: String,
         investigation: Box<proto::Investigation>,
     },
+    /// It has ended a stage, and may go on to the next one.
+    Staged(Box<Staged>),
     /// It was ended for want of room: somebody who needs less is to go on with its evidence.
     NoRoom {
         incident: String,
         investigation: Box<proto::Investigation>,
         evidence: Vec<proto::Evidence>,
     },
+}
+
+/// One that has ended its first stage.
+#[derive(Debug)]
+pub struct Staged {
+    pub incident: String,
+    pub investigation: proto::Investigation,
+    pub evidence: Vec<proto::Evidence>,
+    /// The bound of which nothing is left, as a sentence.
+    pub exhausted: Option<String>,
+    pub reply: oneshot::Sender<Onward>,
+}
+
+/// What is known of it then.
+#[derive(Debug)]
+pub struct Onward {
+    /// In its next stage, or in none.
+    pub investigation: proto::Investigation,
+    pub incident: proto::Incident,
 }
 
 /// One that is to begin.
@@ -168,6 +192,13 @@ impl Investigations {
         let Order { driver, past, evidence, mut investigation } = order;
         investigation.set_state(InvestigationState::Running);
         investigation.error.clear();
+        let stage = if matches!(driver, Driver::Builtin) {
+            config::Stage::Diagnose
+        } else {
+            let stage = stages::current(&investigation);
+            stages::begin(&mut investigation, stage, clock::wall());
+            config::Stage::of(stage)
+        };
         let incident_id = incident.id.clone();
         let begun = Progress::State {
             incident: incident_id.clone(),
@@ -179,16 +210,17 @@ impl Investigations {
             stop: self.stop.clone()?,
             driver,
             past,
-            dossier: Dossier { incident: incident.clone(), evidence, window: None },
+            dossier: Dossier { incident: incident.clone(), evidence, window: None, stage },
             investigation: investigation.clone(),
         };
         tokio::task::spawn_blocking(move || {
             let run = std::panic::AssertUnwindSafe(|| running.run(&told));
             // One that never ended would keep all others from beginning.
             if std::panic::catch_unwind(run).is_err() {
-                investigation.set_state(InvestigationState::Failed);
-                investigation.ended_at = Some(clock::wall());
-                "the thread that listened to it has failed".clone_into(&mut investigation.error);
+                let error = "the thread that listened to it has failed".to_owned();
+                let end = End { state: InvestigationState::Failed, error, ..End::default() };
+                stages::end(&mut investigation, end, clock::wall());
+                stages::close(&mut investigation, InvestigationState::Failed, clock::wall());
                 let investigation = investigation.into();
                 told(Progress::State { incident: incident_id, investigation });
             }
@@ -248,7 +280,16 @@ impl Investigations {
         if order.past.is_none() {
             self.step_down(&mut order.driver, &mut investigation.why);
             order.driver.name().clone_into(&mut investigation.agent);
+            investigation.set_stage(order.driver.stop_after());
         }
+    }
+
+    /// Why one that has found the cause cannot go on to the place now; `None`: it can.
+    pub fn why_no_more(&self, agent: &str) -> Option<String> {
+        let driver = self.drivers.get(&Agent::of(agent)?)?;
+        let rung = self.rung(driver)?;
+        let (wanted, choice) = (rung.agent, self.choose(&[rung]));
+        (choice.agent != wanted).then(|| choice.why_not.join("; "))
     }
 
     /// `None`: the playbook.

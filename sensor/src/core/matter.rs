@@ -34,8 +34,6 @@ pub struct Matter {
     evidence: Vec<proto::Evidence>,
     /// Investigations that people wait for.
     asked: Vec<(Driver, Reply)>,
-    /// Files that investigators have asked for.
-    pub sources: u32,
 }
 
 impl Matter {
@@ -50,7 +48,6 @@ impl Matter {
             studied: false,
             evidence: Vec::new(),
             asked: Vec::new(),
-            sources: 0,
         }
     }
 
@@ -84,7 +81,7 @@ impl Desk {
         tokio::task::spawn_blocking(move || {
             study::study(&subject, &lineage, &gatherer, |study| {
                 // The desk is gone only when the daemon ends.
-                let _ = done.send(Done::Studied(study));
+                let _ = done.send(Done::Studied(study.into()));
             });
         });
     }

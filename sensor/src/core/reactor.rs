@@ -33,7 +33,7 @@ use crate::{
         memory::Over,
         recursion::{self, Crossing},
     },
-    kernel::{Event, HELPER_PRIORITY, Lineage, become_realtime},
+    kernel::{Event, HELPER_PRIORITY, Lineage, Told, Witness, become_realtime},
     lineage::{Node, ProcessKey},
     proto,
     respond::{
@@ -126,6 +126,8 @@ pub struct Reactor {
     pub realtime: bool,
     pub paused: Arc<AtomicBool>,
     pub notices: mpsc::Sender<Notice>,
+    /// Who hears what is executed in groups that are watched.
+    pub witness: Arc<Witness>,
     /// Notices that did not fit.
     pub lost: Arc<AtomicU64>,
 }
@@ -144,6 +146,8 @@ impl Reactor {
             Event::Braked(braked) => self.braked(braked),
             Event::Marked(marked) => self.marked(&marked),
             Event::Killed(killed) => self.killed(*killed),
+            Event::Ran(ran) => self.witness.tell(Told::Ran(ran)),
+            Event::Left(left) => self.witness.tell(Told::Left(left)),
             // A daemon never asks for the lifecycle.
             Event::Forked(_) | Event::Executed(_) | Event::Exited(_) => {}
         }

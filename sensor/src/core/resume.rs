@@ -13,8 +13,8 @@ use crate::{
     clock,
     config::Agent,
     incident::goes_on,
-    investigate::{By, Ear, Past, agent},
-    proto::{self, InvestigationState, record::Body},
+    investigate::{By, Ear, Past, agent, stages},
+    proto::{self, record::Body},
     record::{Draft, Filter, ReadError, Reader},
 };
 
@@ -97,9 +97,17 @@ impl Desk {
         for text in unread {
             past.lines += 1;
             let (investigation, line) = (run.id.clone(), past.lines);
-            let transcript =
-                proto::Transcript { investigation, line, stream: "stdout".into(), text };
+            let transcript = proto::Transcript {
+                investigation,
+                line,
+                stream: "stdout".into(),
+                text,
+                witnessed: None,
+            };
             self.log.append(Draft::of(id.clone(), Body::Transcript(transcript)));
+        }
+        if self.incidents.get(id).is_some() {
+            self.recall_sources(id, &evidence);
         }
         match self.investigations.named(&run.agent) {
             Ok(driver) => {
@@ -113,17 +121,11 @@ impl Desk {
 
     fn give_up(&mut self, one: &CutOff, why: &str) {
         let mut over = one.investigation.clone();
-        interrupt(&mut over, why);
+        stages::interrupt(&mut over, why, clock::wall());
         let incident = one.incident.clone();
         let over = super::investigations::Progress::State { incident, investigation: over.into() };
         drop(self.investigated(over));
     }
-}
-
-fn interrupt(investigation: &mut proto::Investigation, why: &str) {
-    investigation.set_state(InvestigationState::Interrupted);
-    why.clone_into(&mut investigation.error);
-    investigation.ended_at.get_or_insert_with(clock::wall);
 }
 
 /// Evidence, past, who has listened to it, and how many lines of its output were read.

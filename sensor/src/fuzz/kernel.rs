@@ -10,7 +10,7 @@ use sensor_common::{
     event,
     gate::{Level, Rule},
     lineage::ARGV_KEPT,
-    oom,
+    oom, witness,
 };
 
 use super::choice;
@@ -39,7 +39,12 @@ pub fn event(bytes: &[u8]) {
             return rejoined(area, &split(area));
         }
         Event::Marked(marked) => (None, Some(&marked.record)),
-        Event::Braked(_) | Event::Forked(_) | Event::Exited(_) | Event::Killed(_) => (None, None),
+        Event::Ran(ran) => (None, Some(&ran.record)),
+        Event::Braked(_)
+        | Event::Forked(_)
+        | Event::Exited(_)
+        | Event::Killed(_)
+        | Event::Left(_) => (None, None),
     };
     if let Some(alarm) = alarm {
         assert!(Rule::of(alarm.rule).is_none_or(|rule| rule as u16 == alarm.rule));
@@ -68,6 +73,8 @@ pub fn events() -> Vec<Vec<u8>> {
         (event::RESPAWNED, size_of::<event::Respawned>()),
         (event::MARKED, size_of::<oom::Marked>()),
         (event::KILLED, size_of::<oom::Killed>()),
+        (event::RAN, size_of::<witness::Ran>()),
+        (event::LEFT, size_of::<witness::Left>()),
     ]
     .map(|(tag, size)| [&tag.to_ne_bytes()[..], &vec![1; size - 4]].concat())
     .to_vec()

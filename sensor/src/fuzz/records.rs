@@ -16,6 +16,7 @@ use crate::{
         show::{self, Source},
         watch,
     },
+    config::Stage,
     investigate::{Dossier, Window, builtin, window},
     present::{style::Style, text::safe},
     proto::{
@@ -24,8 +25,8 @@ use crate::{
         Group, GroupFacts, HeldKind, HeldPlace, Incident, Investigation, Killed, Link, Listener,
         LogLine, LogLines, Lost, Measure, Observation, OomKill, OpenFiles, Pressure, Process,
         ProcessKey, ProcessStacks, ProcessTree, Reading, Record, ResourceLimit, Setting, Stack,
-        Stacks, Step, Transcript, Transition, Tree, Vitals, VitalsSample, evidence::Content,
-        observation::Fact, record::Body,
+        Stacks, StageRun, Step, Transcript, Transition, Tree, Vitals, VitalsSample, Witnessed,
+        evidence::Content, observation::Fact, record::Body,
     },
     render::Marker,
 };
@@ -108,7 +109,7 @@ pub fn incident(bytes: &[u8]) {
     let budget = window::LEAST_TOKENS + evidence.len() * 100;
     let window = Window::fit(&incident, &evidence, &redactor, Marker::random(), budget);
     assert!(window.tokens() <= budget, "{} of {budget} tokens", window.tokens());
-    let dossier = Dossier { incident, evidence, window: Some(window) };
+    let dossier = Dossier { incident, evidence, window: Some(window), stage: Stage::Diagnose };
     json(&dossier);
     let mut lines = 0;
     let end = builtin::run(&dossier, &|text| redactor.text(text).0, &mut |_| lines += 1);
@@ -187,6 +188,7 @@ pub fn sample() -> Incident {
         investigations: vec![Investigation {
             id: "i1".into(),
             findings: "a\nb".into(),
+            stages: vec![StageRun { stage: 1, state: 2, outcome: 1, ..Default::default() }],
             ..Default::default()
         }],
         thaw_due_ns: 700_000_000_000,
@@ -369,7 +371,16 @@ pub fn samples() -> Vec<Record> {
         })),
         fact(Fact::Pressure(pressure)),
         Body::Transition(transition),
-        Body::Transcript(Transcript { text: b"a\x1b".to_vec(), ..Default::default() }),
+        Body::Transcript(Transcript {
+            text: b"a\x1b".to_vec(),
+            witnessed: Some(Witnessed {
+                process: Some(key(7)),
+                name: b"a\x1b".to_vec(),
+                argv: argv(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        }),
         Body::Lost(Lost { reason: "map_full".into(), count: 3 }),
         Body::Degraded(Degraded { part: "log".into(), ..Default::default() }),
     ];

@@ -13,7 +13,7 @@ use super::{
     supervise::{self, Cause, Ended, Heard, Listener, Order},
     watch::Patience,
 };
-use crate::{cgroup::Hierarchies, proto::InvestigationState};
+use crate::{cgroup::Hierarchies, config::Stage, proto::InvestigationState};
 
 /// What is run, and its bounds.
 #[derive(Clone, Debug)]
@@ -24,6 +24,7 @@ pub struct Command {
     pub deadline: Duration,
     /// Standard output and error together; more than that ends it.
     pub output_bytes: u64,
+    pub stop_after: Stage,
 }
 
 /// Between asking it to end and killing it: a script has time for its traps.
@@ -52,11 +53,13 @@ impl Command {
                 scratch,
                 log_gid: None,
                 doors: None,
+                witness: None,
             },
             // A person waits for it; what an agent has not found by then it rarely finds.
             deadline: Duration::from_mins(5),
             // Some ten thousand lines: more than anybody reads of one incident.
             output_bytes: 4 << 20,
+            stop_after: Stage::Diagnose,
         }
     }
 }
@@ -82,7 +85,8 @@ pub fn run(
         patience: Patience::of(command.deadline),
         needs: command.sandbox.kept_bytes,
         output_bytes: command.output_bytes,
-        keeps_home: false,
+        // What it has written of it was read by its lines.
+        keeps_home: dossier.stage != command.stop_after,
         farewell: &FAREWELL,
     };
     let mut findings = Findings::default();

@@ -113,6 +113,20 @@ pub struct Exceeded {
     pub bound: u64,
 }
 
+/// The first bound of which nothing is left, as a sentence: there is no sense in beginning another stage.
+pub fn exhausted(bounds: &Bounds, spent: &proto::Cost) -> Option<String> {
+    let used = Used::of(spent);
+    let all = Bound::ALL.into_iter().zip(all(bounds));
+    all.map(|(what, bound)| (what, what.of(&used), bound))
+        .find(|(_, used, bound)| used >= bound)
+        .map(|(what, used, bound)| what.sentence(used, bound))
+}
+
+/// In the order of [`Bound::ALL`].
+fn all(bounds: &Bounds) -> [u64; 4] {
+    [bounds.turns.into(), bounds.tool_calls.into(), bounds.tokens, bounds.usd.0]
+}
+
 /// Of one run.
 #[derive(Debug)]
 pub struct Meter {
@@ -134,7 +148,7 @@ impl Meter {
     /// `spent_before`: what the run had cost when it was cut off, of a new one nothing. Its `estimated_usd` is kept.
     pub fn new(bounds: &Bounds, prices: &Prices, model: &str, spent_before: &proto::Cost) -> Self {
         let mut meter = Self {
-            bounds: [bounds.turns.into(), bounds.tool_calls.into(), bounds.tokens, bounds.usd.0],
+            bounds: all(bounds),
             prices: prices.clone(),
             model: model.to_owned(),
             before: Used::of(spent_before),

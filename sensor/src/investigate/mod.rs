@@ -23,11 +23,14 @@ pub mod prices;
 pub(crate) mod reserve;
 mod run;
 pub(crate) mod sandbox;
+mod shell;
+pub(crate) mod stages;
 mod supervise;
 #[cfg(test)]
 mod tests;
 mod watch;
 pub mod window;
+pub(crate) mod witness;
 
 use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
@@ -63,6 +66,8 @@ pub struct Dossier {
     /// The same for a reader who can be fooled; the playbook can not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub window: Option<Window>,
+    /// What is asked for this time.
+    pub stage: Stage,
 }
 
 /// What happens in an investigation, as it happens.
@@ -74,6 +79,10 @@ pub enum Event {
         /// Redacted, at most some 16 KiB.
         text: Vec<u8>,
     },
+    /// A program was executed in it, or has ended. Secrets by their place among the arguments are still in it.
+    Witnessed(proto::Witnessed),
+    /// So many programs were executed in the life that has ended.
+    Executed(u64),
     /// What its program calls the conversation: it can be taken up again by that name.
     Session(String),
     /// It was cut off, and begins this life.
@@ -144,18 +153,37 @@ impl Driver {
     }
 
     /// How far it is to go.
-    pub fn stage(&self) -> proto::Stage {
-        match self {
-            Self::Builtin | Self::Command(_) => proto::Stage::Diagnose,
-            Self::Agent(agency) => match agency.stage {
-                Stage::Diagnose => proto::Stage::Diagnose,
-                Stage::Locate => proto::Stage::Locate,
-            },
+    pub fn stop_after(&self) -> proto::Stage {
+        let stage = match self {
+            // It names the place as far as its rules do.
+            Self::Builtin => Stage::Diagnose,
+            Self::Command(command) => command.stop_after,
+            Self::Agent(agency) => agency.stop_after,
+        };
+        match stage {
+            Stage::Diagnose => proto::Stage::Diagnose,
+            Stage::Locate => proto::Stage::Locate,
         }
     }
 
-    /// Runs to the end; blocks until then. `id` is the investigation's, of letters, digits and
-    /// dashes. The last event is always an [`Event::End`].
+    /// The bound of a run that is used up with what it has cost, as a sentence.
+    pub fn exhausted(&self, spent: &proto::Cost) -> Option<String> {
+        let Self::Agent(agency) = self else { return None };
+        meter::exhausted(&agency.bounds, spent)
+    }
+
+    /// Takes away what a run has left that does not go on.
+    pub fn forget(&self, id: &str) {
+        match self {
+            Self::Builtin => {}
+            Self::Command(command) => command.sandbox.forget(id),
+            Self::Agent(agency) => agency.sandbox.forget(id),
+        }
+    }
+
+    /// Runs one stage to its end; blocks until then. `id` is the investigation's, of letters, digits and
+    /// dashes. The last event is always an [`Event::End`]. What is left of it a later stage or life needs:
+    /// [`Driver::forget`].
     pub fn run(
         &self,
         id: &str,

@@ -23,6 +23,8 @@ pub struct Past {
     pub words: Vec<u8>,
     /// Verdict of what it had submitted; empty: nothing.
     pub submitted: String,
+    /// A stage begins of which it has had no life yet.
+    pub is_new_stage: bool,
 }
 
 impl Past {

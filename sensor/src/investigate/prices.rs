@@ -91,6 +91,15 @@ pub struct Estimate {
     pub micro_usd: Option<u64>,
 }
 
+impl Estimate {
+    /// Of two of its kind.
+    #[must_use]
+    pub fn twice(self) -> Self {
+        let twice = |number: u64| number.saturating_mul(2);
+        Self { tokens: twice(self.tokens), micro_usd: self.micro_usd.map(twice) }
+    }
+}
+
 impl Prices {
     pub fn new(own: &[Price]) -> Self {
         Self { own: own.to_vec() }

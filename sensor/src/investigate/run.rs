@@ -9,13 +9,14 @@ use uuid::Uuid;
 
 use super::{
     Dossier, End, Event, Past, Redact, Stop,
-    agent::{self, Agent, Said, Session, Task},
+    agent::{self, Agent, Said, Session, Task, Usage},
     brief::{self, Terms},
     key::{self, Key},
     lines::Line,
     meter::Meter,
     prices::Prices,
     sandbox::{Program, Sandbox, Whom},
+    shell,
     supervise::{self, Cause, Ended, Heard, Listener, Order},
     watch::{Bark, Patience},
 };
@@ -32,7 +33,7 @@ pub struct Agency {
     pub agent: config::Agent,
     pub cli: Cli,
     pub bounds: Bounds,
-    pub stage: Stage,
+    pub stop_after: Stage,
     pub prices: Prices,
     pub sandbox: Sandbox,
     pub redactor: Redactor,
@@ -82,24 +83,20 @@ pub fn run(
         redact: &hide,
         stop,
     };
-    let end = run.lives(past.cloned().unwrap_or_default(), sink);
-    if end.state != InvestigationState::Interrupted {
-        agency.sandbox.forget(id);
-    }
-    end
+    run.lives(past.cloned().unwrap_or_default(), sink)
 }
 
-/// With a shell it runs as the culprit's user; root's gets none.
+/// With a shell it runs as the culprit's user; who may not have that one's has none.
 fn shelled(agency: &Agency, dossier: &Dossier, sink: &mut dyn FnMut(Event)) -> Agency {
     let mut agency = agency.clone();
     if agency.bounds.access == Access::Eye || agency.agent == config::Agent::Api {
         return agency;
     }
-    match dossier.incident.culprit.as_ref().map(|culprit| culprit.uid) {
-        Some(uid) if uid != 0 => agency.sandbox.user = Whom::Uid(uid),
-        found => {
-            let whose = if found.is_some() { "root's" } else { "nobody's" };
-            let text = format!("the culprit is {whose}: the agent has no shell, only its eye");
+    match shell::whose(dossier.incident.culprit.as_ref().map(|culprit| culprit.uid)) {
+        Ok(uid) => agency.sandbox.user = Whom::Uid(uid),
+        Err(why) => {
+            let user = &agency.sandbox.user;
+            let text = format!("{why}: the agent has no shell, only its eye, and runs as {user}");
             sink(Event::Line { stream: "sensor", text: text.into_bytes() });
             agency.bounds.access = Access::Eye;
         }
@@ -159,6 +156,7 @@ impl Run<'_> {
                 return lived.end;
             }
             past.lives += 1;
+            past.is_new_stage = false;
             past.session = lived.session;
             note(format!("{}: it is taken up again", lived.end.error));
             sink(Event::Life(past.lives + 1));
@@ -177,10 +175,18 @@ impl Run<'_> {
         let terms = Terms {
             tools: agency.agent != config::Agent::Api,
             access: agency.bounds.access,
-            stage: agency.stage,
+            stage: dossier.stage,
         };
-        let before = (past.lives > 0).then_some(past);
-        let prompt = brief::brief(&dossier.incident.id, &window, terms, before, &agency.redactor);
+        let before = (past.lives > 0 && !past.is_new_stage).then_some(past);
+        let known = &dossier.incident.investigations;
+        let found = known.iter().find(|it| it.id == *id).and_then(|it| it.report.as_ref());
+        let found = found.filter(|_| dossier.stage == Stage::Locate);
+        let incident = &dossier.incident.id;
+        let prompt = brief::brief(incident, &window, terms, found, before, &agency.redactor);
+        let before = match session {
+            Session::Resume(_) if agent.counts_conversations() => past.spent,
+            _ => proto::Cost::default(),
+        };
         let launch = agent.launch(&Task {
             prompt: &prompt,
             program: &agency.cli.program,
@@ -209,7 +215,8 @@ impl Run<'_> {
         let (bounds, prices) = (&agency.bounds, &agency.prices);
         let meter = Meter::new(bounds, prices, &agency.cli.model, &past.spent);
         let session = past.session.clone();
-        let mut ear = Ear { agent, meter, told: None, words: String::new(), heard: false, session };
+        let words = String::new();
+        let mut ear = Ear { agent, meter, before, told: None, words, heard: false, session };
         let ended = match supervise::run(order, &mut ear, *redact, stop, sink) {
             Ok(ended) => ended,
             Err(error) => return Lived::failed(error.to_string(), &past.spent),
@@ -230,6 +237,8 @@ impl Run<'_> {
 struct Ear {
     agent: Box<dyn Agent>,
     meter: Meter,
+    /// What its program had told of the conversation before, and tells again.
+    before: proto::Cost,
     /// Its terminal event.
     told: Option<Result<(), String>>,
     /// The last that the model said.
@@ -248,6 +257,7 @@ impl Listener for Ear {
         };
         heard.event = true;
         for said in self.agent.read(&event) {
+            let said = since(said, &self.before);
             if let Some(exceeded) = self.meter.take(&said) {
                 heard.enough.get_or_insert(exceeded.to_string());
             }
@@ -276,6 +286,17 @@ impl Listener for Ear {
         }
         heard
     }
+}
+
+/// What is told in total, without what was told of the same conversation before.
+fn since(said: Said, before: &proto::Cost) -> Said {
+    let Said::Total(usage) = said else { return said };
+    Said::Total(Usage {
+        input: usage.input.saturating_sub(before.input_tokens),
+        cached: usage.cached.saturating_sub(before.cached_tokens),
+        output: usage.output.saturating_sub(before.output_tokens),
+        ..usage
+    })
 }
 
 /// Done is what told a good end before anybody ended it; programs say `success` of a run that was killed

@@ -17,6 +17,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
@@ -33,6 +34,7 @@ pub use self::{
 use crate::{
     cgroup::{self, CgroupError, Group, Hierarchies, Limits},
     feed::runs::{Door, Doors, Guest, Run, SOCKET},
+    kernel::{Watched, Witness},
     lineage::ProcessKey,
     respond::process::{Stat, key_of},
 };
@@ -117,6 +119,8 @@ pub struct Sandbox {
     pub log_gid: Option<u32>,
     /// By which it may ask this sensor about its incident; `None`: it may not.
     pub doors: Option<Doors>,
+    /// Who hears what it executes; `None`: nobody.
+    pub witness: Option<Arc<Witness>>,
 }
 
 /// What is started in it.
@@ -171,6 +175,14 @@ impl Sandbox {
         if let Some(no_unit) = no_unit {
             bounds = format!("{bounds}; no unit of its own: {no_unit}");
         }
+        // Before its program is in it. A shell that holds a unit was there before, and is not told of.
+        let watched = match self.watch(place.group.as_ref()) {
+            Ok(watched) => watched,
+            Err(why) => {
+                bounds = format!("{bounds}; what it executes is not recorded: {why}");
+                None
+            }
+        };
         let closed = identity.and_then(|identity| closed_to(&place.scratch, identity));
         if let Some(closed) = closed {
             let closed = closed.display();
@@ -216,7 +228,15 @@ impl Sandbox {
             .spawn()
             .map_err(|source| SandboxError::Start { program: program.clone(), source })?;
         drop(anchor);
-        Ok(Inmate { child, output: tail, bounds, place, reaped: None })
+        Ok(Inmate { child, output: tail, bounds, watched, place, reaped: None })
+    }
+
+    /// Has the kernel tell what is executed in its group.
+    fn watch(&self, group: Option<&Group>) -> Result<Option<Watched>, String> {
+        let Some(witness) = &self.witness else { return Ok(None) };
+        let group = group.ok_or("it has no cgroup by which it is known")?;
+        let watched = cgroup::id(group.dir()).and_then(|id| witness.watch(id));
+        watched.map(Some).map_err(|error| error.to_string())
     }
 
     /// `None`: we are nobody ourselves.
@@ -427,7 +447,9 @@ impl Drop for Place {
 }
 
 fn forget(home: &Path, output: &Path) {
-    if let Err(error) = fs::remove_dir_all(home) {
+    if let Err(error) = fs::remove_dir_all(home)
+        && error.kind() != io::ErrorKind::NotFound
+    {
         tracing::error!(%error, path = %home.display(), "a scratch directory stays behind");
     }
     let _ = fs::remove_file(output);
@@ -441,6 +463,8 @@ pub struct Inmate {
     pub output: fs::File,
     /// Which bounds hold, one sentence.
     pub bounds: String,
+    /// By which it is known what it executes.
+    pub watched: Option<Watched>,
     place: Place,
     reaped: Option<ExitStatus>,
 }

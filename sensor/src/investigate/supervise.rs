@@ -20,6 +20,7 @@ use super::{
     lines::{Line, Lines},
     sandbox::{Inmate, Program, Sandbox, SandboxError},
     watch::{Bark, Patience, Watch},
+    witness::Ledger,
 };
 use crate::cgroup::Hierarchies;
 
@@ -146,6 +147,8 @@ struct Run<'a> {
     output: Output<File>,
     errors: Output<ChildStderr>,
     transcript: Transcript<'a>,
+    /// What it executes, where that is known.
+    ledger: Option<Ledger>,
     watch: Watch,
     footing: Footing,
     hierarchies: &'a Hierarchies,
@@ -166,6 +169,7 @@ impl<'a> Run<'a> {
         rustix::io::ioctl_fionbio(&stdin, true)?;
         rustix::io::ioctl_fionbio(&stderr, true)?;
         let stdout = inmate.output.try_clone()?;
+        let ledger = inmate.watched.take().map(Ledger::new);
         Ok(Self {
             inmate,
             input: Input { pipe: Some(stdin), bytes: order.input, written: 0 },
@@ -181,6 +185,7 @@ impl<'a> Run<'a> {
                 redact,
                 sink,
             },
+            ledger,
             watch: Watch::new(order.patience, Instant::now()),
             footing: Footing::new(order.needs, Instant::now()),
             hierarchies: &order.sandbox.hierarchies,
@@ -203,6 +208,9 @@ impl<'a> Run<'a> {
             && (self.output.read(&mut self.transcript) | self.errors.read(&mut self.transcript))
         {
         }
+        if let Some(ledger) = &mut self.ledger {
+            self.transcript.close(ledger);
+        }
         self.output.finish(&mut self.transcript);
         self.errors.finish(&mut self.transcript);
         let cause = cause.or_else(|| self.transcript.verdict());
@@ -222,6 +230,9 @@ impl<'a> Run<'a> {
             self.input.write();
             more = self.output.read(&mut self.transcript);
             self.errors.read(&mut self.transcript);
+            if let Some(ledger) = &mut self.ledger {
+                self.transcript.witness(ledger);
+            }
             if ready.ended {
                 return Ok(cause);
             }
@@ -403,6 +414,24 @@ impl Transcript<'_> {
         if let Some(why) = heard.enough {
             self.enough.get_or_insert(why);
         }
+    }
+
+    /// What was executed since the last look. Bounded by itself, and not by lines: none of it is the program's.
+    fn witness(&mut self, ledger: &mut Ledger) {
+        for witnessed in ledger.take(self.redact) {
+            (self.sink)(Event::Witnessed(witnessed));
+        }
+    }
+
+    /// The rest of it, when nothing lives any more.
+    fn close(&mut self, ledger: &mut Ledger) {
+        for witnessed in ledger.rest(self.redact) {
+            (self.sink)(Event::Witnessed(witnessed));
+        }
+        if let Some(untold) = ledger.untold() {
+            (self.sink)(Event::Line { stream: "sensor", text: untold.into_bytes() });
+        }
+        (self.sink)(Event::Executed(ledger.executed()));
     }
 
     fn full(&self) -> bool {

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use super::*;
-use crate::{cgroup, cgroup::Hierarchies, proto::evidence::Content};
+use crate::{cgroup, cgroup::Hierarchies, config::Stage, proto::evidence::Content};
 
 /// Where the programs of one test run.
 struct Place {
@@ -113,6 +113,7 @@ fn dossier() -> Dossier {
             ..Default::default()
         },
         window: None,
+        stage: Stage::Diagnose,
         evidence: vec![
             evidence(
                 "e1",
@@ -194,8 +195,12 @@ fn the_playbook_goes_through_all_evidence() {
 
 #[test]
 fn the_playbook_needs_no_evidence() {
-    let empty =
-        Dossier { incident: proto::Incident::default(), evidence: Vec::new(), window: None };
+    let empty = Dossier {
+        incident: proto::Incident::default(),
+        evidence: Vec::new(),
+        window: None,
+        stage: Stage::Diagnose,
+    };
     let outcome = run(&Driver::Builtin, &empty, &Stop::new().unwrap());
     assert_eq!((outcome.lines.len(), outcome.end.state), (2, InvestigationState::Done));
 }
@@ -205,8 +210,12 @@ fn the_playbook_takes_any_numbers() {
     let huge = proto::Process { anon_bytes: u64::MAX, ..Default::default() };
     let tree = proto::ProcessTree { processes: vec![huge.clone(), huge], omitted: u32::MAX };
     let piece = proto::Evidence { content: Some(Content::Tree(tree)), ..Default::default() };
-    let dossier =
-        Dossier { incident: proto::Incident::default(), evidence: vec![piece], window: None };
+    let dossier = Dossier {
+        incident: proto::Incident::default(),
+        evidence: vec![piece],
+        window: None,
+        stage: Stage::Diagnose,
+    };
     let outcome = run(&Driver::Builtin, &dossier, &Stop::new().unwrap());
     assert!(outcome.of("playbook")[0].contains("17592186044415 MiB"), "u64::MAX bytes");
 }

@@ -30,6 +30,7 @@ use super::{
     table::{Mapping, Table, fdinfo},
     understudy,
     visit::{Visitor, bpf},
+    witness::Witness,
 };
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sensor-ebpf"));
@@ -120,6 +121,7 @@ pub struct Programs {
     pub stalls: Result<(), String>,
     visitor: Option<Arc<Visitor>>,
     memory: Arc<Memory>,
+    witness: Arc<Witness>,
     gears: Gears,
     /// Keep the programs attached that see kills, and those of [`RECLAIM`]. Nobody needs them when we are gone.
     _others: Vec<OwnedFd>,
@@ -160,6 +162,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     let ring = typed(&mut ebpf, "EVENTS", RingBuf::try_from)?;
     let losses = typed(&mut ebpf, "LOSSES", PerCpuArray::try_from)?;
     let stood_in = typed(&mut ebpf, "STOOD_IN", PerCpuArray::try_from)?;
+    let witness = Arc::new(Witness::new(typed(&mut ebpf, "WATCHED", BpfHashMap::try_from)?));
 
     let mut links = Vec::new();
     for (name, tracepoint) in TRACEPOINTS {
@@ -199,6 +202,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         stalls,
         visitor,
         memory,
+        witness,
         gears,
         _others: others,
     };
@@ -303,6 +307,11 @@ impl Programs {
     /// Who looks at who holds memory.
     pub fn memory(&self) -> Arc<Memory> {
         Arc::clone(&self.memory)
+    }
+
+    /// Who hears what is executed in groups that are watched.
+    pub fn witness(&self) -> Arc<Witness> {
+        Arc::clone(&self.witness)
     }
 
     /// Losses so far, by reason, and how often the kernel skipped a program.

@@ -21,6 +21,7 @@ mod stalls;
 pub mod table;
 mod understudy;
 mod visit;
+mod witness;
 
 use aya::maps::{MapData, RingBuf};
 
@@ -34,6 +35,7 @@ pub use self::{
     reader::{Event, HELPER_PRIORITY, Reader, become_realtime},
     stalls::Stalls,
     visit::Visitor,
+    witness::{Told, Watched, Witness},
 };
 
 /// Who carries a mark, for the guardian: from the descriptors that it inherited, in the order of

@@ -16,6 +16,7 @@ use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use sensor_common::{
     event::{self, Alarm, Braked, Exec, Executed, Exited, Forked, Respawned},
     oom::{Killed, Marked},
+    witness::{Left, Ran},
 };
 
 use crate::core::survival;
@@ -29,6 +30,8 @@ pub enum Event {
     Braked(Braked),
     Marked(Box<Marked>),
     Killed(Box<Killed>),
+    Ran(Box<Ran>),
+    Left(Left),
     // The lifecycle, where it was asked for at load.
     Forked(Forked),
     Executed(Box<Executed>),
@@ -130,6 +133,8 @@ pub(crate) fn parse(bytes: &[u8]) -> Option<Event> {
         event::BRAKED => take(bytes).map(Event::Braked),
         event::MARKED => take(bytes).map(|marked| Event::Marked(Box::new(marked))),
         event::KILLED => take(bytes).map(|killed| Event::Killed(Box::new(killed))),
+        event::RAN => take(bytes).map(|ran| Event::Ran(Box::new(ran))),
+        event::LEFT => take(bytes).map(Event::Left),
         event::FORKED => take(bytes).map(Event::Forked),
         event::EXECUTED => take(bytes).map(|exec| Event::Executed(Box::new(exec))),
         event::EXITED => take(bytes).map(Event::Exited),
@@ -167,7 +172,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_bytes_are_an_event_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..900), tag in 0u32..11) {
+        fn any_bytes_are_an_event_or_nothing(bytes in prop::collection::vec(any::<u8>(), 0..900), tag in 0u32..13) {
             let mut tagged = tag.to_ne_bytes().to_vec();
             tagged.extend(&bytes);
             let expected = match tag {
@@ -177,6 +182,8 @@ mod tests {
                 event::BRAKED => tagged.len() >= size_of::<Braked>(),
                 event::MARKED => tagged.len() >= size_of::<Marked>(),
                 event::KILLED => tagged.len() >= size_of::<Killed>(),
+                event::RAN => tagged.len() >= size_of::<Ran>(),
+                event::LEFT => tagged.len() >= size_of::<Left>(),
                 event::FORKED => tagged.len() >= size_of::<Forked>(),
                 event::EXECUTED => tagged.len() >= size_of::<Executed>(),
                 event::EXITED => tagged.len() >= size_of::<Exited>(),

@@ -255,7 +255,9 @@ impl Recording {
             | Event::Exec(_)
             | Event::Braked(_)
             | Event::Marked(_)
-            | Event::Killed(_) => Ok(()),
+            | Event::Killed(_)
+            | Event::Ran(_)
+            | Event::Left(_) => Ok(()),
         }
     }
 

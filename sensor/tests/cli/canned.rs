@@ -141,9 +141,42 @@ fn investigation() -> Investigation {
         why: "its diagnosis is not sure: 0.40".into(),
         lives: 1,
         session: "5b0e".into(),
-        stage: Stage::Diagnose.into(),
+        stage: Stage::Locate.into(),
         error: nasty(),
         report: Some(report()),
+        stages: vec![
+            stage(Stage::Diagnose, InvestigationState::Done),
+            stage(Stage::Locate, InvestigationState::Failed),
+        ],
+        programs: 1512,
+    }
+}
+
+fn stage(stage: Stage, state: InvestigationState) -> StageRun {
+    StageRun {
+        stage: stage.into(),
+        state: state.into(),
+        outcome: Outcome::Incomplete.into(),
+        started_at: at(0),
+        ended_at: at(1),
+        error: nasty(),
+        findings: nasty(),
+    }
+}
+
+fn witnessed() -> Witnessed {
+    Witnessed {
+        process: key(7),
+        parent: key(6),
+        at_ns: 5_000_000_000,
+        name: NASTY.to_vec(),
+        argv: argv(),
+        argv_bytes: 900,
+        exe_dev: 8 << 20 | 1,
+        exe_ino: 17,
+        ended: true,
+        code: 9,
+        ran_ns: 12_000_000,
     }
 }
 
@@ -644,6 +677,7 @@ pub fn records() -> Vec<Record> {
             line: 1,
             stream: nasty(),
             text: NASTY.to_vec(),
+            witnessed: Some(witnessed()),
         }),
         Body::Lost(Lost { reason: nasty(), count: 3 }),
         Body::Degraded(Degraded { part: nasty(), why: nasty(), recovered: false }),

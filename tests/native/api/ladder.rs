@@ -153,6 +153,22 @@ impl Scene {
         runs
     }
 
+    /// Wherever the log might end, a daemon that reads it finds the one that runs, or the next one.
+    fn is_never_left_with_neither(&self) {
+        let mut watch = self.sensor.watch(0).unwrap();
+        let is_end = |record: &Value| {
+            let runs = record["transition"]["incident"]["investigations"].as_array();
+            runs.is_some_and(|runs| runs.len() == 2 && !runs[1]["ended_at"].is_null())
+        };
+        watch.find(CATCH, is_end).unwrap();
+        for arrival in watch.kill() {
+            let incident = &arrival.record["transition"]["incident"];
+            if let Some([alone]) = incident["investigations"].as_array().map(Vec::as_slice) {
+                assert_eq!(alone["ended_at"], Value::Null, "{incident:#}");
+            }
+        }
+    }
+
     /// The agent has made way, and nothing that it found is lost.
     fn made_way(&self, run: &Value) {
         let said = &self.said;
@@ -183,6 +199,7 @@ fn an_agent_that_loses_its_room_makes_way_for_one_request() {
     let _filler = scene.is_filled();
     let runs = scene.runs(2);
     scene.made_way(&runs[0]);
+    scene.is_never_left_with_neither();
     let next = &runs[1];
     assert_eq!((&next["agent"], &next["outcome"]), (&"api".into(), &"complete".into()), "{next:#}");
     let why = next["why"].as_str().unwrap();

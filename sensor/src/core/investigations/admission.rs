@@ -5,7 +5,7 @@ use std::path::Path;
 use super::{Asked, Investigations, Progress};
 use crate::{
     clock,
-    config::Agent,
+    config::{Agent, Stage},
     investigate::{
         Admission, By, Denied, Driver, Earlier, Grant, Next, Past, Request,
         gate::{Gate, gate},
@@ -47,7 +47,7 @@ impl Order {
                     started_at: Some(clock::wall()),
                     why,
                     lives: 1,
-                    stage: driver.stage().into(),
+                    stage: driver.stop_after().into(),
                     ..Default::default()
                 },
                 None,
@@ -59,7 +59,9 @@ impl Order {
     fn estimate(&self, prompt_tokens: usize) -> Option<Estimate> {
         let Driver::Agent(agency) = &self.driver else { return None };
         let turns = if agency.agent == Agent::Api { 1 } else { USUAL_TURNS };
-        Some(agency.prices.estimate(&agency.cli.model, prompt_tokens as u64, turns))
+        let once = agency.prices.estimate(&agency.cli.model, prompt_tokens as u64, turns);
+        // The second stage has a prompt and answers of its own.
+        Some(if agency.stop_after == Stage::Locate { once.twice() } else { once })
     }
 
     /// It is held to what is left of the day.

@@ -1,6 +1,6 @@
 //! Who can be asked on this host, as the configuration has it.
 
-use std::{collections::HashMap, path::PathBuf, time::Duration};
+use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 
 use crate::{
     cgroup::Hierarchies,
@@ -8,6 +8,7 @@ use crate::{
     evidence::Gatherer,
     feed::runs::Doors,
     investigate::{Agency, Command, Driver, Manager, Prices, Sandbox, Whom, ladder},
+    kernel::Witness,
 };
 
 /// Where their programs live.
@@ -21,6 +22,8 @@ pub struct Place {
     /// Directory of their homes.
     pub scratch: PathBuf,
     pub doors: Doors,
+    /// Hears what they execute.
+    pub witness: Arc<Witness>,
     /// The group that may read the log.
     pub log_gid: Option<u32>,
 }
@@ -73,16 +76,19 @@ pub fn name(agent: Agent) -> &'static str {
 
 fn command(config: &config::Investigate, place: &Place) -> Driver {
     let kept_bytes = ladder::needs(Agent::Command, config);
+    let stop_after = config.stop_after;
     let config = &config.command;
-    let Place { hierarchies, home, manager, scratch, doors, log_gid } = place.clone();
+    let Place { hierarchies, home, manager, scratch, doors, witness, log_gid } = place.clone();
     let mut command = Command::new(config.program.clone(), hierarchies, home, scratch);
     command.sandbox.manager = manager;
     command.sandbox.doors = Some(doors);
+    command.sandbox.witness = Some(witness);
     command.sandbox.log_gid = log_gid;
     command.sandbox.user = Whom::Named(config.user.clone());
     command.sandbox.memory_bytes = config.memory_max_bytes;
     command.sandbox.kept_bytes = kept_bytes;
     command.sandbox.pids = config.pids_max.into();
+    command.stop_after = stop_after;
     command.deadline = Duration::from_secs(config.deadline_s.into());
     Driver::Command(command)
 }
@@ -94,12 +100,12 @@ fn agency(
     place: &Place,
     gatherer: &Gatherer,
 ) -> Agency {
-    let Place { hierarchies, home, manager, scratch, doors, log_gid } = place.clone();
+    let Place { hierarchies, home, manager, scratch, doors, witness, log_gid } = place.clone();
     let bounds = config.run.clone();
     Agency {
         agent,
         cli: cli.clone(),
-        stage: config.stop_after,
+        stop_after: config.stop_after,
         prices: Prices::new(&config.prices),
         sandbox: Sandbox {
             user: Whom::Named(bounds.user.clone()),
@@ -112,6 +118,7 @@ fn agency(
             scratch,
             log_gid,
             doors: Some(doors),
+            witness: Some(witness),
         },
         bounds,
         redactor: gatherer.redactor().clone(),

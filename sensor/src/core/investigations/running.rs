@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use super::Progress;
+use tokio::sync::oneshot;
+
+use super::{Onward, Progress, Staged};
 use crate::{
-    clock,
+    clock, config,
     evidence::Gatherer,
-    investigate::{Dossier, Driver, End, Event, Past, Stop, Window},
+    investigate::{Dossier, Driver, End, Event, Past, Stop, Window, stages, witness},
     proto::{self, InvestigationState},
     render::Marker,
 };
@@ -22,6 +24,13 @@ pub struct Running {
     pub investigation: proto::Investigation,
 }
 
+/// What one stage has come to.
+struct Ended {
+    end: End,
+    /// With what its lives have left.
+    past: Past,
+}
+
 impl Running {
     /// To its end.
     pub fn run(mut self, told: &dyn Fn(Progress)) {
@@ -31,70 +40,131 @@ impl Running {
             let window = Window::fit(incident, evidence, redactor, Marker::random(), self.tokens);
             self.dossier.window = Some(window);
         }
+        loop {
+            // It is not over: it goes on when the daemon is back.
+            let Some(Ended { end, past }) = self.stage(told) else { return };
+            let (no_room, state) = (end.no_room, end.state);
+            let run = &mut self.investigation;
+            run.cost = Some(spent(run, &end));
+            let is_last = run.stage() == stages::current(run);
+            stages::end(run, end, clock::wall());
+            if state == InvestigationState::Done && !is_last {
+                match self.goes_on(told) {
+                    Onwards::Yes => {
+                        self.past = Some(past);
+                        continue;
+                    }
+                    Onwards::No => {}
+                    Onwards::Gone => return,
+                }
+            }
+            self.driver.forget(&self.investigation.id);
+            stages::close(&mut self.investigation, state, clock::wall());
+            let incident = self.dossier.incident.id;
+            let (investigation, evidence) = (self.investigation.into(), self.dossier.evidence);
+            return told(if no_room {
+                Progress::NoRoom { incident, investigation, evidence }
+            } else {
+                Progress::State { incident, investigation }
+            });
+        }
+    }
+
+    /// Asks the desk, which knows what was handed in, whether there is to be another stage.
+    fn goes_on(&mut self, told: &dyn Fn(Progress)) -> Onwards {
+        let (reply, answer) = oneshot::channel();
+        told(Progress::Staged(Box::new(Staged {
+            incident: self.dossier.incident.id.clone(),
+            investigation: self.investigation.clone(),
+            evidence: self.dossier.evidence.clone(),
+            exhausted: self.driver.exhausted(&self.investigation.cost.unwrap_or_default()),
+            reply,
+        })));
+        let Ok(Onward { investigation, incident }) = answer.blocking_recv() else {
+            return Onwards::Gone;
+        };
+        let stage = stages::current(&investigation);
+        let goes_on = stage != stages::current(&self.investigation);
+        self.investigation = investigation;
+        self.dossier.incident = incident;
+        self.dossier.stage = config::Stage::of(stage);
+        if goes_on { Onwards::Yes } else { Onwards::No }
+    }
+
+    /// One stage; `None`: it was interrupted.
+    fn stage(&mut self, told: &dyn Fn(Progress)) -> Option<Ended> {
         let gatherer = Arc::clone(&self.gatherer);
         let redact = |text: &[u8]| gatherer.redactor().text(text).0;
         let incident = self.dossier.incident.id.clone();
         let mut lines = self.past.as_ref().map_or(0, |past| past.lines);
-        let mut investigation = self.investigation;
-        let mut no_room = None;
+        let investigation = &mut self.investigation;
+        let mut ended = None;
         let id = investigation.id.clone();
         let estimated_usd = investigation.cost.map_or(0.0, |cost| cost.estimated_usd);
+        let mut tell = |stream: &str, text, witnessed| {
+            lines += 1;
+            let transcript = Box::new(proto::Transcript {
+                investigation: id.clone(),
+                line: lines,
+                stream: stream.to_owned(),
+                text,
+                witnessed,
+            });
+            told(Progress::Line { incident: incident.clone(), transcript });
+        };
         let sink = &mut |event| match event {
-            Event::Line { stream, text } => {
-                lines += 1;
-                let transcript = proto::Transcript {
-                    investigation: id.clone(),
-                    line: lines,
-                    stream: stream.to_owned(),
-                    text,
-                };
-                told(Progress::Line { incident: incident.clone(), transcript });
+            Event::Line { stream, text } => tell(stream, text, None),
+            Event::Witnessed(mut witnessed) => {
+                witnessed.argv = gatherer.redactor().argv(&witnessed.argv).0;
+                tell("kernel", witness::line(&witnessed).into_bytes(), Some(witnessed));
+            }
+            Event::Executed(programs) => {
+                investigation.programs = investigation.programs.saturating_add(programs);
+                told(going(&incident, investigation));
             }
             Event::Session(session) if session != investigation.session => {
                 investigation.session = session;
-                told(going(&incident, &investigation));
+                told(going(&incident, investigation));
             }
             Event::Session(_) => {}
             Event::Life(life) => {
                 investigation.lives = life;
-                told(going(&incident, &investigation));
+                told(going(&incident, investigation));
             }
             Event::Cost(cost) => {
                 investigation.cost = Some(proto::Cost { estimated_usd, ..cost });
-                told(going(&incident, &investigation));
+                told(going(&incident, investigation));
             }
-            // It is not over: it goes on when the daemon is back.
             Event::End(end) if end.state == InvestigationState::Interrupted => {
-                investigation.cost = Some(spent(&investigation, &end));
-                told(going(&incident, &investigation));
+                investigation.cost = Some(spent(investigation, &end));
+                told(going(&incident, investigation));
             }
-            Event::End(end) => {
-                no_room = Some(end.no_room);
-                conclude(&mut investigation, end);
-            }
+            Event::End(end) => ended = Some(end),
         };
         self.driver.run(&id, &self.dossier, self.past.as_ref(), &redact, &self.stop, sink);
-        let Some(no_room) = no_room else { return };
-        let (investigation, evidence) = (investigation.into(), self.dossier.evidence);
-        told(if no_room {
-            Progress::NoRoom { incident, investigation, evidence }
-        } else {
-            Progress::State { incident, investigation }
-        });
+        let end = ended?;
+        let past = Past {
+            lives: investigation.lives.saturating_sub(1),
+            session: investigation.session.clone(),
+            spent: end.cost,
+            lines,
+            is_new_stage: true,
+            ..Past::default()
+        };
+        Some(Ended { end, past })
     }
+}
+
+enum Onwards {
+    Yes,
+    No,
+    /// The daemon ends.
+    Gone,
 }
 
 fn going(incident: &str, investigation: &proto::Investigation) -> Progress {
     let investigation = investigation.clone().into();
     Progress::Going { incident: incident.to_owned(), investigation }
-}
-
-fn conclude(investigation: &mut proto::Investigation, end: End) {
-    investigation.cost = Some(spent(investigation, &end));
-    investigation.set_state(end.state);
-    investigation.ended_at = Some(clock::wall());
-    investigation.findings = end.findings;
-    investigation.error = end.error;
 }
 
 /// What it has cost in all its lives, with the one that has just ended.

@@ -136,6 +136,7 @@ mod tests {
             line: 1,
             stream: stream.into(),
             text: text.into(),
+            witnessed: None,
         };
         said(Body::Transcript(transcript), None)
     }

@@ -58,6 +58,10 @@ impl Agent for Codex {
         "codex"
     }
 
+    fn counts_conversations(&self) -> bool {
+        true
+    }
+
     fn launch(&self, task: &Task<'_>) -> Launch {
         let mut argv = vec![task.program_or(self.program()), "exec".into()];
         if let Session::Resume(_) = task.session {

@@ -106,6 +106,11 @@ pub trait Agent: Send + std::fmt::Debug {
 
     fn launch(&self, task: &Task<'_>) -> Launch;
 
+    /// Whether what it says in total is of the whole conversation, and not of this life alone.
+    fn counts_conversations(&self) -> bool {
+        false
+    }
+
     /// What an event says, in order. An agent is made anew for each life of a run.
     fn read(&mut self, event: &Value) -> Vec<Said>;
 }
