@@ -64,6 +64,8 @@ mod rogue;
 #[cfg(test)]
 mod room;
 #[cfg(test)]
+mod shell;
+#[cfg(test)]
 mod sources;
 #[cfg(test)]
 mod stages;
