@@ -136,6 +136,70 @@ fn opencode_finds_the_cause() {
     finds_the_cause("opencode", agent!("opencode"), ANSWER);
 }
 
+/// The cause, and then, in the same conversation, the place: three answers each.
+fn goes_on_to_the_place(name: &'static str, program: PathBuf) {
+    let (work, _) = script::ticker().unwrap();
+    let file = work.directory.path().join("project.conf");
+    fs::write(&file, "one\ntwo\n").unwrap();
+    let mut steps = good();
+    let located = json!({
+        "verdict": "confirms",
+        "confidence": 0.75,
+        "fix_location": {"path": file, "line": 2, "evidence": ["s1"]},
+    });
+    steps.extend([
+        Step::Call("read_source", json!({"path": "project.conf"})),
+        Step::Call("submit_findings", located),
+        Step::Text("There.".to_owned()),
+    ]);
+    let agent = Agent::new(name, &program, steps).unwrap();
+    let config = agent.config(name, "").replacen('\n', "\nstop_after = \"locate\"\n", 1);
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, &config).unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = id(&opened(&sensor, running.pid())).to_owned();
+    let run = ended(&sensor, &incident, name, 0);
+    assert_eq!((&run["state"], &run["outcome"]), (&json!("done"), &json!("complete")), "{run:#}");
+    let stages = [0, 1].map(|stage| run["stages"][stage]["outcome"].as_str().unwrap_or_default());
+    assert_eq!(stages, ["complete", "complete"], "{run:#}");
+    assert_eq!(run["report"]["cause"]["text"], "it starts itself", "{run:#}");
+    assert_eq!(run["report"]["fix_location"]["line"], 2, "{run:#}");
+    let count = |key: &str| number(&run["cost"][key]).unwrap_or_default();
+    assert_eq!((count("turns"), count("tool_calls"), run["lives"].as_u64()), (6, 4, Some(1)));
+    // What was told of the conversation twice is counted once.
+    let tokens = 6 * (USAGE.input + USAGE.cached + USAGE.output);
+    assert_eq!(count("tokens"), tokens, "{run:#}");
+    let asked = agent.model.asked();
+    assert_eq!(asked.len(), 6, "{asked:#?}");
+    // What it saw in its first stage it knows in its second.
+    assert!(asked[3].results.iter().any(|result| result.contains("culprit_pid")), "{asked:#?}");
+    leaves_nothing(&sensor);
+}
+
+#[test]
+fn claude_goes_on_to_the_place() {
+    needs!();
+    goes_on_to_the_place("claude", agent!("claude"));
+}
+
+#[test]
+fn codex_goes_on_to_the_place() {
+    needs!();
+    goes_on_to_the_place("codex", agent!("codex"));
+}
+
+#[test]
+fn gemini_goes_on_to_the_place() {
+    needs!();
+    goes_on_to_the_place("gemini", agent!("gemini"));
+}
+
+#[test]
+fn opencode_goes_on_to_the_place() {
+    needs!();
+    goes_on_to_the_place("opencode", agent!("opencode"));
+}
+
 /// Who is killed in the middle of a run.
 #[derive(Clone, Copy, Debug)]
 enum Killed {

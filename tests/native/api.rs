@@ -91,6 +91,31 @@ fn a_model_is_asked_once_and_what_it_hands_in_is_checked_and_counted() {
 }
 
 #[test]
+fn for_the_place_the_model_is_asked_once_more_and_the_cause_stands_whatever_it_says() {
+    needs!();
+    let claim = json!({"text": "somebody asked for it", "evidence": ["incident"]});
+    let findings = json!({"verdict": "extends", "confidence": 0.6, "cause": claim});
+    let place = json!({"path": "/no/where", "line": 3, "evidence": ["incident"]});
+    let located = json!({"verdict": "extends", "confidence": 0.6, "fix_location": place});
+    let script =
+        vec![Step::Call("submit_findings", findings), Step::Call("submit_findings", located)];
+    let (run, model) = asked(script, "stop_after = \"locate\"");
+    assert_eq!((&run["state"], &run["outcome"]), (&"done".into(), &"complete".into()), "{run:#}");
+    assert_eq!(run["report"]["cause"]["text"], "somebody asked for it", "{run:#}");
+    assert_eq!(run["report"]["fix_location"], Value::Null, "{run:#}");
+    let dropped = "fix_location: what it cites does not name this path";
+    assert_eq!(run["report"]["dropped_why"], json!([dropped]), "{run:#}");
+    let second = &run["stages"][1];
+    assert_eq!(
+        (&second["stage"], &second["state"], &second["outcome"]),
+        (&"locate".into(), &"done".into(), &"incomplete".into()),
+        "{run:#}"
+    );
+    assert_eq!(second["error"], "it ended without a place", "{run:#}");
+    assert_eq!((model.asked().len(), &run["cost"]["turns"]), (2, &2.into()), "{run:#}");
+}
+
+#[test]
 fn where_there_is_no_room_for_an_agent_the_model_is_asked_once_and_without_that_the_playbook_runs()
 {
     needs!();

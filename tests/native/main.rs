@@ -62,6 +62,8 @@ mod rogue;
 #[cfg(test)]
 mod room;
 #[cfg(test)]
+mod shell;
+#[cfg(test)]
 mod sources;
 #[cfg(test)]
 mod stages;

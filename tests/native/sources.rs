@@ -6,38 +6,21 @@ use std::{
     os::unix::{
         fs::{PermissionsExt as _, symlink},
         net::UnixListener,
-        process::CommandExt as _,
     },
     path::Path,
-    process::Child,
 };
 
 use nix::{
     sys::stat::{Mode, SFlag, makedev, mknod},
-    unistd::{Gid, Uid, mkfifo, setgid, setgroups, setuid},
+    unistd::mkfifo,
 };
 use serde_json::{Value, json};
 use tests::{Cage, Limits, Sensor, daemon::open_to_all, needs};
 
-use crate::support::{NOBODY, asked, id, opened};
+use crate::support::{NOBODY, asked, id, idler, opened};
 
 /// Where a sparse file ends that takes no room.
 const HUGE: u64 = 10 << 30;
-
-/// A process of nobody's that does nothing there.
-fn idler(cage: &Cage, directory: &Path) -> Child {
-    let mut command = cage.command("sleep").unwrap();
-    command.arg("1000").current_dir(directory);
-    let become_nobody = || {
-        setgroups(&[])?;
-        setgid(Gid::from_raw(NOBODY))?;
-        setuid(Uid::from_raw(NOBODY))?;
-        Ok(())
-    };
-    // SAFETY: between fork and exec, three system calls.
-    unsafe { command.pre_exec(become_nobody) };
-    command.spawn().unwrap()
-}
 
 /// What is said of each of these: facts, and the texts that they name.
 fn read(sensor: &Sensor, incident: &Value, paths: &[&str]) -> Vec<(Value, String)> {
@@ -78,7 +61,7 @@ fn only_plain_files_of_the_project_with_the_culprits_rights() {
 
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = Sensor::start(&cage, "").unwrap();
-    let mut culprit = idler(&cage, &app);
+    let mut culprit = idler(&cage, &app, NOBODY, NOBODY);
     let incident = opened(&sensor, culprit.id());
     let beside = place.path().join("beside");
     let refused = [
@@ -120,7 +103,7 @@ fn only_plain_files_of_the_project_with_the_culprits_rights() {
     assert!(huge.1.len() < 1 << 20, "{} bytes", huge.1.len());
     assert_eq!(absent.0["state"], "absent");
 
-    let mut elsewhere = idler(&cage, Path::new("/etc"));
+    let mut elsewhere = idler(&cage, Path::new("/etc"), NOBODY, NOBODY);
     let incident = opened(&sensor, elsewhere.id());
     for (facts, texts) in read(&sensor, &incident, &["passwd", "/etc/passwd", "hostname"]) {
         assert_eq!(facts["state"], "refused", "{facts:#}");

@@ -231,6 +231,47 @@ fn a_place_that_the_built_in_diagnosis_names_is_not_looked_for() {
 }
 
 #[test]
+fn a_program_of_the_operators_is_told_which_stage_it_is() {
+    needs!();
+    let place = tempfile::tempdir().unwrap();
+    open_to_all(place.path()).unwrap();
+    let program = place.path().join(names::word());
+    // What it knows of its first stage is in the incident that it is given.
+    let script = r#"#!/bin/sh
+input=$(cat)
+case $input in
+*'"stage":"locate"}')
+    case $input in *'"findings":"the cause"'*) echo '{"findings":"the place"}';; esac;;
+*'"stage":"diagnose"}') echo '{"findings":"the cause"}';;
+esac
+"#;
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    let config = format!(
+        "[investigate]\nagent = \"command\"\nstop_after = \"locate\"\n\
+         [investigate.command]\nprogram = [{program:?}]\n"
+    );
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, &config).unwrap();
+    let (work, _) = script::ticker().unwrap();
+    let running = work.start(&cage).unwrap();
+    let incident = id(&opened(&sensor, running.pid())).to_owned();
+    let mut run = Value::Null;
+    comes("the end of the run", CATCH, || {
+        run = sensor.show(&incident).unwrap()["investigations"][0].clone();
+        !run["ended_at"].is_null()
+    });
+    let ended = ["state", "outcome", "findings"].map(|key| run[key].as_str().unwrap());
+    assert_eq!(ended, ["done", "complete", "the cause"], "{run:#}");
+    let second =
+        ["stage", "outcome", "findings"].map(|key| run["stages"][1][key].as_str().unwrap());
+    assert_eq!(second, ["locate", "complete", "the place"], "{run:#}");
+    let scratch = sensor.socket().with_file_name("scratch");
+    let empty = || fs::read_dir(&scratch).is_ok_and(|mut all| all.next().is_none());
+    comes("an empty scratch directory", CATCH, empty);
+}
+
+#[test]
 fn a_core_that_is_killed_in_the_second_stage_goes_on_in_it() {
     needs!();
     let mut scene = Scene::new("");

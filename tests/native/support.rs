@@ -4,14 +4,15 @@ use std::{
     collections::BTreeSet,
     fs,
     io::{BufRead as _, BufReader, Write as _},
+    os::unix::process::CommandExt as _,
     path::Path,
-    process::Stdio,
+    process::{Child, Stdio},
     time::Duration,
 };
 
 use nix::{
     sys::signal::{Signal, kill},
-    unistd::Pid,
+    unistd::{Gid, Pid, Uid, setgid, setgroups, setuid},
 };
 use serde_json::{Value, json};
 use tests::{
@@ -178,6 +179,21 @@ pub fn wake_all(cage: &Cage, but: u32) {
         // Gone meanwhile, or one of the cage itself.
         let _ = kill(Pid::from_raw(pid as i32), Signal::SIGCONT);
     }
+}
+
+/// A process of this user's that does nothing there.
+pub fn idler(cage: &Cage, directory: &Path, uid: u32, gid: u32) -> Child {
+    let mut command = cage.command("sleep").unwrap();
+    command.arg("1000").current_dir(directory);
+    let become_them = move || {
+        setgroups(&[])?;
+        setgid(Gid::from_raw(gid))?;
+        setuid(Uid::from_raw(uid))?;
+        Ok(())
+    };
+    // SAFETY: between fork and exec, three system calls.
+    unsafe { command.pre_exec(become_them) };
+    command.spawn().unwrap()
 }
 
 /// An incident about a process, opened by hand.

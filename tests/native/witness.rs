@@ -41,8 +41,13 @@ fn runs(program: &str) -> Ran {
     let records: Vec<Value> = watch.kill().into_iter().map(|arrival| arrival.record).collect();
     let log = records.iter().map(Value::to_string).collect();
     let of_run = |record: &Value| record["transcript"]["investigation"] == run["id"];
-    let lines = records.iter().filter(|it| of_run(it)).map(|it| it["transcript"].clone()).collect();
+    let lines: Vec<Value> =
+        records.iter().filter(|it| of_run(it)).map(|it| it["transcript"].clone()).collect();
     let shown = sensor.output(&["show", &incident]).unwrap();
+    eprintln!("{shown}");
+    for line in lines.iter().take(40) {
+        eprintln!("{}: {}", line["stream"], line["text"]);
+    }
     let executed = format!("executed {} program", run["programs"]);
     assert!(shown.contains(&executed), "{shown}");
     Ran { run, lines, log }

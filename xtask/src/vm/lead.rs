@@ -49,7 +49,7 @@ pub fn run(kernels: &[String], processors: u8) -> Result<ExitCode> {
     let mut found: BTreeMap<(u32, usize), Lead> = BTreeMap::new();
     let mut suites: Vec<Suite> = Vec::new();
     for (order, name) in kernels.iter().enumerate() {
-        match guest(name, &built, &Which::Only(vec![TESTS]), processors, &skips) {
+        match guest(name, &built, &Which::Only(vec![TESTS], 1), processors, &skips) {
             Ok((suite, _)) => suites.push(suite),
             Err(error) => suites.push(test::broken(&format!("vm {name}"), &error)),
         }
