@@ -32,6 +32,8 @@ mod investigation;
 #[cfg(test)]
 mod judge;
 #[cfg(test)]
+mod kept;
+#[cfg(test)]
 mod killed;
 #[cfg(test)]
 mod lead;
@@ -75,6 +77,8 @@ mod support;
 mod survival;
 #[cfg(test)]
 mod trees;
+#[cfg(test)]
+mod units;
 #[cfg(test)]
 mod watching;
 #[cfg(test)]

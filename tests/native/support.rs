@@ -5,7 +5,7 @@ use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Stdio},
     time::Duration,
 };
@@ -48,6 +48,14 @@ pub fn explosions() -> &'static str {
 
 pub fn id(incident: &Value) -> &str {
     incident["id"].as_str().unwrap()
+}
+
+/// Groups of all runs of agents: the sensor's own, and units of systemd.
+pub fn runs() -> Vec<PathBuf> {
+    let above = ["sensor", "sensor.slice"].map(|name| Path::new("/sys/fs/cgroup").join(name));
+    let groups = above.iter().filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+    let paths = groups.map(|group| group.path());
+    paths.filter(|path| path.to_string_lossy().contains("investigation-")).collect()
 }
 
 /// A contained recursion of this process, with its explanation.

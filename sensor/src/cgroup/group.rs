@@ -1,12 +1,14 @@
 //! A group of our own with limits, for what we start: v2 where its controllers are enabled, else v1.
 
 use std::{
+    borrow::Cow,
     fs::{File, OpenOptions},
     path::{Path, PathBuf},
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 
-use super::{CgroupError, Hierarchies, directory, make, write};
+use super::{CgroupError, Hierarchies, delegated, directory, make, write};
 
 /// Bounds for all processes of a group together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,19 +26,24 @@ pub struct Limits {
 pub struct Holds {
     pub memory: bool,
     pub pids: bool,
-    /// Memory is kept for it.
+    /// Memory is kept for it, by all groups above it as well.
     pub kept: bool,
 }
 
 /// Half of what a group gets by default.
-const CPU_WEIGHT: u32 = 50;
+pub const CPU_WEIGHT: u32 = 50;
 
-/// A group that we made. Dropping it leaves it in place; [`Group::end`] takes it away.
+/// Whoever made a group takes it away when it is empty: systemd within some 10 ms.
+const FOREIGN: Duration = Duration::from_secs(2);
+
+/// A group that we made, or that was made for us. Dropping it leaves it in place; [`Group::end`] takes it away.
 #[derive(Debug)]
 pub struct Group {
     /// v2 directory first, then those of v1 controllers.
     dirs: Vec<PathBuf>,
     holds: Holds,
+    /// Somebody else made it.
+    foreign: bool,
 }
 
 /// A controller with its files: limit in v2, limit in v1.
@@ -59,7 +66,8 @@ impl Group {
         }
         let unified = above.join(name);
         make(&unified)?;
-        let mut group = Self { dirs: vec![unified.clone()], holds: Holds::default() };
+        let mut group =
+            Self { dirs: vec![unified.clone()], holds: Holds::default(), foreign: false };
         for (controller, v2_file, v1_file) in CONTROLLERS {
             let limit = if controller == "memory" { limits.memory_bytes } else { limits.pids };
             let held = write(&unified.join(v2_file), limit).is_ok()
@@ -73,12 +81,28 @@ impl Group {
         // Without these the limit still holds, only less well: swap counts on top of memory, and
         // the kernel picks single victims.
         let _ = write(&unified.join("memory.swap.max"), 0);
-        let _ = write(&unified.join("memory.oom.group"), 1);
-        let kept = limits.kept_bytes;
-        group.holds.kept = kept > 0 && write(&unified.join("memory.min"), kept).is_ok();
+        group.dies_as_one();
+        group.holds.kept = keep(hierarchies, parent, &unified, limits.kept_bytes);
         // It is to finish, not to win.
         let _ = write(&unified.join("cpu.weight"), CPU_WEIGHT);
         Ok(group)
+    }
+
+    /// One in v2 that somebody else made, and takes away when it is empty.
+    pub fn adopt(dir: &Path) -> Self {
+        Self { dirs: vec![dir.to_owned()], holds: Holds::default(), foreign: true }
+    }
+
+    /// Looks which of these limits it holds.
+    pub fn look(&mut self, hierarchies: &Hierarchies, limits: &Limits) -> Holds {
+        let dir = self.dir();
+        let bounds = |file: &str, most| number(&dir.join(file)).is_some_and(|bound| bound <= most);
+        self.holds = Holds {
+            memory: bounds("memory.max", limits.memory_bytes),
+            pids: bounds("pids.max", limits.pids),
+            kept: keeps(hierarchies, dir, limits.kept_bytes),
+        };
+        self.holds
     }
 
     /// One that was made earlier, by whomever; its limits are not looked at.
@@ -88,7 +112,12 @@ impl Group {
             .iter()
             .filter_map(|(controller, ..)| v1_dir(hierarchies, controller, parent, name));
         let dirs = [above.join(name)].into_iter().chain(v1.filter(|dir| dir.exists()));
-        Ok(Self { dirs: dirs.collect(), holds: Holds::default() })
+        Ok(Self { dirs: dirs.collect(), holds: Holds::default(), foreign: false })
+    }
+
+    /// Who meets its limit of memory takes all others with it.
+    pub fn dies_as_one(&self) {
+        let _ = write(&self.dir().join("memory.oom.group"), 1);
     }
 
     fn add_v1(&mut self, dir: PathBuf, file: &str, limit: u64) -> bool {
@@ -111,6 +140,12 @@ impl Group {
     /// Its v2 directory.
     pub fn dir(&self) -> &Path {
         &self.dirs[0]
+    }
+
+    /// The name of the unit that it is of somebody else's; `None`: it is our own.
+    pub fn unit(&self) -> Option<Cow<'_, str>> {
+        let name = self.foreign.then(|| self.dir().file_name())??;
+        Some(name.to_string_lossy())
     }
 
     /// All its directories: v2 first, then those of v1 controllers.
@@ -160,8 +195,47 @@ impl Group {
     /// Kills what lives in it and takes it away.
     pub fn end(&self, patience: Duration) -> Result<(), CgroupError> {
         self.kill(patience)?;
+        if self.foreign {
+            let end = Instant::now() + FOREIGN;
+            while self.dir().exists() && Instant::now() < end {
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
         self.dirs.iter().try_for_each(|dir| directory::remove(dir, patience))
     }
+}
+
+/// Keeps memory for a group of ours below `parent`; whether that has any effect.
+fn keep(hierarchies: &Hierarchies, parent: &Path, dir: &Path, bytes: u64) -> bool {
+    if bytes == 0 || write(&dir.join("memory.min"), bytes).is_err() {
+        return false;
+    }
+    // A group keeps nothing of which the one above it keeps nothing. That one is ours as well if nobody gave it to us:
+    // a unit's own files are systemd's.
+    if let Some(above) = hierarchies.dir(parent)
+        && !delegated(&above)
+        && kept(&above).is_some_and(|kept| kept < bytes)
+    {
+        let _ = write(&above.join("memory.min"), bytes);
+    }
+    keeps(hierarchies, dir, bytes)
+}
+
+/// Whether so much is kept for a group, by itself and by all above it that can be seen.
+fn keeps(hierarchies: &Hierarchies, dir: &Path, bytes: u64) -> bool {
+    let top = hierarchies.unified();
+    let mut groups = dir.ancestors().take_while(|dir| Some(*dir) != top);
+    bytes > 0 && groups.all(|dir| kept(dir).is_some_and(|kept| kept >= bytes))
+}
+
+/// Bytes of a group's memory that the kernel leaves it; `None`: memory is none of its matters.
+pub fn kept(dir: &Path) -> Option<u64> {
+    number(&dir.join("memory.min"))
+}
+
+/// `None`: there is no such file, or no number in it, as for no bound at all.
+fn number(file: &Path) -> Option<u64> {
+    std::fs::read_to_string(file).ok()?.trim().parse().ok()
 }
 
 /// Below our own group there, so that whatever bounds us bounds it as well; named after the whole v2

@@ -20,7 +20,7 @@ use std::{
 pub use directory::{
     below_within as below, freeze, frozen, ids, kill, members, populated, remove, thaw,
 };
-pub use group::{Group, Holds, Limits};
+pub use group::{CPU_WEIGHT, Group, Holds, Limits, kept};
 
 /// What cannot be done with a group, and what to do about it.
 #[derive(Debug, thiserror::Error)]

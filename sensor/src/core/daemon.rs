@@ -225,6 +225,7 @@ impl Daemon {
                 Place {
                     hierarchies,
                     home,
+                    manager: investigate::Manager::find(),
                     scratch,
                     doors,
                     witness,

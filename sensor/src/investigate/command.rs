@@ -49,6 +49,7 @@ impl Command {
                 pids: 128,
                 hierarchies,
                 home,
+                manager: None,
                 scratch,
                 log_gid: None,
                 doors: None,

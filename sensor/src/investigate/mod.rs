@@ -49,7 +49,7 @@ pub use self::{
     past::{Ear, Past},
     prices::Prices,
     run::Agency,
-    sandbox::{Sandbox, Whom, clear_leftovers, tidy, unread},
+    sandbox::{Manager, Sandbox, Whom, clear_leftovers, tidy, unread},
     window::Window,
 };
 use crate::{

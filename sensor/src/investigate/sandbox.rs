@@ -5,6 +5,7 @@
 mod enter;
 mod home;
 mod leftovers;
+mod unit;
 mod walls;
 
 use std::{
@@ -25,7 +26,11 @@ use rustix::process::{
     Gid, Pid, PidfdFlags, Resource, Signal, Uid, kill_process_group, pidfd_open, pidfd_send_signal,
 };
 
-pub use self::leftovers::{clear_leftovers, tidy, unread};
+use self::unit::Anchor;
+pub use self::{
+    leftovers::{clear_leftovers, tidy, unread},
+    unit::Manager,
+};
 use crate::{
     cgroup::{self, CgroupError, Group, Hierarchies, Limits},
     feed::runs::{Door, Doors, Guest, Run, SOCKET},
@@ -106,6 +111,8 @@ pub struct Sandbox {
     pub hierarchies: Hierarchies,
     /// v2 path below which its group is made: [`Hierarchies::home`].
     pub home: PathBuf,
+    /// Who makes its group instead, as a unit; `None`: another init than systemd.
+    pub manager: Option<Manager>,
     /// Directory of scratch directories; made if need be.
     pub scratch: PathBuf,
     /// The group that may read the log, which is no program's of ours to be in.
@@ -147,10 +154,13 @@ impl Sandbox {
         home::furnish(&place.scratch, start.files, identity)
             .map_err(|(path, source)| SandboxError::Scratch { path, source })?;
         let (output, tail) = self.make_output(id)?;
-        let entered = self.make_group(id).and_then(|group| {
+        // Until the program is in.
+        let mut anchor = None;
+        let mut no_unit = None;
+        let entered = self.make_group(id, incident, &mut no_unit).and_then(|(group, held)| {
             let entrances = group.entrances();
             // Taken away again whichever it is.
-            place.group = Some(group);
+            (place.group, anchor) = (Some(group), held);
             entrances
         });
         let (entrances, without) = match entered {
@@ -162,7 +172,10 @@ impl Sandbox {
         };
         let rlimits = self.rlimits(place.group.as_ref());
         let mut bounds = self.describe(place.group.as_ref(), without);
-        // Before there is anybody in it.
+        if let Some(no_unit) = no_unit {
+            bounds = format!("{bounds}; no unit of its own: {no_unit}");
+        }
+        // Before its program is in it. A shell that holds a unit was there before, and is not told of.
         let watched = match self.watch(place.group.as_ref()) {
             Ok(watched) => watched,
             Err(why) => {
@@ -214,6 +227,7 @@ impl Sandbox {
         let child = command
             .spawn()
             .map_err(|source| SandboxError::Start { program: program.clone(), source })?;
+        drop(anchor);
         Ok(Inmate { child, output: tail, bounds, watched, place, reaped: None })
     }
 
@@ -315,7 +329,13 @@ impl Sandbox {
             .map_err(|error| format!("its socket cannot be made: {error}"))
     }
 
-    fn make_group(&self, id: &str) -> Result<Group, CgroupError> {
+    /// Its group, and what holds it until it is in if it is a unit; why it is none, where it should be one.
+    fn make_group(
+        &self,
+        id: &str,
+        incident: &str,
+        no_unit: &mut Option<String>,
+    ) -> Result<(Group, Option<Anchor>), CgroupError> {
         let limits = Limits {
             memory_bytes: self.memory_bytes,
             kept_bytes: self.kept_bytes,
@@ -323,7 +343,14 @@ impl Sandbox {
         };
         let own = key_of(std::process::id()).unwrap_or_default();
         let name = format!("{PREFIX}-{}-{}-{id}", own.tgid, own.start_ns);
-        Group::create(&self.hierarchies, &self.home, &name, &limits)
+        if let Some(manager) = &self.manager {
+            match manager.unit(&self.hierarchies, &name, incident, &limits) {
+                Ok((group, anchor)) => return Ok((group, Some(anchor))),
+                Err(error) => *no_unit = Some(error.to_string()),
+            }
+        }
+        let group = Group::create(&self.hierarchies, &self.home, &name, &limits)?;
+        Ok((group, None))
     }
 
     /// What holds for each process by itself: always a few, and stand-ins for limits that no cgroup
@@ -361,8 +388,13 @@ impl Sandbox {
             self.pids,
             by(holds.pids),
         );
+        if let Some(unit) = group.and_then(Group::unit) {
+            text = format!("{text}, as {unit}");
+        }
         if holds.kept {
             text = format!("{text}; {} MiB are kept for it", self.kept_bytes >> 20);
+        } else if self.kept_bytes > 0 {
+            text = format!("{text}; none is kept for it");
         }
         if let Some(without) = without {
             text = format!("{text}; no cgroup of its own: {without}");
@@ -532,8 +564,13 @@ fn kill_session(session: Pid) {
 
 /// Whether a v2 path is that of one of our agents, of this daemon or another one.
 pub fn is_agent(home: &Path, cgroup: &Path) -> bool {
-    let below = cgroup.strip_prefix(home).ok().and_then(|rest| rest.components().next());
-    below.is_some_and(|name| parse(&name.as_os_str().to_string_lossy()).is_some())
+    let below = |above: &Path| {
+        let name = cgroup.strip_prefix(above).ok()?.components().next()?;
+        Some(name.as_os_str().to_string_lossy().into_owned())
+    };
+    let unit = below(Path::new(unit::SLICE));
+    below(home).is_some_and(|name| parse(&name).is_some())
+        || unit.is_some_and(|name| unit::inside(&name).and_then(parse).is_some())
 }
 
 /// Core's identity and the investigation's id from a group's name.
@@ -556,7 +593,10 @@ mod tests {
         for other in ["/sensor", "/sensor/core", "/sensor/investigation-x-1-ab", "/a", ""] {
             assert!(!is(other), "{other}");
         }
+        assert!(is("/sensor.slice/sensor-investigation-12-3400-ab-1.scope/deeper"));
+        assert!(!is("/sensor.slice/session-3.scope") && !is("/sensor.slice"));
         assert!(!is("/user.slice/investigation-12-3400-ab"), "anybody may call a group so");
+        assert!(!is("/user.slice/sensor.slice/sensor-investigation-12-3400-ab.scope"));
         let parsed = parse("investigation-12-3400-ab-1");
         assert_eq!(parsed, Some((ProcessKey::new(12, 3400), "ab-1")));
     }

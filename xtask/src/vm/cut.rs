@@ -7,7 +7,6 @@ mod oom;
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::File,
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
@@ -19,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 pub use self::oom::run as run_oom;
-use super::machine;
+use super::{Init, attach, blank, machine};
 use crate::{place, step, test::Built};
 
 const DISK_BYTES: u64 = 256 << 20;
@@ -35,7 +34,8 @@ const SHORTEST_MS: u64 = 500;
 const LONGEST_MS: u64 = 12_000;
 
 pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
-    let (machine, disk) = (machine(kernel, &Built::all()?, PROCESSORS, "sensor.cut")?, disk()?);
+    let (machine, disk) =
+        (machine(kernel, &Built::all()?, PROCESSORS, Init::Own, "sensor.cut")?, disk()?);
     let mut announced = HashSet::new();
     let (mut runs, mut taken_up) = (HashMap::new(), 0);
     for cut in 1..=times {
@@ -91,9 +91,7 @@ impl Run {
 
 /// An empty file system in a file.
 fn disk() -> Result<PathBuf> {
-    let path = place::target().join("vm/cut.img");
-    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    file.set_len(DISK_BYTES)?;
+    let path = blank("cut.img", DISK_BYTES)?;
     let mut mkfs =
         Command::new(place::command("mkfs.ext4").context("mkfs.ext4 is missing (e2fsprogs)")?);
     step::must("mkfs.ext4", mkfs.args(["-q", "-F"]).arg(&path), START)?;
@@ -118,8 +116,7 @@ impl Guest {
         let mut command = Command::new(machine.get_program());
         command.args(machine.get_args());
         let console = place::target().join("vm/cut.log");
-        command.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={}", disk.display()));
-        command.args(["-device", "nvme,drive=disk,serial=1"]);
+        attach(&mut command, disk);
         command.arg("-serial").arg(format!("file:{}", console.display()));
         command.args(["-serial", "stdio"]).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut machine = command.spawn().context("cannot start QEMU")?;

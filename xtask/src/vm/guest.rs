@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::initramfs::Tree;
+use super::{Init, initramfs::Tree, systemd};
 use crate::place;
 
 /// Copied from the host. npm's 100 MB stay out: workloads that need it skip in a guest.
@@ -23,8 +23,11 @@ const WORKLOADS: &str = "/usr/share/sensor-tests/workloads";
 const BUSYBOX: &str = "/bin/busybox";
 
 /// Writes the guest's initramfs with the sensor, the test programs and a peer, where there is one, to `file`.
-pub fn write(file: &Path, sensor: &Path, tests: &Path, peer: &Path) -> Result<()> {
+pub fn write(file: &Path, sensor: &Path, tests: &Path, peer: &Path, init: Init) -> Result<()> {
     let mut tree = tree(sensor, tests)?;
+    if init == Init::Systemd {
+        systemd::add(&mut tree)?;
+    }
     if peer.exists() {
         let name = peer.file_name().context("a peer without a name")?;
         program(&mut tree, Path::new("/usr/bin").join(name), peer)?;
@@ -76,7 +79,7 @@ fn tree(sensor: &Path, tests: &Path) -> Result<Tree> {
 }
 
 /// A program and the libraries that it loads.
-fn program(tree: &mut Tree, path: impl AsRef<Path>, from: &Path) -> Result<()> {
+pub fn program(tree: &mut Tree, path: impl AsRef<Path>, from: &Path) -> Result<()> {
     tree.copy(path, 0o755, from)?;
     for library in libraries(from)? {
         if !tree.contains(tree.resolve(&library)) {

@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 
-use super::{Which, console, guest, kernel};
+use super::{Init, Which, console, guest, kernel};
 use crate::{
     marked,
     measure::machine::Machine,
@@ -49,7 +49,8 @@ pub fn run(kernels: &[String], processors: u8) -> Result<ExitCode> {
     let mut found: BTreeMap<(u32, usize), Lead> = BTreeMap::new();
     let mut suites: Vec<Suite> = Vec::new();
     for (order, name) in kernels.iter().enumerate() {
-        match guest(name, &built, &Which::Only(vec![TESTS], 1), processors, &skips) {
+        let which = Which::Only(vec![TESTS], 1);
+        match guest(name, &built, &which, processors, Init::Own, &skips) {
             Ok((suite, _)) => suites.push(suite),
             Err(error) => suites.push(test::broken(&format!("vm {name}"), &error)),
         }

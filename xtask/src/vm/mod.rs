@@ -8,10 +8,12 @@ mod initramfs;
 mod kernel;
 mod lead;
 mod page;
+mod systemd;
 
 use std::{
-    env, fs,
-    path::PathBuf,
+    env,
+    fs::{self, File},
+    path::{Path, PathBuf},
     process::{Command, ExitCode},
     time::Duration,
 };
@@ -34,7 +36,7 @@ pub const DEFAULT: [&str; 1] = ["6.1"];
 
 /// Tests that run in a guest only where they are asked for, by parts of their names: the subject of most is not
 /// the kernel, and they run natively; others take minutes for what a shorter one shows as well, or for a table.
-const LEFT_OUT: [&str; 51] = [
+const LEFT_OUT: [&str; 53] = [
     "acting::a_dry_run",
     "acting::nothing_outside",
     "agents::",
@@ -49,6 +51,7 @@ const LEFT_OUT: [&str; 51] = [
     "hostile::",
     "investigation::",
     "judge::",
+    "kept::",
     "killed::",
     "lead::",
     "left_alone::",
@@ -82,6 +85,7 @@ const LEFT_OUT: [&str; 51] = [
     "storm::storm_shell",
     "storm::storm_star",
     "trees::a_watch",
+    "units::",
     "watching::",
     "webhooks::",
     "witness::what_an",
@@ -92,6 +96,9 @@ const LEFT_OUT: [&str; 51] = [
 const LIMIT: Duration = Duration::from_mins(40);
 /// MiB: the archive twice while it is unpacked, a daemon, and workloads.
 const MEMORY: &str = "1024";
+
+/// What is read from it is cache that the kernel can take back; all other files of a guest are memory.
+const DISK_BYTES: u64 = 256 << 20;
 
 /// A clock that counts instructions, 250 million to the second, which is about what an idle host does: a busy one makes
 /// no guest seem slow, and a guest that has nothing to do waits no time. For one processor only: with two, QEMU 7.2
@@ -133,6 +140,9 @@ pub struct Args {
     /// writes the table in docs/measurements.md
     #[arg(long, conflicts_with_all = ["shell", "page", "filter", "cut"])]
     lead: bool,
+    /// systemd is the guest's init: only what concerns that, or what --filter names
+    #[arg(long, conflicts_with_all = ["shell", "page", "cut", "lead"])]
+    systemd: bool,
     /// Processors of a guest. One: its clock counts instructions, so that a busy host makes it no slower. More: real
     /// time, and they run in turns
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
@@ -155,9 +165,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let built = Built::all()?;
     let which = match &args.filter {
         Some(filter) => Which::Only(filter.split(',').collect(), args.times),
+        None if args.systemd => Which::Only(systemd::TESTS.to_vec(), 1),
         None if args.page => Which::Only(vec![bombs::TESTS], 1),
         None => Which::AllOfTheKernel,
     };
+    let init = if args.systemd { Init::Systemd } else { Init::Own };
     let (mut suites, mut seen) = (Vec::new(), Vec::new());
     if args.page {
         let (suite, found) = bombs::here(&built, &skips)?;
@@ -165,7 +177,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         seen.push(found);
     }
     for kernel in &args.kernels {
-        suites.push(match guest(kernel, &built, &which, args.processors, &skips) {
+        suites.push(match guest(kernel, &built, &which, args.processors, init, &skips) {
             Ok((suite, found)) => {
                 seen.push(found);
                 suite
@@ -182,6 +194,13 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(test::report(&suites))
 }
 
+/// Whose init a guest has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Init {
+    Own,
+    Systemd,
+}
+
 /// Which tests run.
 enum Which<'a> {
     /// Those whose subject the kernel is.
@@ -192,7 +211,7 @@ enum Which<'a> {
 
 /// Boots `kernel`, runs the end-to-end tests in it, judges what they say.
 pub fn suite(kernel: &str, built: &Built, skips: &SkipList) -> Result<Suite> {
-    guest(kernel, built, &Which::AllOfTheKernel, 1, skips).map(|(suite, _)| suite)
+    guest(kernel, built, &Which::AllOfTheKernel, 1, Init::Own, skips).map(|(suite, _)| suite)
 }
 
 /// The same, and what was found out about the kernel.
@@ -201,9 +220,13 @@ fn guest(
     built: &Built,
     which: &Which<'_>,
     processors: u8,
+    init: Init,
     skips: &SkipList,
 ) -> Result<(Suite, page::Seen)> {
-    let name = format!("vm {kernel}");
+    let name = match init {
+        Init::Own => format!("vm {kernel}"),
+        Init::Systemd => format!("vm {kernel}, systemd"),
+    };
     let console = console(kernel);
     let which = match which {
         Which::AllOfTheKernel => format!("sensor.skip={}", LEFT_OUT.join(",")),
@@ -215,7 +238,9 @@ fn guest(
             format!("sensor.filter={names} sensor.times={times}")
         }
     };
-    let mut machine = machine(kernel, built, processors, &format!("sensor.vm={kernel} {which}"))?;
+    let more = format!("sensor.vm={kernel} {which}");
+    let mut machine = machine(kernel, built, processors, init, &more)?;
+    attach(&mut machine, &blank("disk.img", DISK_BYTES)?);
     machine.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
     let output = step::run(&name, &mut machine, LIMIT)?;
     fs::write(console.with_extension("tests.log"), &output.stdout)?;
@@ -242,6 +267,20 @@ fn guest(
     Ok((suite, seen))
 }
 
+/// A disk without anything on it, which takes no room until it is written to.
+fn blank(name: &str, bytes: u64) -> Result<PathBuf> {
+    let path = place::target().join("vm").join(name);
+    let file = File::create(&path).with_context(|| format!("cannot make {}", path.display()))?;
+    file.set_len(bytes)?;
+    Ok(path)
+}
+
+/// As /dev/nvme0n1.
+fn attach(machine: &mut Command, disk: &Path) {
+    machine.arg("-drive").arg(format!("if=none,id=disk,format=raw,file={}", disk.display()));
+    machine.args(["-device", "nvme,drive=disk,serial=1"]);
+}
+
 /// Where the guest's first serial line goes.
 fn console(kernel: &str) -> PathBuf {
     place::target().join(format!("vm/{kernel}.log"))
@@ -249,13 +288,13 @@ fn console(kernel: &str) -> PathBuf {
 
 fn shell(kernel: &str, processors: u8) -> Result<ExitCode> {
     let more = format!("sensor.vm={kernel} sensor.shell");
-    let mut machine = machine(kernel, &Built::all()?, processors, &more)?;
+    let mut machine = machine(kernel, &Built::all()?, processors, Init::Own, &more)?;
     let status = machine.args(["-serial", "mon:stdio"]).status().context("cannot start QEMU")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// QEMU with the kernel and the guest, all but its serial lines.
-fn machine(kernel: &str, built: &Built, processors: u8, more: &str) -> Result<Command> {
+fn machine(kernel: &str, built: &Built, processors: u8, init: Init, more: &str) -> Result<Command> {
     if env::consts::ARCH != "x86_64" {
         bail!(
             "the guests are x86_64 and run this host's own programs, which are {}",
@@ -265,7 +304,13 @@ fn machine(kernel: &str, built: &Built, processors: u8, more: &str) -> Result<Co
     let kernel = kernel::get(kernel)?;
     eprintln!("kernel {}", kernel.version);
     let initramfs = place::target().join("vm/initramfs");
-    guest::write(&initramfs, &built.sensor, &built.end_to_end.path, &lead::peer())?;
+    guest::write(&initramfs, &built.sensor, &built.end_to_end.path, &lead::peer(), init)?;
+    // A panic ends the machine (`-no-reboot`) instead of waiting for the time limit. On a busy host a timer may be late
+    // just when the kernel looks whether it has one, and it gives up: it need not look.
+    let mut append = format!(
+        "console=ttyS0 panic=-1 no_timer_check random.trust_cpu=on {} {more}",
+        kernel.command_line
+    );
     let mut machine = Command::new("qemu-system-x86_64");
     machine
         // Emulation: works where there is no KVM, and alike everywhere. One thread for all processors:
@@ -280,13 +325,11 @@ fn machine(kernel: &str, built: &Built, processors: u8, more: &str) -> Result<Co
         .arg(kernel.image)
         .arg("-initrd")
         .arg(initramfs)
-        .arg("-append")
-        // A panic ends the machine (`-no-reboot`) instead of waiting for the time limit. On a busy host a timer may be late
-        // just when the kernel looks whether it has one, and it gives up: it need not look.
-        .arg(format!(
-            "console=ttyS0 panic=-1 no_timer_check random.trust_cpu=on {} {more}",
-            kernel.command_line
-        ));
+        .arg("-append");
+    if init == Init::Systemd {
+        append = format!("{append} {}", systemd::command_line());
+    }
+    machine.arg(append);
     if processors == 1 {
         machine.args(["-icount", STEADY]);
     }

@@ -7,7 +7,7 @@ use crate::{
     config::{self, Agent, Cli},
     evidence::Gatherer,
     feed::runs::Doors,
-    investigate::{Agency, Command, Driver, Prices, Sandbox, Whom, ladder},
+    investigate::{Agency, Command, Driver, Manager, Prices, Sandbox, Whom, ladder},
     kernel::Witness,
 };
 
@@ -17,6 +17,8 @@ pub struct Place {
     pub hierarchies: Hierarchies,
     /// v2 path below which their groups are.
     pub home: PathBuf,
+    /// Who makes units of them.
+    pub manager: Option<Manager>,
     /// Directory of their homes.
     pub scratch: PathBuf,
     pub doors: Doors,
@@ -76,8 +78,9 @@ fn command(config: &config::Investigate, place: &Place) -> Driver {
     let kept_bytes = ladder::needs(Agent::Command, config);
     let stop_after = config.stop_after;
     let config = &config.command;
-    let Place { hierarchies, home, scratch, doors, witness, log_gid } = place.clone();
+    let Place { hierarchies, home, manager, scratch, doors, witness, log_gid } = place.clone();
     let mut command = Command::new(config.program.clone(), hierarchies, home, scratch);
+    command.sandbox.manager = manager;
     command.sandbox.doors = Some(doors);
     command.sandbox.witness = Some(witness);
     command.sandbox.log_gid = log_gid;
@@ -97,7 +100,7 @@ fn agency(
     place: &Place,
     gatherer: &Gatherer,
 ) -> Agency {
-    let Place { hierarchies, home, scratch, doors, witness, log_gid } = place.clone();
+    let Place { hierarchies, home, manager, scratch, doors, witness, log_gid } = place.clone();
     let bounds = config.run.clone();
     Agency {
         agent,
@@ -111,6 +114,7 @@ fn agency(
             pids: bounds.pids_max.into(),
             hierarchies,
             home,
+            manager,
             scratch,
             log_gid,
             doors: Some(doors),

@@ -1,8 +1,12 @@
 //! What a core that was killed has left: its agents, their homes, and what they had written.
 
-use std::{fs, io::Read as _, path::Path};
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+};
 
-use super::{LARGEST_FILE, PATIENCE, parse};
+use super::{LARGEST_FILE, PATIENCE, parse, unit};
 use crate::{
     cgroup::{Group, Hierarchies},
     investigate::lines::{Line, Lines},
@@ -12,25 +16,43 @@ use crate::{
 /// Lines that a killed core has not read; it reads every 50 ms.
 const UNREAD_LINES: usize = 256;
 
-/// Ends what a core that was killed has left: groups below `home` whose core is gone, with their
+/// Ends what a core that was killed has left: groups below `home`, and units, whose core is gone, with their
 /// processes. How many there were. Their scratch directories stay: see [`tidy`].
 pub fn clear_leftovers(hierarchies: &Hierarchies, home: &Path) -> u32 {
+    let slice = Path::new(unit::SLICE);
+    let groups = left_below(hierarchies, home, |name| Some(name));
+    let groups =
+        groups.into_iter().filter_map(|(name, _)| Group::open(hierarchies, home, &name).ok());
+    let units = left_below(hierarchies, slice, unit::inside);
+    let units = units.into_iter().map(|(_, dir)| Group::adopt(&dir));
     let mut cleared = 0;
-    let entries = hierarchies.dir(home).and_then(|dir| fs::read_dir(dir).ok());
-    for entry in entries.into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some((core, _)) = parse(&name) else { continue };
-        if Stat::read(core.tgid).is_ok_and(|stat| stat.is(core) && stat.lives()) {
-            continue;
-        }
-        if let Ok(group) = Group::open(hierarchies, home, &name) {
-            match group.end(PATIENCE) {
-                Ok(()) => cleared += 1,
-                Err(error) => tracing::error!(%error, "an old investigation stays behind"),
-            }
+    for group in groups.chain(units) {
+        match group.end(PATIENCE) {
+            Ok(()) => cleared += 1,
+            Err(error) => tracing::error!(%error, "an old investigation stays behind"),
         }
     }
     cleared
+}
+
+/// Groups below a v2 path that are investigations' of a core that is gone; `inside` finds the name that we gave one
+/// in its own.
+fn left_below(
+    hierarchies: &Hierarchies,
+    above: &Path,
+    inside: impl Fn(&str) -> Option<&str>,
+) -> Vec<(String, PathBuf)> {
+    let entries = hierarchies.dir(above).and_then(|dir| fs::read_dir(dir).ok());
+    let entries = entries.into_iter().flatten().flatten();
+    let named = entries.map(|it| (it.file_name().to_string_lossy().into_owned(), it.path()));
+    named
+        .filter(|(name, _)| {
+            let core = inside(name).and_then(parse).map(|(core, _)| core);
+            core.is_some_and(|core| {
+                !Stat::read(core.tgid).is_ok_and(|stat| stat.is(core) && stat.lives())
+            })
+        })
+        .collect()
 }
 
 /// Lines of what a run has written to its standard output, from line `skip` on: those that nobody had read

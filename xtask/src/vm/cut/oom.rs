@@ -10,7 +10,10 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{Guest, PROCESSORS, disk};
-use crate::{test::Built, vm::machine};
+use crate::{
+    test::Built,
+    vm::{Init, machine},
+};
 
 /// 800 MB at 20 MB a second, on a machine that is several times slower than others.
 const KILLED_WITHIN: Duration = Duration::from_mins(10);
@@ -39,7 +42,7 @@ pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
     let mut turns: Vec<(&Turn, Command)> = Vec::new();
     for turn in &TURNS {
         let more = format!("sensor.cut={}", turn.what);
-        turns.push((turn, machine(kernel, &built, PROCESSORS, &more)?));
+        turns.push((turn, machine(kernel, &built, PROCESSORS, Init::Own, &more)?));
     }
     let mut announced: Vec<Kill> = Vec::new();
     for (cut, (turn, machine)) in (1..=times).zip(turns.iter().cycle()) {
