@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     io::Read,
+    path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
@@ -12,6 +13,9 @@ use anyhow::{Context as _, Result, bail};
 
 /// Between two looks at something that changes by itself: 10 ms is far below what tests assert.
 const LOOK: Duration = Duration::from_millis(10);
+
+/// 300 MB, on a disk that is busy.
+const COPIED_WITHIN: Duration = Duration::from_mins(1);
 
 /// What a program said and how it ended.
 #[derive(Debug)]
@@ -29,6 +33,13 @@ impl Output {
         }
         Ok(self.stdout)
     }
+}
+
+/// Copies a program that will be executed. Another process does it: a file that is open for writing cannot be
+/// executed, and whoever forks in this one meanwhile has what this one has open.
+pub fn copy_program(from: &Path, to: &Path) -> Result<()> {
+    run(Command::new("cp").args([from, to]), COPIED_WITHIN)?.success()?;
+    Ok(())
 }
 
 /// Runs a command to its end, or kills it after `limit` and fails.

@@ -7,7 +7,7 @@ use std::{
 use serde_json::Value;
 use tests::{
     Cage, Limits, Sensor, needs,
-    run::run,
+    run::{copy_program, run},
     skip, target, test_name,
     watch::{Arrival, identity, number},
 };
@@ -115,7 +115,7 @@ fn another_user_is_refused() {
     let place = tempfile::tempdir().unwrap();
     tests::daemon::open_to_all(place.path()).unwrap();
     let binary = place.path().join("sensor");
-    fs::copy(sensor.binary(), &binary).unwrap();
+    copy_program(sensor.binary(), &binary).unwrap();
 
     let pid = std::process::id().to_string();
     let calls: [&[&str]; 6] = [

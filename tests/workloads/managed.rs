@@ -9,7 +9,7 @@ use std::{
 use anyhow::Result;
 
 use super::Workload;
-use crate::names;
+use crate::{names, run::copy_program};
 
 /// The workload, and what is needed to find its parts again.
 #[derive(Debug)]
@@ -48,7 +48,7 @@ pub enum Worker {
 pub fn manager(workers: u32, kind: Worker) -> Result<Managed> {
     let work = Workload::new()?;
     let guard = work.path().join(names::word());
-    fs::copy("/bin/sh", &guard)?;
+    copy_program(Path::new("/bin/sh"), &guard)?;
     let ticker = work.write_program(
         &names::word(),
         "#!/bin/sh\nwhile :; do\n    echo >>\"$1\"\n    sleep 0.1\ndone\n",

@@ -1,11 +1,11 @@
 //! Shells that hold memory: in variables, for that needs no other program.
 
-use std::{fs, path::PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use super::Workload;
-use crate::names;
+use crate::{names, run::copy_program};
 
 /// Takes so many MiB in each of so many steps, with this pause between them (s), and keeps all of it. Prints
 /// `all` at the end.
@@ -34,7 +34,7 @@ pub fn leak(mib: u32, steps: u32, pause: &str) -> Result<Workload> {
 pub fn leak_by_a_copy(mib: u32, steps: u32, pause: &str) -> Result<(Workload, PathBuf)> {
     let mut work = leak(mib, steps, pause)?;
     let shell = work.path().join(names::word());
-    fs::copy("/bin/sh", &shell)?;
+    copy_program(Path::new("/bin/sh"), &shell)?;
     work.argv.insert(0, shell.clone().into());
     Ok((work, shell))
 }

@@ -1,15 +1,12 @@
 //! A recursion with neighbours that nobody may touch: processes of a protected program above it, below
 //! it and beside it, and others that just stand beside it.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use super::Workload;
-use crate::names;
+use crate::{names, run::copy_program};
 
 /// What stands where.
 #[derive(Debug, Default)]
@@ -46,7 +43,7 @@ const PAUSE: &str = "0.03";
 pub fn recursion(places: &Places) -> Result<Planted> {
     let work = Workload::new()?;
     let guard = work.path().join(names::word());
-    fs::copy("/bin/sh", &guard)?;
+    copy_program(Path::new("/bin/sh"), &guard)?;
     let ticker =
         work.write(&names::word(), "while :; do\n    echo >>\"$1\"\n    sleep 0.1\ndone\n")?;
     let mut ticks = Vec::new();
