@@ -1,7 +1,7 @@
 //! `sensor watch`: records while they happen, resumed without a gap, and not for everyone.
 
 use std::{
-    collections::BTreeMap, fs, os::unix::process::CommandExt as _, process::Command, time::Duration,
+    collections::BTreeMap, os::unix::process::CommandExt as _, process::Command, time::Duration,
 };
 
 use serde_json::Value;
