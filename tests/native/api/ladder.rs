@@ -119,8 +119,12 @@ impl Scene {
         let (work, _) = script::ticker().unwrap();
         let running = work.start(&cage).unwrap();
         let incident = id(&opened(&sensor, running.pid())).to_owned();
-        let spoken =
-            |record: &Value| place.spoken(record["transcript"]["text"].as_str().unwrap_or(""));
+        // What is executed is in the transcript as well, and its arguments have the word.
+        let spoken = |record: &Value| {
+            let line = &record["transcript"];
+            let is_said = line["stream"] != "kernel";
+            line["text"].as_str().filter(|_| is_said).and_then(|text| place.spoken(text))
+        };
         let line = watch.find(CATCH, |record| spoken(record).is_some()).unwrap();
         let said = spoken(&line.record).unwrap();
         let running = (work, running);
