@@ -14,7 +14,7 @@ use sensor_common::{
 
 use crate::{
     maps::{HELD, node, slot_of},
-    task::{Address, Task, read, read_at},
+    task::{Address, KERNEL_THREAD, Task, load, load_at, read, read_at},
 };
 
 /// Where the counters are; set before loading.
@@ -27,13 +27,16 @@ fn layout() -> Layout {
     unsafe { ptr::read_volatile(&raw const MEMORY) }
 }
 
-/// One of an address space's counters, pages. Since 6.2 each CPU adds to it with a delay, so that it may be
-/// negative for a moment.
+/// Where one of an address space's counters is.
 #[inline(always)]
-fn pages(memory: Address, counter: u64) -> u32 {
+fn counter(memory: Address, index: u64) -> Address {
     let layout = layout();
-    let at = memory.wrapping_add(layout.counters).wrapping_add(layout.stride * counter);
-    let count: i64 = read_at(at);
+    memory.wrapping_add(layout.counters).wrapping_add(layout.stride * index)
+}
+
+/// What a counter says. Since 6.2 each CPU adds to it with a delay, so that it may be negative for a moment.
+#[inline(always)]
+fn pages(count: i64) -> u32 {
     if count < 0 {
         0
     } else if count > i64::from(u32::MAX) {
@@ -43,10 +46,11 @@ fn pages(memory: Address, counter: u64) -> u32 {
     }
 }
 
-/// Anonymous memory and swap.
+/// Anonymous memory and swap, whatever the verifier knows of the pointer.
 #[inline(always)]
 fn private(memory: Address) -> u32 {
-    pages(memory, ANON).saturating_add(pages(memory, SWAP))
+    let pages = |index| pages(read_at(counter(memory, index)));
+    pages(ANON).saturating_add(pages(SWAP))
 }
 
 /// Notes what a child, whose memory this is, has that its parent has as well. `current` is the parent.
@@ -83,11 +87,11 @@ const NOTHING: Held = Held {
     zero: 0,
 };
 
-/// Looks at one task. Called for every task of the host, threads included.
+/// Looks at one task. Called for every task of the host, threads included: what is read for each is loaded.
 #[inline(always)]
 pub fn look(task: Task) {
-    let (pid, tgid) = task.pid_tgid();
-    let memory = task.memory();
+    let (pid, tgid): (u32, u32) = (load(task.0, Field::TaskPid), load(task.0, Field::TaskTgid));
+    let memory: Address = load(task.0, Field::TaskMm);
     if pid != tgid {
         // A process may go on without its first thread, and does with the others' memory.
         if memory != 0 && task.leader().memory() == 0 {
@@ -126,7 +130,7 @@ fn await_burial(task: Task) {
 #[inline(always)]
 fn measure(task: Task, tgid: u32, memory: Address) {
     // The kernel's own threads borrow memory now and then.
-    if task.is_kernel_thread() {
+    if load::<u32>(task.0, Field::TaskFlags) & KERNEL_THREAD != 0 {
         return;
     }
     let Some(slot) = slot_of(tgid) else { return };
@@ -136,17 +140,18 @@ fn measure(task: Task, tgid: u32, memory: Address) {
     let (start_ns, flags) = unsafe { ((*entered).key.start_ns, (*entered).flags) };
     // SAFETY: a value of the array; there is one look at a time, and the fork's note was before it.
     unsafe {
-        let (anon, swap) = (pages(memory, ANON), pages(memory, SWAP));
+        let pages = |index| pages(load_at(counter(memory, index)));
+        let (anon, swap) = (pages(ANON), pages(SWAP));
         let known = (*held).start_ns == start_ns;
         (*held).anon = anon;
         (*held).swap = swap;
-        (*held).shmem = pages(memory, SHMEM);
-        let signal: Address = read(task.0, Field::TaskSignal);
-        (*held).threads = read(signal, Field::SignalThreads);
-        let session: Address = read_at(signal.wrapping_add(layout.session));
-        (*held).session = read_at(session.wrapping_add(layout.number));
-        let cred: Address = read_at(task.0.wrapping_add(layout.cred));
-        (*held).uid = read_at(cred.wrapping_add(layout.uid));
+        (*held).shmem = pages(SHMEM);
+        let signal: Address = load(task.0, Field::TaskSignal);
+        (*held).threads = load(signal, Field::SignalThreads);
+        let session: Address = load_at(signal.wrapping_add(layout.session));
+        (*held).session = load_at(session.wrapping_add(layout.number));
+        let cred: Address = load_at(task.0.wrapping_add(layout.cred));
+        (*held).uid = load_at(cred.wrapping_add(layout.uid));
         if has_executed(flags) {
             (*held).state = OWN;
         } else if !known {
