@@ -1,6 +1,7 @@
 //! `sensor show`: the story of an incident, for an engineer at three in the morning: what happens,
 //! what was done, why it happens, what to change, what to do now; the numbers last.
 
+mod investigation;
 mod oom;
 
 use std::{
@@ -13,9 +14,8 @@ use clap::Args;
 use sensor_proto::{
     json::{self, RecordLine, escape},
     v1::{
-        Action, Braked, Cost, Culprit, Cycle, Diagnosis, Evidence, ExportStart, Finding, Group,
-        GroupBy, Incident, Investigation, InvestigationState, Outcome, Record, StageRun, State,
-        Step,
+        Action, Braked, Culprit, Cycle, Diagnosis, Evidence, ExportStart, Finding, Group, GroupBy,
+        Incident, Record, State, Step,
     },
 };
 
@@ -25,14 +25,13 @@ use super::{
     error::CliError,
     evidence,
     out::{self, View},
-    report,
     style::{Style, Tone},
     table::{Cell, Table},
     text, time, watch,
 };
 use crate::{
     evidence::Redactor,
-    investigate::{Window, meter, window},
+    investigate::{Window, window},
     record::Export,
     render::Marker,
 };
@@ -181,7 +180,7 @@ pub(crate) fn story(incident: &Incident, view: &View, source: Source<'_>) -> Str
         actions(&mut page, incident, view);
     }
     for investigation in &incident.investigations {
-        findings(&mut page, investigation, style);
+        investigation::section(&mut page, investigation, style);
     }
     match source {
         Source::Daemon => next(&mut page, incident, style),
@@ -468,85 +467,6 @@ fn when(action: &Action, incident: &Incident, view: &View) -> String {
         return time::of_day(action.at, &view.zone);
     }
     time::offset(incident.opened_ns, action.started_ns)
-}
-
-fn findings(page: &mut String, investigation: &Investigation, style: &Style) {
-    let mut aside = json::investigation_state::word(investigation.state);
-    if investigation.outcome() == Outcome::Incomplete {
-        aside.push_str(", incomplete");
-    }
-    if investigation.lives > 1 {
-        let _ = write!(
-            aside,
-            ", taken up again {}",
-            text::count(investigation.lives - 1, "time", "times")
-        );
-    }
-    if let Some(cost) = &investigation.cost {
-        aside.push_str(&spent(cost));
-    }
-    if investigation.programs > 0 {
-        let programs = text::count(investigation.programs, "program", "programs");
-        let _ = write!(aside, ", executed {programs}");
-    }
-    let name = format!(
-        "Investigation {} by {}",
-        text::safe(&investigation.id),
-        text::safe(&investigation.agent)
-    );
-    title(page, &name, &aside, style);
-    if !investigation.why.is_empty() {
-        paragraph(page, &format!("why: {}", investigation.why), 2, style);
-    }
-    if let Some(found) = &investigation.report {
-        report::show(page, found, style);
-    }
-    paragraph(page, &investigation.findings, 2, style);
-    if !investigation.error.is_empty() {
-        let label = match investigation.state() {
-            InvestigationState::Suppressed => "suppressed",
-            InvestigationState::Queued => "waits",
-            InvestigationState::Done => "incomplete",
-            _ => "failed",
-        };
-        paragraph(page, &format!("{label}: {}", investigation.error), 2, style);
-    }
-    // The first one is what stands above.
-    for stage in investigation.stages.iter().skip(1) {
-        paragraph(page, &stage_of(stage), 2, style);
-        paragraph(page, &stage.findings, 2, style);
-    }
-}
-
-/// A further stage, and what it has come to.
-fn stage_of(stage: &StageRun) -> String {
-    let said = match (stage.state(), stage.outcome()) {
-        (InvestigationState::Running, _) => "goes on".to_owned(),
-        (InvestigationState::Suppressed, _) => format!("not begun: {}", stage.error),
-        (_, Outcome::Complete) => "complete".to_owned(),
-        (InvestigationState::Done, _) => format!("incomplete: {}", stage.error),
-        _ => format!("failed: {}", stage.error),
-    };
-    format!("stage {}: {said}", json::stage::word(stage.stage))
-}
-
-/// What it took, each part behind a comma.
-fn spent(cost: &Cost) -> String {
-    let mut text = format!(", {}", time::duration(cost.wall_ns));
-    for (number, one, many) in
-        [(cost.turns, "turn", "turns"), (cost.tool_calls, "tool call", "tool calls")]
-    {
-        if number > 0 {
-            let _ = write!(text, ", {}", text::count(number, one, many));
-        }
-    }
-    if cost.tokens > 0 {
-        let _ = write!(text, ", {} tokens", text::grouped(cost.tokens));
-    }
-    if cost.usd > 0.0 {
-        let _ = write!(text, ", {}", text::dollars(meter::micro(cost.usd)));
-    }
-    text
 }
 
 /// What a person can do now.

@@ -2,7 +2,7 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use prost_types::Timestamp;
 use sensor_proto::v1::{
-    ActionKind, Cost, InvestigationState, Kind, Measure, ProcessKey, Severity, Tree,
+    ActionKind, Cost, Investigation, InvestigationState, Kind, Measure, ProcessKey, Severity, Tree,
 };
 
 use super::*;
