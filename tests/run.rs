@@ -2,7 +2,9 @@
 
 use std::{
     ffi::OsString,
-    io::Read,
+    fs,
+    io::{Read, Write as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Child, Command, ExitStatus, Stdio},
     thread,
@@ -10,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use tempfile::NamedTempFile;
 
 /// Between two looks at something that changes by itself: 10 ms is far below what tests assert.
 const LOOK: Duration = Duration::from_millis(10);
@@ -39,6 +42,15 @@ impl Output {
 /// executed, and whoever forks in this one meanwhile has what this one has open.
 pub fn copy_program(from: &Path, to: &Path) -> Result<()> {
     run(Command::new("cp").args([from, to]), COPIED_WITHIN)?.success()?;
+    Ok(())
+}
+
+/// Writes a program that will be executed, by everybody: as [`copy_program`], and for the same reason.
+pub fn write_program(path: &Path, text: impl AsRef<[u8]>) -> Result<()> {
+    let mut draft = NamedTempFile::new()?;
+    draft.write_all(text.as_ref())?;
+    copy_program(draft.path(), path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
 

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -11,6 +10,7 @@ use tests::{
     Cage, Limits, Sensor,
     daemon::open_to_all,
     names, needs,
+    run::write_program,
     workloads::{Running, Workload, script},
 };
 
@@ -26,8 +26,7 @@ fn patient(place: &Path, more: &str) -> (PathBuf, String) {
         "#!/bin/sh\ncat >/dev/null\nwhile [ ! -e {} ]; do sleep 0.1; done\necho '{{\"findings\":\"found\"}}'\n",
         go.display()
     );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, script).unwrap();
     let config = format!(
         "[investigate]\nagent = \"command\"\n{more}\n[investigate.command]\nprogram = [{program:?}]\n"
     );

@@ -3,10 +3,7 @@
 use std::{
     ffi::{OsStr, OsString},
     fs,
-    os::unix::{
-        ffi::{OsStrExt as _, OsStringExt as _},
-        fs::PermissionsExt as _,
-    },
+    os::unix::ffi::{OsStrExt as _, OsStringExt as _},
     path::Path,
 };
 
@@ -15,6 +12,7 @@ use tests::{
     Cage, Limits, Sensor,
     daemon::open_to_all,
     names, needs,
+    run::write_program,
     workloads::{named, oom, script},
 };
 
@@ -122,8 +120,7 @@ fn secrets_in_a_file_a_log_and_what_an_agent_says() {
         "#!/bin/sh\ntr '{{}},' '\\n\\n\\n'\necho 'tool --password {secret}'\necho '{{\"findings\": \"token={secret}\"}}'\n",
         secret = secrets[0]
     );
-    fs::write(&agent, say).unwrap();
-    fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&agent, say).unwrap();
     let more = format!(
         "[investigate]\nagent = \"command\"\n\n[investigate.command]\nprogram = [{agent:?}]\n"
     );
@@ -174,9 +171,8 @@ fn secrets_in_the_names_of_things() {
     let place = tempfile::tempdir().unwrap();
     open_to_all(place.path()).unwrap();
     let agent = place.path().join(names::word());
-    fs::write(&agent, "#!/bin/sh\ntr '{},' '\\n\\n\\n'\necho '{\"findings\": \"none\"}'\n")
-        .unwrap();
-    fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+    let breaks = "#!/bin/sh\ntr '{},' '\\n\\n\\n'\necho '{\"findings\": \"none\"}'\n";
+    write_program(&agent, breaks).unwrap();
     let more = format!(
         "[investigate]\nagent = \"command\"\n\n[investigate.command]\nprogram = [{agent:?}]\n"
     );

@@ -1,14 +1,11 @@
 //! Investigations: the built-in one, and a program of the user's own.
 
-use std::{
-    fs,
-    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
-    process::Command,
-};
+use std::{fs, os::unix::process::CommandExt as _, process::Command};
 
 use serde_json::{Value, json};
 use tests::{
-    Cage, Limits, Sensor, daemon::open_to_all, names, needs, takes_its_time, workloads::script,
+    Cage, Limits, Sensor, daemon::open_to_all, names, needs, run::write_program, takes_its_time,
+    workloads::script,
 };
 
 use crate::support::{
@@ -59,7 +56,7 @@ fn a_program_of_ones_own_is_fed_and_heard() {
     open_to_all(place.path()).unwrap();
     let (greeting, finding) = (names::word(), names::word());
     let program = place.path().join(names::word());
-    std::fs::write(
+    write_program(
         &program,
         format!(
             "#!/bin/sh\n\
@@ -70,7 +67,6 @@ fn a_program_of_ones_own_is_fed_and_heard() {
         ),
     )
     .unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
     let more = format!(
         "[investigate]\nagent = \"command\"\n\n[investigate.command]\nprogram = [{program:?}]\n"
     );
@@ -109,8 +105,7 @@ fn a_person_asks_for_one_more() {
     open_to_all(place.path()).unwrap();
     let (program, finding) = (place.path().join(names::word()), names::word());
     let script = format!("#!/bin/sh\ncat >/dev/null\necho '{{\"findings\": \"{finding}\"}}'\n");
-    std::fs::write(&program, script).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, script).unwrap();
     let more = format!(
         "[investigate]\nagent = \"none\"\n[investigate.command]\nprogram = [{program:?}]\n"
     );
@@ -173,8 +168,7 @@ fn an_agent_asks_over_the_socket_of_its_run_and_nobody_else_does() {
          while [ ! -e {place}/tried ]; do sleep 0.1; done\n",
         place = place.path().display(),
     );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, script).unwrap();
     let more = format!(
         "[investigate]\nagent = \"command\"\n\n[investigate.command]\nprogram = [{program:?}]\n"
     );

@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -15,6 +14,7 @@ use tests::{
     Cage, Limits, Sensor,
     daemon::open_to_all,
     names, needs, process,
+    run::write_program,
     workloads::{Running, script},
 };
 
@@ -36,8 +36,7 @@ fn forgetful(place: &Path, word: &str, finding: &str) -> PathBuf {
          wait\n",
         second = place.join("second").display(),
     );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, script).unwrap();
     program
 }
 
@@ -214,8 +213,7 @@ fn asks_twice(place: &Path, word: &str, finding: &str) -> PathBuf {
          echo '{{\"findings\":\"{finding}\"}}'\n",
         place = place.display(),
     );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, script).unwrap();
     program
 }
 

@@ -15,6 +15,7 @@ use tests::{
     daemon::open_to_all,
     model::{Model, Step},
     names, needs, process,
+    run::write_program,
     workloads::Running,
     workloads::Workload,
     workloads::script,
@@ -89,8 +90,7 @@ impl Rogue {
         let place = tempfile::tempdir().unwrap();
         open_to_all(place.path()).unwrap();
         let program = place.path().join(names::word());
-        fs::write(&program, "").unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&program, "").unwrap();
         let secret = place.path().join(names::word());
         fs::write(&secret, "secret").unwrap();
         fs::set_permissions(&secret, fs::Permissions::from_mode(0o600)).unwrap();
@@ -121,7 +121,8 @@ impl Rogue {
 
     /// The script does this as the only agent of its incident.
     fn does(&self, what: &str) -> Went {
-        fs::write(&self.program, format!("#!/usr/bin/env python3\n{BEGIN}{what}{END}")).unwrap();
+        let script = format!("#!/usr/bin/env python3\n{BEGIN}{what}{END}");
+        write_program(&self.program, script).unwrap();
         let mut watch = self.sensor.watch(0).unwrap();
         let peak = || process::field(format!("/proc/{}/status", self.sensor.pid()), "VmHWM");
         let before = peak().unwrap();

@@ -1,13 +1,15 @@
 //! A shell as the culprit's user: of a person's, and of nobody else's.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{fs, path::Path};
 
 use serde_json::Value;
 use tests::{
     Cage, Limits, Sensor,
     daemon::open_to_all,
     model::{Model, Step},
-    names, needs, skip, test_name,
+    names, needs,
+    run::write_program,
+    skip, test_name,
 };
 
 use crate::support::{CATCH, NOBODY, comes, id, idler, opened};
@@ -73,8 +75,7 @@ fn a_shell_is_a_persons_and_never_roots_or_a_services() {
     let place = tempfile::tempdir().unwrap();
     open_to_all(place.path()).unwrap();
     let program = place.path().join(names::word());
-    fs::write(&program, AGENT).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, AGENT).unwrap();
     let model = Model::start("", vec![Step::Hang]).unwrap();
     let config = format!(
         "[investigate]\nagent = \"none\"\n\n\

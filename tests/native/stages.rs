@@ -2,7 +2,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
 };
 
@@ -13,6 +12,7 @@ use tests::{
     daemon::open_to_all,
     model::{Model, Step},
     names, needs,
+    run::write_program,
     workloads::{Running, Workload, script},
 };
 
@@ -81,8 +81,7 @@ impl Scene {
         let word = names::word();
         let program = place.path().join(names::word());
         let agent = AGENT.replace("PLACE", place.path().to_str().unwrap()).replace("WORD", &word);
-        fs::write(&program, agent).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&program, agent).unwrap();
         let model = Model::start("", vec![Step::Hang]).unwrap();
         let config = format!(
             "[investigate]\nagent = \"none\"\nstop_after = \"locate\"\n\n\
@@ -245,8 +244,7 @@ case $input in
 *'"stage":"diagnose"}') echo '{"findings":"the cause"}';;
 esac
 "#;
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, script).unwrap();
     let config = format!(
         "[investigate]\nagent = \"command\"\nstop_after = \"locate\"\n\
          [investigate.command]\nprogram = [{program:?}]\n"

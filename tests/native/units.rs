@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -15,7 +14,7 @@ use tests::{
     Cage, Limits, Sensor,
     daemon::open_to_all,
     names, needs, process,
-    run::run,
+    run::{run, write_program},
     skip, target, test_name,
     workloads::{Running, Workload, script},
 };
@@ -57,8 +56,7 @@ fn rogue(place: &Path) -> PathBuf {
          echo '{{\"findings\":\"it ends\"}}'\n",
         end = place.join("end").display(),
     );
-    fs::write(&program, script).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&program, script).unwrap();
     program
 }
 
@@ -221,12 +219,12 @@ impl Service {
     }
 
     /// An incident, and whom it is about.
-    fn incident(&self, cage: &Cage) -> (String, Workload, Running) {
+    fn incident(&self, cage: &Cage) -> (String, (Workload, Running)) {
         let (work, _) = script::ticker().unwrap();
         let running = work.start(cage).unwrap();
         let pid = running.pid().to_string();
         let opened = self.json(&["trigger", "--pid", &pid, "--why", "what does it do", "--json"]);
-        (id(&opened).to_owned(), work, running)
+        (id(&opened).to_owned(), (work, running))
     }
 }
 
@@ -241,14 +239,30 @@ impl Drop for Service {
     }
 }
 
+/// A service, and an incident of its that a rogue looks into.
+struct Scene {
+    incident: String,
+    _running: (Workload, Running),
+    service: Service,
+    _cage: Cage,
+    place: TempDir,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let place = tempfile::tempdir().unwrap();
+        open_to_all(place.path()).unwrap();
+        let cage = Cage::new(Limits::default()).unwrap();
+        let service = Service::start(&cage, &config(&rogue(place.path())));
+        let (incident, running) = service.incident(&cage);
+        Self { incident, _running: running, service, _cage: cage, place }
+    }
+}
+
 #[test]
 fn a_restarted_service_takes_its_run_up_and_leaves_nothing_of_its_first_life() {
     needs_systemd!();
-    let place = tempfile::tempdir().unwrap();
-    open_to_all(place.path()).unwrap();
-    let cage = Cage::new(Limits::default()).unwrap();
-    let service = Service::start(&cage, &config(&rogue(place.path())));
-    let (incident, _work, _running) = service.incident(&cage);
+    let Scene { service, incident, place, .. } = &Scene::new();
     let (_, unit, pids) = at_work();
     assert_eq!(property(&unit, "BindsTo"), service.name);
 
@@ -257,7 +271,7 @@ fn a_restarted_service_takes_its_run_up_and_leaves_nothing_of_its_first_life() {
     service.is_ready();
     let (_, second, next) = at_work();
     assert_ne!(unit, second);
-    let run = || service.json(&["show", &incident, "--json"])["investigations"][0].clone();
+    let run = || service.json(&["show", incident, "--json"])["investigations"][0].clone();
     assert_eq!((&run()["lives"], &run()["state"]), (&2.into(), &"running".into()));
 
     fs::write(place.path().join("end"), "").unwrap();
@@ -270,11 +284,7 @@ fn a_restarted_service_takes_its_run_up_and_leaves_nothing_of_its_first_life() {
 #[test]
 fn what_is_left_of_a_service_that_was_killed_goes_with_it() {
     needs_systemd!();
-    let place = tempfile::tempdir().unwrap();
-    open_to_all(place.path()).unwrap();
-    let cage = Cage::new(Limits::default()).unwrap();
-    let service = Service::start(&cage, &config(&rogue(place.path())));
-    let (incident, _work, _running) = service.incident(&cage);
+    let Scene { service, incident, .. } = &Scene::new();
     let (_, _, pids) = at_work();
     // All of its own processes at once, so that none of them can do anything about the run.
     systemctl(&["kill", "--signal=KILL", &service.name]);
@@ -283,7 +293,7 @@ fn what_is_left_of_a_service_that_was_killed_goes_with_it() {
     systemctl(&["start", &service.name]);
     service.is_ready();
     let (_, _, next) = at_work();
-    let run = service.json(&["show", &incident, "--json"])["investigations"][0].clone();
+    let run = service.json(&["show", incident, "--json"])["investigations"][0].clone();
     assert_eq!((&run["lives"], &run["state"]), (&2.into(), &"running".into()));
     // In good order it leaves nothing either.
     systemctl(&["stop", &service.name]);

@@ -1,9 +1,9 @@
 //! What an agent's program runs is in its transcript by the kernel's word, however it hides.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
-
 use serde_json::Value;
-use tests::{Cage, Limits, Sensor, daemon::open_to_all, names, needs, workloads::script};
+use tests::{
+    Cage, Limits, Sensor, daemon::open_to_all, names, needs, run::write_program, workloads::script,
+};
 
 use crate::support::{CATCH, id, opened};
 
@@ -23,8 +23,7 @@ fn runs(program: &str) -> Ran {
     let place = tempfile::tempdir().unwrap();
     open_to_all(place.path()).unwrap();
     let path = place.path().join(names::word());
-    fs::write(&path, program).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    write_program(&path, program).unwrap();
     let config = format!(
         "[investigate]\nagent = \"command\"\n[investigate.command]\nprogram = [{path:?}]\n"
     );

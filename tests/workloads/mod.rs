@@ -19,7 +19,6 @@ use std::{
     env,
     ffi::OsString,
     fs::{self, File},
-    os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     time::Duration,
@@ -28,7 +27,11 @@ use std::{
 use anyhow::{Context as _, Result};
 use tempfile::TempDir;
 
-use crate::{cage::Cage, daemon::open_to_all, run::wait};
+use crate::{
+    cage::Cage,
+    daemon::open_to_all,
+    run::{wait, write_program},
+};
 
 /// A command and the directory that was made for it.
 #[derive(Debug)]
@@ -87,18 +90,24 @@ impl Workload {
         self
     }
 
-    fn write(&self, path: &str, content: &str) -> Result<PathBuf> {
+    /// Where a file of this name belongs, its directories made.
+    fn place(&self, path: &str) -> Result<PathBuf> {
         let path = self.path().join(path);
         if let Some(parent) = path.parent() {
             fs::create_dir_all(parent)?;
         }
+        Ok(path)
+    }
+
+    fn write(&self, path: &str, content: &str) -> Result<PathBuf> {
+        let path = self.place(path)?;
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(path)
     }
 
     fn write_program(&self, path: &str, content: &str) -> Result<PathBuf> {
-        let path = self.write(path, content)?;
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        let path = self.place(path)?;
+        write_program(&path, content)?;
         Ok(path)
     }
 

@@ -2,9 +2,7 @@
 //! is looked into all the same.
 
 use std::{
-    fs,
     io::Read as _,
-    os::unix::fs::PermissionsExt as _,
     path::PathBuf,
     process::{Child, Stdio},
 };
@@ -16,6 +14,7 @@ use tests::{
     daemon::open_to_all,
     model::{Model, Step},
     names, needs, process,
+    run::write_program,
     workloads::{Running, Workload, script},
 };
 
@@ -58,8 +57,7 @@ echo '{{"type":"assistant","message":{{"id":"1","content":[{{"type":"text","text
 exec sleep 86399
 "#
         );
-        fs::write(&program, script).unwrap();
-        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        write_program(&program, script).unwrap();
         let claim = json!({"text": "somebody asked for it", "evidence": ["incident"]});
         let findings = json!({"verdict": "extends", "confidence": 0.6, "cause": claim});
         let model = Model::start("", vec![Step::Call("submit_findings", findings)]).unwrap();
