@@ -12,6 +12,7 @@ use tests::{Cage, Sensor, process::field, watch::number, workloads::crowd};
 use super::{
     Effort,
     row::Row,
+    sample,
     stats::{bootstrap, median},
 };
 
@@ -21,16 +22,13 @@ const SETTLE: Duration = Duration::from_secs(3);
 /// Slices of the time, for an interval.
 const SLICES: u32 = 10;
 
-/// Looks at memory that are timed, and from one to the next.
-const SAMPLES: u32 = 5;
-const SAMPLED: Duration = Duration::from_secs(5);
-
 const MIB: f64 = 1024.0 * 1024.0;
 
 pub fn measure(binary: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Result<()> {
     for &count in effort.crowds {
-        // CPU in % of a core, memory in MiB: the budget table.
-        let (cpu_budget, memory_budget) = if count <= 1000 { (0.2, 40.0) } else { (1.0, 80.0) };
+        // CPU in % of a core, memory in MiB, a sample in ms: the budget table.
+        let (cpu_budget, memory_budget, sample_budget) =
+            if count <= 1000 { (0.2, 40.0, 0.5) } else { (1.0, 80.0, 4.0) };
         let work = crowd::of(count)?;
         let cage = Cage::new(crowd::limits(count))?;
         let _crowd = crowd::start(&work, &cage)?;
@@ -39,9 +37,7 @@ pub fn measure(binary: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Res
         let cpu = cpu(&sensor, effort.idle)?;
         let name = format!("idle at {count} processes: CPU of a core");
         print(Row::new(&name, bootstrap(&cpu, median), "%", Some(cpu_budget)));
-        let name = format!("one memory sample at {count} processes");
-        let budget = if count <= 1000 { 0.5 } else { 4.0 };
-        print(Row::new(&name, bootstrap(&samples(&sensor)?, median), "ms", Some(budget)));
+        sample::measure(&sensor, count, sample_budget, print)?;
         let memory = Memory::read(&sensor)?;
         let name = format!("idle at {count} processes: anonymous + locked + maps");
         print(Row::counted(&name, memory.all() / MIB, "MiB", Some(memory_budget)));
@@ -49,21 +45,6 @@ pub fn measure(binary: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Res
         print(Row::counted(&name, memory.maps / MIB, "MiB", None));
     }
     Ok(())
-}
-
-/// How long the daemon took to look at who holds memory, ms, as it says itself: it looks every 5 s.
-fn samples(sensor: &Sensor) -> Result<Vec<f64>> {
-    let end = Instant::now() + SAMPLED * SAMPLES * 2;
-    let mut seen: Vec<f64> = Vec::new();
-    while seen.len() < SAMPLES as usize && Instant::now() < end {
-        let took = number(&sensor.status()?["memory_sampling"]["took_ns"])? as f64 / 1e6;
-        // No two looks take the same time to the nanosecond.
-        if seen.last() != Some(&took) {
-            seen.push(took);
-        }
-        thread::sleep(SAMPLED / 2);
-    }
-    Ok(seen)
 }
 
 /// Percent of a core, slice by slice, all processes of the daemon.

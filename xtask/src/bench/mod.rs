@@ -10,6 +10,7 @@ mod overhead;
 mod programs;
 mod recursion;
 mod redaction;
+mod sample;
 
 use std::{
     fs,
