@@ -29,7 +29,7 @@ use crate::{
 const START_LIMIT: Duration = Duration::from_mins(3);
 
 /// An orderly end: the log is written out, the processes are told.
-const STOP_LIMIT: Duration = Duration::from_secs(5);
+const STOP_LIMIT: Duration = Duration::from_secs(30);
 
 /// One call of the command line; an act on a large tree is the longest.
 const CALL_LIMIT: Duration = Duration::from_secs(30);

@@ -150,8 +150,9 @@ fn measure(task: Task, tgid: u32, memory: Address) {
         (*held).threads = load(signal, Field::SignalThreads);
         let session: Address = load_at(signal.wrapping_add(layout.session));
         (*held).session = load_at(session.wrapping_add(layout.number));
-        let cred: Address = load_at(task.0.wrapping_add(layout.cred));
-        (*held).uid = load_at(cred.wrapping_add(layout.uid));
+        // Where a kernel's types say that RCU protects it, the verifier wants to see it compared with null.
+        let cred: Address = read_at(task.0.wrapping_add(layout.cred));
+        (*held).uid = read_at(cred.wrapping_add(layout.uid));
         if has_executed(flags) {
             (*held).state = OWN;
         } else if !known {

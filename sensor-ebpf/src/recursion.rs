@@ -59,6 +59,8 @@ fn executed(task: Task, slot: Slot, cast: Cast) {
     let argv_bytes = record.argv_bytes;
     if EXECS.insert(slot, record, u64::from(BPF_ANY)).is_err() {
         lose(Reason::ExecFull);
+        // What it executed before is not what it executes now.
+        let _ = EXECS.remove(slot);
     }
 
     let Some(this) = node(slot) else { return };

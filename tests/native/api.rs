@@ -150,7 +150,7 @@ fn where_there_is_no_room_for_an_agent_the_model_is_asked_once_and_without_that_
 fn what_goes_wrong_is_said() {
     needs!();
     let short =
-        "[investigate.run]\ndeadline_s = 3\nfirst_event_s = 2\nsilence_s = 2\nlinger_s = 2\n";
+        "[investigate.run]\ndeadline_s = 60\nfirst_event_s = 30\nsilence_s = 2\nlinger_s = 2\n";
     let cases = [
         (Step::Status(401), "", "failed", "401"),
         (Step::Status(500), "", "failed", "500"),

@@ -224,13 +224,13 @@ fn group_is_let_go_by_a_person() {
 fn group_is_let_go_by_the_guardian_when_core_is_dead() {
     needs!();
     real_time!();
-    let mut scene = Scene::new("[respond]\nfreeze_s = 3\nbrake_extra_s = 1\n");
+    let mut scene = Scene::new("[respond]\nfreeze_s = 15\nbrake_extra_s = 1\n");
     scene.contained(WORKERS as usize);
     let workers = scene.workers();
     scene.sensor.kill_core().unwrap();
     assert!(workers.iter().all(|pid| stands(*pid)), "let go with the core");
     let goes_on = || workers.iter().all(|pid| !process::stands(*pid));
-    comes("all of them go on", Duration::from_secs(4) + LATE, goes_on);
+    comes("all of them go on", Duration::from_secs(16) + LATE, goes_on);
     scene.others_go_on();
 }
 

@@ -134,7 +134,7 @@ fn secrets_in_a_file_a_log_and_what_an_agent_says() {
     // Its own script, in which it is read why it calls itself.
     let script = Path::new(&work.names[0]);
     let own = fs::read_to_string(script).unwrap();
-    fs::write(script, format!("{own}# postgres://app:{}@db/app\n", secrets[3])).unwrap();
+    write_program(script, format!("{own}# postgres://app:{}@db/app\n", secrets[3])).unwrap();
     let running = work.start(&cage).unwrap();
     let incident = contained(&sensor, running.pid());
     let mut watch = sensor.watch(0).unwrap();

@@ -136,7 +136,7 @@ impl Rogue {
                 && run["outcome"] != "unspecified"
         };
         let run = watch.find(CATCH, over).unwrap().record["investigation"].clone();
-        let grew = (peak().unwrap() - before) << 10;
+        let grew = peak().unwrap().saturating_sub(before) << 10;
         let records = watch.kill().into_iter().map(|arrival| arrival.record);
         let lines = records.filter(|record| record["transcript"]["investigation"] == name);
         let text = |line: Value| line["transcript"]["text"].as_str().map(str::to_owned);

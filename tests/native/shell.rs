@@ -1,7 +1,8 @@
 //! A shell as the culprit's user: of a person's, and of nobody else's.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Child};
 
+use nix::sched::CloneFlags;
 use serde_json::Value;
 use tests::{
     Cage, Limits, Sensor,
@@ -12,7 +13,7 @@ use tests::{
     skip, test_name,
 };
 
-use crate::support::{CATCH, NOBODY, comes, id, idler, opened};
+use crate::support::{CATCH, NOBODY, comes, id, idler, idler_with, opened};
 
 /// Speaks as Claude Code does: says who it is, and with what it was started.
 const AGENT: &str = r#"#!/bin/sh
@@ -36,8 +37,7 @@ fn person() -> Option<(u32, u32)> {
 }
 
 /// What the agent said of itself, and what the sensor did.
-fn said(sensor: &Sensor, cage: &Cage, uid: u32, gid: u32) -> (String, Vec<String>) {
-    let mut culprit = idler(cage, Path::new("/"), uid, gid);
+fn said(sensor: &Sensor, mut culprit: Child) -> (String, Vec<String>) {
     let incident = opened(sensor, culprit.id());
     let incident = id(&incident);
     sensor.output(&["investigate", incident, "--agent", "claude"]).unwrap();
@@ -86,15 +86,21 @@ fn a_shell_is_a_persons_and_never_roots_or_a_services() {
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = Sensor::start(&cage, &config).unwrap();
 
-    let (own, notes) = said(&sensor, &cage, uid, gid);
+    let root = Path::new("/");
+    let (own, notes) = said(&sensor, idler(&cage, root, uid, gid));
     assert_eq!(own, format!("uid {uid}, groups {gid}, shell yes"), "{notes:#?}");
+    let contained = idler_with(CloneFlags::CLONE_NEWNS, &cage, root, uid, gid);
+    let (own, notes) = said(&sensor, contained);
+    assert!(own.starts_with(&format!("uid {NOBODY}, ")) && own.ends_with("shell no"), "{own}");
+    let why = "the culprit is in a container: its file systems are not the host's: ";
+    assert!(notes.iter().any(|note| note.starts_with(why)), "{notes:#?}");
     for (uid, gid, why) in [
         (0, 0, "the culprit is root's: the agent has no shell, only its eye, and runs as nobody"),
         (1, 1, "the culprit is a service's, of user "),
         (NOBODY, NOBODY, "the culprit is a service's, of user nobody (uid 65534): "),
         (59_999, 59_999, "the culprit is uid 59999's, whom this host does not know: "),
     ] {
-        let (own, notes) = said(&sensor, &cage, uid, gid);
+        let (own, notes) = said(&sensor, idler(&cage, root, uid, gid));
         assert!(own.starts_with(&format!("uid {NOBODY}, ")) && own.ends_with("shell no"), "{own}");
         assert!(notes.iter().any(|note| note.starts_with(why)), "{why}: {notes:#?}");
     }

@@ -11,6 +11,7 @@ use std::{
 };
 
 use nix::{
+    sched::{CloneFlags, unshare},
     sys::signal::{Signal, kill},
     unistd::{Gid, Pid, Uid, setgid, setgroups, setuid},
 };
@@ -191,15 +192,27 @@ pub fn wake_all(cage: &Cage, but: u32) {
 
 /// A process of this user's that does nothing there.
 pub fn idler(cage: &Cage, directory: &Path, uid: u32, gid: u32) -> Child {
+    idler_with(CloneFlags::empty(), cage, directory, uid, gid)
+}
+
+/// The same in namespaces of its own, as in a container.
+pub fn idler_with(
+    namespaces: CloneFlags,
+    cage: &Cage,
+    directory: &Path,
+    uid: u32,
+    gid: u32,
+) -> Child {
     let mut command = cage.command("sleep").unwrap();
     command.arg("1000").current_dir(directory);
     let become_them = move || {
+        unshare(namespaces)?;
         setgroups(&[])?;
         setgid(Gid::from_raw(gid))?;
         setuid(Uid::from_raw(uid))?;
         Ok(())
     };
-    // SAFETY: between fork and exec, three system calls.
+    // SAFETY: between fork and exec, four system calls.
     unsafe { command.pre_exec(become_them) };
     command.spawn().unwrap()
 }

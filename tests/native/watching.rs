@@ -53,7 +53,7 @@ fn records_come_while_they_happen() {
     assert!(cage.count() > 0);
     let made = number(&stopped.record["boot_ns"]).unwrap();
     let late = Duration::from_nanos(stopped.read_ns.saturating_sub(made));
-    assert!(late < Duration::from_secs(1), "the record was {late:?} on its way");
+    assert!(late < Duration::from_secs(10), "the record was {late:?} on its way");
     for field in ["log_id", "seq", "at", "incident", "kind"] {
         assert!(!stopped.record[field].is_null(), "no {field} in {}", stopped.record);
     }

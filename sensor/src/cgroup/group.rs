@@ -189,7 +189,12 @@ impl Group {
 
     /// Kills what lives in it, descendants that have left their session included.
     pub fn kill(&self, patience: Duration) -> Result<(), CgroupError> {
-        self.dirs.iter().try_for_each(|dir| directory::kill(dir, patience))
+        let kill = |dir: &PathBuf| match directory::kill(dir, patience) {
+            // Nothing lives in what is not there: whoever made it has taken it away by itself.
+            Err(_) if self.foreign && !dir.exists() => Ok(()),
+            done => done,
+        };
+        self.dirs.iter().try_for_each(kill)
     }
 
     /// Kills what lives in it and takes it away.

@@ -186,8 +186,10 @@ impl Desk {
         given: &[proto::Evidence],
     ) -> Option<Announced> {
         let mut over = self.with_report(incident, investigation);
-        // What it has handed in is what the next one would be asked for; and nobody begins about what is resolved.
-        if over.report.is_none() && self.incidents.get(incident).is_some() {
+        // What it has handed in, or printed before its second stage, is what the next one would be asked for; and nobody
+        // begins about what is resolved.
+        let wants_another = over.report.is_none() && stages::current(&over) == Stage::Diagnose;
+        if wants_another && self.incidents.get(incident).is_some() {
             conclude(&mut over);
             self.log.append(Draft::of(incident, Body::Investigation(over.clone())));
             // The transition by which the next one begins carries it, and no earlier one: who is killed in between

@@ -53,7 +53,9 @@ impl Desk {
     pub fn resume(&mut self, state_dir: &Path) {
         let limit = self.investigations.resumes;
         let may_go_on = |CutOff { investigation, .. }: &CutOff| {
-            investigation.agent != "builtin" && investigation.lives <= limit
+            investigation.agent != "builtin"
+                && investigation.lives <= limit
+                && !stages::are_over(investigation)
         };
         let (cut_off, over): (Vec<_>, Vec<_>) =
             std::mem::take(&mut self.cut_off).into_iter().partition(may_go_on);

@@ -171,6 +171,11 @@ impl Opened {
         line.map(|path| String::from_utf8_lossy(path).into_owned()).unwrap_or_default()
     }
 
+    /// Which namespace of a kind it is in, as the kernel prints it.
+    pub fn namespace(&self, kind: &str) -> Option<Vec<u8>> {
+        self.link(&format!("ns/{kind}"))
+    }
+
     /// How many descriptors are open, and where the first few point.
     pub fn files(&self, first: usize) -> (u32, Vec<Vec<u8>>) {
         let Some((dir, entries, counted)) = self.open_fds() else { return (0, Vec::new()) };

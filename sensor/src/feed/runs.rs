@@ -13,7 +13,7 @@ use std::{
     os::{
         fd::{AsFd, BorrowedFd, OwnedFd},
         unix::{
-            fs::{PermissionsExt as _, chown},
+            fs::{PermissionsExt as _, lchown},
             net::{UnixListener, UnixStream},
         },
     },
@@ -96,13 +96,13 @@ impl Doors {
         Ok(theirs)
     }
 
-    /// Makes the socket in `scratch` and lets in who is the guest, until the door is dropped.
+    /// Makes the socket in `scratch`, where nobody else can change anything yet, and lets in who is the guest, until the door is dropped.
     pub fn open(&self, scratch: &Path, guest: Guest, hierarchies: Hierarchies) -> io::Result<Door> {
         let path = scratch.join(SOCKET);
         let listener = UnixListener::bind(&path)?;
         fs::set_permissions(&path, Permissions::from_mode(0o600))?;
         if rustix::process::geteuid().is_root() {
-            chown(&path, Some(guest.uid), Some(guest.gid))?;
+            lchown(&path, Some(guest.uid), Some(guest.gid))?;
         }
         listener.set_nonblocking(true)?;
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);

@@ -92,7 +92,7 @@ fn shelled(agency: &Agency, dossier: &Dossier, sink: &mut dyn FnMut(Event)) -> A
     if agency.bounds.access == Access::Eye || agency.agent == config::Agent::Api {
         return agency;
     }
-    match shell::whose(dossier.incident.culprit.as_ref().map(|culprit| culprit.uid)) {
+    match shell::whose(dossier.incident.culprit.as_ref()) {
         Ok(uid) => agency.sandbox.user = Whom::Uid(uid),
         Err(why) => {
             let user = &agency.sandbox.user;

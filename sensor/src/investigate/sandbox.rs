@@ -13,7 +13,7 @@ use std::{
     fs::{self, OpenOptions},
     io::{self, Seek as _, SeekFrom},
     os::unix::{
-        fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, chown},
+        fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
         process::CommandExt as _,
     },
     path::{Path, PathBuf},
@@ -141,7 +141,7 @@ impl Sandbox {
         let (program, arguments) = start.argv.split_first().ok_or(SandboxError::NoCommand)?;
         let identity = self.identity()?;
         let mut place = Place {
-            scratch: self.make_scratch(id, identity)?,
+            scratch: self.make_scratch(id)?,
             output: self.output(id),
             kept: false,
             group: None,
@@ -192,6 +192,9 @@ impl Sandbox {
             Ok(door) => place.door = Some(door),
             Err(why) => bounds = format!("{bounds}; it cannot ask the sensor: {why}"),
         }
+
+        home::give(&place.scratch, identity)
+            .map_err(|source| SandboxError::Scratch { path: place.scratch.clone(), source })?;
 
         let mut command = Command::new(program);
         command
@@ -255,22 +258,13 @@ impl Sandbox {
         Ok(Some((Uid::from_raw(uid), Gid::from_raw(gid))))
     }
 
-    fn make_scratch(
-        &self,
-        id: &str,
-        identity: Option<(Uid, Gid)>,
-    ) -> Result<PathBuf, SandboxError> {
+    /// Its home, which is ours until it is given away.
+    fn make_scratch(&self, id: &str) -> Result<PathBuf, SandboxError> {
         let path = self.scratch.join(id);
         let make = || {
             // Others pass through it, and list nothing.
             fs::DirBuilder::new().recursive(true).mode(0o711).create(&self.scratch)?;
-            match fs::DirBuilder::new().mode(0o700).create(&path) {
-                // What an earlier life of the run has left.
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                made => made?,
-            }
-            let (uid, gid) = identity.map_or((None, None), |(uid, gid)| (Some(uid), Some(gid)));
-            chown(&path, uid.map(Uid::as_raw), gid.map(Gid::as_raw))
+            home::seal(&path)
         };
         make().map_err(|source| SandboxError::Scratch { path: path.clone(), source })?;
         Ok(path)

@@ -1,9 +1,16 @@
-//! As whom an agent has a shell: as the culprit's user, where that is a person. Root's and services' users own more than
-//! what is to be looked at, so their incidents are looked into by the eye alone.
+//! As whom an agent has a shell: as the culprit's user, where that is a person of this host. Root's and services' users
+//! own more than what is to be looked at, and in a container a uid is somebody else's, so their incidents are looked into
+//! by the eye alone.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+};
 
 use nix::unistd::{Uid, User};
+
+use crate::{evidence::proc::Proc, lineage::ProcessKey, proto::Culprit};
 
 /// Where distributions say which uids are people's.
 const LOGIN_DEFS: &str = "/etc/login.defs";
@@ -17,11 +24,15 @@ const DYNAMIC: std::ops::RangeInclusive<u32> = 61_184..=65_519;
 /// Nobody, and the number that is none in 16 bits.
 const NOBODY: std::ops::RangeInclusive<u32> = 65_534..=65_535;
 
+/// By which a container is told: of a process in one, the second is never the host's.
+const NAMESPACES: [(&str, &str); 2] = [("user", "users"), ("mnt", "file systems")];
+
 /// The uid that an agent's shell may have, of this culprit; else why it has none.
-pub fn whose(culprit: Option<u32>) -> Result<u32, String> {
-    let Some(uid) = culprit else {
+pub fn whose(culprit: Option<&Culprit>) -> Result<u32, String> {
+    let Some(culprit) = culprit else {
         return Err("the incident has no culprit".to_owned());
     };
+    let uid = culprit.uid;
     let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
     let known = user.map(|user| (user.name, user.gid.as_raw()));
     judge(
@@ -29,7 +40,34 @@ pub fn whose(culprit: Option<u32>) -> Result<u32, String> {
         known.as_ref().map(|(name, gid)| (name.as_str(), *gid)),
         first(Path::new(LOGIN_DEFS)),
     )?;
+    is_the_hosts(ProcessKey::new(culprit.pid, culprit.start_ns))?;
     Ok(uid)
+}
+
+/// Whether a process sees the users and file systems that we see, or the host's first one.
+fn is_the_hosts(key: ProcessKey) -> Result<(), String> {
+    let Some(culprit) = Proc::default().open(key) else {
+        return Err(
+            "the culprit has ended, and nobody knows whether it was in a container".to_owned()
+        );
+    };
+    for (name, what) in NAMESPACES {
+        // Ours, where the names of users are looked up; of a service with walls around it they are not the host's.
+        let ours = ["/proc/self/ns", "/proc/1/ns"].map(|place| Path::new(place).join(name));
+        // A kernel without them.
+        if !ours[0].is_symlink() {
+            continue;
+        }
+        let its = culprit.namespace(name);
+        let is = |own: &PathBuf| {
+            let own = fs::read_link(own).ok();
+            own.is_some_and(|own| its.as_deref() == Some(own.as_os_str().as_bytes()))
+        };
+        if !ours.iter().any(is) {
+            return Err(format!("the culprit is in a container: its {what} are not the host's"));
+        }
+    }
+    Ok(())
 }
 
 /// `known`: its name and its group, on this host.
@@ -61,6 +99,7 @@ fn first(login_defs: &Path) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::respond::process::key_of;
 
     #[test]
     fn a_person_has_a_shell_and_nobody_else() {
@@ -78,7 +117,15 @@ mod tests {
         assert!(refused(100_033, None).contains("does not know"));
         assert!(refused(1001, Some(("toor", 0))).contains("group is root's"));
         assert_eq!(whose(None).unwrap_err(), "the incident has no culprit");
-        assert_eq!(whose(Some(0)).unwrap_err(), "the culprit is root's");
+        assert_eq!(whose(Some(&Culprit::default())).unwrap_err(), "the culprit is root's");
+    }
+
+    #[test]
+    fn who_is_gone_may_have_been_anybodys() {
+        let gone = ProcessKey::new(1, u64::MAX);
+        assert!(is_the_hosts(gone).unwrap_err().starts_with("the culprit has ended"));
+        let us = key_of(std::process::id()).unwrap();
+        assert_eq!(is_the_hosts(us), Ok(()));
     }
 
     #[test]

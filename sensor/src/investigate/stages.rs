@@ -34,6 +34,11 @@ pub fn begin(run: &mut Investigation, stage: Stage, now: Timestamp) {
     });
 }
 
+/// None of its stages goes on: what was left to do was to say so.
+pub fn are_over(run: &Investigation) -> bool {
+    run.stages.last().is_some_and(|last| last.state() != InvestigationState::Running)
+}
+
 /// The stage that it is in has ended.
 pub fn end(run: &mut Investigation, end: End, now: Timestamp) {
     let is_first = current(run) == Stage::Diagnose;

@@ -201,6 +201,8 @@ impl<'a> Run<'a> {
                 Some(Cause::Lost)
             }
         };
+        // Now: where it is a unit, systemd takes its group away moments after its end.
+        let casualties = self.inmate.casualties();
         // Whatever it has started goes with it; only then what it writes comes to an end.
         let status = self.inmate.kill();
         // Nothing waits here: what is there is taken, however long that takes us.
@@ -209,12 +211,14 @@ impl<'a> Run<'a> {
         {
         }
         if let Some(ledger) = &mut self.ledger {
-            self.transcript.close(ledger);
+            // Nobody reads on what the kernel tells when the daemon ends.
+            let all = !matches!(cause, Some(Cause::Stopped));
+            self.transcript.close(ledger, all);
         }
         self.output.finish(&mut self.transcript);
         self.errors.finish(&mut self.transcript);
         let cause = cause.or_else(|| self.transcript.verdict());
-        Ended { cause, status, casualties: self.inmate.casualties() }
+        Ended { cause, status, casualties }
     }
 
     /// Until it has ended, or has to be; `None`: it has ended by itself.
@@ -423,9 +427,10 @@ impl Transcript<'_> {
         }
     }
 
-    /// The rest of it, when nothing lives any more.
-    fn close(&mut self, ledger: &mut Ledger) {
-        for witnessed in ledger.rest(self.redact) {
+    /// The rest of it, when nothing lives any more: all that is still to come, or what is there.
+    fn close(&mut self, ledger: &mut Ledger, all: bool) {
+        let rest = if all { ledger.rest(self.redact) } else { ledger.take(self.redact) };
+        for witnessed in rest {
             (self.sink)(Event::Witnessed(witnessed));
         }
         if let Some(untold) = ledger.untold() {

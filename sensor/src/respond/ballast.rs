@@ -14,12 +14,14 @@ const SPARE_PERCENT: f64 = 5.0;
 pub struct Ballast {
     bytes: usize,
     held: Option<Pages>,
+    /// The kernel refused it, which was told.
+    refused: bool,
 }
 
 impl Ballast {
     /// Of so many bytes, not taken yet.
     pub fn new(bytes: u64) -> Self {
-        Self { bytes: usize::try_from(bytes).unwrap_or(0), held: None }
+        Self { bytes: usize::try_from(bytes).unwrap_or(0), held: None, refused: false }
     }
 
     /// It is not there, and should be.
@@ -35,10 +37,11 @@ impl Ballast {
             return;
         }
         match Pages::new(self.bytes) {
-            Ok(pages) => self.held = Some(pages),
+            Ok(pages) => (self.held, self.refused) = (Some(pages), false),
+            Err(error) if self.refused => tracing::debug!("there is still no ballast: {error}"),
             Err(error) => {
-                tracing::warn!("there is no ballast: {error}");
-                self.bytes = 0;
+                tracing::warn!("there is no ballast, until the kernel gives it: {error}");
+                self.refused = true;
             }
         }
     }

@@ -42,7 +42,7 @@ impl Running {
         }
         loop {
             // It is not over: it goes on when the daemon is back.
-            let Some(Ended { end, past }) = self.stage(told) else { return };
+            let Some(Ended { end, mut past }) = self.stage(told) else { return };
             let (no_room, state) = (end.no_room, end.state);
             let run = &mut self.investigation;
             run.cost = Some(spent(run, &end));
@@ -51,6 +51,7 @@ impl Running {
             if state == InvestigationState::Done && !is_last {
                 match self.goes_on(told) {
                     Onwards::Yes => {
+                        past.spent = self.investigation.cost.unwrap_or_default();
                         self.past = Some(past);
                         continue;
                     }
@@ -146,7 +147,6 @@ impl Running {
         let past = Past {
             lives: investigation.lives.saturating_sub(1),
             session: investigation.session.clone(),
-            spent: end.cost,
             lines,
             is_new_stage: true,
             ..Past::default()
