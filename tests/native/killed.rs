@@ -21,7 +21,7 @@ use tests::{
 
 use crate::support::{CATCH, EFFECT, comes, contained, id};
 
-const FREEZE: Duration = Duration::from_secs(3);
+const FREEZE: Duration = Duration::from_secs(5);
 const BRAKE_EXTRA: Duration = Duration::from_secs(1);
 
 /// A timer on a busy machine.

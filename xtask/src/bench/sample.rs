@@ -31,12 +31,12 @@ const NS_PER_MS: f64 = 1e6;
 /// `count`: processes in the crowd. `budget`: ms.
 pub fn measure(sensor: &Sensor, count: u32, budget: f64, print: &mut dyn FnMut(Row)) -> Result<()> {
     let name = format!("one memory sample at {count} processes");
-    let walk = compile("walk", include_str!("walk.c"))?;
+    let walker = compile("walk", include_str!("walk.c"))?;
     let (mut looks, mut walks, mut statms) = (Vec::new(), Vec::new(), Vec::new());
     let (mut by_walk, mut by_statm) = (Vec::new(), Vec::new());
     let end = Instant::now() + PERIOD * SAMPLES * 2;
     while looks.len() < SAMPLES as usize && Instant::now() < end {
-        let walk = walked(&walk)?;
+        let walk = walked(&walker)?;
         let statm = statm()?;
         let look = number(&sensor.status()?["memory_sampling"]["took_ns"])? as f64 / NS_PER_MS;
         // No two looks take the same time to the nanosecond.
