@@ -103,7 +103,7 @@ fn programs(options: &LoadOptions) -> Vec<Capability> {
         (Working::Degraded, "processes from before the start are taken in when they next fork");
     let memory = (
         Working::Degraded,
-        "nothing needs to be done: /proc tells the same, at 50 times the cost and without children that \
+        "nothing needs to be done: /proc tells the same, at 15 times the cost and without children that \
          nobody waits for",
     );
     let stalls = (
