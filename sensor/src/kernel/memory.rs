@@ -1,5 +1,5 @@
-//! Who holds how much memory, as the kernel's own counters say: one look at all processes at a time, 0.2 µs each where
-//! looks follow one another, 1 µs after seconds without work, or 15 µs each where /proc has to do.
+//! Who holds how much memory, as the kernel's own counters say: one look at all processes at a time, some 1 µs
+//! each, or 15 µs each where /proc has to do.
 
 use std::{
     collections::HashMap,
