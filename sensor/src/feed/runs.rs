@@ -96,7 +96,8 @@ impl Doors {
         Ok(theirs)
     }
 
-    /// Makes the socket in `scratch`, where nobody else can change anything yet, and lets in who is the guest, until the door is dropped.
+    /// Makes the socket in `scratch`, where nobody else can change anything yet, and lets in who is the guest, until
+    /// the door is dropped.
     pub fn open(&self, scratch: &Path, guest: Guest, hierarchies: Hierarchies) -> io::Result<Door> {
         let path = scratch.join(SOCKET);
         let listener = UnixListener::bind(&path)?;
