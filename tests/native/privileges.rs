@@ -1,6 +1,9 @@
 //! What the daemon itself could do to a host, if somebody else got hold of it.
 
-use std::fs;
+use std::{
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt as _,
+};
 
 use tests::{Cage, Limits, Sensor, needs};
 
@@ -33,4 +36,23 @@ fn what_the_daemon_does_not_need_it_cannot_do() {
             assert!(!core || KEPT.iter().all(|one| set("CapEff:") & 1 << one != 0), "{status}");
         }
     }
+}
+
+/// The feed is not root, and who cannot pass to the log serves nothing of it.
+#[test]
+fn a_log_below_a_directory_that_the_feed_may_not_pass_is_refused() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let closed = tempfile::tempdir().unwrap();
+    let mode = |mode| fs::set_permissions(closed.path(), Permissions::from_mode(mode)).unwrap();
+    mode(0o700);
+    let state = closed.path().join("made/state");
+    let error = Sensor::start_on(&state, &cage, "").unwrap_err().to_string();
+    let barrier = closed.path().display().to_string();
+    assert!(error.contains("chmod o+x") && error.contains(&barrier), "{error}");
+
+    mode(0o711);
+    let sensor = Sensor::start_on(&state, &cage, "").unwrap();
+    let incidents = sensor.call(&["incidents"]).unwrap();
+    assert!(incidents.status.success(), "what is made on the way can be passed: {incidents:?}");
 }

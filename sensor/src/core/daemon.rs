@@ -49,7 +49,7 @@ use crate::{
     investigate,
     kernel::{Brake, Gear, Kernel, Programs, Reader},
     proto::{self, observation::Fact, record::Body},
-    record::{Draft, Log, LogOptions, Opened},
+    record::{Draft, Log, LogOptions, Opened, reach},
     respond::{
         Options, Responder,
         guardian::{self, Predecessor},
@@ -77,6 +77,15 @@ impl Daemon {
         let host = Host::read();
         let (started_at, started_ns) = (clock::wall(), clock::boot_ns());
         let serve_user = configured::user(&config.feed.user);
+        if let Some(user) = serve_user {
+            match reach::barrier(&config.state_dir, user) {
+                Ok(None) => {}
+                Ok(Some(barrier)) => return Err(CoreError::Barrier { barrier, uid: user.0 }),
+                Err(error) => {
+                    tracing::warn!("whether the feed can reach its log is not known: {error}");
+                }
+            }
+        }
         prepare_runtime_dir(&config.runtime_dir)?;
         let hierarchies = Hierarchies::discover()?;
         let scope = configured::scope(&config.scope.cgroup, &hierarchies)?;

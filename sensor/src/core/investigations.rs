@@ -204,14 +204,14 @@ impl Investigations {
             incident: incident_id.clone(),
             investigation: investigation.clone().into(),
         };
-        let running = Running {
+        let mut running = Running {
             gatherer: Arc::clone(&self.gatherer),
             tokens: self.tokens,
             stop: self.stop.clone()?,
             driver,
             past,
             dossier: Dossier { incident: incident.clone(), evidence, window: None, stage },
-            investigation: investigation.clone(),
+            investigation,
         };
         tokio::task::spawn_blocking(move || {
             let run = std::panic::AssertUnwindSafe(|| running.run(&told));
@@ -219,6 +219,8 @@ impl Investigations {
             if std::panic::catch_unwind(run).is_err() {
                 let error = "the thread that listened to it has failed".to_owned();
                 let end = End { state: InvestigationState::Failed, error, ..End::default() };
+                // With what earlier stages came to.
+                let mut investigation = running.investigation;
                 stages::end(&mut investigation, end, clock::wall());
                 stages::close(&mut investigation, InvestigationState::Failed, clock::wall());
                 let investigation = investigation.into();

@@ -53,6 +53,12 @@ pub enum CoreError {
     NotRoot,
     #[error("cannot use {path} as the runtime directory: {source}", path = .path.display())]
     RuntimeDir { path: PathBuf, source: io::Error },
+    #[error(
+        "the feed runs as uid {uid}, which may not pass {barrier} on the way to its log: let others pass (chmod o+x), \
+         or choose another state_dir",
+        barrier = .barrier.display()
+    )]
+    Barrier { barrier: PathBuf, uid: u32 },
     #[error("scope.cgroup {0:?} is not below the cgroup v2 mount")]
     Scope(String),
     #[error(transparent)]

@@ -27,6 +27,7 @@ pub(crate) mod export;
 mod mend;
 pub(crate) mod numbers;
 mod queue;
+pub mod reach;
 mod reader;
 mod retention;
 mod room;

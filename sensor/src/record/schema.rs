@@ -101,6 +101,10 @@ const STEPS: [&str; (VERSION - 1) as usize] = ["
 pub(super) fn prepare_directory(path: &Path, reader_gid: Option<u32>) -> Result<(), LogError> {
     let failed = |source| LogError::Directory { path: path.to_owned(), source };
     let new = !path.exists();
+    if let Some(parent) = path.parent() {
+        // Those above it are not ours, and readers have to pass.
+        fs::create_dir_all(parent).map_err(failed)?;
+    }
     DirBuilder::new().recursive(true).mode(0o750).create(path).map_err(failed)?;
     // SQLite syncs this directory, which keeps the names of its files; its own name is in the next.
     if let Some(parent) = path.parent().filter(|_| new) {

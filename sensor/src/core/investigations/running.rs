@@ -33,7 +33,7 @@ struct Ended {
 
 impl Running {
     /// To its end.
-    pub fn run(mut self, told: &dyn Fn(Progress)) {
+    pub fn run(&mut self, told: &dyn Fn(Progress)) {
         if !matches!(self.driver, Driver::Builtin) {
             let Dossier { incident, evidence, .. } = &self.dossier;
             let redactor = self.gatherer.redactor();
@@ -61,9 +61,10 @@ impl Running {
             }
             self.driver.forget(&self.investigation.id);
             stages::close(&mut self.investigation, state, clock::wall());
-            let incident = self.dossier.incident.id;
-            let (investigation, evidence) = (self.investigation.into(), self.dossier.evidence);
+            let incident = self.dossier.incident.id.clone();
+            let investigation = self.investigation.clone().into();
             return told(if no_room {
+                let evidence = std::mem::take(&mut self.dossier.evidence);
                 Progress::NoRoom { incident, investigation, evidence }
             } else {
                 Progress::State { incident, investigation }
