@@ -27,7 +27,8 @@ pub struct InvestigateArgs {
 
 pub async fn run(daemon: &client::Address, args: InvestigateArgs) -> Result<(), CliError> {
     let mut client = client::connect(daemon).await?;
-    let request = InvestigateRequest { id: args.id, agent: args.agent };
+    let incident = client::unresolved(&mut client, &args.id, "investigate").await?;
+    let request = InvestigateRequest { id: incident.id, agent: args.agent };
     let begun = client
         .investigate(request)
         .await?

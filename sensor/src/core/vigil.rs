@@ -193,6 +193,7 @@ impl Desk {
             map_bytes: self.programs.map_bytes(),
             log_bytes: self.log.disk_bytes(),
             memory_sampling: Some(self.memory.cost()),
+            degradations: self.degradations.clone(),
         }
     }
 }

@@ -45,6 +45,18 @@ fn one_cause_is_one_incident() {
     assert!(other.opened, "another tree is another incident");
 }
 
+#[test]
+fn who_is_pointed_at_is_meant_and_nobody_above() {
+    let mut incidents = Incidents::default();
+    let manual = |tgid| Finding { kind: proto::Kind::Manual, ..finding(tgid, false) };
+    incidents.report(&manual(7), scene(0, &[]), "a".into());
+    let below = incidents.report(&manual(9), scene(1, &[8, 7]), "b".into());
+    assert!(below.opened);
+    assert_eq!(incidents.roots("b"), [ProcessKey::new(9, 1)]);
+    let again = incidents.report(&manual(9), scene(2, &[8, 7]), "c".into());
+    assert_eq!(again.incident.id, "b");
+}
+
 fn of_group(members: &[u32]) -> Finding {
     let members: Vec<ProcessKey> = members.iter().map(|tgid| ProcessKey::new(*tgid, 1)).collect();
     let group = Group {

@@ -17,7 +17,7 @@ use crate::{
     },
     incident,
     lineage::ProcessKey,
-    proto::{Measure, MemorySample, Pressure, Record, observation::Fact, record::Body},
+    proto::{self, Measure, MemorySample, Pressure, Record, observation::Fact, record::Body},
     record::{self, Export, ExportError, Exporter, Filter, ReadError, Reader},
 };
 
@@ -30,6 +30,10 @@ pub enum ObservedError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Export(#[from] ExportError),
+    #[error(
+        "{0} is an exported incident: `sensor show --file` tells it, and a replay needs a log or what `--keep` wrote"
+    )]
+    Incident(PathBuf),
 }
 
 /// What a replay of a log found.
@@ -149,6 +153,9 @@ pub fn replay(file: &Path, config: &Config, keep: Option<&Path>) -> Result<Repor
         }
     } else {
         let mut export = Export::open_records(file)?;
+        if export.incident != proto::Incident::default() {
+            return Err(ObservedError::Incident(file.into()));
+        }
         export.by_ref().try_for_each(&mut each)?;
         export.damage
     };

@@ -228,6 +228,7 @@ pub fn status(paused: bool) -> GetStatusResponse {
             every_ms: 5_000,
             processes: 200,
         }),
+        degradations: vec![nasty()],
     }
 }
 

@@ -141,6 +141,10 @@ impl Service for Answers {
             let incident = Some(Incident { id, ..canned::incident() });
             return Ok(Response::new(GetIncidentResponse { incident }));
         }
+        if id == "over" {
+            let over = Incident { id, state: State::Resolved.into(), ..canned::incident() };
+            return Ok(Response::new(GetIncidentResponse { incident: Some(over) }));
+        }
         if id == hostile::ID {
             return Ok(Response::new(GetIncidentResponse { incident: Some(hostile::incident()) }));
         }

@@ -248,6 +248,17 @@ fn what_is_dangerous_asks_first() {
 }
 
 #[test]
+fn nothing_is_asked_of_an_incident_that_is_over() {
+    let fake = Fake::start();
+    for arguments in [&["kill", "over", "--yes"][..], &["thaw", "over"], &["investigate", "over"]] {
+        let said = fake.sensor(arguments).run();
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.stderr.contains(&format!("nothing to {}", arguments[0])), "{said:?}");
+    }
+    assert!(fake.acted().is_empty());
+}
+
+#[test]
 fn trees_come_again_and_again() {
     let fake = Fake::start();
     let mut top = fake.sensor(&["top", "--json", "--sort", "forks", "--limit", "7"]).start();
