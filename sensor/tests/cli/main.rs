@@ -285,7 +285,29 @@ fn the_terminal_is_left_as_it_was() {
     assert_eq!(said.code, 1, "{said:?}");
     let (page, error) = said.stdout.split_once(leave).unwrap();
     assert!(page.contains("contained: npm"), "{said:?}");
-    assert!(error.contains("sensor: the sensor did not answer as it should"), "{said:?}");
+    assert!(error.contains("sensor: the sensor answers no more"), "{said:?}");
+
+    // A terminal that knows no escape sequences gets none.
+    let said = fake.sensor(&["top"]).env("TERM", "dumb").on_terminal("");
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(!said.stdout.contains('\x1b'), "{said:?}");
+    assert_eq!(said.stdout.matches("COMMAND").count(), 2, "each list is a page: {said:?}");
+}
+
+#[test]
+fn a_daemon_that_stops_is_told_of() {
+    let fake = Fake::start();
+    let mut top = fake.sensor(&["top", "--json"]).start();
+    let mut lines = BufReader::new(top.stdout()).lines();
+    lines.next().unwrap().unwrap();
+    drop(fake);
+    lines.for_each(|line| drop(line.unwrap()));
+    let said = top.end_within(Duration::from_secs(20));
+    assert_eq!(said.code, 1);
+    assert!(
+        said.stderr.starts_with("sensor: the sensor answers no more: was it stopped?"),
+        "{said:?}"
+    );
 }
 
 #[test]
