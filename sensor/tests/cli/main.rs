@@ -155,7 +155,7 @@ fn nothing_from_outside_reaches_the_terminal() {
     ] {
         pages.push(fake.sensor(&args).run().done());
     }
-    let mut watch = fake.sensor(&["watch", "--from", "0"]).start();
+    let mut watch = fake.sensor(&["watch", "--from", "0", "--all"]).start();
     let lines = BufReader::new(watch.stdout()).lines().take(canned::records().len());
     pages.extend(lines.map(Result::unwrap));
     for page in pages {
@@ -218,6 +218,42 @@ fn filters_are_passed_on() {
     assert_eq!(asked.kind(), v1::Kind::Recursion);
     assert_eq!(asked.state(), v1::State::Open);
     assert_eq!(asked.since.unwrap().seconds, 86_400);
+}
+
+#[test]
+fn a_watch_asks_for_what_it_is_told_to() {
+    let fake = Fake::ending();
+    let said = fake
+        .sensor(&[
+            "watch",
+            "--kind",
+            "action",
+            "--kind",
+            "lost",
+            "--incident",
+            "4k2m",
+            "--severity",
+            "warning",
+        ])
+        .run();
+    assert_eq!((said.code, said.stdout.lines().count()), (1, 2), "{said:?}");
+    let asked = fake.streamed().pop().unwrap();
+    assert_eq!(asked.kinds, ["action", "lost"]);
+    assert_eq!((asked.incident.as_str(), asked.severity()), (canned::ID, v1::Severity::Warning));
+    assert!(asked.follow && asked.from_end);
+}
+
+#[test]
+fn what_comes_by_the_second_is_not_in_a_text_unasked() {
+    let fake = Fake::ending();
+    let lines = |more: &[&str]| {
+        let said = fake.sensor(&[&["watch", "--from", "0"], more].concat()).run();
+        said.stdout.lines().count()
+    };
+    let records = canned::records().len();
+    // A sample of memory and a look at pressure.
+    assert_eq!(lines(&[]), records - 2);
+    assert_eq!((lines(&["--all"]), lines(&["--json"])), (records, records));
 }
 
 #[test]
