@@ -390,6 +390,9 @@ fn wrong_usage_is_2() {
     for args in [
         vec!["dance"],
         vec!["show"],
+        vec!["show", "abc", "--records"],
+        vec!["watch", "--kind", "party"],
+        vec!["watch", "--severity", "high"],
         vec!["incidents", "--kind", "party"],
         vec!["incidents", "--since", "tuesday"],
         vec!["trigger"],
