@@ -1,5 +1,6 @@
 //! What several verbs ask the daemon.
 
+use clap::ArgGroup;
 use sensor_proto::v1::{
     GetIncidentRequest, Incident, State, sensor_service_client::SensorServiceClient,
 };
@@ -31,4 +32,9 @@ pub async fn unresolved(
         )));
     }
     Ok(incident)
+}
+
+/// Of a verb with an `id` and a `file`: an incident is either this host's or an exported one.
+pub fn one_incident() -> ArgGroup {
+    ArgGroup::new("incident").required(true).args(["id", "file"])
 }

@@ -41,6 +41,7 @@ struct Asked {
     listed: Mutex<Vec<ListIncidentsRequest>>,
     acted: Mutex<Vec<ActRequest>>,
     trees: Mutex<Vec<ListTreesRequest>>,
+    streamed: Mutex<Vec<StreamRecordsRequest>>,
 }
 
 struct Answers {
@@ -100,6 +101,10 @@ impl Fake {
 
     pub fn trees(&self) -> Vec<ListTreesRequest> {
         self.asked.trees.lock().unwrap().clone()
+    }
+
+    pub fn streamed(&self) -> Vec<StreamRecordsRequest> {
+        self.asked.streamed.lock().unwrap().clone()
     }
 
     pub fn listed(&self) -> Vec<ListIncidentsRequest> {
@@ -172,6 +177,7 @@ impl Service for Answers {
         request: Request<StreamRecordsRequest>,
     ) -> Answer<Self::StreamRecordsStream> {
         let request = request.into_inner();
+        self.asked.streamed.lock().unwrap().push(request.clone());
         let known =
             if request.incident == hostile::ID { hostile::records() } else { canned::records() };
         let records: Vec<_> = known
