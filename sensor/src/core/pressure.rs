@@ -2,12 +2,16 @@
 //!
 //! What is judged here was judged before by who watches, in the same way: see `detect::pressure`. Nothing is
 //! stopped: who stalls is not who grows, and who grows has an incident of its own.
+//!
+//! - `groups`: which cgroups are watched
+
+mod groups;
 
 use std::{
     cmp::Reverse,
     collections::HashMap,
     fs, io,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,7 +24,7 @@ use tokio::sync::mpsc;
 
 use super::{desk::Desk, matter::Matter, reactor::Notice};
 use crate::{
-    cgroup::{self, Hierarchies},
+    cgroup::Hierarchies,
     clock,
     config::Config,
     detect::{
@@ -37,16 +41,13 @@ use crate::{
     respond::ballast::Ballast,
     vitals::{
         parse,
-        pressure::{GROUPS, Group, Options, Strain, Watcher},
+        pressure::{Options, Strain, Watcher},
         usage::{Options as Polled, Poller},
     },
 };
 
 /// Between two looks for the cgroups that are to be watched, s.
 const GROUPS_EVERY_S: u32 = 10;
-
-/// cgroups that one such look goes through, 10 µs each.
-const LOOKED_AT: usize = 1024;
 
 /// Who holds what is compared with how it was so long ago, ns: a minute's growth of a slow leak is within what
 /// programs take and give back.
@@ -322,7 +323,7 @@ impl Desk {
         let (hierarchies, scope) = (shortages.hierarchies.clone(), shortages.scope.clone());
         let gatherer = Arc::clone(&self.gatherer);
         tokio::task::spawn_blocking(move || {
-            let mut groups = fullest(&hierarchies, &scope);
+            let mut groups = groups::fullest(&hierarchies, &scope);
             for group in &mut groups {
                 group.name = gatherer.redactor().line(&group.name);
             }
@@ -361,42 +362,4 @@ fn identity(cgroup: &str) -> [u64; 3] {
     // FNV-1a.
     let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     [1, cgroup.bytes().fold(0xcbf2_9ce4_8422_2325, hash), 0]
-}
-
-/// The cgroups that have the smallest part of their limits left. In a scope the scope's own as well, with a limit or
-/// without: what waits in it is counted there.
-fn fullest(hierarchies: &Hierarchies, scope: &[PathBuf]) -> Vec<Group> {
-    let group = |dir: &Path| {
-        let name = hierarchies.path(dir)?;
-        Some(Group { name: name.to_str()?.to_owned(), dir: dir.to_owned() })
-    };
-    let roots: Vec<PathBuf> = if scope.is_empty() {
-        hierarchies.unified().map(Path::to_path_buf).into_iter().collect()
-    } else {
-        scope.iter().filter_map(|path| hierarchies.dir(path)).collect()
-    };
-    let mut found: Vec<(u64, PathBuf)> = Vec::new();
-    let mut seen = 0;
-    for root in &roots {
-        let below = cgroup::below(root, LOOKED_AT - seen.min(LOOKED_AT));
-        seen += below.len();
-        for dir in below {
-            let number = |name: &str| -> Option<u64> {
-                fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok()
-            };
-            let limit = number("memory.max").filter(|limit| *limit > 0);
-            let left = limit.zip(number("memory.current")).map(|(limit, used)| {
-                // In thousandths.
-                limit.saturating_sub(used).saturating_mul(1000) / limit
-            });
-            match left {
-                Some(left) => found.push((left, dir)),
-                None if !scope.is_empty() && roots.contains(&dir) => found.push((0, dir)),
-                None => {}
-            }
-        }
-    }
-    found.sort_unstable();
-    found.truncate(GROUPS);
-    found.iter().filter_map(|(_, dir)| group(dir)).collect()
 }
