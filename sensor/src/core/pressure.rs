@@ -4,14 +4,15 @@
 //! stopped: who stalls is not who grows, and who grows has an incident of its own.
 //!
 //! - `groups`: which cgroups are watched
+//! - `waits`: who waits just now, pure
 
 mod groups;
+mod waits;
 
 use std::{
-    cmp::Reverse,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -19,12 +20,13 @@ use std::{
     time::Duration,
 };
 
-use sensor_common::lineage::{DEAD, Slot};
+use sensor_common::lineage::DEAD;
 use tokio::sync::mpsc;
 
+use self::waits::{Stalled, Waits};
 use super::{desk::Desk, matter::Matter, reactor::Notice};
 use crate::{
-    cgroup::Hierarchies,
+    cgroup::{self, Hierarchies},
     clock,
     config::Config,
     detect::{
@@ -32,10 +34,9 @@ use crate::{
         pressure::{Level, Said},
         usage,
     },
-    diagnose::pressure::{Shortage, Waiting},
+    diagnose::pressure::{Shortage, Waiting, within},
     incident,
     kernel::{HELPER_PRIORITY, Lineage},
-    lineage::ProcessKey,
     proto::{self, Kind, Pressure, Priority, Usage, observation::Fact, record::Body},
     record::Draft,
     respond::ballast::Ballast,
@@ -53,9 +54,6 @@ const GROUPS_EVERY_S: u32 = 10;
 /// programs take and give back.
 const COMPARED_NS: u64 = 180_000_000_000;
 
-/// Processes that wait most, of which an incident tells.
-const WAITING: usize = 3;
-
 /// All that is known of pressure.
 pub struct Shortages {
     detector: Option<pressure::Detector>,
@@ -68,6 +66,7 @@ pub struct Shortages {
     /// Ends with this value.
     _poller: Option<Poller>,
     strain: Strain,
+    waits: Waits,
     ballast: Ballast,
     hierarchies: Hierarchies,
     /// cgroups that incidents are limited to; none: the whole host.
@@ -141,6 +140,7 @@ impl Shortages {
             watcher: watcher.map(Arc::new),
             _poller: poller.unwrap_or_default(),
             strain,
+            waits: Waits::since(clock::boot_ns()),
             ballast: Ballast::new(config.respond.ballast_bytes),
             hierarchies: hierarchies.clone(),
             scope: scope.to_vec(),
@@ -228,24 +228,15 @@ impl Desk {
         Some(id)
     }
 
-    /// What is at hand about it: nothing is scanned any more.
+    /// What is at hand about it: no process is scanned any more.
     fn shortage(&self, pressure: &Pressure) -> Shortage {
-        let mut waiting: Vec<(u64, Slot, ProcessKey)> = Vec::new();
-        let stalls = self.lineage.stalls();
-        for (slot, node) in self.lineage.table().nodes() {
-            let own_ns = stalls.of(slot, node.key).own_ns;
-            // Who watches waits as well, and that is no news.
-            let ours = [node.key.tgid, node.parent.tgid].contains(&std::process::id());
-            if own_ns > 0 && node.flags & DEAD == 0 && !ours {
-                waiting.push((own_ns, slot, node.key));
-            }
-        }
-        waiting.sort_unstable_by_key(|(own_ns, ..)| Reverse(*own_ns));
-        waiting.truncate(WAITING);
-        let waiting = waiting.into_iter().map(|(own_ns, slot, key)| Waiting {
-            process: key,
-            argv: self.lineage.argv(slot, key),
-            stalled_ns: own_ns,
+        let inside = self.inside(&pressure.cgroup);
+        let waits = &self.shortages.waits;
+        let waiting = waits.longest(self.stalled(), inside.as_ref());
+        let waiting = waiting.into_iter().map(|one| Waiting {
+            process: one.process,
+            argv: self.lineage.argv(one.slot, one.process),
+            stalled_ns: one.ns,
         });
         let growths = self.incidents.iter().filter(|incident| {
             matches!(incident.kind(), Kind::MemoryGrowth | Kind::ForkStorm | Kind::Recursion)
@@ -254,12 +245,17 @@ impl Desk {
             .filter_map(|incident| Some((incident.culprit.as_ref()?.pid, incident.id.clone())));
         let since_ns = pressure.at_ns.saturating_sub(COMPARED_NS);
         let (before, now) = self.memory.recent().ends(since_ns).unzip();
+        let here = |sample| match &inside {
+            Some(cgroups) => within(sample, cgroups),
+            None => sample,
+        };
         let mut shortage = Shortage {
             pressure: pressure.clone(),
             waiting: waiting.collect(),
+            waited_ns: waits.span_ns(pressure.at_ns),
             growths: growths.collect(),
-            before,
-            now,
+            before: before.map(here),
+            now: now.map(here),
             commands: Vec::new(),
         };
         // Of the few that are told, what they run.
@@ -269,6 +265,33 @@ impl Desk {
         });
         shortage.commands = commands.collect();
         shortage
+    }
+
+    /// Ids of a place's cgroup and of those below it; none: the host. Nobody is in one that is gone.
+    fn inside(&self, cgroup: &str) -> Option<HashSet<u64>> {
+        let ids = || cgroup::ids(&self.shortages.hierarchies.dir(Path::new(cgroup))?).ok();
+        (!cgroup.is_empty()).then(|| ids().unwrap_or_default())
+    }
+
+    /// Whoever has stood in reclaim since it is known. Who watches waits as well, and that is no news.
+    fn stalled(&self) -> impl Iterator<Item = Stalled> {
+        let (stalls, ours) = (self.lineage.stalls(), std::process::id());
+        self.lineage.table().nodes().filter_map(move |(slot, node)| {
+            let ns = stalls.of(slot, node.key).own_ns;
+            let watches = [node.key.tgid, node.parent.tgid].contains(&ours);
+            let tells = ns > 0 && node.flags & DEAD == 0 && !watches;
+            tells.then_some(Stalled { process: node.key, slot, cgroup: node.cgroup, ns })
+        })
+    }
+
+    /// Keeps in mind who has waited for how long. Not while memory is exhausted: it takes some.
+    pub fn note_waits(&mut self) {
+        let now_ns = clock::boot_ns();
+        if self.shortages.waits.is_due(now_ns) && !self.shortages.strain.is_exhausted() {
+            let mut waits = std::mem::take(&mut self.shortages.waits);
+            waits.see(now_ns, self.stalled());
+            self.shortages.waits = waits;
+        }
     }
 
     /// A look at the percentages.
