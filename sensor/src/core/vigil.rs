@@ -23,6 +23,7 @@ impl Desk {
         self.resolve_unseen_growth();
         self.resolve_ended_ooms();
         self.choose_groups();
+        self.note_waits();
         self.tend_ballast();
         self.record_losses();
         self.look_after_parser();

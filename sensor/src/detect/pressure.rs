@@ -84,7 +84,7 @@ const FULL_AVG10: f64 = 20.0;
 /// Time in direct reclaim of all tasks together, percent of the time that passed.
 const RECLAIM_PERCENT: f64 = 5.0;
 /// All of the page cache was read again within 10 s: what runs is thrown out and fetched, over and over.
-const REFAULTED_PERCENT: f64 = 100.0;
+pub const REFAULTED_PERCENT: f64 = 100.0;
 
 /// A level holds for so long after its last sign, ns: the kernel's averages go back to a tenth in 23 s.
 const HOLD_NS: u64 = 30_000_000_000;
@@ -155,9 +155,6 @@ fn signs(pressure: &Pressure, limits: &Limits) -> [Sign; SIGNS] {
     // Where nobody knows of swap there is none to hope for.
     let swapless = swap.is_none_or(|free| free < SWAP_PERCENT);
     let critical = swapless.then_some(limits.critical_percent);
-    let full = float(pressure.full_percent);
-    let thrashes = full.is_some_and(|full| full > 5.0);
-    let refaulted = float(pressure.refaulted_percent).filter(|_| thrashes);
     [
         Sign::falling(
             "available",
@@ -210,7 +207,7 @@ fn signs(pressure: &Pressure, limits: &Limits) -> [Sign; SIGNS] {
         Sign::rising(
             "page_cache_read_again",
             "%",
-            refaulted,
+            read_again(pressure),
             [None, None, Some(REFAULTED_PERCENT)],
         ),
     ]
@@ -219,6 +216,12 @@ fn signs(pressure: &Pressure, limits: &Limits) -> [Sign; SIGNS] {
 fn percent(part: Option<u64>, of: Option<u64>) -> Option<f64> {
     let of = of.filter(|of| *of > 0)?;
     Some(part? as f64 * 100.0 / of as f64)
+}
+
+/// Page cache that was read again while all tasks waited, percent of what there is.
+pub fn read_again(pressure: &Pressure) -> Option<f64> {
+    let thrashes = pressure.full_percent.is_some_and(|full| full > 5.0);
+    pressure.refaulted_percent.map(f64::from).filter(|_| thrashes)
 }
 
 /// When nothing is left, if the fall goes on that has lasted long enough to be believed, s.

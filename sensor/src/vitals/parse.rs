@@ -82,12 +82,26 @@ pub fn memory(text: &[u8]) -> Memory {
     memory
 }
 
-/// Of a cgroup's `memory.stat`: page cache that it can give up, bytes.
+/// Of a cgroup's `memory.stat`: page cache that it can give up, bytes. Both lists: what was used twice goes a
+/// little later, and goes all the same. v1 counts the groups below it with `total_` alone.
 pub fn cache(text: &[u8]) -> Option<u64> {
-    named(text, b"active_file")?.checked_add(named(text, b"inactive_file")?)
+    let list = |of_v1: &[u8], name: &[u8]| named(text, of_v1).or_else(|| named(text, name));
+    list(b"total_active_file", b"active_file")?
+        .checked_add(list(b"total_inactive_file", b"inactive_file")?)
 }
 
-/// Of `/proc/vmstat`: file pages that had to be read again. One counter for all pages until 5.9:
+/// What a cgroup holds without the page cache that it can give up, bytes: `used` as it counts itself, and its
+/// `memory.stat`.
+pub fn held(used: u64, stat: &[u8]) -> u64 {
+    used.saturating_sub(cache(stat).unwrap_or_default())
+}
+
+/// What a cgroup may hold before it has to wait or to die: the lesser of its `memory.max` and `memory.high`.
+pub fn limit(max: Option<u64>, high: Option<u64>) -> Option<u64> {
+    [max, high].into_iter().flatten().filter(|limit| *limit > 0).min()
+}
+
+/// Of `/proc/vmstat` or a cgroup's `memory.stat`: file pages that had to be read again. One counter for all pages until 5.9:
 /// <https://github.com/torvalds/linux/commit/170b04b7ae49>.
 pub fn refaults(text: &[u8]) -> Option<u64> {
     named(text, b"workingset_refault_file").or_else(|| named(text, b"workingset_refault"))
@@ -190,6 +204,11 @@ mod tests {
         let stat = b"anon 5\nfile 9\ninactive_file 4096\nactive_file 8192\n";
         assert_eq!(cache(stat), Some(12_288));
         assert_eq!(cache(b"active_file 1\n"), None);
+        let v1 = b"inactive_file 1\nactive_file 2\ntotal_inactive_file 30\ntotal_active_file 40\n";
+        assert_eq!(cache(v1), Some(70), "with the groups below");
+        assert_eq!((held(20_000, stat), held(9, stat), held(9, b"")), (7_712, 0, 9));
+        assert_eq!((limit(Some(9), Some(7)), limit(Some(9), None)), (Some(7), Some(9)));
+        assert_eq!((limit(None, Some(7)), limit(Some(0), None)), (Some(7), None));
         assert_eq!((single(b"1048576\n"), single(b"max\n")), (Some(1 << 20), None));
         let vmstat = b"workingset_refault_anon 7\nworkingset_refault_file 83127624\n";
         assert_eq!(refaults(vmstat), Some(83_127_624));

@@ -37,7 +37,7 @@ use crate::{
     proto::Pressure,
 };
 
-/// cgroups that are watched beside the host: 4 open files and a look of 50 µs each.
+/// cgroups that are watched beside the host: 7 open files, triggers included, and a look of 50 µs each.
 pub const GROUPS: usize = 8;
 
 /// Whether the host's memory is exhausted: then nobody scans processes or asks for memory that can wait.

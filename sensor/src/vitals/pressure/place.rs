@@ -60,7 +60,7 @@ pub(super) struct Place {
 /// Files that say what is left.
 enum Holds {
     Host { meminfo: Option<File>, vmstat: Option<File> },
-    Group { limit: Option<File>, used: Option<File>, stat: Option<File> },
+    Group { max: Option<File>, high: Option<File>, used: Option<File>, stat: Option<File> },
 }
 
 /// A span of time in which waiting is added up.
@@ -94,8 +94,10 @@ struct Left {
     available: Option<u64>,
     swap_total: Option<u64>,
     swap_free: Option<u64>,
-    /// Page cache of the host.
+    /// Page cache that can be given up.
     file: Option<u64>,
+    /// Of a cgroup, where it stands in a file that is read anyway: file pages that were read again.
+    refaults: Option<u64>,
 }
 
 impl Place {
@@ -109,7 +111,8 @@ impl Place {
     pub fn group(name: String, dir: &Path) -> Self {
         let open = |name: &str| File::open(dir.join(name)).ok();
         let holds = Holds::Group {
-            limit: open("memory.max"),
+            max: open("memory.max"),
+            high: open("memory.high"),
             used: open("memory.current"),
             stat: open("memory.stat"),
         };
@@ -185,12 +188,16 @@ impl Place {
         }
         let full_windows = window.full_in_a_row.max(self.fired.0);
         let fall = left.available.and_then(|available| self.trend.see(now_ns, available));
-        let refaulted = match &self.holds {
-            Holds::Host { vmstat, .. } if full.is_some_and(|it| it > 5.0) => {
-                let count = read(vmstat.as_ref(), buffer).and_then(parse::refaults);
-                self.refaults.see(now_ns, count, left.file)
-            }
-            _ => self.refaults.forget(),
+        let refaulted = if full.is_some_and(|it| it > 5.0) {
+            let count = match &self.holds {
+                Holds::Host { vmstat, .. } => {
+                    read(vmstat.as_ref(), buffer).and_then(parse::refaults)
+                }
+                Holds::Group { .. } => left.refaults,
+            };
+            self.refaults.see(now_ns, count, left.file)
+        } else {
+            self.refaults.forget()
         };
         Pressure {
             at_ns: now_ns,
@@ -233,17 +240,24 @@ impl Holds {
                     swap_total: memory.swap_total,
                     swap_free: memory.swap_free,
                     file: memory.file(),
+                    refaults: None,
                 }
             }
-            Self::Group { limit, used, stat } => {
+            Self::Group { max, high, used, stat } => {
                 let mut number = |file: &Option<File>| parse::single(read(file.as_ref(), buffer)?);
-                let (limit, used) = (number(limit), number(used));
-                let cache = read(stat.as_ref(), buffer).and_then(parse::cache).unwrap_or_default();
-                let available = limit.zip(used).map(|(limit, used)| {
-                    limit.saturating_sub(used).saturating_add(cache).min(limit)
-                });
+                let (limit, used) = (parse::limit(number(max), number(high)), number(used));
+                let stat = read(stat.as_ref(), buffer).unwrap_or_default();
+                let available = limit
+                    .zip(used)
+                    .map(|(limit, used)| limit.saturating_sub(parse::held(used, stat)));
                 // Swap of its own is not asked for: what a cgroup may swap, the host has to have.
-                Left { total: limit, available, ..Left::default() }
+                Left {
+                    total: limit,
+                    available,
+                    file: parse::cache(stat),
+                    refaults: parse::refaults(stat),
+                    ..Left::default()
+                }
             }
         }
     }
@@ -388,11 +402,41 @@ mod tests {
         fs::write(dir.path().join("memory.max"), "max\n").unwrap();
         let now = place.look(2 * S, [false; 2], (7, 7), &mut buffer);
         assert_eq!((now.total_bytes, now.available_bytes), (None, None), "no limit");
+        fs::write(dir.path().join("memory.high"), "600000\n").unwrap();
+        let mut place = Place::group("/box".into(), dir.path());
+        let now = place.look(3 * S, [false; 2], (7, 7), &mut buffer);
+        assert_eq!((now.total_bytes, now.available_bytes), (Some(600_000), Some(50_000)), "stalls");
         drop(dir);
         let gone = tempfile::tempdir().unwrap();
         let mut place = Place::group("/gone".into(), &gone.path().join("gone"));
         let now = place.look(S, [false; 2], (0, 0), &mut buffer);
         assert_eq!(now, Pressure { at_ns: S, ..Pressure::default() });
+    }
+
+    #[test]
+    fn a_cgroup_whose_working_set_does_not_fit() {
+        let dir = tree(&[("memory.max", "1000000\n"), ("memory.current", "900000\n")]);
+        let put = |name: &str, text: String| fs::write(dir.path().join(name), text).unwrap();
+        // 100 pages of page cache, of which 10 come back each second; all wait for half of the time.
+        let pages = 100 * rustix::param::page_size();
+        let second = |at: u64| {
+            let again = at * 10;
+            put(
+                "memory.stat",
+                format!("inactive_file {pages}\nactive_file 0\nworkingset_refault_file {again}\n"),
+            );
+            put("memory.pressure", format!("some total=0\nfull total={}\n", at * 500_000));
+        };
+        second(0);
+        let mut place = Place::group("/box".into(), dir.path());
+        // A plain file takes any text, that of a trigger as well.
+        let mut buffer = [0; BUFFER];
+        for at in 1..=30 {
+            second(at);
+            let now = place.look(at * S, [false; 2], (0, 0), &mut buffer);
+            let expected = (at >= 12).then_some(100.0);
+            assert_eq!(now.refaulted_percent, expected, "{at}");
+        }
     }
 
     #[test]
