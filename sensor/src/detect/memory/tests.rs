@@ -203,16 +203,19 @@ fn growth_does_not_end_because_nobody_looks() {
 }
 
 #[test]
-fn who_came_while_nobody_looked_is_no_growth_of_one_step() {
-    // Born at 10 s, holds 9 of 16 GiB at the first look a minute later, and no more after that.
-    let told = watch_unseen(&Host::of_gib(16, 5), 10 * MINUTE, 5..65, |at| {
+fn who_came_while_nobody_looked_has_grown_since_the_last_look() {
+    let host = Host::of_gib(16, 5);
+    let told = watch_unseen(&host, 3 * MINUTE, 5..45, |at| {
         let mut all = service(50 * MIB, at);
         if at >= 10 {
-            all.push(Process::new(40, 9 * GIB).born(10));
+            all.push(Process::new(40, (at - 10) * 30 * MIB).born(10));
         }
         all
     });
-    assert_eq!(told, []);
+    assert_eq!(short(&told), [("M1", Some(40))]);
+    let (at, finding) = findings(&told)[0];
+    // The last look was at 0 s; that nobody looked 40 s later is no look at which it was not there.
+    assert_eq!(value(finding, measures::OVER) as u64, at);
 }
 
 #[test]
