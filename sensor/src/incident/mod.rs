@@ -197,7 +197,10 @@ impl Incidents {
                 || finding.kind == proto::Kind::MemoryGrowth
                     && severity(finding, 0) as i32 > incident.severity;
             if stronger {
-                incident.finding = Some(claim(finding));
+                // Growth within a recursion makes it worse; it is still a recursion, and is told by its own numbers.
+                if incident.kind() == finding.kind {
+                    incident.finding = Some(claim(finding));
+                }
                 incident.severity = incident.severity.max(severity(finding, 0) as i32);
             }
             match (&finding.group, &mut incident.group) {

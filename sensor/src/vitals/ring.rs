@@ -278,6 +278,9 @@ mod tests {
             forks: u32::MAX,
             bytes: u64::MAX,
             bytes_per_second: f64::MAX,
+            threads: u32::MAX,
+            stalled_ns: u64::MAX,
+            exhausted_in_s: Some(f64::MAX),
         };
         let signs = combine(|_| Some(f32::MAX), |_| Some(u64::MAX));
         let sample = |span: Span, trees: usize| VitalsSample {
@@ -289,7 +292,7 @@ mod tests {
             most: Some(signs),
             trees: vec![tree.clone(); trees],
         };
-        let samples = [(Span::Minute, 3), (Span::Second, 5)]
+        let samples = [(Span::Minute, 3), (Span::Second, 7)]
             .map(|(span, trees)| vec![sample(span, trees); span.kept()])
             .concat();
         let bytes = FlightRecord { samples }.encoded_len();

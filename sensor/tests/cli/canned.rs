@@ -316,10 +316,13 @@ fn memory_sample() -> MemorySample {
             processes: 7,
             bytes: 11 << 30,
             eldest: key(4121),
+            limit_bytes: Some(12 << 30),
+            limit_used_bytes: None,
         }],
         omitted: 1,
         processes: 321,
         series_ns: 5,
+        trees_unknown: true,
     }
 }
 

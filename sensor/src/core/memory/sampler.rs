@@ -1,7 +1,12 @@
 //! One sample: the kernel's counters added up by trees and groups, with names and limits.
 
 use std::{
-    collections::HashMap, fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc,
+    collections::HashMap,
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
@@ -100,16 +105,17 @@ impl Sampler {
             ..MemorySample::default()
         };
         if self.memory.refused().is_some() && room::is_exhausted(&host) {
-            return Ok(sample);
+            return Ok(MemorySample { trees_unknown: true, ..sample });
         }
         let tally = self.tally()?;
         let took_ns = clock::boot_ns().saturating_sub(at_ns);
+        let mut limits = Limits::new(host.total_bytes);
         Ok(MemorySample {
             took_ns,
             omitted: tally.omitted as u32,
             processes: tally.processes,
-            trees: self.trees_of(&tally.trees, at_ns, host.total_bytes),
-            groups: self.groups_of(&tally.groups),
+            trees: self.trees_of(&tally.trees, at_ns, &mut limits),
+            groups: self.groups_of(&tally, &mut limits),
             ..sample
         })
     }
@@ -125,21 +131,15 @@ impl Sampler {
         parse::host(&buffer[..read.unwrap_or(0)])
     }
 
-    fn trees_of(&mut self, trees: &[Holding], at_ns: u64, total: Option<u64>) -> Vec<TreeMemory> {
+    fn trees_of(&mut self, trees: &[Holding], at_ns: u64, limits: &mut Limits) -> Vec<TreeMemory> {
         let mut before = std::mem::take(&mut self.roots);
-        let mut rooms: HashMap<PathBuf, Option<Room>> = HashMap::new();
         let told = trees.iter().map(|tree| {
             let known = before.remove(&tree.root).filter(|known| {
                 known.signature == tree.signature
                     && at_ns.saturating_sub(known.asked_ns) < BELIEVED_NS
             });
             let root = known.unwrap_or_else(|| self.ask(tree, at_ns));
-            let of_group = |dir: &PathBuf| {
-                let room = *rooms.entry(dir.clone()).or_insert_with(|| room::group(dir));
-                // v1 says that there is no limit with a number beyond all memory.
-                room.filter(|room| total.is_none_or(|total| room.most <= total))
-            };
-            let room = root.groups.iter().filter_map(of_group).min_by_key(Room::left);
+            let room = limits.tightest(&root.groups);
             let told = TreeMemory {
                 root: key(tree.root),
                 parent: key(tree.parent),
@@ -180,21 +180,65 @@ impl Sampler {
         }
     }
 
-    fn groups_of(&mut self, groups: &[Gathering]) -> Vec<GroupMemory> {
+    /// After [`Self::trees_of`]: it knows what the roots are in.
+    fn groups_of(&mut self, tally: &Tally, limits: &mut Limits) -> Vec<GroupMemory> {
         let mut before = std::mem::take(&mut self.groups);
-        let told = groups.iter().map(|group| {
+        let told = tally.groups.iter().map(|group| {
             let name = before.remove(&(group.by, group.what)).filter(|name| !name.is_empty());
             let what = name.unwrap_or_else(|| name_of(group, self.gatherer.redactor()));
             self.groups.insert((group.by, group.what), what.clone());
+            // A dead root is in no cgroup; the living below it that hold much are told of as well.
+            let members = tally.trees.iter().filter(|tree| tree.alive && group.has(tree));
+            let dirs =
+                members.filter_map(|tree| Some(self.roots.get(&tree.root)?.groups.as_slice()));
+            let room = limits.shared(dirs);
             GroupMemory {
                 by: group.by.into(),
                 what,
                 processes: group.processes,
                 bytes: group.bytes,
                 eldest: key(group.eldest),
+                limit_bytes: room.map(|room| room.most),
+                limit_used_bytes: room.map(|room| room.used),
             }
         });
         told.collect()
+    }
+}
+
+/// Limits of memory, each read once a sample.
+struct Limits {
+    /// The host's memory, bytes.
+    total: Option<u64>,
+    rooms: HashMap<PathBuf, Option<Room>>,
+}
+
+impl Limits {
+    fn new(total: Option<u64>) -> Self {
+        Self { total, rooms: HashMap::new() }
+    }
+
+    fn of(&mut self, dir: &Path) -> Option<Room> {
+        let room = *self.rooms.entry(dir.to_owned()).or_insert_with(|| room::group(dir));
+        // v1 says that there is no limit with a number beyond all memory.
+        room.filter(|room| self.total.is_none_or(|total| room.most <= total))
+    }
+
+    /// The one that is met first by who is in these cgroups.
+    fn tightest(&mut self, dirs: &[PathBuf]) -> Option<Room> {
+        dirs.iter().filter_map(|dir| self.of(dir)).min_by_key(Room::left)
+    }
+
+    /// Of those that all are under, each of whom is in such cgroups, the one that is met first.
+    fn shared<'a>(&mut self, mut all: impl Iterator<Item = &'a [PathBuf]>) -> Option<Room> {
+        let mut limited: Vec<&PathBuf> = all.next()?.iter().collect();
+        limited.retain(|dir| self.of(dir).is_some());
+        while !limited.is_empty()
+            && let Some(dirs) = all.next()
+        {
+            limited.retain(|dir| dirs.contains(dir));
+        }
+        limited.into_iter().filter_map(|dir| self.of(dir)).min_by_key(Room::left)
     }
 }
 
@@ -213,4 +257,50 @@ fn name_of(group: &Gathering, redactor: &Redactor) -> String {
 
 fn key(key: ProcessKey) -> Option<proto::ProcessKey> {
     (key.start_ns != 0).then_some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_all_are_under_limits_them_together() {
+        const MIB: u64 = 1 << 20;
+        let root = tempfile::tempdir().unwrap();
+        let lay = |dir: &str, most: &str, used: u64| {
+            let dir = root.path().join(dir);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("memory.max"), format!("{most}\n")).unwrap();
+            fs::write(dir.join("memory.current"), format!("{}\n", used * MIB)).unwrap();
+        };
+        // A user's slice of 2 GiB with two sessions, of which one has a limit of its own; another user's.
+        lay("user", &(2048 * MIB).to_string(), 1500);
+        lay("user/one", &(600 * MIB).to_string(), 500);
+        lay("user/two", "max", 900);
+        lay("other", "max", 100);
+        let dirs = |names: &[&str]| -> Vec<PathBuf> {
+            names.iter().map(|name| root.path().join(Path::new(name))).collect()
+        };
+        let (one, two) = (dirs(&["user/one", "user"]), dirs(&["user/two", "user"]));
+        let other = dirs(&["other"]);
+        let mut limits = Limits::new(Some(16_384 * MIB));
+        let mib = |room: Option<Room>| room.map(|room| (room.most / MIB, room.used / MIB));
+        assert_eq!(mib(limits.tightest(&one)), Some((600, 500)));
+        let mut shared =
+            |all: &[&Vec<PathBuf>]| mib(limits.shared(all.iter().map(|dirs| dirs.as_slice())));
+        assert_eq!(
+            shared(&[&one, &two]),
+            Some((2048, 1500)),
+            "the session's is one member's alone"
+        );
+        assert_eq!(shared(&[&one, &one]), Some((600, 500)));
+        assert_eq!(shared(&[&one, &two, &other]), None);
+        assert_eq!(shared(&[]), None, "of nobody nothing is known");
+        // Where a member is, nobody knows: then nobody knows what all share.
+        assert_eq!(shared(&[&one, &Vec::new()]), None);
+        // More than the host has is no limit.
+        assert_eq!(mib(Limits::new(Some(1024 * MIB)).shared([two.as_slice()].into_iter())), None);
+    }
 }

@@ -115,6 +115,7 @@ fn many_alike_are_told_as_such() {
         processes: 40,
         bytes: mib * MIB,
         eldest: Some(root(9)),
+        ..GroupMemory::default()
     };
     let mut before = sample(0, 2000, &[]);
     before.groups = vec![of(100)];
