@@ -62,6 +62,8 @@ pub struct Case {
     place: String,
     signature: u64,
     parent: Option<proto::ProcessKey>,
+    /// Who asked for memory at the newest kill.
+    trigger: Option<proto::ProcessKey>,
     /// When it killed, boot clock, ns, newest last.
     times: VecDeque<u64>,
     /// When the newest victim was taken.
@@ -137,13 +139,19 @@ fn place(kill: &OomKill) -> String {
     if place == "/" { String::new() } else { place.to_owned() }
 }
 
+/// Who asked for memory.
+fn trigger(kill: &OomKill) -> Option<proto::ProcessKey> {
+    kill.trigger.as_ref()?.process
+}
+
 impl Case {
-    /// It still kills. Who was born after the last victim is no part of that kill, but a new attempt.
+    /// It still kills: in the same place, or for the same one that asked, as where a group is killed as a whole
+    /// with the groups below it. Who was born after the last victim is no part of that kill, but a new attempt.
     fn is_going_on(&self, kill: &OomKill, place: &str) -> bool {
         let victim = kill.victim.as_ref().and_then(|victim| victim.process);
         victim.is_none_or(|victim| victim.start_ns <= self.last_ns)
             && kill.at_ns.saturating_sub(self.last_ns) <= JOINED_NS
-            && self.place == place
+            && (self.place == place || self.trigger.is_some() && self.trigger == trigger(kill))
     }
 
     /// The same cause as before. Of a command alone that takes three times.
@@ -176,6 +184,7 @@ impl Case {
             self.place = place;
             self.signature = keys.signature;
             self.parent = keys.parent;
+            self.trigger = trigger(kill);
             let (first, times) = (self.times.front().copied(), self.times.len() as u64);
             self.oom.period_ns = match first {
                 Some(first) if times > 1 => kill.at_ns.saturating_sub(first) / (times - 1),

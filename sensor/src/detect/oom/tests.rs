@@ -111,6 +111,25 @@ fn below_one_parent_it_is_a_loop_too() {
 }
 
 #[test]
+fn a_group_that_dies_with_the_groups_below_it_is_one_kill() {
+    let mut kills = Kills::default();
+    let asked_by = |kill: OomKill, pid: u32| OomKill {
+        trigger: Some(Actor { process: Some(process(pid)), ..Actor::default() }),
+        ..kill
+    };
+    // Once the first is gone the limit is met no more: each is in a group of its own.
+    assert_eq!(kills.took(&asked_by(kill(5, 100, "/a", 1), 9)).0, Step::First);
+    let (step, case) = kills.took(&asked_by(of_host(kill(6, 100, "/a/b", 2)), 9));
+    assert_eq!((step, case.number), (Step::Victim, 1));
+    let (step, case) = kills.took(&asked_by(of_host(kill(7, 100, "/a/c", 3)), 9));
+    assert_eq!((step, case.oom.kills, case.oom.killed), (Step::Victim, 1, 3));
+    assert_eq!((case.oom.scope(), case.oom.cgroup.as_str()), (OomScope::Cgroup, "/a"));
+    // Somebody else's need at the same moment is another cause, and so is the same one's later on.
+    assert_eq!(kills.took(&asked_by(kill(8, 100, "/d", 4), 8)).0, Step::First);
+    assert_eq!(kills.took(&asked_by(kill(4, 102, "/e", 5), 9)).0, Step::First);
+}
+
+#[test]
 fn what_is_remembered_has_bounds() {
     let mut kills = Kills::default();
     for number in 0..1000 {
