@@ -26,7 +26,7 @@ const LATE_NS: u64 = SECOND_NS / 2;
 pub struct Recent(Mutex<VecDeque<(u64, Vec<u8>)>>);
 
 impl Recent {
-    pub(super) fn add(&self, sample: &MemorySample) {
+    pub(crate) fn add(&self, sample: &MemorySample) {
         let mut kept = self.lock();
         kept.push_back((sample.at_ns, sample.encode_to_vec()));
         while kept.front().is_some_and(|(at, _)| sample.at_ns.saturating_sub(*at) > KEPT_NS) {

@@ -5,7 +5,7 @@ use std::{
 };
 
 use crate::{
-    cgroup::Hierarchies,
+    cgroup::{self, Hierarchies},
     clock,
     core::trees::Trees,
     evidence::{
@@ -53,8 +53,8 @@ struct Root {
     signature: u64,
     comm: String,
     asked_ns: u64,
-    /// Directories of its cgroups that may limit memory.
-    groups: Vec<PathBuf>,
+    /// Directories of its cgroups that may limit memory, and the id of each; 0: it could not be read.
+    groups: Vec<(PathBuf, u64)>,
 }
 
 impl Sampler {
@@ -134,12 +134,14 @@ impl Sampler {
                     && at_ns.saturating_sub(known.asked_ns) < BELIEVED_NS
             });
             let root = known.unwrap_or_else(|| self.ask(tree, at_ns));
-            let of_group = |dir: &PathBuf| {
+            let of_group = |(dir, id): &(PathBuf, u64)| {
                 let room = *rooms.entry(dir.clone()).or_insert_with(|| room::group(dir));
                 // v1 says that there is no limit with a number beyond all memory.
-                room.filter(|room| total.is_none_or(|total| room.most <= total))
+                let room = room.filter(|room| total.is_none_or(|total| room.most <= total));
+                room.map(|room| (room, *id))
             };
-            let room = root.groups.iter().filter_map(of_group).min_by_key(Room::left);
+            let nearest = root.groups.iter().filter_map(of_group).min_by_key(|(it, _)| it.left());
+            let (room, limit_cgroup_id) = nearest.unzip();
             let told = TreeMemory {
                 root: key(tree.root),
                 parent: key(tree.parent),
@@ -162,6 +164,7 @@ impl Sampler {
                 stalled_ns: self.lineage.stalls().of(tree.slot, tree.root).tree_ns,
                 limit_bytes: room.map(|room| room.most),
                 limit_used_bytes: room.map(|room| room.used),
+                limit_cgroup_id: limit_cgroup_id.unwrap_or_default(),
             };
             self.roots.insert(tree.root, root);
             told
@@ -172,11 +175,15 @@ impl Sampler {
     fn ask(&self, tree: &Holding, at_ns: u64) -> Root {
         let argv = || self.lineage.argv(tree.slot, tree.root);
         let groups = tree.alive.then(|| self.hierarchies.groups_of(tree.root.tgid, "memory").ok());
+        let with_id = |dir: PathBuf| {
+            let id = cgroup::id(&dir).unwrap_or_default();
+            (dir, id)
+        };
         Root {
             signature: tree.signature,
             comm: self.gatherer.name(tree.root, argv),
             asked_ns: at_ns,
-            groups: groups.flatten().unwrap_or_default(),
+            groups: groups.flatten().into_iter().flatten().map(with_id).collect(),
         }
     }
 

@@ -5,14 +5,17 @@
 //! command have one cause and are one case; often enough it is a loop, which goes on until somebody changes
 //! something. Pure: sees what is recorded of each victim, and no clock but that.
 
+pub mod culprit;
 pub mod holders;
+pub mod short;
 
 use std::collections::VecDeque;
 
+use self::culprit::{Blame, Growth, blame};
 use super::Finding;
 use crate::{
     lineage::ProcessKey,
-    proto::{self, Kind, Oom, OomKill, OomScope},
+    proto::{self, Kind, MemorySample, Oom, OomKill, OomScope, Severity},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -22,7 +25,7 @@ const SECOND: u64 = 1_000_000_000;
 const JOINED_NS: u64 = SECOND;
 
 /// Twice within this in one group, or below one parent, is a loop: restarts back off up to 5 min.
-pub const LOOP_NS: u64 = 600 * SECOND;
+const LOOP_NS: u64 = 600 * SECOND;
 
 /// So many times within this is one for a command, wherever it runs: a group or parent of its own for each
 /// run is what containers have.
@@ -71,6 +74,18 @@ pub struct Case {
     pub looping: bool,
 }
 
+/// What a victim comes to.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    pub step: Step,
+    pub case: Case,
+    /// What the kernel did, and who had the memory.
+    pub oom: Oom,
+    pub finding: Finding,
+    /// What was known of the culprit's growth before.
+    pub growth: Option<Growth>,
+}
+
 /// All that is known of kills.
 #[derive(Debug, Default)]
 pub struct Kills {
@@ -103,6 +118,20 @@ impl Kills {
         // The most recent is the last.
         self.cases.push_back(case);
         (step, &self.cases[self.cases.len() - 1])
+    }
+
+    /// Takes a victim in, and says who is to blame: by the samples before it, oldest first, and by what is known
+    /// to grow.
+    pub fn judge(
+        &mut self,
+        kill: &OomKill,
+        samples: &[&MemorySample],
+        growths: &[Growth],
+    ) -> Judged {
+        let (step, case) = self.took(kill);
+        let Blame { holders, culprit, growth } = blame(&case.oom, samples, growths);
+        let oom = Oom { holders, ..case.oom.clone() };
+        Judged { step, case: case.clone(), oom, finding: case.finding(culprit), growth }
     }
 
     pub fn case(&self, number: u64) -> Option<&Case> {
@@ -262,6 +291,25 @@ impl Case {
             measures,
         }
     }
+}
+
+/// A host without memory is everybody's; a loop does not end by itself.
+pub fn severity(oom: &Oom, kind: Kind) -> Severity {
+    if kind == Kind::OomLoop || oom.scope() != OomScope::Cgroup {
+        Severity::Critical
+    } else {
+        Severity::Warning
+    }
+}
+
+/// It is over when nobody was killed again for as long as another kill would be the same cause, ns.
+pub fn quiet_ns(kind: Kind) -> u64 {
+    if kind == Kind::OomLoop { RESTART_NS } else { LOOP_NS }
+}
+
+/// Why it is over then.
+pub fn over(quiet_ns: u64) -> String {
+    format!("nobody was killed again for {} min", quiet_ns / 60 / SECOND)
 }
 
 /// What a victim held that is free now or soon, bytes: files stay in the page cache.
