@@ -302,6 +302,7 @@ fn memory_sample() -> MemorySample {
         stalled_ns: u64::MAX,
         limit_bytes: Some(2 << 30),
         limit_used_bytes: Some(1 << 30),
+        limit_cgroup_id: 78,
     };
     let adopted =
         TreeMemory { parent: None, limit_bytes: None, limit_used_bytes: None, ..tree.clone() };
@@ -352,6 +353,8 @@ fn oom_kill() -> OomKill {
         limit_bytes: Some(7 << 20),
         limit_used_bytes: Some(6 << 20),
         limit_cgroup: nasty(),
+        limit_cgroup_id: 78,
+        victim_cgroup_id: 77,
     }
 }
 

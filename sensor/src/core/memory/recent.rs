@@ -27,7 +27,7 @@ const LATE_NS: u64 = SECOND_NS / 2;
 pub struct Recent(Mutex<VecDeque<(u64, Vec<u8>)>>);
 
 impl Recent {
-    pub(super) fn add(&self, sample: &MemorySample) {
+    pub(crate) fn add(&self, sample: &MemorySample) {
         if sample.trees_unknown {
             return;
         }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    cgroup::Hierarchies,
+    cgroup::{self, Hierarchies},
     clock,
     core::trees::Trees,
     evidence::{
@@ -58,8 +58,15 @@ struct Root {
     signature: u64,
     comm: String,
     asked_ns: u64,
-    /// Directories of its cgroups that may limit memory.
-    groups: Vec<PathBuf>,
+    /// Its cgroups that may limit memory.
+    groups: Vec<Group>,
+}
+
+#[derive(Clone, PartialEq)]
+struct Group {
+    dir: PathBuf,
+    /// 0: it could not be read.
+    id: u64,
 }
 
 impl Sampler {
@@ -139,7 +146,7 @@ impl Sampler {
                     && at_ns.saturating_sub(known.asked_ns) < BELIEVED_NS
             });
             let root = known.unwrap_or_else(|| self.ask(tree, at_ns));
-            let room = limits.tightest(&root.groups);
+            let (room, limit_cgroup_id) = limits.tightest(&root.groups).unzip();
             let told = TreeMemory {
                 root: key(tree.root),
                 parent: key(tree.parent),
@@ -162,6 +169,7 @@ impl Sampler {
                 stalled_ns: self.lineage.stalls().of(tree.slot, tree.root).tree_ns,
                 limit_bytes: room.map(|room| room.most),
                 limit_used_bytes: room.map(|room| room.used),
+                limit_cgroup_id: limit_cgroup_id.unwrap_or_default(),
             };
             self.roots.insert(tree.root, root);
             told
@@ -172,11 +180,12 @@ impl Sampler {
     fn ask(&self, tree: &Holding, at_ns: u64) -> Root {
         let argv = || self.lineage.argv(tree.slot, tree.root);
         let groups = tree.alive.then(|| self.hierarchies.groups_of(tree.root.tgid, "memory").ok());
+        let with_id = |dir: PathBuf| Group { id: cgroup::id(&dir).unwrap_or_default(), dir };
         Root {
             signature: tree.signature,
             comm: self.gatherer.name(tree.root, argv),
             asked_ns: at_ns,
-            groups: groups.flatten().unwrap_or_default(),
+            groups: groups.flatten().into_iter().flatten().map(with_id).collect(),
         }
     }
 
@@ -189,9 +198,9 @@ impl Sampler {
             self.groups.insert((group.by, group.what), what.clone());
             // A dead root is in no cgroup; the living below it that hold much are told of as well.
             let members = tally.trees.iter().filter(|tree| tree.alive && group.has(tree));
-            let dirs =
+            let theirs =
                 members.filter_map(|tree| Some(self.roots.get(&tree.root)?.groups.as_slice()));
-            let room = limits.shared(dirs);
+            let room = limits.shared(theirs);
             GroupMemory {
                 by: group.by.into(),
                 what,
@@ -225,20 +234,21 @@ impl Limits {
     }
 
     /// The one that is met first by who is in these cgroups.
-    fn tightest(&mut self, dirs: &[PathBuf]) -> Option<Room> {
-        dirs.iter().filter_map(|dir| self.of(dir)).min_by_key(Room::left)
+    fn tightest(&mut self, groups: &[Group]) -> Option<(Room, u64)> {
+        let limited = groups.iter().filter_map(|group| Some((self.of(&group.dir)?, group.id)));
+        limited.min_by_key(|(room, _)| room.left())
     }
 
     /// Of those that all are under, each of whom is in such cgroups, the one that is met first.
-    fn shared<'a>(&mut self, mut all: impl Iterator<Item = &'a [PathBuf]>) -> Option<Room> {
-        let mut limited: Vec<&PathBuf> = all.next()?.iter().collect();
-        limited.retain(|dir| self.of(dir).is_some());
+    fn shared<'a>(&mut self, mut all: impl Iterator<Item = &'a [Group]>) -> Option<Room> {
+        let mut limited: Vec<&Group> = all.next()?.iter().collect();
+        limited.retain(|group| self.of(&group.dir).is_some());
         while !limited.is_empty()
-            && let Some(dirs) = all.next()
+            && let Some(groups) = all.next()
         {
-            limited.retain(|dir| dirs.contains(dir));
+            limited.retain(|group| groups.contains(group));
         }
-        limited.into_iter().filter_map(|dir| self.of(dir)).min_by_key(Room::left)
+        limited.into_iter().filter_map(|group| self.of(&group.dir)).min_by_key(Room::left)
     }
 }
 
@@ -280,16 +290,18 @@ mod tests {
         lay("user/one", &(600 * MIB).to_string(), 500);
         lay("user/two", "max", 900);
         lay("other", "max", 100);
-        let dirs = |names: &[&str]| -> Vec<PathBuf> {
-            names.iter().map(|name| root.path().join(Path::new(name))).collect()
+        let dirs = |names: &[&str]| -> Vec<Group> {
+            let named = names.iter().map(|name| Group { dir: root.path().join(name), id: 7 });
+            named.collect()
         };
         let (one, two) = (dirs(&["user/one", "user"]), dirs(&["user/two", "user"]));
         let other = dirs(&["other"]);
         let mut limits = Limits::new(Some(16_384 * MIB));
         let mib = |room: Option<Room>| room.map(|room| (room.most / MIB, room.used / MIB));
-        assert_eq!(mib(limits.tightest(&one)), Some((600, 500)));
+        let (tightest, id) = limits.tightest(&one).unzip();
+        assert_eq!((mib(tightest), id), (Some((600, 500)), Some(7)));
         let mut shared =
-            |all: &[&Vec<PathBuf>]| mib(limits.shared(all.iter().map(|dirs| dirs.as_slice())));
+            |all: &[&Vec<Group>]| mib(limits.shared(all.iter().map(|dirs| dirs.as_slice())));
         assert_eq!(
             shared(&[&one, &two]),
             Some((2048, 1500)),

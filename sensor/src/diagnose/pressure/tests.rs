@@ -175,6 +175,7 @@ fn who_grows_outside_of_a_cgroup_does_not_take_from_it() {
         processes: 40,
         bytes: mib * MIB,
         eldest: Some(root(99)),
+        ..GroupMemory::default()
     };
     let mut before = sample(0, 3000, &[outside(100), limited(20, 7, 200, 400)]);
     let mut now = sample(180, 600, &[outside(3100), limited(20, 7, 700, 984)]);
