@@ -35,7 +35,7 @@ use crate::{
         usage,
     },
     diagnose::pressure::{Shortage, Waiting, within},
-    incident,
+    host, incident,
     kernel::{HELPER_PRIORITY, Lineage},
     proto::{self, Kind, Pressure, Priority, Usage, observation::Fact, record::Body},
     record::Draft,
@@ -99,6 +99,7 @@ impl Shortages {
         let watcher = limits.and_then(|limits| {
             let options = Options {
                 proc: "/proc".into(),
+                cpus: host::cpus(),
                 limits,
                 strain: strain.clone(),
                 // It gives way to those who stop something.

@@ -81,7 +81,7 @@ const SOME_AVG10: f64 = 10.0;
 const FULL_WINDOWS: f64 = 2.0;
 /// systemd-oomd kills at 60 for 30 s; here nothing is killed, and hosts were seen to livelock at 23.
 const FULL_AVG10: f64 = 20.0;
-/// Time in direct reclaim of all tasks together, percent of the time that passed.
+/// Time in direct reclaim of all tasks together, percent of the time that passed on all CPUs.
 const RECLAIM_PERCENT: f64 = 5.0;
 /// All of the page cache was read again within 10 s: what runs is thrown out and fetched, over and over.
 pub const REFAULTED_PERCENT: f64 = 100.0;

@@ -65,6 +65,8 @@ pub struct Group {
 /// What the thread works with.
 pub struct Options {
     pub proc: PathBuf,
+    /// That are online.
+    pub cpus: u32,
     pub limits: Limits,
     pub strain: Strain,
     /// Real-time priority; none: an ordinary thread.
@@ -99,7 +101,7 @@ impl Watcher {
         let shared =
             Arc::new(Shared { wake, ends: AtomicBool::new(false), wanted: Mutex::new(None) });
         let mut why = None;
-        let host = Place::host(&options.proc, &mut why);
+        let host = Place::host(&options.proc, options.cpus, &mut why);
         let degraded = degraded(&host, why);
         let ours = Arc::clone(&shared);
         let thread = thread::Builder::new().name("pressure".into()).spawn(move || {
@@ -299,6 +301,7 @@ mod tests {
         let strain = Strain::default();
         let options = Options {
             proc: proc.path().to_owned(),
+            cpus: 1,
             limits: Limits::default(),
             strain: strain.clone(),
             priority: None,
@@ -328,11 +331,12 @@ mod tests {
     fn groups_come_and_go() {
         let options = Options {
             proc: "/nowhere".into(),
+            cpus: 1,
             limits: Limits::default(),
             strain: Strain::default(),
             priority: None,
         };
-        let mut watch = Watch::new(Place::host(&options.proc, &mut None), &options);
+        let mut watch = Watch::new(Place::host(&options.proc, 1, &mut None), &options);
         let dirs: Vec<tempfile::TempDir> =
             (0..GROUPS + 4).map(|_| tempfile::tempdir().unwrap()).collect();
         let group = |at: usize| Group { name: format!("/{at}"), dir: dirs[at].path().to_owned() };

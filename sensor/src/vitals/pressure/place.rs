@@ -46,6 +46,8 @@ pub(super) struct Place {
     pub name: String,
     /// Where it is; none: the host.
     pub dir: Option<PathBuf>,
+    /// Of the host, that are online: on a large one somebody looks for memory somewhere at any time.
+    cpus: u64,
     pressure: Option<File>,
     some: Option<Trigger>,
     full: Option<Trigger>,
@@ -101,11 +103,12 @@ struct Left {
 }
 
 impl Place {
-    /// `why`: gets why a trigger could not be set.
-    pub fn host(proc: &Path, why: &mut Option<String>) -> Self {
+    /// `cpus`: that are online; `why`: gets why a trigger could not be set.
+    pub fn host(proc: &Path, cpus: u32, why: &mut Option<String>) -> Self {
         let open = |name: &str| File::open(proc.join(name)).ok();
         let holds = Holds::Host { meminfo: open("meminfo"), vmstat: open("vmstat") };
-        Self::new(String::new(), None, &proc.join("pressure/memory"), holds, why)
+        let place = Self::new(String::new(), None, &proc.join("pressure/memory"), holds, why);
+        Self { cpus: u64::from(cpus.max(1)), ..place }
     }
 
     pub fn group(name: String, dir: &Path) -> Self {
@@ -139,6 +142,7 @@ impl Place {
         Self {
             name,
             dir,
+            cpus: 1,
             pressure: File::open(pressure).ok(),
             some,
             full,
@@ -171,7 +175,7 @@ impl Place {
         let left = self.holds.read(buffer);
         let stalls = read(self.pressure.as_ref(), buffer).map(parse::stalls).unwrap_or_default();
         let host = self.dir.is_none();
-        self.window.look(now_ns, stalls, reclaimed);
+        self.window.look(now_ns, stalls, (reclaimed.0, reclaimed.1 / self.cpus));
         let window = &self.window;
         let (mut some, mut full) = (window.some, window.full);
         if fired[0] {
@@ -312,6 +316,7 @@ mod tests {
     use std::fs;
 
     use super::*;
+    use crate::detect::pressure::{Level, Limits, level};
 
     const S: u64 = 1_000_000_000;
 
@@ -336,7 +341,7 @@ mod tests {
             ("vmstat", "workingset_refault_file 0\n"),
         ]);
         let mut why = None;
-        let mut place = Place::host(proc.path(), &mut why);
+        let mut place = Place::host(proc.path(), 1, &mut why);
         // A plain file takes any text.
         fs::write(
             proc.path().join("pressure/memory"),
@@ -377,7 +382,7 @@ mod tests {
     #[test]
     fn triggers_that_come_again_and_again() {
         let proc = tree(&[("meminfo", MEMINFO)]);
-        let mut place = Place::host(proc.path(), &mut None);
+        let mut place = Place::host(proc.path(), 1, &mut None);
         let mut buffer = [0; BUFFER];
         for (at, fired, row) in [(10, true, 1), (11, true, 2), (12, true, 3), (14, true, 1)] {
             let now = place.look(at * S, [fired; 2], (0, 0), &mut buffer);
@@ -385,6 +390,22 @@ mod tests {
         }
         let now = place.look(20 * S, [false; 2], (0, 0), &mut buffer);
         assert_eq!((now.full_windows, now.some_percent), (0, None));
+    }
+
+    #[test]
+    fn a_large_host() {
+        // 95 % of it is hugepages, and most of the rest is free.
+        let meminfo = "MemTotal: 1000000 kB\nMemAvailable: 40000 kB\nHugetlb: 950000 kB\n";
+        let proc = tree(&[("meminfo", meminfo)]);
+        let mut place = Place::host(proc.path(), 256, &mut None);
+        let mut buffer = [0; BUFFER];
+        let mut look = |at, reclaimed| place.look(at * S, [false; 2], reclaimed, &mut buffer);
+        look(1, (0, 0));
+        // 2.56 s in each second, by 256 CPUs.
+        let now = look(4, (10, 7_680_000_000));
+        assert_eq!((now.reclaims, now.reclaim_percent), (Some(10), Some(1.0)));
+        assert_eq!(now.total_bytes, Some(51_200_000));
+        assert!(level(&now, Level::Calm, &Limits::default()) < Level::Warning, "{now:?}");
     }
 
     #[test]
