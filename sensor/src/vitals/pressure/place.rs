@@ -1,9 +1,12 @@
 //! A place where memory can get short, the host or a cgroup: its files, which stay open, and one look at it.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -46,6 +49,10 @@ pub(super) struct Place {
     pub name: String,
     /// Where it is; none: the host.
     pub dir: Option<PathBuf>,
+    /// Device and inode of the directory whose files are open: another one may get its name.
+    id: Option<(u64, u64)>,
+    /// The kernel has taken the triggers away.
+    pub disarmed: bool,
     /// Of the host, that are online: on a large one somebody looks for memory somewhere at any time.
     cpus: u64,
     pressure: Option<File>,
@@ -112,6 +119,8 @@ impl Place {
     }
 
     pub fn group(name: String, dir: &Path) -> Self {
+        // Before its files: if another one comes meanwhile, it is not taken for this one.
+        let id = identity(dir);
         let open = |name: &str| File::open(dir.join(name)).ok();
         let holds = Holds::Group {
             max: open("memory.max"),
@@ -121,7 +130,7 @@ impl Place {
         };
         let pressure = dir.join("memory.pressure");
         // What the host's say is enough to know.
-        Self::new(name, Some(dir.to_owned()), &pressure, holds, &mut None)
+        Self { id, ..Self::new(name, Some(dir.to_owned()), &pressure, holds, &mut None) }
     }
 
     fn new(
@@ -142,6 +151,8 @@ impl Place {
         Self {
             name,
             dir,
+            id: None,
+            disarmed: false,
             cpus: 1,
             pressure: File::open(pressure).ok(),
             some,
@@ -157,6 +168,23 @@ impl Place {
     /// What to wait for.
     pub fn triggers(&self) -> [Option<BorrowedFd<'_>>; 2] {
         [&self.some, &self.full].map(|trigger| trigger.as_ref().map(Trigger::as_fd))
+    }
+
+    /// The triggers are dead: the cgroup was removed, or its PSI switched off. Whoever waited for them would be
+    /// woken at once, for ever.
+    pub fn disarm(&mut self) {
+        (self.some, self.full, self.disarmed) = (None, None, true);
+    }
+
+    /// Whether the directory whose files are open is still there by its name.
+    pub fn is_there(&self) -> bool {
+        self.dir.as_ref().is_none_or(|dir| self.id.is_some() && self.id == identity(dir))
+    }
+
+    #[cfg(test)]
+    pub fn with_dead_triggers(mut self) -> Self {
+        (self.some, self.full) = (Some(Trigger::dead()), Some(Trigger::dead()));
+        self
     }
 
     /// The shortest window that the kernel took, if it took any.
@@ -222,8 +250,14 @@ impl Place {
             falling_bytes_per_second: fall.map(|fall| fall.bytes_per_second),
             falling_ns: fall.map_or(0, |fall| fall.for_ns),
             refaulted_percent: refaulted,
+            gone: false,
         }
     }
+}
+
+/// Device and inode. Where an inode's number has 64 bits, cgroupfs gives it to no other later.
+fn identity(dir: &Path) -> Option<(u64, u64)> {
+    fs::metadata(dir).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// How long to wait until the next look at a place where so much is left: it cannot be used up meanwhile.
@@ -313,8 +347,6 @@ impl Refaults {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::detect::pressure::{Level, Limits, level};
 
@@ -406,6 +438,21 @@ mod tests {
         assert_eq!((now.reclaims, now.reclaim_percent), (Some(10), Some(1.0)));
         assert_eq!(now.total_bytes, Some(51_200_000));
         assert!(level(&now, Level::Calm, &Limits::default()) < Level::Warning, "{now:?}");
+    }
+
+    #[test]
+    fn another_one_by_the_same_name() {
+        let root = tree(&[("box/memory.max", "1000\n"), ("other/memory.max", "1000\n")]);
+        let dir = root.path().join("box");
+        let place = Place::group("/box".into(), &dir);
+        assert!(place.is_there());
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(!place.is_there());
+        fs::rename(root.path().join("other"), &dir).unwrap();
+        assert!(!place.is_there(), "it is not the one whose files are open");
+        assert!(Place::group("/box".into(), &dir).is_there());
+        assert!(!Place::group("/no".into(), &root.path().join("no")).is_there());
+        assert!(Place::host(Path::new("/nowhere"), 1, &mut None).is_there());
     }
 
     #[test]
