@@ -35,7 +35,7 @@ use crate::{
         usage,
     },
     diagnose::pressure::{Shortage, Waiting, within},
-    incident,
+    host, incident,
     kernel::{HELPER_PRIORITY, Lineage},
     proto::{self, Kind, Pressure, Priority, Usage, observation::Fact, record::Body},
     record::Draft,
@@ -99,6 +99,7 @@ impl Shortages {
         let watcher = limits.and_then(|limits| {
             let options = Options {
                 proc: "/proc".into(),
+                cpus: host::cpus(),
                 limits,
                 strain: strain.clone(),
                 // It gives way to those who stop something.
@@ -167,14 +168,23 @@ impl Desk {
                         id = Some(opened);
                     }
                 }
-                Said::Calm { cgroup } => {
+                Said::Calm { cgroup, why } => {
                     if let Some(id) = self.shortages.open.remove(&cgroup) {
-                        self.resolve(&id, "there is enough memory again, and nobody waits for it");
+                        self.resolve(&id, why);
                     }
                 }
             }
         }
         self.observed(id, Fact::Pressure(pressure));
+    }
+
+    /// Ends what nobody tells of any more. That is recorded, so that a replay ends it as well.
+    pub fn end_silent_shortages(&mut self) {
+        let at_ns = clock::boot_ns();
+        let silent = self.shortages.detector.as_ref().map(|it| it.silent(at_ns));
+        for cgroup in silent.unwrap_or_default() {
+            self.pressed(Pressure { at_ns, cgroup, ..Pressure::default() });
+        }
     }
 
     /// Opens an incident of a place, or makes the open one worse. The host's own are everybody's matter: they

@@ -22,6 +22,7 @@ impl Desk {
         self.resolve_ended_loops();
         self.resolve_unseen_growth();
         self.resolve_ended_ooms();
+        self.end_silent_shortages();
         self.choose_groups();
         self.note_waits();
         self.tend_ballast();

@@ -81,7 +81,7 @@ const SOME_AVG10: f64 = 10.0;
 const FULL_WINDOWS: f64 = 2.0;
 /// systemd-oomd kills at 60 for 30 s; here nothing is killed, and hosts were seen to livelock at 23.
 const FULL_AVG10: f64 = 20.0;
-/// Time in direct reclaim of all tasks together, percent of the time that passed.
+/// Time in direct reclaim of all tasks together, percent of the time that passed on all CPUs.
 const RECLAIM_PERCENT: f64 = 5.0;
 /// All of the page cache was read again within 10 s: what runs is thrown out and fetched, over and over.
 pub const REFAULTED_PERCENT: f64 = 100.0;
@@ -245,8 +245,9 @@ pub fn level(pressure: &Pressure, held: Level, limits: &Limits) -> Level {
 pub struct Gauge {
     /// When each of watch, warning and critical had its last sign, boot clock, ns.
     seen: [Option<u64>; 3],
-    /// The level after the last observation.
+    /// The level after the last observation, and when that was.
     last: Level,
+    at_ns: u64,
 }
 
 impl Gauge {
@@ -261,6 +262,7 @@ impl Gauge {
     pub fn observe(&mut self, pressure: &Pressure, limits: &Limits) -> (Level, Level) {
         let at_ns = pressure.at_ns;
         let now = level(pressure, self.held(at_ns), limits);
+        self.at_ns = at_ns;
         for (level, seen) in Level::RISEN.into_iter().zip(&mut self.seen) {
             if now >= level {
                 *seen = Some(at_ns);
@@ -283,6 +285,9 @@ pub struct Teller {
 /// Between two records, ns: while it is only watched, and from a warning on.
 const WATCHED_NS: u64 = 10_000_000_000;
 const WARNED_NS: u64 = 2_000_000_000;
+/// Without any record for so long, a place that is calm by the clock has had its last one, ns: one comes every 10 s
+/// until it is calm, and the desk may be late.
+const SILENT_NS: u64 = 2 * WATCHED_NS;
 /// A fall is told of after so long, ns: signs come and go with each look.
 const FALLEN_NS: u64 = 1_000_000_000;
 
@@ -318,9 +323,12 @@ impl Teller {
 pub enum Said {
     /// A place got worse, to `warning` or `critical`.
     Risen { cgroup: String, level: Level, finding: Box<Finding> },
-    /// A place of which something was said is calm again.
-    Calm { cgroup: String },
+    /// A place of which something was said is calm again, or gone.
+    Calm { cgroup: String, why: &'static str },
 }
+
+const ENOUGH: &str = "there is enough memory again, and nobody waits for it";
+const GONE: &str = "the cgroup is gone, and what was short in it";
 
 /// All places.
 #[derive(Clone, Debug)]
@@ -340,11 +348,17 @@ impl Detector {
 
     pub fn observe(&mut self, pressure: &Pressure) -> Vec<Said> {
         let cgroup = pressure.cgroup.clone();
-        if !self.places.contains_key(&cgroup) && self.places.len() >= PLACES {
+        // However many cgroups there are, the host is judged.
+        let full = self.places.len() >= PLACES && !cgroup.is_empty();
+        if full && !self.places.contains_key(&cgroup) {
             return Vec::new();
         }
         let gauge = self.places.entry(cgroup.clone()).or_default();
-        let (before, now) = gauge.observe(pressure, &self.limits);
+        let (before, now) = if pressure.gone {
+            (gauge.last, Level::Calm)
+        } else {
+            gauge.observe(pressure, &self.limits)
+        };
         if now == Level::Calm {
             self.places.remove(&cgroup);
         }
@@ -352,10 +366,20 @@ impl Detector {
             let finding = Box::new(finding(pressure, now, &self.limits));
             vec![Said::Risen { cgroup, level: now, finding }]
         } else if before >= Level::Warning && now < Level::Warning {
-            vec![Said::Calm { cgroup }]
+            vec![Said::Calm { cgroup, why: if pressure.gone { GONE } else { ENOUGH } }]
         } else {
             Vec::new()
         }
+    }
+
+    /// Places that have not been looked at since they became calm: that record was lost, or nobody looks any more.
+    /// A look at which nothing is known ends them, here and in a replay.
+    pub fn silent(&self, now_ns: u64) -> Vec<String> {
+        let silent = |gauge: &Gauge| {
+            gauge.held(now_ns) == Level::Calm && now_ns.saturating_sub(gauge.at_ns) >= SILENT_NS
+        };
+        let places = self.places.iter().filter(|(_, gauge)| silent(gauge));
+        places.map(|(cgroup, _)| cgroup.clone()).collect()
     }
 
     /// The level of a place at a moment; empty: the host.

@@ -288,12 +288,8 @@ impl Replay {
                     let found = Found::of(&finding, |_| String::new(), record.at);
                     self.report.findings.push(Found { cgroup: Some(cgroup), ..found });
                 }
-                Said::Calm { cgroup } => {
-                    let end = End {
-                        at: record.at,
-                        at_ns: pressure.at_ns,
-                        why: "there is enough memory again, and nobody waits for it".to_owned(),
-                    };
+                Said::Calm { cgroup, why } => {
+                    let end = End { at: record.at, at_ns: pressure.at_ns, why: why.to_owned() };
                     let open = self.report.findings.iter_mut().filter(|it| it.over.is_none());
                     open.filter(|found| found.rule == pressure::RULE)
                         .filter(|found| found.cgroup.as_ref() == Some(&cgroup))

@@ -41,6 +41,9 @@ pub fn load(text: &[u8]) -> (Option<f32>, Option<u32>) {
 }
 
 /// Of `/proc/meminfo`, bytes.
+///
+/// The total is without what is set apart for hugepages: `MemTotal` has it, `MemAvailable` has not, so that a host which
+/// has most of its memory there would be short for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     pub total: Option<u64>,
@@ -50,6 +53,8 @@ pub struct Memory {
     /// Page cache that can be given up.
     active_file: Option<u64>,
     inactive_file: Option<u64>,
+    /// Hugepages of all sizes, used or not: <https://docs.kernel.org/admin-guide/mm/hugetlbpage.html>. Since 4.16.
+    hugepages: Option<u64>,
 }
 
 impl Memory {
@@ -75,10 +80,13 @@ pub fn memory(text: &[u8]) -> Memory {
             Some(b"SwapFree:") => &mut memory.swap_free,
             Some(b"Active(file):") => &mut memory.active_file,
             Some(b"Inactive(file):") => &mut memory.inactive_file,
+            Some(b"Hugetlb:") => &mut memory.hugepages,
             _ => continue,
         };
         *place = words.next().and_then(number).and_then(|kib| kib.checked_mul(1024));
     }
+    let hugepages = memory.hugepages.unwrap_or_default();
+    memory.total = memory.total.map(|total| total.saturating_sub(hugepages));
     memory
 }
 
@@ -201,6 +209,10 @@ mod tests {
         assert_eq!((read.total, read.file()), (Some(24_684_092 * 1_024), None));
         assert_eq!(memory(b"Active(file): 3 kB\nInactive(file): 4 kB\n").file(), Some(7 * 1_024));
         assert_eq!(memory(b""), Memory::default());
+        let huge =
+            b"MemTotal: 1000 kB\nHugePages_Total: 5\nHugepagesize: 2048 kB\nHugetlb: 950 kB\n";
+        assert_eq!(memory(huge).total, Some(50 * 1_024), "nobody else gets those");
+        assert_eq!(memory(b"MemTotal: 1 kB\nHugetlb: 2 kB\n").total, Some(0));
         let stat = b"anon 5\nfile 9\ninactive_file 4096\nactive_file 8192\n";
         assert_eq!(cache(stat), Some(12_288));
         assert_eq!(cache(b"active_file 1\n"), None);
