@@ -341,6 +341,9 @@ fn held(sample: &MemorySample) -> String {
 fn shortage(pressure: &Pressure) -> String {
     let place =
         if pressure.cgroup.is_empty() { "the host".into() } else { text::safe(&pressure.cgroup) };
+    if pressure.gone {
+        return format!("{place} is gone");
+    }
     let mut line = match (pressure.available_bytes, pressure.total_bytes) {
         (Some(available), Some(total)) => {
             format!("{place}: {} of {} available", text::bytes(available), text::bytes(total))
