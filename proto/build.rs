@@ -55,6 +55,7 @@ const STRINGS: &[&str] = &[
     "GetStatusResponse.last_seq",
     "VitalsSample.boot_ns",
     "TopTree.start_ns",
+    "TopTree.stalled_ns",
     "TreeList.boot_ns",
     "TreeList.span_ns",
     "LiveTree.age_ns",

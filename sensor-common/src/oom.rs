@@ -130,6 +130,36 @@ pub struct Kill {
     pub sender_comm: Comm,
 }
 
+/// Whose doing a mark of the OOM killer's is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// The OOM killer ends it.
+    Kill,
+    /// It was ending already, by itself or by somebody else's signal.
+    Dying,
+    /// It is marked already: another one of its threads is.
+    Known,
+}
+
+impl Doing {
+    /// By the SIGKILL that was seen before the mark. The OOM killer sends one and marks at once, by the same hand
+    /// (`__oom_kill_process` of `mm/oom_kill.c`). Whoever is ending it marks without any (`task_will_free_mem`), so
+    /// that whatever signal there was is another one's: also the kernel's own, as where a pid namespace ends.
+    /// `senders`: who sends is seen at all; without that the kernel is believed.
+    #[inline(always)]
+    pub fn of(kill: Option<&Kill>, victim: ProcessKey, trigger: ProcessKey, senders: bool) -> Self {
+        match kill {
+            Some(kill) if kill.target == victim => match kill.flags & (BY_OOM | BY_KERNEL) {
+                BY_KERNEL if kill.sender == trigger => Self::Kill,
+                0 | BY_KERNEL => Self::Dying,
+                _ => Self::Known,
+            },
+            _ if senders => Self::Dying,
+            _ => Self::Kill,
+        }
+    }
+}
+
 /// The memory limit that was nearest to being full.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -205,4 +235,53 @@ mod pod {
     unsafe impl aya::Pod for super::Marked {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Killed {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VICTIM: ProcessKey = ProcessKey::new(7, 70);
+    const TRIGGER: ProcessKey = ProcessKey::new(9, 90);
+
+    fn sent(sender: ProcessKey, flags: u32) -> Kill {
+        Kill {
+            target: VICTIM,
+            sender,
+            at_ns: 100,
+            sender_cgroup: 0,
+            task: 0,
+            pages: Pages::default(),
+            sender_uid: 0,
+            flags,
+            sender_comm: Comm::default(),
+        }
+    }
+
+    #[test]
+    fn the_killers_own_signal_comes_right_before_its_mark() {
+        let of = |kill: &Kill| Doing::of(Some(kill), VICTIM, TRIGGER, true);
+        assert_eq!(of(&sent(TRIGGER, BY_KERNEL)), Doing::Kill);
+        // A second thread of a victim, which may be marked by anybody.
+        assert_eq!(of(&sent(TRIGGER, BY_KERNEL | BY_OOM)), Doing::Known);
+        assert_eq!(of(&sent(VICTIM, BY_KERNEL | BY_OOM)), Doing::Known);
+    }
+
+    #[test]
+    fn who_ends_already_is_no_kill() {
+        let other = ProcessKey::new(1, 90);
+        let of = |kill: &Kill| Doing::of(Some(kill), VICTIM, TRIGGER, true);
+        assert_eq!(of(&sent(other, 0)), Doing::Dying, "a user's SIGKILL");
+        assert_eq!(of(&sent(TRIGGER, 0)), Doing::Dying, "also one of the trigger's");
+        assert_eq!(of(&sent(other, BY_KERNEL)), Doing::Dying, "its pid namespace ends");
+        // By itself, by SIGTERM, by SIGSEGV: nobody sent SIGKILL, or only to whoever had its pid before.
+        assert_eq!(Doing::of(None, VICTIM, TRIGGER, true), Doing::Dying);
+        let before = Kill { target: ProcessKey::new(7, 1), ..sent(TRIGGER, BY_KERNEL) };
+        assert_eq!(of(&before), Doing::Dying);
+    }
+
+    #[test]
+    fn where_no_sender_is_seen_the_kernel_is_believed() {
+        assert_eq!(Doing::of(None, VICTIM, TRIGGER, false), Doing::Kill);
+    }
 }

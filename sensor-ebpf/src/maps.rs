@@ -89,6 +89,10 @@ pub static LOOPS: LruHashMap<Loop, Window> = LruHashMap::with_max_entries(respaw
 #[map]
 pub static KILLS: LruHashMap<u32, Kill> = LruHashMap::with_max_entries(oom::KILLS, 0);
 
+/// 1: what sees who sends SIGKILL is attached, which user space enters.
+#[map]
+pub static SENDERS: Array<u32> = Array::with_max_entries(1, 0);
+
 /// The memory limit that a victim's trigger met: room for what one function of the verifier's answers another.
 #[map]
 pub static LIMIT: PerCpuArray<Limit> = PerCpuArray::with_max_entries(1, 0);

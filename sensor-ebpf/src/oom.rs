@@ -19,14 +19,14 @@ use sensor_common::{
     lineage::{EXECUTED, Slot},
     loss::Reason,
     oom::{
-        ABSENT, BY_KERNEL, BY_OOM, COUNTED, Comm, DYING, Kill, Killed, LEVELS, LIMITED, Layout,
-        Limit, MATTERS_PAGES, MATTERS_PROCESSES, Marked, NODE, Pages, RECORD, SIGKILL,
+        ABSENT, BY_KERNEL, BY_OOM, COUNTED, Comm, DYING, Doing, Kill, Killed, LEVELS, LIMITED,
+        Layout, Limit, MATTERS_PAGES, MATTERS_PROCESSES, Marked, NODE, Pages, RECORD, SIGKILL,
         TOLD_A_SECOND, Told,
     },
 };
 
 use crate::{
-    maps::{EVENTS, EXECS, KILLS, LIMIT, TOLD, lose, node, slot_of},
+    maps::{EVENTS, EXECS, KILLS, LIMIT, SENDERS, TOLD, lose, node, slot_of},
     task::{Address, Task, cgroup_id, read_at},
 };
 
@@ -164,15 +164,18 @@ pub fn marked(victim: u64) -> i32 {
 fn tell(task: u64) -> u32 {
     let victim = Task(task);
     let key = victim.key();
-    // Without the other hook nobody knows whose signal it was: then the kernel is believed.
+    let trigger = current().key();
+    let senders = SENDERS.get(0).is_some_and(|seen| *seen != 0);
+    let kill = KILLS.get_ptr_mut(key.tgid);
     let mut flags = 0;
-    if let Some(kill) = KILLS.get_ptr_mut(key.tgid) {
-        // SAFETY: a value of the map, which is preallocated.
-        unsafe {
-            if (*kill).flags & BY_KERNEL == 0 && (*kill).target.start_ns == key.start_ns {
-                flags = DYING;
-            } else {
-                (*kill).flags |= BY_OOM;
+    // SAFETY: a value of the map, which is preallocated.
+    match Doing::of(unsafe { kill.map(|kill| &*kill) }, key, trigger, senders) {
+        Doing::Known => return 0,
+        Doing::Dying => flags = DYING,
+        Doing::Kill => {
+            if let Some(kill) = kill {
+                // SAFETY: as above.
+                unsafe { (*kill).flags |= BY_OOM };
             }
         }
     }
@@ -196,7 +199,7 @@ fn tell(task: u64) -> u32 {
         (*sent).tag = event::MARKED;
         (*sent).at_ns = now();
         (*sent).victim = key;
-        (*sent).trigger = current().key();
+        (*sent).trigger = trigger;
         (*sent).victim_cgroup = victim.cgroup();
         (*sent).trigger_cgroup = own_cgroup();
         (*sent).pages = pages;

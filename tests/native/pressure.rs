@@ -1,6 +1,9 @@
 //! Pressure: thresholds in percent, a cgroup at its limit, and who waits there.
 
-use std::{process::Stdio, time::Duration};
+use std::{
+    process::{Child, Stdio},
+    time::Duration,
+};
 
 use serde_json::Value;
 use tests::{Cage, Limits, Sensor, needs, run::until, skip, test_name, watch::number};
@@ -42,19 +45,17 @@ while int(open(sys.argv[1]).read()) < int(sys.argv[2]):
 time.sleep(3600)
 "#;
 
-#[test]
-fn kernels_a_cgroup_at_its_limit() {
-    needs!("python3");
-    if !emulated() {
-        skip::note(test_name!(), "needs memory.max in cgroup v2: in a guest");
-        return;
-    }
-    let limit = 64 << 20;
-    let cage = Cage::new(Limits { tasks: None, memory_bytes: Some(limit) }).unwrap();
-    let sensor = Sensor::start(&cage, "").unwrap();
+const LIMIT: u64 = 64 << 20;
+
+fn limited() -> Cage {
+    Cage::new(Limits { tasks: None, memory_bytes: Some(LIMIT) }).unwrap()
+}
+
+/// Somebody takes nearly all of a cage's memory; the incident about it.
+fn becomes_short(cage: &Cage, sensor: &Sensor) -> (Child, Value) {
     // 7 % are left, and nothing of it is page cache.
-    let used = limit / 100 * 93;
-    let mut running = cage
+    let used = LIMIT / 100 * 93;
+    let running = cage
         .command("python3")
         .unwrap()
         .args(["-c", HOLD])
@@ -66,14 +67,48 @@ fn kernels_a_cgroup_at_its_limit() {
     let incident = sensor.wait_for(CATCH, |one| one["kind"] == "memory_pressure").unwrap();
     assert!(incident["summary"].as_str().unwrap().contains(&cage.path()), "{incident:#}");
     assert_eq!(incident["finding"]["rule"], "pressure");
+    (running, incident)
+}
+
+fn is_resolved(sensor: &Sensor, incident: &Value) -> bool {
+    let calm = |one: &Value| one["id"] == incident["id"] && one["state"] == "resolved";
+    until(Duration::from_mins(3), || sensor.incidents().unwrap().iter().any(calm))
+}
+
+#[test]
+fn kernels_a_cgroup_at_its_limit() {
+    needs!("python3");
+    if !emulated() {
+        skip::note(test_name!(), "needs memory.max in cgroup v2: in a guest");
+        return;
+    }
+    let cage = limited();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let (mut running, incident) = becomes_short(&cage, &sensor);
     let mut watch = sensor.watch(0).unwrap();
     let told = watch
         .find(CATCH, |record| record["observation"]["pressure"]["cgroup"] == cage.path())
         .unwrap()
         .record;
-    assert_eq!(number(&told["observation"]["pressure"]["total_bytes"]).unwrap(), limit);
+    assert_eq!(number(&told["observation"]["pressure"]["total_bytes"]).unwrap(), LIMIT);
     running.kill().unwrap();
     running.wait().unwrap();
-    let calm = |one: &Value| one["id"] == incident["id"] && one["state"] == "resolved";
-    assert!(until(Duration::from_mins(3), || sensor.incidents().unwrap().iter().any(calm)));
+    assert!(is_resolved(&sensor, &incident));
+}
+
+/// As a container does that the OOM killer ends.
+#[test]
+fn kernels_a_cgroup_that_goes_away_while_it_is_short() {
+    needs!("python3");
+    if !emulated() {
+        skip::note(test_name!(), "needs memory.max in cgroup v2: in a guest");
+        return;
+    }
+    let cage = limited();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let (mut running, incident) = becomes_short(&cage, &sensor);
+    running.kill().unwrap();
+    running.wait().unwrap();
+    drop(cage);
+    assert!(is_resolved(&sensor, &incident));
 }

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _, Write as _};
 use clap::Args;
 use sensor_proto::{
     json,
-    v1::{ActRequest, Action, Incident, SetPausedRequest, Verb},
+    v1::{ActRequest, Action, ActionKind, Incident, SetPausedRequest, Verb},
 };
 
 use super::{client, describe, error::CliError, out, text};
@@ -55,7 +55,7 @@ pub async fn run(daemon: &client::Address, verb: Verb, args: ActArgs) -> Result<
         )));
     }
     let mut client = client::connect(daemon).await?;
-    let incident = client::incident(&mut client, &args.id).await?;
+    let incident = client::unresolved(&mut client, &args.id, &name).await?;
     if asks && !agreed(&question(&name, &incident))? {
         return Err(CliError::Declined);
     }
@@ -102,6 +102,9 @@ fn agreed(question: &str) -> Result<bool, CliError> {
 
 /// `kill: 43 processes ended; 4k2m… is resolved`.
 fn outcome(action: &Action, incident: Option<&Incident>) -> String {
+    if let (ActionKind::Resolve, Some(incident)) = (action.kind(), incident) {
+        return format!("incident {} is resolved", text::safe(&incident.id));
+    }
     let kind = json::action_kind::word(action.kind);
     let mut line = format!("{kind}: {}", text::safe(&action.result));
     if let Some(incident) = incident {
@@ -113,7 +116,7 @@ fn outcome(action: &Action, incident: Option<&Incident>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use sensor_proto::v1::{ActionKind, Culprit, State, Tree};
+    use sensor_proto::v1::{Culprit, State, Tree};
 
     use super::*;
 

@@ -28,7 +28,8 @@ Examples:
   sensor --socket https://build7.example:7443 --tls ada.example status
       what Ada then does with her folder, on her own host
 
-Nothing that exists is overwritten. ca.key stays where it is; a client's folder is handed over whole.";
+Nothing that exists is overwritten. ca.key stays where it is; a client's folder is handed over
+whole.";
 
 /// Somebody has to renew an authority by hand, everywhere.
 const AUTHORITY_DAYS: u32 = 3_650;

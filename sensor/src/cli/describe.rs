@@ -78,6 +78,12 @@ pub fn parse_state(word: &str) -> Result<State, String> {
     json::state::parse(word).ok_or_else(|| one_of((1..).map_while(known(json::state::word))))
 }
 
+/// Value of a clap argument: the word of a severity.
+pub fn parse_severity(word: &str) -> Result<Severity, String> {
+    let words = (1..).map_while(known(json::severity::word));
+    json::severity::parse(word).ok_or_else(|| one_of(words))
+}
+
 /// The word of a value that the schema knows; others have only their number.
 fn known(word: fn(i32) -> String) -> impl Fn(i32) -> Option<String> {
     move |value| Some(word(value)).filter(|word| word.parse::<i32>().is_err())
@@ -107,6 +113,8 @@ mod tests {
         assert_eq!(parse_kind("fork_storm"), Ok(Kind::ForkStorm));
         assert_eq!(parse_state("open"), Ok(State::Open));
         assert_eq!(parse_state("shut"), Err("one of open, contained, resolved".into()));
+        assert_eq!(parse_severity("warning"), Ok(Severity::Warning));
+        assert_eq!(parse_severity("bad"), Err("one of info, warning, critical".into()));
         assert!(parse_kind("x").unwrap_err().ends_with("unclean_shutdown, manual"));
     }
 }

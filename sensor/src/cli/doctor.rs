@@ -20,7 +20,9 @@ use crate::{
 const EXAMPLES: &str = "\
 Examples:
   sudo sensor doctor
-  sudo sensor doctor --json | jq '.[] | select(.state != \"ok\")'";
+  sudo sensor doctor --json | jq '.[] | select(.state != \"ok\")'
+
+On a terminal of less than 150 columns, what a capability is used for is left out.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -50,9 +52,15 @@ pub fn run(args: &DoctorArgs) -> Result<(), CliError> {
     out::print(&report(&capabilities, &View::current().style))
 }
 
+/// Narrower than this, USED FOR leaves no room to read WHY, which says more.
+const WITH_USES: usize = 150;
+
 /// A table, and below it what to do.
 fn report(capabilities: &[Capability], style: &Style) -> String {
-    let mut table = Table::new(["CAPABILITY", "STATE", "USED FOR", "WHY"]);
+    let uses = style.width.is_none_or(|columns| columns >= WITH_USES);
+    let mut table = Table::new(["CAPABILITY", "STATE", "USED FOR", "WHY"])
+        .only([true, true, uses, true])
+        .wrapped();
     for capability in capabilities {
         let (state, tone) = word(capability.state);
         table.push([
@@ -88,9 +96,8 @@ fn report(capabilities: &[Capability], style: &Style) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_missing_comes_with_what_to_do() {
-        let capabilities = [
+    fn capabilities() -> [Capability; 2] {
+        [
             Capability {
                 name: "tp_btf",
                 state: Working::Ok,
@@ -105,14 +112,33 @@ mod tests {
                 why: "EPERM\nhere".into(),
                 remedy: "boot with lsm=bpf",
             },
-        ];
+        ]
+    }
+
+    #[test]
+    fn what_is_missing_comes_with_what_to_do() {
         assert_eq!(
-            report(&capabilities, &Style::PLAIN),
+            report(&capabilities(), &Style::PLAIN),
             "CAPABILITY  STATE    USED FOR   WHY\n\
              tp_btf      ok       lineage    loaded\n\
              lsm         missing  the pause  EPERM\\x0ahere\n\
              \n\
              What to do\n  - lsm: boot with lsm=bpf\n",
         );
+    }
+
+    #[test]
+    fn why_is_told_in_full_however_narrow_the_terminal() {
+        let why = "forks are paused at the system call, as the kernel was built without it";
+        let [mut capability, _] = capabilities();
+        capability.why = why.into();
+        for columns in [40, 60, 80, 100, 149, 150, 200] {
+            let style = Style { colour: false, width: Some(columns) };
+            let report = report(&[capability.clone()], &style);
+            assert!(report.lines().all(|line| text::width(line) <= columns), "{report}");
+            let words: Vec<&str> = report.split_whitespace().collect();
+            assert!(words.join(" ").ends_with(why), "{report}");
+            assert_eq!(report.contains("lineage"), columns >= WITH_USES, "{report}");
+        }
     }
 }

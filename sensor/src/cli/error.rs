@@ -17,6 +17,9 @@ pub enum CliError {
     Refused(String),
     #[error("the sensor did not answer as it should: {0}")]
     Answer(String),
+    /// The connection was lost, or the daemon ended a stream that goes on as a rule.
+    #[error("the sensor answers no more: was it stopped? `sensor status` says how it is ({0})")]
+    BrokenOff(String),
     #[error("the stream of records ended before record {next}: {why}; go on with --from {next}")]
     StreamEnded { next: u64, why: String },
     #[error("nothing was done")]
@@ -83,6 +86,10 @@ impl From<tonic::Status> for CliError {
     fn from(status: tonic::Status) -> Self {
         use tonic::Code;
         match status.code() {
+            // What the daemon says itself comes from no other error.
+            Code::Unknown | Code::Internal | Code::Unavailable if status.source().is_some() => {
+                Self::BrokenOff(status.message().to_owned())
+            }
             Code::NotFound
             | Code::InvalidArgument
             | Code::PermissionDenied
@@ -130,6 +137,19 @@ mod tests {
     fn what_the_daemon_says_is_one_plain_line() {
         let error = CliError::from(tonic::Status::not_found("no \x1b[2J\nincident"));
         assert_eq!(error.line().unwrap(), "no \\x1b[2J\\x0aincident");
+    }
+
+    #[test]
+    fn a_lost_connection_is_no_wrong_answer() {
+        let lost = tonic::Status::from_error(io::Error::other("error reading a body").into());
+        assert_eq!(
+            CliError::from(lost).line().unwrap(),
+            "the sensor answers no more: was it stopped? `sensor status` says how it is (error reading a body)"
+        );
+        let said = CliError::from(tonic::Status::unavailable("not yet"));
+        assert_eq!(said.line().unwrap(), "not yet", "the daemon's own word");
+        let odd = CliError::from(tonic::Status::internal("odd"));
+        assert!(odd.line().unwrap().starts_with("the sensor did not answer as it should: "));
     }
 
     #[test]

@@ -39,16 +39,15 @@ Examples:
 const DRAWN_LEVELS: u32 = 16;
 
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, group = client::one_incident())]
 pub struct EvidenceArgs {
     /// The incident's id, or enough of its beginning to be unique.
-    #[arg(required_unless_present = "file")]
     id: Option<String>,
     /// One piece only: e1, v1, …
     #[arg(conflicts_with_all = ["file", "follow"])]
     piece: Option<String>,
     /// An exported incident instead of one of this host's; needs no daemon.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["id", "follow"])]
+    #[arg(long, value_name = "FILE", conflicts_with = "follow")]
     file: Option<PathBuf>,
     /// A JSON array (docs/schema/evidence.json describes its elements); with --follow one object a
     /// line.

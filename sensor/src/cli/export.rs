@@ -14,8 +14,8 @@ Examples (4k2m begins the incident's id):
   scp web-1:4k2m.incident . && sensor show --file 4k2m.incident
   sensor evidence --file 4k2m.incident
 
-The file holds arguments, paths and lines of logs, redacted as in the log: give it to those who may
-read them.";
+The file holds arguments, paths and lines of logs, redacted as in the log: give it to those who
+may read them.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]

@@ -8,7 +8,7 @@ use super::{client, error::CliError, out, text};
 const EXAMPLES: &str = "\
 Examples:
   sensor investigate 4k2m                   by whoever is configured
-  sensor investigate 4k2m --agent claude    by Claude Code, once it is configured (docs/agents.md)
+  sensor investigate 4k2m --agent claude    by Claude Code, once configured (docs/agents.md)
   sensor investigate 4k2m --agent command   by your own program, under [investigate.command]
   sensor watch                              what it says, line by line
   sensor show 4k2m                          what it came to
@@ -27,7 +27,8 @@ pub struct InvestigateArgs {
 
 pub async fn run(daemon: &client::Address, args: InvestigateArgs) -> Result<(), CliError> {
     let mut client = client::connect(daemon).await?;
-    let request = InvestigateRequest { id: args.id, agent: args.agent };
+    let incident = client::unresolved(&mut client, &args.id, "investigate").await?;
+    let request = InvestigateRequest { id: incident.id, agent: args.agent };
     let begun = client
         .investigate(request)
         .await?

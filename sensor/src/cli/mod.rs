@@ -38,7 +38,11 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{
+    Arg, Command, CommandFactory as _, FromArgMatches as _, Parser, Subcommand,
+    error::{ContextKind, ContextValue},
+    value_parser,
+};
 
 use self::error::CliError;
 pub(crate) use crate::present::{style, text, time};
@@ -61,6 +65,12 @@ Examples:
 
 Exit: 0 done; 1 failed, one line on standard error says what and what to do; 2 wrong usage.";
 
+/// Options of all verbs that ask a daemon; a heading of their own puts them behind the verb's.
+const CONNECTION: &str = "Connection";
+
+/// Verbs that ask no daemon.
+const ALONE: [&str; 6] = ["run", "doctor", "record", "replay", "certs", "config"];
+
 /// Smoke detector, black box and first responder for a Linux host.
 #[derive(Debug, Parser)]
 #[command(name = "sensor", version, after_help = EXAMPLES, arg_required_else_help = true)]
@@ -71,11 +81,18 @@ struct Cli {
         global = true,
         env = "SENSOR_SOCKET",
         default_value = "/run/sensor/sensor.sock",
-        value_name = "PATH"
+        value_name = "PATH",
+        help_heading = CONNECTION
     )]
     socket: PathBuf,
     /// Folder with the certificates for a daemon on another host: ca.pem, client.pem, client.key.
-    #[arg(long, global = true, env = "SENSOR_TLS", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "SENSOR_TLS",
+        value_name = "DIR",
+        help_heading = CONNECTION
+    )]
     tls: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
@@ -155,7 +172,8 @@ enum Verb {
 
 /// Reads the command line, does what it says, tells how it went.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let matches = command().try_get_matches().unwrap_or_else(|error| without_hidden(error).exit());
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -166,6 +184,32 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// The command line. Where an option means nothing it is still taken, but no help tells of it.
+fn command() -> Command {
+    let hidden = |name: &'static str| {
+        Arg::new(name).long(name).value_parser(value_parser!(PathBuf)).global(true).hide(true)
+    };
+    let quiet = |verb: Command| verb.args([hidden("socket"), hidden("tls")]);
+    ALONE.into_iter().fold(Cli::command(), |command, verb| command.mut_subcommand(verb, quiet))
+}
+
+/// The error without suggestions that are nobody's to follow: verbs that `run` starts.
+fn without_hidden(mut error: clap::Error) -> clap::Error {
+    let kind = ContextKind::SuggestedSubcommand;
+    let names = match error.remove(kind) {
+        Some(ContextValue::Strings(names)) => names,
+        Some(ContextValue::String(name)) => vec![name],
+        _ => return error,
+    };
+    let command = command();
+    let shown = |name: &String| !command.find_subcommand(name).is_some_and(Command::is_hide_set);
+    let names: Vec<String> = names.into_iter().filter(shown).collect();
+    if !names.is_empty() {
+        error.insert(kind, ContextValue::Strings(names));
+    }
+    error
 }
 
 fn dispatch(cli: Cli) -> Result<(), CliError> {
@@ -216,20 +260,96 @@ fn client_of(verb: impl Future<Output = Result<(), CliError>>) -> Result<(), Cli
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory as _;
-
     use super::*;
+
+    /// As wide as a line of an example may be: a terminal of 100 columns shows it whole.
+    const LINE: usize = 96;
 
     #[test]
     fn the_command_line_is_sound() {
-        Cli::command().debug_assert();
+        command().debug_assert();
     }
 
     #[test]
     fn every_verb_shows_examples() {
-        for verb in Cli::command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        for verb in command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
             let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Example"), "{}", verb.get_name());
         }
+    }
+
+    #[test]
+    fn no_example_breaks_in_the_middle() {
+        let command = command();
+        for verb in command.get_subcommands().chain([&command]) {
+            let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for line in help.lines() {
+                assert!(line.chars().count() <= LINE, "{}: {line}", verb.get_name());
+            }
+        }
+    }
+
+    fn help(words: &[&str]) -> String {
+        let words = ["sensor"].iter().chain(words).chain(&["--help"]);
+        command().try_get_matches_from(words).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn how_to_connect_comes_last_and_only_where_it_matters() {
+        for verb in command().get_subcommands().filter(|verb| !verb.is_hide_set()) {
+            let (name, help) = (verb.get_name(), help(&[verb.get_name()]));
+            if ALONE.contains(&name) {
+                assert!(!help.contains("--socket <") && !help.contains("--tls <"), "{help}");
+                continue;
+            }
+            let (own, connection) = help.split_once("\nConnection:\n").unwrap();
+            assert!(!own.contains("--socket <PATH>") && own.contains("--help"), "{help}");
+            assert!(connection.contains("--socket <PATH>") && connection.contains("--tls"));
+        }
+        assert!(!help(&["config", "show"]).contains("--socket <"));
+    }
+
+    #[test]
+    fn a_socket_may_be_given_before_and_behind_any_verb() {
+        let socket = |words: &[&str]| {
+            let matches = command().try_get_matches_from(words).unwrap();
+            Cli::from_arg_matches(&matches).unwrap().socket
+        };
+        for words in [
+            ["sensor", "--socket", "/s", "status"],
+            ["sensor", "status", "--socket", "/s"],
+            ["sensor", "--socket", "/s", "run"],
+            ["sensor", "run", "--socket", "/s"],
+        ] {
+            assert_eq!(socket(&words), PathBuf::from("/s"), "{words:?}");
+        }
+        assert_eq!(socket(&["sensor", "config", "show", "--socket", "/s"]), PathBuf::from("/s"));
+    }
+
+    fn refusal(words: &[&str]) -> String {
+        let words = ["sensor"].iter().chain(words);
+        without_hidden(command().try_get_matches_from(words).unwrap_err()).to_string()
+    }
+
+    #[test]
+    fn only_verbs_for_people_are_suggested() {
+        let said = refusal(&["trees"]);
+        assert!(said.contains("'trees'") && said.contains("'freeze'"), "{said}");
+        assert!(!said.contains(brake::CHILD), "{said}");
+        let said = refusal(&["brake-test-chil"]);
+        assert!(!said.contains("similar"), "{said}");
+    }
+
+    #[test]
+    fn an_incident_is_one_of_this_host_or_of_a_file() {
+        for verb in ["show", "evidence"] {
+            assert!(refusal(&[verb]).contains("<ID|--file <FILE>>"), "{}", refusal(&[verb]));
+            assert!(refusal(&[verb, "abc", "--file", "f"]).contains("cannot be used with"));
+            for good in [["abc", "--json"], ["--file", "f"]] {
+                let words = ["sensor", verb].into_iter().chain(good);
+                assert!(command().try_get_matches_from(words).is_ok(), "{verb} {good:?}");
+            }
+        }
+        assert!(refusal(&["show", "--records"]).contains("<ID|--file <FILE>>"));
     }
 }

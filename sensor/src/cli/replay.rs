@@ -28,8 +28,10 @@ Examples:
   sensor replay build.trace --config ./other-thresholds.toml
   sensor replay build.trace --cgroup /user.slice
   sensor replay build.trace --json | jq '.findings[].culprit.argv'
-  sudo sensor replay /var/lib/sensor                          the memory of this host, as far back as its log goes
-  sudo sensor replay /var/lib/sensor --keep week.observations and what was observed in a file of its own
+  sudo sensor replay /var/lib/sensor
+      the memory of this host, as far back as its log goes
+  sudo sensor replay /var/lib/sensor --keep week.observations
+      and what was observed in a file of its own
   sensor replay week.observations --config ./other-thresholds.toml";
 
 #[derive(Debug, Args)]

@@ -40,7 +40,7 @@ const EXAMPLES: &str = "\
 Examples (4k2m begins the incident's id):
   sensor show 4k2m
   sensor show 4k2m --json | jq .diagnosis
-  sensor show 4k2m --markdown                 all of it for a model or a ticket, in 12,000 tokens
+  sensor show 4k2m --markdown                 all of it for a model or a ticket: 12,000 tokens
   sensor show --file 4k2m.incident            what `sensor export` wrote, on any machine
   sensor show --file 4k2m.incident --records  all its records, a line each";
 
@@ -51,16 +51,15 @@ const MEMBERS_SHOWN: usize = 10;
 const SAME_STORY_NS: u64 = 60_000_000_000;
 
 #[derive(Debug, Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, group = client::one_incident())]
 pub struct ShowArgs {
     /// The incident's id, or enough of its beginning to be unique.
-    #[arg(required_unless_present = "file")]
     id: Option<String>,
     /// An exported incident instead of one of this host's; needs no daemon.
-    #[arg(long, value_name = "FILE", conflicts_with = "id")]
+    #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// The records of the file, as `sensor watch` shows them.
-    #[arg(long, requires = "file", conflicts_with = "id")]
+    /// The records of the file, as `sensor watch` shows them; with --file only.
+    #[arg(long)]
     records: bool,
     /// A JSON object (docs/schema/incident.json); with --records one a line (docs/schema/record.json), with
     /// --markdown the same document as JSON (docs/schema/window.json).
@@ -91,8 +90,15 @@ pub async fn run(daemon: &client::Address, args: &ShowArgs) -> Result<(), CliErr
     if let Some(file) = &args.file {
         return show_file(file, args);
     }
+    let id = args.id.as_deref().unwrap_or_default();
+    if args.records {
+        return Err(CliError::Usage(format!(
+            "--records shows those of an exported incident: give it as --file FILE instead of {id}; \
+             `sensor watch --from 0 --incident {id}` shows those of one here"
+        )));
+    }
     let mut client = client::connect(daemon).await?;
-    let incident = client::incident(&mut client, args.id.as_deref().unwrap_or_default()).await?;
+    let incident = client::incident(&mut client, id).await?;
     if args.markdown {
         let pieces = evidence::all(&mut client, &incident.id).await?;
         return document(&incident, &pieces, args);

@@ -100,6 +100,15 @@ fn report(status: &GetStatusResponse, view: &View) -> String {
     }
     report.push('\n');
     report.push_str(&parts.render(0, style));
+    if !status.degradations.is_empty() {
+        report
+            .push_str("\nwhat this host does not do for the sensor (`sensor doctor` says more):\n");
+        for degradation in &status.degradations {
+            let line = format!("  {}", style.paint(Tone::Warning, &text::safe(degradation)));
+            report.push_str(&line);
+            report.push('\n');
+        }
+    }
 
     let lost: Vec<_> = status.losses.iter().filter(|loss| loss.count > 0).collect();
     if lost.is_empty() {

@@ -1,4 +1,6 @@
-//! Aligned columns. The last one takes what the terminal leaves.
+//! Aligned columns. The last one takes what the terminal leaves: it is cut there, or wrapped.
+
+use std::fmt::Write as _;
 
 use super::{
     style::{Style, Tone},
@@ -6,10 +8,16 @@ use super::{
 };
 
 /// Columns between columns.
-const GAP: usize = 2;
+pub const GAP: usize = 2;
 
 /// What the last column gets at least, however narrow the terminal.
 const LEAST: usize = 20;
+
+/// Narrower than this, a text is easier to read below its row than beside it.
+const BESIDE: usize = 30;
+
+/// How far in it stands there.
+const BELOW: usize = 4;
 
 /// One piece of a row: text that is already safe to print.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +29,12 @@ pub struct Cell {
 impl Cell {
     pub fn toned(text: impl Into<String>, tone: Tone) -> Self {
         Self { text: text.into(), tone }
+    }
+
+    /// Its lines, at least one.
+    fn wrap(&self, columns: usize) -> Vec<Self> {
+        let lines = text::wrap(&self.text, columns);
+        lines.into_iter().map(|line| Self::toned(line, self.tone)).collect()
     }
 }
 
@@ -37,15 +51,17 @@ pub struct Table<const N: usize> {
     rows: Vec<[Cell; N]>,
     /// Columns of numbers: flush right, and how wide at least. 0: text.
     numbers: [usize; N],
+    shown: [bool; N],
+    wraps: bool,
 }
 
 impl<const N: usize> Table<N> {
     pub const fn new(head: [&'static str; N]) -> Self {
-        Self { head: Some(head), rows: Vec::new(), numbers: [0; N] }
+        Self { head: Some(head), rows: Vec::new(), numbers: [0; N], shown: [true; N], wraps: false }
     }
 
     pub const fn headless() -> Self {
-        Self { head: None, rows: Vec::new(), numbers: [0; N] }
+        Self { head: None, rows: Vec::new(), numbers: [0; N], shown: [true; N], wraps: false }
     }
 
     /// Has these columns hold numbers: flush right, and at least so wide, so that a page that is shown again
@@ -53,6 +69,20 @@ impl<const N: usize> Table<N> {
     #[must_use]
     pub const fn numbers(mut self, numbers: [usize; N]) -> Self {
         self.numbers = numbers;
+        self
+    }
+
+    /// Leaves the other columns out.
+    #[must_use]
+    pub const fn only(mut self, shown: [bool; N]) -> Self {
+        self.shown = shown;
+        self
+    }
+
+    /// Has the last column take more lines instead of being cut.
+    #[must_use]
+    pub const fn wrapped(mut self) -> Self {
+        self.wraps = true;
         self
     }
 
@@ -73,14 +103,28 @@ impl<const N: usize> Table<N> {
                 *width = (*width).max(text::width(&cell.text));
             }
         }
-        if let (Some(columns), Some((last, before))) = (style.width, widths.split_last_mut()) {
-            let taken = indent + before.iter().map(|width| width + GAP).sum::<usize>();
-            *last = (*last).min(columns.saturating_sub(taken).max(LEAST));
+        let shown = widths.iter().zip(self.shown).rev().skip(1).filter(|(_, shown)| *shown);
+        let taken = indent + shown.map(|(width, _)| width + GAP).sum::<usize>();
+        let room = style.width.map(|columns| columns.saturating_sub(taken));
+        if let (Some(room), Some(last)) = (room, widths.last_mut()) {
+            *last = (*last).min(room.max(LEAST));
         }
+        let beside = room.is_none_or(|room| room >= BESIDE);
+        let inner = if beside { taken } else { indent + BELOW };
         let mut lines = String::new();
-        for row in rows {
+        for mut row in rows {
+            let mut below = Vec::new();
+            if let (true, Some(columns), Some(last)) = (self.wraps, style.width, row.last_mut()) {
+                below = last.wrap(columns.saturating_sub(inner));
+                *last = if beside { below.remove(0) } else { Cell::default() };
+            }
             lines.push_str(&self.line(&row, &widths, indent, style));
             lines.push('\n');
+            for cell in below {
+                let text = style.paint(cell.tone, &cell.text);
+                // Writing to a String cannot fail.
+                let _ = writeln!(lines, "{}{text}", " ".repeat(inner));
+            }
         }
         lines
     }
@@ -89,7 +133,8 @@ impl<const N: usize> Table<N> {
         let mut line = " ".repeat(indent);
         // Spaces before the next cell that has text: none at the end of a line.
         let mut pending = 0;
-        for ((cell, width), number) in row.iter().zip(widths).zip(self.numbers) {
+        let columns = row.iter().zip(widths).zip(self.numbers).zip(self.shown);
+        for ((cell, width), number) in columns.filter_map(|(it, shown)| shown.then_some(it)) {
             let text = text::fit(&cell.text, *width);
             let used = text::width(&text);
             let (before, behind) = if number > 0 { (width - used, 0) } else { (0, width - used) };
@@ -147,6 +192,33 @@ mod tests {
         table.push(["12345".into(), "word ".repeat(20).into()]);
         let style = Style { colour: false, width: Some(40) };
         assert_eq!(text::width(table.render(0, &style).trim_end()), 40);
+    }
+
+    #[test]
+    fn a_wrapped_column_is_told_in_full() {
+        let mut table = Table::new(["A", "WHY"]).wrapped();
+        table.push(["12345".into(), "one two three four five six seven".into()]);
+        let shown = |columns| table.render(1, &Style { colour: false, width: Some(columns) });
+        assert_eq!(
+            shown(40),
+            " A      WHY\n 12345  one two three four five six\n        seven\n",
+            "beside the others"
+        );
+        assert_eq!(
+            shown(37),
+            " A\n     WHY\n 12345\n     one two three four five six\n     seven\n",
+            "below them, as there are 29 columns beside them"
+        );
+        let all = table.render(1, &Style::PLAIN);
+        assert_eq!(all, " A      WHY\n 12345  one two three four five six seven\n");
+    }
+
+    #[test]
+    fn columns_that_are_not_shown_take_no_room() {
+        let mut table = Table::new(["A", "N", "C"]).numbers([0, 4, 0]).only([true, false, true]);
+        table.push(["x".into(), "12345".into(), "word ".repeat(9).into()]);
+        let style = Style { colour: false, width: Some(23) };
+        assert_eq!(table.render(0, &style), "A  C\nx  word word word word…\n");
     }
 
     proptest! {

@@ -13,26 +13,26 @@ use super::{
     error::CliError,
     out::{self, View},
     screen::{self, Event, Screen},
-    style::{Style, Tone},
-    table::{Cell, Table},
+    style::{self, Tone},
+    table::{self, Cell, Table},
     text, time,
 };
 
 const EXAMPLES: &str = "\
 Examples:
-  sensor top                              the largest trees, again every second; q ends it
-  sensor top --sort forks --interval 5    who forks most, every 5 s
-  sensor top --sort memory                whose memory it is, how fast it grows, and until when there is some
-  sensor top --once --limit 5             one table
-  sensor top --cgroup /user.slice         only what runs in this cgroup and below
-  sensor top --json | jq '.trees[0]'      one list a line, again and again
+  sensor top                            the largest trees, again every second; q ends it
+  sensor top --sort forks --interval 5  who forks most, every 5 s
+  sensor top --sort memory              whose memory it is, how fast it grows, when none is left
+  sensor top --once --limit 5           one table
+  sensor top --cgroup /user.slice       only what runs in this cgroup and below
+  sensor top --json | jq '.trees[0]'    one list a line, again and again
 
-A tree is a process with all that descends from it, whoever adopted that. Shells that wait, init, sshd and the
-like stand aside for what they started.";
+A tree is a process with all that descends from it, whoever adopted that. Shells that wait,
+init, sshd and the like stand aside for what they started. A narrow terminal has no room for all
+columns; what the list is sorted by stays.";
 
-/// Below so many columns the table is short of some.
-const WIDE: usize = 100;
-const WIDEST: usize = 130;
+/// COMMAND has at least one of so many parts of the terminal: other columns go before it is unreadable.
+const COMMAND_PART: usize = 3;
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -69,6 +69,18 @@ enum Sort {
     Memory,
 }
 
+impl Sort {
+    /// What tells who comes first, and why.
+    const fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Processes => &["PROCESSES"],
+            Self::Forks => &["FORKS/S"],
+            Self::Growth => &["CHANGE"],
+            Self::Memory => &["MEMORY", "GROWS/S", "FULL IN"],
+        }
+    }
+}
+
 impl From<Sort> for TreeOrder {
     fn from(sort: Sort) -> Self {
         match sort {
@@ -92,7 +104,7 @@ pub async fn run(daemon: &client::Address, args: TopArgs) -> Result<(), CliError
         return if args.json {
             out::json_line(&list)
         } else {
-            out::print(&page(&list, &View::current()))
+            out::print(&page(&list, args.sort, &View::current()))
         };
     }
     let request = WatchTreesRequest { list: Some(list), interval_ms: args.interval * 1_000 };
@@ -100,6 +112,13 @@ pub async fn run(daemon: &client::Address, args: TopArgs) -> Result<(), CliError
     if args.json {
         while let Some(answer) = lists.message().await? {
             out::json_line(&answer.list.ok_or_else(missing)?)?;
+        }
+        return Err(ended());
+    }
+    if !style::is_capable() {
+        while let Some(answer) = lists.message().await? {
+            let list = answer.list.ok_or_else(missing)?;
+            out::print(&format!("{}\n", page(&list, args.sort, &View::current())))?;
         }
         return Err(ended());
     }
@@ -116,7 +135,7 @@ pub async fn run(daemon: &client::Address, args: TopArgs) -> Result<(), CliError
             },
         }
         if let Some(list) = &last {
-            screen::show(&page(list, &View::current()))?;
+            screen::show(&page(list, args.sort, &View::current()))?;
         }
     }
 }
@@ -126,10 +145,10 @@ fn missing() -> CliError {
 }
 
 fn ended() -> CliError {
-    CliError::Answer("it tells of no more trees".into())
+    CliError::BrokenOff("it ended the list".into())
 }
 
-fn page(list: &TreeList, view: &View) -> String {
+fn page(list: &TreeList, sort: Sort, view: &View) -> String {
     let style = &view.style;
     let mut page = style.paint(Tone::Strong, &time::of_second(list.at, &view.zone));
     // Writing to a String cannot fail.
@@ -139,13 +158,13 @@ fn page(list: &TreeList, view: &View) -> String {
         let _ = write!(page, ", {} forks/s", rate(per_second));
     }
     page.push_str("\n\n");
-    let rows = list.trees.iter().map(|tree| row(tree, list.span_ns > 0));
-    // What a narrow terminal has no room for goes first.
-    page.push_str(&match style.width {
-        Some(width) if width < WIDE => table([0, 1, 3, 5, 11], rows, style),
-        Some(width) if width < WIDEST => table([0, 1, 3, 5, 6, 7, 11], rows, style),
-        _ => table(std::array::from_fn::<_, { COLUMNS.len() }, _>(|at| at), rows, style),
-    });
+    let mut table =
+        Table::new(COLUMNS.map(|(name, _)| name)).numbers(COLUMNS.map(|(_, width)| width));
+    if let Some(columns) = style.width {
+        table = table.only(shown(sort, columns));
+    }
+    list.trees.iter().for_each(|tree| table.push(row(tree, list.span_ns > 0)));
+    page.push_str(&table.render(0, style));
     if list.omitted > 0 {
         let _ = writeln!(page, "and {}", text::count(list.omitted, "tree more", "trees more"));
     }
@@ -168,16 +187,34 @@ const COLUMNS: [(&str, usize); 12] = [
     ("COMMAND", 0),
 ];
 
-/// Some of them.
-fn table<const N: usize>(
-    shown: [usize; N],
-    rows: impl Iterator<Item = [Cell; COLUMNS.len()]>,
-    style: &Style,
-) -> String {
-    let mut table =
-        Table::new(shown.map(|at| COLUMNS[at].0)).numbers(shown.map(|at| COLUMNS[at].1));
-    rows.for_each(|row| table.push(shown.map(|at| row[at].clone())));
-    table.render(0, style)
+/// What a narrow terminal has no room for, first what goes first. PID and COMMAND stay.
+const GOING: [&str; 10] = [
+    "UID",
+    "AGE",
+    "THREADS",
+    "STALLED",
+    "CHANGE",
+    "FULL IN",
+    "GROWS/S",
+    "MEMORY",
+    "FORKS/S",
+    "PROCESSES",
+];
+
+/// The columns that fit; those that the list is sorted by always do.
+fn shown(sort: Sort, columns: usize) -> [bool; COLUMNS.len()] {
+    let room = columns - columns / COMMAND_PART;
+    let mut shown = [true; COLUMNS.len()];
+    for going in GOING.into_iter().filter(|name| !sort.columns().contains(name)) {
+        let widths = COLUMNS.iter().zip(shown).filter(|((_, width), shown)| *shown && *width > 0);
+        if widths.map(|((_, width), _)| width + table::GAP).sum::<usize>() <= room {
+            break;
+        }
+        for ((name, _), shown) in COLUMNS.iter().zip(&mut shown) {
+            *shown &= *name != going;
+        }
+    }
+    shown
 }
 
 /// `compared`: something is known of what it was before.
@@ -244,7 +281,7 @@ mod tests {
     use prost_types::Timestamp;
     use sensor_proto::v1::ProcessKey;
 
-    use super::*;
+    use super::{super::style::Style, *};
 
     fn view(width: Option<usize>) -> View {
         View {
@@ -306,20 +343,50 @@ mod tests {
     #[test]
     fn a_table_of_trees() {
         assert_eq!(
-            page(&list(), &view(None)),
+            page(&list(), Sort::Processes, &view(None)),
             "01:01:01  400 processes, 43 forks/s\n\n\
              \x20   PID  PROCESSES  CHANGE  FORKS/S  THREADS    MEMORY    GROWS/S  FULL IN  STALLED     AGE    UID  COMMAND\n\
              \x20  4711        306     +12       42      310   2.0 GiB  +12.0 MiB    4 min    1.5 s  90.0 s   1000  make -j8\n\
              \x20  4711        306      -1      1.0        ?         ?                               90.0 s      ?  4k2m contained: (ended) sh\n\
              and 1 tree more\n"
         );
-        let narrow = page(&list(), &view(Some(60)));
+        let narrow = page(&list(), Sort::Processes, &view(Some(60)));
         assert!(narrow.contains("\n   4711        306       42   2.0 GiB  make -j8\n"), "{narrow}");
         let first = TreeList { span_ns: 0, omitted: 0, ..list() };
         assert!(
-            page(&first, &view(None)).contains("306       ?        ?"),
+            page(&first, Sort::Processes, &view(None)).contains("306       ?        ?"),
             "nothing to compare with"
         );
+    }
+
+    #[test]
+    fn what_the_list_is_sorted_by_is_always_shown() {
+        let names = |sort, columns| -> Vec<&str> {
+            let shown = COLUMNS.iter().zip(shown(sort, columns));
+            shown.filter_map(|((name, _), shown)| shown.then_some(*name)).collect()
+        };
+        for sort in Sort::value_variants() {
+            for columns in 1..200 {
+                let names = names(*sort, columns);
+                for wanted in sort.columns().iter().chain(&["PID", "COMMAND"]) {
+                    assert!(names.contains(wanted), "{wanted} at {columns}: {names:?}");
+                }
+            }
+            assert_eq!(names(*sort, 150).len(), COLUMNS.len(), "a third is left to COMMAND");
+        }
+        let few = names(Sort::Processes, 80);
+        assert_eq!(few, ["PID", "PROCESSES", "FORKS/S", "MEMORY", "GROWS/S", "COMMAND"]);
+        let few = names(Sort::Memory, 80);
+        assert_eq!(few, ["PID", "PROCESSES", "MEMORY", "GROWS/S", "FULL IN", "COMMAND"]);
+        let few = names(Sort::Growth, 62);
+        assert_eq!(few, ["PID", "PROCESSES", "CHANGE", "FORKS/S", "COMMAND"]);
+    }
+
+    #[test]
+    fn what_may_go_is_a_column() {
+        for going in GOING {
+            assert!(COLUMNS.iter().any(|(name, _)| *name == going), "{going}");
+        }
     }
 
     proptest! {
@@ -330,6 +397,7 @@ mod tests {
             // Linux has no more pids.
             pid in 1_u32..1 << 22, growth in -(1 << 16)..1 << 16, rate in 0.0..1e6,
             columns in 62_usize..200,
+            sort in proptest::sample::select(Sort::value_variants()),
         ) {
             let tree = LiveTree {
                 root: Some(ProcessKey { pid, start_ns: 0 }),
@@ -337,7 +405,7 @@ mod tests {
                 forks_per_second: rate,
                 ..list().trees[0].clone()
             };
-            let page = page(&TreeList { trees: vec![tree], omitted: 0, ..list() }, &view(Some(columns)));
+            let page = page(&TreeList { trees: vec![tree], omitted: 0, ..list() }, sort, &view(Some(columns)));
             prop_assert_eq!(page.lines().count(), 4);
             for line in page.lines() {
                 prop_assert!(!line.chars().any(char::is_control));

@@ -1,18 +1,21 @@
 //! `sensor watch`: records as they come, one a line.
 
-use std::fmt::Write as _;
+use std::{collections::HashSet, fmt::Write as _};
 
-use clap::Args;
+use clap::{Args, builder::PossibleValuesParser};
 use sensor_common::gate::Rule;
 use sensor_proto::{
     json::{self, RecordLine, escape},
     v1::{
-        Actor, Killed, Observation, OomKill, Pressure, Record, StreamRecordsRequest,
-        observation::Fact, record::Body,
+        Actor, Killed, MemorySample, Observation, OomKill, Pressure, Record, Severity,
+        StreamRecordsRequest, observation::Fact, record::Body,
     },
 };
 
-use crate::detect::{pressure::projected_s, respawn::ending};
+use crate::{
+    detect::{pressure::projected_s, respawn::ending},
+    record::KINDS,
+};
 
 use super::{
     client, describe,
@@ -27,8 +30,15 @@ const EXAMPLES: &str = "\
 Examples:
   sensor watch                        from now on
   sensor watch --from 0               from the oldest record on
+  sensor watch --incident 4k2m        what belongs to the incident whose id begins with 4k2m
+  sensor watch --kind transition --kind action
+                                      what becomes of incidents, and what is done about them
+  sensor watch --severity critical    only of incidents that are critical by now
   sensor watch --json --from 4711     go on where another watch ended, without gap or repetition
-  sensor watch --json | jq 'select(.kind == \"transition\")'";
+  sensor watch --json | jq 'select(.kind == \"transition\")'
+
+Samples of memory and looks at its pressure come by the second: a text has them with --all only,
+--json has them always.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -39,24 +49,52 @@ pub struct WatchArgs {
     /// First sequence number, included; 0: from the oldest. Without it: only what is new.
     #[arg(long, value_name = "SEQ")]
     from: Option<u64>,
+    /// Only records of this kind; may be given several times.
+    #[arg(long, value_name = "KIND", value_parser = PossibleValuesParser::new(KINDS))]
+    kind: Vec<String>,
+    /// Only records of this incident: its id, or enough of its beginning to be unique.
+    #[arg(long, value_name = "ID")]
+    incident: Option<String>,
+    /// Only records of incidents that are now so severe, or more: info, warning or critical.
+    #[arg(long, value_name = "S", value_parser = describe::parse_severity)]
+    severity: Option<Severity>,
+    /// Also what is observed by the second: samples of memory, and looks at its pressure.
+    #[arg(long)]
+    all: bool,
 }
 
 pub async fn run(daemon: &client::Address, args: &WatchArgs) -> Result<(), CliError> {
+    let incident = match &args.incident {
+        Some(id) => client::incident(&mut client::connect(daemon).await?, id).await?.id,
+        None => String::new(),
+    };
     let request = StreamRecordsRequest {
         from_seq: args.from.unwrap_or(0),
         from_end: args.from.is_none(),
         follow: true,
+        incident,
+        kinds: args.kind.clone(),
+        severity: args.severity.unwrap_or_default().into(),
         ..Default::default()
     };
     let view = View::current();
     follow(daemon, request, |record| {
         if args.json {
             out::json_line(&RecordLine::from(record))
-        } else {
+        } else if args.all || !comes_by_the_second(record) {
             out::print(&format!("{}\n", line(record, &view)))
+        } else {
+            Ok(())
         }
     })
     .await
+}
+
+/// Nobody reads the few lines that matter between hundreds of these. Where one leads to something, a
+/// transition says so.
+fn comes_by_the_second(record: &Record) -> bool {
+    let Some(Body::Observation(observation)) = &record.body else { return false };
+    matches!(observation.fact, Some(Fact::Memory(_) | Fact::Pressure(_)))
 }
 
 /// Hands on each record; ends with an error that says where to go on.
@@ -78,6 +116,10 @@ pub async fn follow(
                         next = record.seq.saturating_add(1);
                     }
                 }
+            }
+            // Nothing came yet: there is no place to go on from.
+            Ok(None) if next == 0 => {
+                return Err(CliError::BrokenOff("it ended the stream".into()));
             }
             Ok(None) => {
                 return Err(CliError::StreamEnded { next, why: "the sensor ended it".into() });
@@ -251,14 +293,7 @@ fn fact(observation: &Observation) -> String {
             text::count(alarm.live, "process", "processes"),
             alarm.top.unwrap_or_default().pid,
         ),
-        Some(Fact::Memory(sample)) => format!(
-            "memory: {} available, {} hold 64 MiB or more",
-            sample
-                .host
-                .and_then(|host| host.available_bytes)
-                .map_or_else(|| "nobody knows what is".into(), text::bytes),
-            text::count(sample.trees.len() as u64, "tree", "trees"),
-        ),
+        Some(Fact::Memory(sample)) => held(sample),
         Some(Fact::OomKill(kill)) => oom_kill(kill),
         Some(Fact::Killed(killed)) => end(killed),
         Some(Fact::Pressure(pressure)) => shortage(pressure),
@@ -282,10 +317,33 @@ fn fact(observation: &Observation) -> String {
     }
 }
 
+/// A tree that holds less says little, bytes.
+const MUCH: u64 = 64 << 20;
+
+/// Who holds much of memory. A sample also has what stands above a large tree, and trees that are large in
+/// other ways.
+fn held(sample: &MemorySample) -> String {
+    let available = sample.host.and_then(|host| host.available_bytes);
+    let available = available.map_or_else(|| "nobody knows what is".into(), text::bytes);
+    let large: Vec<_> = sample.trees.iter().filter(|tree| tree.bytes >= MUCH).collect();
+    let roots: HashSet<_> = large.iter().filter_map(|tree| tree.root).collect();
+    let is_part = |parent| roots.contains(&parent);
+    let parts = large.iter().filter(|tree| tree.parent.is_some_and(is_part)).count();
+    let whole = text::count((large.len() - parts) as u64, "tree holds", "trees hold");
+    let within = match parts {
+        0 => String::new(),
+        parts => format!(", and {parts} within them"),
+    };
+    format!("memory: {available} available, {whole} 64 MiB or more{within}")
+}
+
 /// How hard memory is to get, in a line.
 fn shortage(pressure: &Pressure) -> String {
     let place =
         if pressure.cgroup.is_empty() { "the host".into() } else { text::safe(&pressure.cgroup) };
+    if pressure.gone {
+        return format!("{place} is gone");
+    }
     let mut line = match (pressure.available_bytes, pressure.total_bytes) {
         (Some(available), Some(total)) => {
             format!("{place}: {} of {} available", text::bytes(available), text::bytes(total))
@@ -302,4 +360,54 @@ fn shortage(pressure: &Pressure) -> String {
         }
     }
     line
+}
+
+#[cfg(test)]
+mod tests {
+    use sensor_proto::v1::{Alarm, HostMemory, ProcessKey, TreeMemory};
+
+    use super::*;
+
+    fn observed(fact: Fact) -> Record {
+        let body = Body::Observation(Observation { fact: Some(fact) });
+        Record { body: Some(body), ..Record::default() }
+    }
+
+    #[test]
+    fn what_comes_by_the_second_is_known() {
+        assert!(comes_by_the_second(&observed(Fact::Memory(MemorySample::default()))));
+        assert!(comes_by_the_second(&observed(Fact::Pressure(Pressure::default()))));
+        for told in [Fact::Alarm(Alarm::default()), Fact::Killed(Killed::default())] {
+            assert!(!comes_by_the_second(&observed(told)));
+        }
+        assert!(!comes_by_the_second(&Record::default()));
+    }
+
+    #[test]
+    fn a_tree_within_a_tree_is_counted_apart() {
+        let key = |pid| Some(ProcessKey { pid, start_ns: 1 });
+        let tree = |pid, parent, bytes: u64| TreeMemory {
+            root: key(pid),
+            parent: key(parent),
+            bytes: bytes << 20,
+            ..TreeMemory::default()
+        };
+        let host = HostMemory { available_bytes: Some(22 << 30), ..HostMemory::default() };
+        let sample = |trees| MemorySample { host: Some(host), trees, ..MemorySample::default() };
+        // 7 holds what 8 and 9 below it hold; 10 has many processes, and 20 is all by itself.
+        let trees =
+            vec![tree(7, 1, 900), tree(8, 7, 500), tree(9, 8, 64), tree(10, 7, 3), tree(20, 1, 64)];
+        assert_eq!(
+            held(&sample(trees.clone())),
+            "memory: 22.0 GiB available, 2 trees hold 64 MiB or more, and 2 within them"
+        );
+        assert_eq!(
+            held(&sample(trees[4..].to_vec())),
+            "memory: 22.0 GiB available, 1 tree holds 64 MiB or more"
+        );
+        assert_eq!(
+            held(&MemorySample::default()),
+            "memory: nobody knows what is available, 0 trees hold 64 MiB or more"
+        );
+    }
 }

@@ -60,6 +60,10 @@ fn files(key: &str, paths: &[PathBuf], most: usize) -> Checked {
 
 fn feed(config: &Config) -> Checked {
     name("feed.user", &config.feed.user)?;
+    if config.feed.user == "root" {
+        let what = "the feed reads what strangers send, and never runs as root".to_owned();
+        return problem("feed.user", what);
+    }
     let tcp = &config.feed.tcp;
     if !tcp.listen.is_empty() && tcp.listen.parse::<SocketAddr>().is_err() {
         let what = format!("{:?} is no IP address with a port, as in \"0.0.0.0:7443\"", tcp.listen);

@@ -251,6 +251,12 @@ fn the_thresholds_are_those_of_the_gates() {
 }
 
 #[test]
+fn the_feed_is_nobody_who_may_do_everything() {
+    let error = parse("[feed]\nuser = \"root\"\n").unwrap_err().to_string();
+    assert!(error.contains("feed.user") && error.contains("never runs as root"), "{error}");
+}
+
+#[test]
 fn storm_thresholds_that_cannot_be_are_refused() {
     assert_eq!(
         message("[detect.fork_bomb]\nchain = 1"),

@@ -54,6 +54,20 @@ pub fn scope(configured: &[String], hierarchies: &Hierarchies) -> Result<Vec<Pat
         .collect()
 }
 
+/// Groups of the scope that are not there, a sentence each: they may come later.
+pub fn absent(scope: &[PathBuf], hierarchies: &Hierarchies) -> Vec<String> {
+    let Some(mount) = hierarchies.unified() else { return Vec::new() };
+    let is_absent =
+        |path: &&PathBuf| !mount.join(path.strip_prefix("/").unwrap_or(path.as_path())).is_dir();
+    let absent = scope.iter().filter(is_absent);
+    absent
+        .map(|path| {
+            let path = path.display();
+            format!("scope.cgroup {path} does not exist: nothing is watched there until it does")
+        })
+        .collect()
+}
+
 /// The kernel side of a daemon with this configuration.
 pub fn load_options(config: &Config) -> LoadOptions {
     LoadOptions {

@@ -102,7 +102,7 @@ impl Daemon {
         };
         let (log, mut opened) = Log::open(&config.state_dir, &host, options)?;
 
-        let mut degradations = Vec::new();
+        let mut degradations = configured::absent(&scope, &hierarchies);
         // Nothing is known of trees before the kernel side is there.
         let counted: Arc<OnceLock<Arc<Trees>>> = Arc::default();
         let before = std::mem::take(&mut opened.vitals);
@@ -256,6 +256,7 @@ impl Daemon {
             webhooks: webhooks.as_ref().map(Webhooks::part),
             started_at,
             scope: config.scope.cgroup.clone(),
+            degradations,
             acting: HashSet::new(),
             matters: HashMap::new(),
             sources: HashMap::new(),
@@ -266,7 +267,7 @@ impl Daemon {
             shortages,
             unread: false,
         };
-        desk.begin(&opened, degradations, baseline_processes);
+        desk.begin(&opened, baseline_processes);
         desk.succeed(Legacy { opened, state_dir: &config.state_dir, predecessor });
         desk.resume(&config.state_dir);
         survival::keep_memory();
@@ -360,8 +361,8 @@ impl Daemon {
 
 impl Desk {
     /// The first record of this run.
-    fn begin(&mut self, opened: &Opened, degradations: Vec<String>, baseline_processes: u32) {
-        for degradation in &degradations {
+    fn begin(&mut self, opened: &Opened, baseline_processes: u32) {
+        for degradation in &self.degradations {
             tracing::warn!("{degradation}");
         }
         tracing::info!("watching {baseline_processes} processes on {}", self.host.kernel);
@@ -370,7 +371,7 @@ impl Desk {
             Body::Started(proto::Started {
                 version: env!("CARGO_PKG_VERSION").into(),
                 kernel: self.host.kernel.clone(),
-                degradations,
+                degradations: self.degradations.clone(),
                 map_bytes: self.programs.map_bytes(),
                 baseline_processes,
             }),

@@ -11,6 +11,7 @@ use std::{
 };
 
 use sensor_common::{event, lineage::ARGV_KEPT};
+use sensor_proto::json;
 use tokio::sync::mpsc;
 
 use super::{
@@ -107,6 +108,8 @@ pub struct Desk {
     pub started_at: prost_types::Timestamp,
     /// As configured, for the status.
     pub scope: Vec<String>,
+    /// What this host does not do for us.
+    pub degradations: Vec<String>,
     /// Incidents that a person, or policy about growth, acts on just now: what came of it is recorded before their end.
     pub acting: HashSet<String>,
     /// What each unresolved incident is about.
@@ -115,7 +118,7 @@ pub struct Desk {
     pub sources: HashMap<String, u32>,
     /// Respawn loops by their incident.
     pub loops: HashMap<String, Looping>,
-    /// Memory incidents of an earlier run that this one has not seen grow, and since when it looks, ns.
+    /// Memory incidents of an earlier run, or frozen ones, that nobody sees grow, and until when that is waited for, ns.
     pub unseen: HashMap<String, u64>,
     /// What is known of kills.
     pub deaths: Deaths,
@@ -161,14 +164,26 @@ impl Desk {
         &mut self,
         finding: Finding,
         ancestry: &[Node],
-        why: String,
+        report: proto::Action,
     ) -> Announced {
         let scene = self.scene(finding.culprit, finding.at_ns, ancestry);
         let mut change = self.incidents.report(&finding, scene, incident::new_id());
-        change.why = why;
         let id = change.incident.id.clone();
+        change.why = format!("{}: {}", report.by, report.why);
+        if change.opened {
+            let seen = json::escape(report.why.as_bytes());
+            let _ = self.incidents.change(&id, clock::wall_of(finding.at_ns), |incident| {
+                incident.summary = format!("{}: {seen}", incident.summary);
+                String::new()
+            });
+        }
+        self.act(&id, report);
+        if let Some(incident) = self.incidents.get(&id) {
+            change.incident = incident.clone();
+        }
         self.containments.know(&finding.roots(), &id);
-        self.matters.insert(id.clone(), Matter::new(&id, finding));
+        // Who is reported once more has evidence already, and its numbers go on.
+        self.matters.entry(id.clone()).or_insert_with(|| Matter::new(&id, finding));
         let announced = self.announce(change);
         self.study(&id);
         announced

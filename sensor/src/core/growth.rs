@@ -31,7 +31,11 @@ use crate::{
 
 /// An incident of an earlier run of which this one has not seen any growth for so long is over, ns: the rings of
 /// 80 minutes and of 8 hours would have told of it.
-const UNSEEN_NS: u64 = 9 * 3600 * 1_000_000_000;
+pub const UNSEEN_NS: u64 = 9 * 3600 * 1_000_000_000;
+
+/// One that was frozen has so long to grow on once it runs again, ns: the rule of minutes takes a growth for over after
+/// as long.
+const THAWED_NS: u64 = 20 * 60 * 1_000_000_000;
 
 /// Growth was found, and what is to be done about it was decided.
 #[derive(Debug)]
@@ -180,41 +184,46 @@ impl Desk {
             .map(|incident| incident.id.clone())
     }
 
-    /// A growth is over. What stands because somebody froze it is not.
+    /// A growth is over. Of what stands because somebody froze it that is not known: it is looked at again once it runs.
     pub fn shrunk(&mut self, over: &Over) {
         let theirs = |roots: &[ProcessKey]| match over.culprit {
             Some(culprit) => roots.contains(&culprit),
             None => roots.is_empty(),
         };
-        let ended: Vec<String> = self
+        let ended: Vec<(String, State)> = self
             .incidents
             .iter()
             .filter(|incident| incident.kind() == Kind::MemoryGrowth)
-            .filter(|incident| incident.state() != State::Contained)
-            .filter(|incident| !self.acting.contains(&incident.id))
             .filter(|incident| theirs(&self.incidents.roots(&incident.id)))
-            .map(|incident| incident.id.clone())
+            .map(|incident| (incident.id.clone(), incident.state()))
             .collect();
-        for id in ended {
-            self.resolve(&id, &over.why);
+        for (id, state) in ended {
+            if state == State::Contained || self.acting.contains(&id) {
+                self.unseen.insert(id, 0);
+            } else {
+                self.resolve(&id, &over.why);
+            }
         }
     }
 
-    /// Incidents of an earlier run that this one knows nothing of.
+    /// Incidents that nobody has seen grow since an earlier run, or since they were frozen.
     pub fn resolve_unseen_growth(&mut self) {
         let now_ns = clock::boot_ns();
         let incidents = &self.incidents;
         let stands = |id: &str| incidents.get(id).is_some_and(|it| it.state() == State::Contained);
         let mut ended = Vec::new();
-        self.unseen.retain(|id, since_ns| {
-            let over = now_ns.saturating_sub(*since_ns) >= UNSEEN_NS && !stands(id);
+        self.unseen.retain(|id, until_ns| {
+            if stands(id) {
+                *until_ns = (*until_ns).max(now_ns + THAWED_NS);
+            }
+            let over = now_ns >= *until_ns;
             if over {
                 ended.push(id.clone());
             }
             !over
         });
         for id in ended {
-            self.resolve(&id, "it was not seen to grow since the sensor was started again");
+            self.resolve(&id, "it was not seen to grow any more");
         }
     }
 }

@@ -2,10 +2,15 @@
 //!
 //! What is judged here was judged before by who watches, in the same way: see `detect::pressure`. Nothing is
 //! stopped: who stalls is not who grows, and who grows has an incident of its own.
+//!
+//! - `groups`: which cgroups are watched
+//! - `waits`: who waits just now, pure
+
+mod groups;
+mod waits;
 
 use std::{
-    cmp::Reverse,
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
     sync::{
@@ -15,9 +20,10 @@ use std::{
     time::Duration,
 };
 
-use sensor_common::lineage::{DEAD, Slot};
+use sensor_common::lineage::DEAD;
 use tokio::sync::mpsc;
 
+use self::waits::{Stalled, Waits};
 use super::{desk::Desk, matter::Matter, reactor::Notice};
 use crate::{
     cgroup::{self, Hierarchies},
@@ -28,16 +34,15 @@ use crate::{
         pressure::{Level, Said},
         usage,
     },
-    diagnose::pressure::{Shortage, Waiting},
-    incident,
+    diagnose::pressure::{Shortage, Waiting, within},
+    host, incident,
     kernel::{HELPER_PRIORITY, Lineage},
-    lineage::ProcessKey,
     proto::{self, Kind, Pressure, Priority, Usage, observation::Fact, record::Body},
     record::Draft,
     respond::ballast::Ballast,
     vitals::{
         parse,
-        pressure::{GROUPS, Group, Options, Strain, Watcher},
+        pressure::{Options, Strain, Watcher},
         usage::{Options as Polled, Poller},
     },
 };
@@ -45,15 +50,9 @@ use crate::{
 /// Between two looks for the cgroups that are to be watched, s.
 const GROUPS_EVERY_S: u32 = 10;
 
-/// cgroups that one such look goes through, 10 µs each.
-const LOOKED_AT: usize = 1024;
-
 /// Who holds what is compared with how it was so long ago, ns: a minute's growth of a slow leak is within what
 /// programs take and give back.
 const COMPARED_NS: u64 = 180_000_000_000;
-
-/// Processes that wait most, of which an incident tells.
-const WAITING: usize = 3;
 
 /// All that is known of pressure.
 pub struct Shortages {
@@ -67,6 +66,7 @@ pub struct Shortages {
     /// Ends with this value.
     _poller: Option<Poller>,
     strain: Strain,
+    waits: Waits,
     ballast: Ballast,
     hierarchies: Hierarchies,
     /// cgroups that incidents are limited to; none: the whole host.
@@ -99,6 +99,7 @@ impl Shortages {
         let watcher = limits.and_then(|limits| {
             let options = Options {
                 proc: "/proc".into(),
+                cpus: host::cpus(),
                 limits,
                 strain: strain.clone(),
                 // It gives way to those who stop something.
@@ -140,6 +141,7 @@ impl Shortages {
             watcher: watcher.map(Arc::new),
             _poller: poller.unwrap_or_default(),
             strain,
+            waits: Waits::since(clock::boot_ns()),
             ballast: Ballast::new(config.respond.ballast_bytes),
             hierarchies: hierarchies.clone(),
             scope: scope.to_vec(),
@@ -166,14 +168,23 @@ impl Desk {
                         id = Some(opened);
                     }
                 }
-                Said::Calm { cgroup } => {
+                Said::Calm { cgroup, why } => {
                     if let Some(id) = self.shortages.open.remove(&cgroup) {
-                        self.resolve(&id, "there is enough memory again, and nobody waits for it");
+                        self.resolve(&id, why);
                     }
                 }
             }
         }
         self.observed(id, Fact::Pressure(pressure));
+    }
+
+    /// Ends what nobody tells of any more. That is recorded, so that a replay ends it as well.
+    pub fn end_silent_shortages(&mut self) {
+        let at_ns = clock::boot_ns();
+        let silent = self.shortages.detector.as_ref().map(|it| it.silent(at_ns));
+        for cgroup in silent.unwrap_or_default() {
+            self.pressed(Pressure { at_ns, cgroup, ..Pressure::default() });
+        }
     }
 
     /// Opens an incident of a place, or makes the open one worse. The host's own are everybody's matter: they
@@ -227,24 +238,15 @@ impl Desk {
         Some(id)
     }
 
-    /// What is at hand about it: nothing is scanned any more.
+    /// What is at hand about it: no process is scanned any more.
     fn shortage(&self, pressure: &Pressure) -> Shortage {
-        let mut waiting: Vec<(u64, Slot, ProcessKey)> = Vec::new();
-        let stalls = self.lineage.stalls();
-        for (slot, node) in self.lineage.table().nodes() {
-            let own_ns = stalls.of(slot, node.key).own_ns;
-            // Who watches waits as well, and that is no news.
-            let ours = [node.key.tgid, node.parent.tgid].contains(&std::process::id());
-            if own_ns > 0 && node.flags & DEAD == 0 && !ours {
-                waiting.push((own_ns, slot, node.key));
-            }
-        }
-        waiting.sort_unstable_by_key(|(own_ns, ..)| Reverse(*own_ns));
-        waiting.truncate(WAITING);
-        let waiting = waiting.into_iter().map(|(own_ns, slot, key)| Waiting {
-            process: key,
-            argv: self.lineage.argv(slot, key),
-            stalled_ns: own_ns,
+        let inside = self.inside(&pressure.cgroup);
+        let waits = &self.shortages.waits;
+        let waiting = waits.longest(self.stalled(), inside.as_ref());
+        let waiting = waiting.into_iter().map(|one| Waiting {
+            process: one.process,
+            argv: self.lineage.argv(one.slot, one.process),
+            stalled_ns: one.ns,
         });
         let growths = self.incidents.iter().filter(|incident| {
             matches!(incident.kind(), Kind::MemoryGrowth | Kind::ForkStorm | Kind::Recursion)
@@ -253,12 +255,17 @@ impl Desk {
             .filter_map(|incident| Some((incident.culprit.as_ref()?.pid, incident.id.clone())));
         let since_ns = pressure.at_ns.saturating_sub(COMPARED_NS);
         let (before, now) = self.memory.recent().ends(since_ns).unzip();
+        let here = |sample| match &inside {
+            Some(cgroups) => within(sample, cgroups),
+            None => sample,
+        };
         let mut shortage = Shortage {
             pressure: pressure.clone(),
             waiting: waiting.collect(),
+            waited_ns: waits.span_ns(pressure.at_ns),
             growths: growths.collect(),
-            before,
-            now,
+            before: before.map(here),
+            now: now.map(here),
             commands: Vec::new(),
         };
         // Of the few that are told, what they run.
@@ -268,6 +275,33 @@ impl Desk {
         });
         shortage.commands = commands.collect();
         shortage
+    }
+
+    /// Ids of a place's cgroup and of those below it; none: the host. Nobody is in one that is gone.
+    fn inside(&self, cgroup: &str) -> Option<HashSet<u64>> {
+        let ids = || cgroup::ids(&self.shortages.hierarchies.dir(Path::new(cgroup))?).ok();
+        (!cgroup.is_empty()).then(|| ids().unwrap_or_default())
+    }
+
+    /// Whoever has stood in reclaim since it is known. Who watches waits as well, and that is no news.
+    fn stalled(&self) -> impl Iterator<Item = Stalled> {
+        let (stalls, ours) = (self.lineage.stalls(), std::process::id());
+        self.lineage.table().nodes().filter_map(move |(slot, node)| {
+            let ns = stalls.of(slot, node.key).own_ns;
+            let watches = [node.key.tgid, node.parent.tgid].contains(&ours);
+            let tells = ns > 0 && node.flags & DEAD == 0 && !watches;
+            tells.then_some(Stalled { process: node.key, slot, cgroup: node.cgroup, ns })
+        })
+    }
+
+    /// Keeps in mind who has waited for how long. Not while memory is exhausted: it takes some.
+    pub fn note_waits(&mut self) {
+        let now_ns = clock::boot_ns();
+        if self.shortages.waits.is_due(now_ns) && !self.shortages.strain.is_exhausted() {
+            let mut waits = std::mem::take(&mut self.shortages.waits);
+            waits.see(now_ns, self.stalled());
+            self.shortages.waits = waits;
+        }
     }
 
     /// A look at the percentages.
@@ -322,7 +356,7 @@ impl Desk {
         let (hierarchies, scope) = (shortages.hierarchies.clone(), shortages.scope.clone());
         let gatherer = Arc::clone(&self.gatherer);
         tokio::task::spawn_blocking(move || {
-            let mut groups = fullest(&hierarchies, &scope);
+            let mut groups = groups::fullest(&hierarchies, &scope);
             for group in &mut groups {
                 group.name = gatherer.redactor().line(&group.name);
             }
@@ -361,42 +395,4 @@ fn identity(cgroup: &str) -> [u64; 3] {
     // FNV-1a.
     let hash = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     [1, cgroup.bytes().fold(0xcbf2_9ce4_8422_2325, hash), 0]
-}
-
-/// The cgroups that have the smallest part of their limits left. In a scope the scope's own as well, with a limit or
-/// without: what waits in it is counted there.
-fn fullest(hierarchies: &Hierarchies, scope: &[PathBuf]) -> Vec<Group> {
-    let group = |dir: &Path| {
-        let name = hierarchies.path(dir)?;
-        Some(Group { name: name.to_str()?.to_owned(), dir: dir.to_owned() })
-    };
-    let roots: Vec<PathBuf> = if scope.is_empty() {
-        hierarchies.unified().map(Path::to_path_buf).into_iter().collect()
-    } else {
-        scope.iter().filter_map(|path| hierarchies.dir(path)).collect()
-    };
-    let mut found: Vec<(u64, PathBuf)> = Vec::new();
-    let mut seen = 0;
-    for root in &roots {
-        let below = cgroup::below(root, LOOKED_AT - seen.min(LOOKED_AT));
-        seen += below.len();
-        for dir in below {
-            let number = |name: &str| -> Option<u64> {
-                fs::read_to_string(dir.join(name)).ok()?.trim().parse().ok()
-            };
-            let limit = number("memory.max").filter(|limit| *limit > 0);
-            let left = limit.zip(number("memory.current")).map(|(limit, used)| {
-                // In thousandths.
-                limit.saturating_sub(used).saturating_mul(1000) / limit
-            });
-            match left {
-                Some(left) => found.push((left, dir)),
-                None if !scope.is_empty() && roots.contains(&dir) => found.push((0, dir)),
-                None => {}
-            }
-        }
-    }
-    found.sort_unstable();
-    found.truncate(GROUPS);
-    found.iter().filter_map(|(_, dir)| group(dir)).collect()
 }

@@ -3,7 +3,7 @@
 //! Who may ask was decided by `feed`; whether it makes sense is decided here. An action is answered
 //! when what it did is durable.
 
-use std::sync::atomic::Ordering;
+use std::{path::Path, sync::atomic::Ordering};
 
 use sensor_proto::internal::v1::{Ask, Incidents, ask, tell::What};
 use tonic::Code;
@@ -105,7 +105,7 @@ impl Desk {
             Ok(id) => id,
             Err((code, why)) => return reply.refuse(code, why),
         };
-        let why = reason(&request.why);
+        let why = self.reason(&request.why);
         let verb = request.verb();
         let held = self.containments.of(&incident);
         let roots = self.incidents.roots(&incident);
@@ -263,20 +263,16 @@ impl Desk {
                     self.change(&incident, |_| format!("{by} tried to kill it"))
                 }
             }
-            Verb::Resolve => self.resolve(&incident, &format!("{by}: {why}")),
+            Verb::Resolve => {
+                let resolved = deed(ActionKind::Resolve, &by, &why, "resolved");
+                self.act(&incident, resolved.clone());
+                last = Some(resolved);
+                self.resolve(&incident, &format!("{by}: {why}"))
+            }
             Verb::Freeze | Verb::Unspecified => self.change(&incident, |_| format!("{by}: {why}")),
         };
-        let action = last.unwrap_or_else(|| proto::Action {
-            kind: ActionKind::Resolve.into(),
-            at: Some(clock::wall()),
-            by,
-            why,
-            result: "resolved".into(),
-            ok: true,
-            ..Default::default()
-        });
         when_durable(announced, reply, move |incident| {
-            What::Act(proto::ActResponse { action: Some(action), incident })
+            What::Act(proto::ActResponse { action: last, incident })
         });
     }
 
@@ -286,7 +282,7 @@ impl Desk {
             pid => match self.lineage.living(pid) {
                 Some(node) => self.lineage.ancestry(node.key),
                 None => {
-                    return reply.refuse(Code::NotFound, format!("there is no process {pid}"));
+                    return reply.refuse(Code::NotFound, unknown(pid));
                 }
             },
         };
@@ -302,37 +298,30 @@ impl Desk {
             at_ns: clock::boot_ns(),
             measures: Vec::new(),
         };
-        let why = format!("{by}: {}", reason(&request.why));
-        let announced = self.opened_by_hand(finding, &ancestry, why);
+        let why = self.reason(&request.why);
+        let report = deed(ActionKind::Report, by, &why, "reported by hand");
+        let announced = self.opened_by_hand(finding, &ancestry, report);
         when_durable(Some(announced), reply, |incident| {
             What::Trigger(proto::TriggerResponse { incident })
         });
     }
 
+    /// Why a person did something, as it is recorded: it may quote a secret.
+    fn reason(&self, why: &str) -> String {
+        let why: String = why.chars().take(WHY_MAX).collect();
+        if why.trim().is_empty() {
+            return "no reason given".into();
+        }
+        self.gatherer.redactor().line(&why)
+    }
+
     fn set_paused(&mut self, request: proto::SetPausedRequest, by: &str, reply: Reply) {
         self.paused.store(request.paused, Ordering::Relaxed);
         let kind = if request.paused { ActionKind::Pause } else { ActionKind::Resume };
-        let now = clock::boot_ns();
-        self.log.append(Draft::of(
-            "",
-            proto::record::Body::Action(proto::Action {
-                kind: kind.into(),
-                at: Some(clock::wall()),
-                by: by.to_owned(),
-                why: reason(&request.why),
-                result: if request.paused {
-                    "no automatic action"
-                } else {
-                    "automatic action as configured"
-                }
-                .into(),
-                started_ns: now,
-                ended_ns: now,
-                processes: 0,
-                ok: true,
-                braked: None,
-            }),
-        ));
+        let result =
+            if request.paused { "no automatic action" } else { "automatic action as configured" };
+        let switched = deed(kind, by, &self.reason(&request.why), result);
+        self.log.append(Draft::of("", proto::record::Body::Action(switched)));
         let receipt = self.log.set_paused(request.paused);
         tokio::spawn(async move {
             let what = What::SetPaused(proto::SetPausedResponse { paused: request.paused });
@@ -389,7 +378,30 @@ fn person(ask: &Ask) -> String {
     }
 }
 
-fn reason(why: &str) -> String {
-    let why: String = why.chars().take(WHY_MAX).collect();
-    if why.trim().is_empty() { "no reason given".into() } else { why }
+/// What a person did that stops or starts no process.
+fn deed(kind: ActionKind, by: &str, why: &str, result: &str) -> proto::Action {
+    let now = clock::boot_ns();
+    proto::Action {
+        kind: kind.into(),
+        at: Some(clock::wall()),
+        by: by.to_owned(),
+        why: why.to_owned(),
+        result: result.to_owned(),
+        started_ns: now,
+        ended_ns: now,
+        processes: 0,
+        ok: true,
+        braked: None,
+    }
+}
+
+/// Why nothing is known of a process.
+fn unknown(pid: u32) -> String {
+    if Path::new("/proc").join(pid.to_string()).exists() {
+        format!(
+            "process {pid} is in no tree that is watched: it is a thread, the kernel's own, or not known yet"
+        )
+    } else {
+        format!("there is no process {pid}")
+    }
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::{
     containments::{Containment, GUARDIAN, POLICY},
     desk::Desk,
+    growth,
     respawn::Looping,
     term::Term,
 };
@@ -88,7 +89,7 @@ impl Desk {
         } else if self.incidents.get(id).is_some_and(of_loop) {
             self.loops.insert(id.to_owned(), Looping::unseen(clock::boot_ns()));
         } else if self.incidents.get(id).is_some_and(of_growth) {
-            self.unseen.insert(id.to_owned(), clock::boot_ns());
+            self.unseen.insert(id.to_owned(), clock::boot_ns() + growth::UNSEEN_NS);
         } else {
             self.containments.know(&self.incidents.roots(id), id);
         }

@@ -129,9 +129,16 @@ impl Trees {
                 forks: tree.forked,
                 bytes: growth.bytes,
                 bytes_per_second: growth.per_second,
+                threads: growth.threads,
+                stalled_ns: self.lineage.stalls().of(tree.slot, tree.root).tree_ns,
+                exhausted_in_s: growth.exhausted_in_s,
             }
         };
-        census.outstanding().into_iter().map(top).collect()
+        let held = |root: ProcessKey| {
+            let growth = outlook.of(proto_key(root))?;
+            Some((growth.bytes, growth.per_second.max(0.0) as u64))
+        };
+        census.outstanding(held).into_iter().map(top).collect()
     }
 
     fn list(

@@ -22,7 +22,9 @@ impl Desk {
         self.resolve_ended_loops();
         self.resolve_unseen_growth();
         self.resolve_ended_ooms();
+        self.end_silent_shortages();
         self.choose_groups();
+        self.note_waits();
         self.tend_ballast();
         self.record_losses();
         self.look_after_parser();
@@ -193,6 +195,7 @@ impl Desk {
             map_bytes: self.programs.map_bytes(),
             log_bytes: self.log.disk_bytes(),
             memory_sampling: Some(self.memory.cost()),
+            degradations: self.degradations.clone(),
         }
     }
 }

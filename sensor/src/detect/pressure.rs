@@ -81,10 +81,10 @@ const SOME_AVG10: f64 = 10.0;
 const FULL_WINDOWS: f64 = 2.0;
 /// systemd-oomd kills at 60 for 30 s; here nothing is killed, and hosts were seen to livelock at 23.
 const FULL_AVG10: f64 = 20.0;
-/// Time in direct reclaim of all tasks together, percent of the time that passed.
+/// Time in direct reclaim of all tasks together, percent of the time that passed on all CPUs.
 const RECLAIM_PERCENT: f64 = 5.0;
 /// All of the page cache was read again within 10 s: what runs is thrown out and fetched, over and over.
-const REFAULTED_PERCENT: f64 = 100.0;
+pub const REFAULTED_PERCENT: f64 = 100.0;
 
 /// A level holds for so long after its last sign, ns: the kernel's averages go back to a tenth in 23 s.
 const HOLD_NS: u64 = 30_000_000_000;
@@ -155,9 +155,6 @@ fn signs(pressure: &Pressure, limits: &Limits) -> [Sign; SIGNS] {
     // Where nobody knows of swap there is none to hope for.
     let swapless = swap.is_none_or(|free| free < SWAP_PERCENT);
     let critical = swapless.then_some(limits.critical_percent);
-    let full = float(pressure.full_percent);
-    let thrashes = full.is_some_and(|full| full > 5.0);
-    let refaulted = float(pressure.refaulted_percent).filter(|_| thrashes);
     [
         Sign::falling(
             "available",
@@ -210,7 +207,7 @@ fn signs(pressure: &Pressure, limits: &Limits) -> [Sign; SIGNS] {
         Sign::rising(
             "page_cache_read_again",
             "%",
-            refaulted,
+            read_again(pressure),
             [None, None, Some(REFAULTED_PERCENT)],
         ),
     ]
@@ -219,6 +216,12 @@ fn signs(pressure: &Pressure, limits: &Limits) -> [Sign; SIGNS] {
 fn percent(part: Option<u64>, of: Option<u64>) -> Option<f64> {
     let of = of.filter(|of| *of > 0)?;
     Some(part? as f64 * 100.0 / of as f64)
+}
+
+/// Page cache that was read again while all tasks waited, percent of what there is.
+pub fn read_again(pressure: &Pressure) -> Option<f64> {
+    let thrashes = pressure.full_percent.is_some_and(|full| full > 5.0);
+    pressure.refaulted_percent.map(f64::from).filter(|_| thrashes)
 }
 
 /// When nothing is left, if the fall goes on that has lasted long enough to be believed, s.
@@ -242,8 +245,9 @@ pub fn level(pressure: &Pressure, held: Level, limits: &Limits) -> Level {
 pub struct Gauge {
     /// When each of watch, warning and critical had its last sign, boot clock, ns.
     seen: [Option<u64>; 3],
-    /// The level after the last observation.
+    /// The level after the last observation, and when that was.
     last: Level,
+    at_ns: u64,
 }
 
 impl Gauge {
@@ -258,6 +262,7 @@ impl Gauge {
     pub fn observe(&mut self, pressure: &Pressure, limits: &Limits) -> (Level, Level) {
         let at_ns = pressure.at_ns;
         let now = level(pressure, self.held(at_ns), limits);
+        self.at_ns = at_ns;
         for (level, seen) in Level::RISEN.into_iter().zip(&mut self.seen) {
             if now >= level {
                 *seen = Some(at_ns);
@@ -280,6 +285,9 @@ pub struct Teller {
 /// Between two records, ns: while it is only watched, and from a warning on.
 const WATCHED_NS: u64 = 10_000_000_000;
 const WARNED_NS: u64 = 2_000_000_000;
+/// Without any record for so long, a place that is calm by the clock has had its last one, ns: one comes every 10 s
+/// until it is calm, and the desk may be late.
+const SILENT_NS: u64 = 2 * WATCHED_NS;
 /// A fall is told of after so long, ns: signs come and go with each look.
 const FALLEN_NS: u64 = 1_000_000_000;
 
@@ -315,9 +323,12 @@ impl Teller {
 pub enum Said {
     /// A place got worse, to `warning` or `critical`.
     Risen { cgroup: String, level: Level, finding: Box<Finding> },
-    /// A place of which something was said is calm again.
-    Calm { cgroup: String },
+    /// A place of which something was said is calm again, or gone.
+    Calm { cgroup: String, why: &'static str },
 }
+
+const ENOUGH: &str = "there is enough memory again, and nobody waits for it";
+const GONE: &str = "the cgroup is gone, and what was short in it";
 
 /// All places.
 #[derive(Clone, Debug)]
@@ -337,11 +348,17 @@ impl Detector {
 
     pub fn observe(&mut self, pressure: &Pressure) -> Vec<Said> {
         let cgroup = pressure.cgroup.clone();
-        if !self.places.contains_key(&cgroup) && self.places.len() >= PLACES {
+        // However many cgroups there are, the host is judged.
+        let full = self.places.len() >= PLACES && !cgroup.is_empty();
+        if full && !self.places.contains_key(&cgroup) {
             return Vec::new();
         }
         let gauge = self.places.entry(cgroup.clone()).or_default();
-        let (before, now) = gauge.observe(pressure, &self.limits);
+        let (before, now) = if pressure.gone {
+            (gauge.last, Level::Calm)
+        } else {
+            gauge.observe(pressure, &self.limits)
+        };
         if now == Level::Calm {
             self.places.remove(&cgroup);
         }
@@ -349,10 +366,20 @@ impl Detector {
             let finding = Box::new(finding(pressure, now, &self.limits));
             vec![Said::Risen { cgroup, level: now, finding }]
         } else if before >= Level::Warning && now < Level::Warning {
-            vec![Said::Calm { cgroup }]
+            vec![Said::Calm { cgroup, why: if pressure.gone { GONE } else { ENOUGH } }]
         } else {
             Vec::new()
         }
+    }
+
+    /// Places that have not been looked at since they became calm: that record was lost, or nobody looks any more.
+    /// A look at which nothing is known ends them, here and in a replay.
+    pub fn silent(&self, now_ns: u64) -> Vec<String> {
+        let silent = |gauge: &Gauge| {
+            gauge.held(now_ns) == Level::Calm && now_ns.saturating_sub(gauge.at_ns) >= SILENT_NS
+        };
+        let places = self.places.iter().filter(|(_, gauge)| silent(gauge));
+        places.map(|(cgroup, _)| cgroup.clone()).collect()
     }
 
     /// The level of a place at a moment; empty: the host.

@@ -1,7 +1,7 @@
 //! Pressure: how short memory is, who takes it, who waits for it, and what no process holds.
 //!
 //! Who waits is rarely who takes. What is said of growth compares two samples of who held what; nothing is
-//! scanned for it.
+//! scanned for it. Of a cgroup only those in it count: what grows elsewhere does not take from its limit.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -12,7 +12,7 @@ use sensor_proto::json::escape;
 
 use super::words::{Words, list};
 use crate::{
-    detect::pressure::projected_s,
+    detect::pressure::{REFAULTED_PERCENT, projected_s, read_again},
     evidence::Redactor,
     lineage::ProcessKey,
     present::text::bytes,
@@ -23,11 +23,12 @@ use crate::{
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Shortage {
     pub pressure: Pressure,
-    /// Who held what some minutes ago, and last.
+    /// Who held what some minutes ago, and last; of a cgroup who is in it alone.
     pub before: Option<MemorySample>,
     pub now: Option<MemorySample>,
-    /// Who has waited longest.
+    /// Who has waited longest within the last minutes, and within how long, ns.
     pub waiting: Vec<Waiting>,
+    pub waited_ns: u64,
     /// Arguments of processes that hold a tree of the samples.
     pub commands: Vec<(ProcessKey, Vec<Vec<u8>>)>,
     /// Incidents about processes that run away, by their pid.
@@ -40,8 +41,16 @@ pub struct Waiting {
     pub process: ProcessKey,
     /// As at exec, not yet redacted.
     pub argv: Vec<Vec<u8>>,
-    /// Since the sensor knows it, ns.
+    /// Within [`Shortage::waited_ns`], its threads together, ns.
     pub stalled_ns: u64,
+}
+
+/// What a sample tells of cgroups alone: trees whose root is in one of them. Sums over processes that are
+/// alike go over the whole host, and so they tell nothing.
+pub(crate) fn within(sample: MemorySample, cgroups: &HashSet<u64>) -> MemorySample {
+    let mut sample = MemorySample { groups: Vec::new(), ..sample };
+    sample.trees.retain(|tree| cgroups.contains(&tree.cgroup));
+    sample
 }
 
 /// Growth that is told of: of what a sample tells at all.
@@ -158,8 +167,20 @@ pub fn diagnose(case: &Case<'_>) -> proto::Diagnosis {
             remedy = what;
         }
     }
+    let boxed = !shortage.pressure.cgroup.is_empty();
     if change.is_none() {
         cause += " Who takes it is not known: there is nothing yet to compare with.";
+    } else if boxed && growers.is_empty() {
+        cause += " Who takes it is not known: no tree in it was seen to grow much.";
+    }
+    if let Some((said, what)) = cache(&shortage.pressure, change.as_ref()) {
+        let _ = write!(cause, " {said}");
+        if remedy.is_empty() {
+            confidence = 0.7;
+        } else {
+            remedy.push(' ');
+        }
+        remedy += &what;
     }
     let waiting: Vec<String> = shortage
         .waiting
@@ -168,7 +189,8 @@ pub fn diagnose(case: &Case<'_>) -> proto::Diagnosis {
         .map(|one| {
             let seconds = one.stalled_ns as f64 / 1e9;
             let who = command(&one.argv, &words);
-            format!("{who} ({}, {seconds:.1} s so far)", one.process.tgid)
+            let span = span(shortage.waited_ns);
+            format!("{who} ({}, {seconds:.1} s in the last {span})", one.process.tgid)
         })
         .collect();
     if !waiting.is_empty() {
@@ -180,7 +202,12 @@ pub fn diagnose(case: &Case<'_>) -> proto::Diagnosis {
         );
     }
     if remedy.is_empty() {
-        remedy += "Look with `sensor top` at who holds most, and end or bound what may go.";
+        let top = if boxed {
+            format!("sensor top --sort memory --cgroup {}", place(&shortage.pressure.cgroup))
+        } else {
+            "sensor top --sort memory".into()
+        };
+        remedy = format!("Look with `{top}` at who holds most, and end or bound what may go.");
     }
     proto::Diagnosis {
         cause,
@@ -209,8 +236,40 @@ fn waits(pressure: &Pressure) -> String {
     }
 }
 
+/// Page cache that is read again and again, as a sentence, and what to do.
+fn cache(pressure: &Pressure, change: Option<&Change<'_>>) -> Option<(String, String)> {
+    let percent = read_again(pressure).filter(|percent| *percent >= REFAULTED_PERCENT)?;
+    let mut said = format!(
+        "{percent:.0} % of the page cache was read again within 10 s: what is in use does not fit, and what \
+         was thrown out a moment before is fetched once more."
+    );
+    if let Some(change) = change
+        && let Some((left, gone)) = change.cache()
+    {
+        let _ = write!(
+            said,
+            " {} of page cache are left, {} less than {} ago.",
+            bytes(left),
+            bytes(gone),
+            change.span()
+        );
+    }
+    let more = if pressure.cgroup.is_empty() {
+        "More memory for the host".into()
+    } else {
+        format!("A higher limit for {}", place(&pressure.cgroup))
+    };
+    Some((said, format!("{more}, or fewer that read so much at once, ends the reading.")))
+}
+
 fn seconds(ns: u64) -> u64 {
     (ns / 1_000_000_000).max(1)
+}
+
+/// `3 min`, `40 s`
+fn span(ns: u64) -> String {
+    let seconds = seconds(ns);
+    if seconds >= 120 { format!("{} min", seconds / 60) } else { format!("{seconds} s") }
 }
 
 fn capital(text: &str) -> String {
@@ -239,8 +298,9 @@ fn name(shortage: &Shortage, tree: &TreeMemory, words: &Words<'_>) -> String {
     }
 }
 
-/// What lies between two samples.
+/// What lies between two samples, of a place.
 struct Change<'a> {
+    pressure: &'a Pressure,
     before: &'a MemorySample,
     now: &'a MemorySample,
 }
@@ -248,13 +308,11 @@ struct Change<'a> {
 impl<'a> Change<'a> {
     fn of(shortage: &'a Shortage) -> Option<Self> {
         let (before, now) = (shortage.before.as_ref()?, shortage.now.as_ref()?);
-        (now.at_ns > before.at_ns).then_some(Self { before, now })
+        (now.at_ns > before.at_ns).then_some(Self { pressure: &shortage.pressure, before, now })
     }
 
-    /// `3 min`, `40 s`
     fn span(&self) -> String {
-        let seconds = (self.now.at_ns - self.before.at_ns) / 1_000_000_000;
-        if seconds >= 120 { format!("{} min", seconds / 60) } else { format!("{seconds} s") }
+        span(self.now.at_ns - self.before.at_ns)
     }
 
     fn host(&self, of: fn(&HostMemory) -> Option<u64>) -> Option<i64> {
@@ -262,14 +320,41 @@ impl<'a> Change<'a> {
         Some(signed(value(self.now)?).saturating_sub(signed(value(self.before)?)))
     }
 
-    /// What is gone of the memory that was available, bytes.
-    fn gone(&self) -> i64 {
-        self.host(|host| host.available_bytes).map_or(0, i64::saturating_neg)
+    /// What is gone of the memory that was available in the place, bytes; none where nobody knows.
+    fn gone(&self) -> Option<i64> {
+        if self.pressure.cgroup.is_empty() {
+            return self.host(|host| host.available_bytes).map(i64::saturating_neg);
+        }
+        let limit = self.pressure.total_bytes?;
+        let used = limit.saturating_sub(self.pressure.available_bytes?);
+        // Whoever was in it then had its limit above him. Where nobody is told of, or it is another limit that he
+        // would have met, all that is used may have come since: so less is explained, and none too much.
+        let limited = self.before.trees.iter().find(|tree| tree.limit_bytes == Some(limit));
+        let before = limited.and_then(|tree| tree.limit_used_bytes).unwrap_or_default();
+        Some(signed(used).saturating_sub(signed(before)))
     }
 
     /// Whether so much growth explains what is gone.
     fn explains(&self, grown: i64) -> bool {
-        grown > 0 && grown.saturating_mul(100) >= self.gone().saturating_mul(EXPLAINS)
+        grown > 0
+            && self
+                .gone()
+                .is_some_and(|gone| grown.saturating_mul(100) >= gone.saturating_mul(EXPLAINS))
+    }
+
+    /// Page cache of the host, without what lies in memory alone: what is left of it, and what is gone, where
+    /// that is worth a word, bytes.
+    fn cache(&self) -> Option<(u64, u64)> {
+        if !self.pressure.cgroup.is_empty() {
+            return None;
+        }
+        let files = |sample: &MemorySample| {
+            let host = sample.host.as_ref()?;
+            Some(host.cached_bytes?.saturating_sub(host.shmem_bytes.unwrap_or_default()))
+        };
+        let (before, now) = (files(self.before)?, files(self.now)?);
+        let gone = before.saturating_sub(now);
+        (signed(gone) >= LEAST_BYTES).then_some((now, gone))
     }
 
     /// How much a tree has grown. One that was not told of before held little, or was not there.
@@ -280,7 +365,8 @@ impl<'a> Change<'a> {
 
     /// The trees that have grown most, each the lowest that has its growth, none below another.
     fn growers(&self) -> Vec<(&'a TreeMemory, i64)> {
-        let least = LEAST_BYTES.max(self.gone().saturating_mul(LEAST_PERCENT) / 100);
+        let gone = self.gone().unwrap_or_default();
+        let least = LEAST_BYTES.max(gone.saturating_mul(LEAST_PERCENT) / 100);
         let mut trees: Vec<(&TreeMemory, i64)> =
             self.now.trees.iter().map(|tree| (tree, self.grown(tree))).collect();
         trees.retain(|(_, grown)| *grown >= least);
@@ -340,7 +426,7 @@ impl<'a> Change<'a> {
     /// to do.
     fn crowd(&self, growers: &[(&TreeMemory, i64)]) -> Option<(String, String)> {
         let alone = growers.iter().map(|(_, grown)| *grown).max().unwrap_or(0);
-        if self.gone() <= 0 || self.explains(alone) {
+        if self.gone().is_none_or(|gone| gone <= 0) || self.explains(alone) {
             return None;
         }
         let grown = |group: &proto::GroupMemory| {
@@ -369,9 +455,13 @@ impl<'a> Change<'a> {
         ))
     }
 
-    /// What is gone and no tree holds: where it went, and what to do.
+    /// What is gone of the host and no tree holds: where it went, and what to do.
     fn elsewhere(&self) -> Option<(String, String)> {
-        let gone = self.gone();
+        if !self.pressure.cgroup.is_empty() {
+            // The numbers are the host's.
+            return None;
+        }
+        let gone = self.gone()?;
         let trees = self.host(|host| host.anon_bytes).unwrap_or_default().max(0);
         let rest = gone.saturating_sub(trees);
         if gone < LEAST_BYTES || rest.saturating_mul(100) < gone.saturating_mul(EXPLAINS) {

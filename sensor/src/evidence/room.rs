@@ -8,6 +8,7 @@ use crate::{
     lineage::ProcessKey,
     proto::HostMemory,
     respond::surge::{Memory, Tasks},
+    vitals::parse,
 };
 
 /// Processes whose memory stands for that of all: 10 µs each.
@@ -19,12 +20,9 @@ const NUMBER_LIMIT: usize = 64;
 /// memory.stat has some 60 lines.
 const STAT_LIMIT: usize = 16 << 10;
 
-/// How much memory a group may have and has, and what of that is a cache that goes when somebody
-/// needs it: the files of v2, and those of v1, which count the groups below with `total_` alone.
-const MEMORY_FILES: [[&str; 3]; 2] = [
-    ["memory.max", "memory.current", "inactive_file "],
-    ["memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "],
-];
+/// How much memory a group may have and has: the files of v2, and those of v1.
+const MEMORY_FILES: [[&str; 2]; 2] =
+    [["memory.max", "memory.current"], ["memory.limit_in_bytes", "memory.usage_in_bytes"]];
 
 /// Memory that must be available before anybody looks at processes: what one gathering takes at most, and as
 /// much again for the others. On a small host a sixteenth of all.
@@ -132,13 +130,11 @@ impl Room {
 
 /// A group's own limit of memory; `None` where it has none.
 pub fn group(dir: &Path) -> Option<Room> {
-    MEMORY_FILES.iter().find_map(|[limit, usage, cache]| {
+    MEMORY_FILES.iter().find_map(|[limit, usage]| {
         let most = number(&dir.join(limit))?;
         let used = number(&dir.join(usage))?;
         let stat = read_file(dir.join("memory.stat"), STAT_LIMIT).unwrap_or_default();
-        let stat = String::from_utf8_lossy(&stat);
-        let cached = stat.lines().find_map(|line| line.strip_prefix(cache)?.parse().ok());
-        Some(Room { limit, most, used: used.saturating_sub(cached.unwrap_or(0)) })
+        Some(Room { limit, most, used: parse::held(used, &stat) })
     })
 }
 
@@ -232,8 +228,9 @@ mod tests {
             ],
         );
         assert_eq!(seen(), (512 << 20, "memory.max of a".into()));
-        // A third of it can be had back.
-        lay(root.path(), &[("mem/a/memory.stat", "anon 1\ninactive_file 536870912\n")]);
+        // A third of it can be had back, whichever list it is on.
+        let stat = "anon 1\ninactive_file 268435456\nactive_file 268435456\n";
+        lay(root.path(), &[("mem/a/memory.stat", stat)]);
         assert_eq!(seen(), (1 << 30, "memory.max of a".into()));
         lay(root.path(), &[("mem/a/memory.max", "17179869184\n")]);
         assert_eq!(seen(), (HOST, "the host's memory".into()), "more than the host has");
@@ -250,9 +247,13 @@ mod tests {
                 ("mem/a/b/memory.usage_in_bytes", "314572800\n"),
                 ("mem/a/memory.limit_in_bytes", "1073741824\n"),
                 ("mem/a/memory.usage_in_bytes", "629145600\n"),
-                ("mem/a/memory.stat", "inactive_file 0\ntotal_inactive_file 104857600\n"),
+                (
+                    "mem/a/memory.stat",
+                    "inactive_file 0\nactive_file 0\ntotal_inactive_file 104857600\n\
+                     total_active_file 52428800\n",
+                ),
             ],
         );
-        assert_eq!(seen(), (524 << 20, "memory.limit_in_bytes of a".into()));
+        assert_eq!(seen(), (574 << 20, "memory.limit_in_bytes of a".into()));
     }
 }

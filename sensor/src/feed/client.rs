@@ -40,9 +40,10 @@ pub enum Address {
 impl Address {
     /// As it is written on the command line. `tls` is needed for a host's.
     pub fn parse(written: PathBuf, tls: Option<PathBuf>) -> Result<Self, ConnectError> {
-        let uri = written.to_str().filter(|text| text.starts_with(HTTPS)).map(str::to_owned);
+        let uri = written.to_str().filter(|text| text.contains("://")).map(str::to_owned);
         match (uri, tls) {
             (None, _) => Ok(Self::Local(written)),
+            (Some(uri), _) if !uri.starts_with(HTTPS) => Err(ConnectError::NoSocket(uri)),
             (Some(uri), Some(tls)) => Ok(Self::Remote { uri, tls }),
             (Some(uri), None) => Err(ConnectError::NoCertificate(uri)),
         }
@@ -56,6 +57,11 @@ pub enum ConnectError {
          or SENSOR_TLS; `sensor certs` makes such folders"
     )]
     NoCertificate(String),
+    #[error(
+        "{0} is no socket: --socket (or SENSOR_SOCKET) takes the path of the daemon's socket on this host, \
+         /run/sensor/sensor.sock, or https://HOST:PORT of a daemon on another host, with --tls DIR"
+    )]
+    NoSocket(String),
     #[error("cannot read {path}: {source}; `sensor certs` makes such files")]
     Certificate { path: PathBuf, source: io::Error },
     #[error(
@@ -64,7 +70,10 @@ pub enum ConnectError {
         innermost(.source)
     )]
     Remote { uri: String, source: tonic::transport::Error },
-    #[error("sensor is not running (no socket at {0}): start it with `sensor run`")]
+    #[error(
+        "sensor is not running (no socket at {0}): start it with `sensor run`; one with another \
+         runtime_dir has its socket there: name it with --socket or SENSOR_SOCKET"
+    )]
     Absent(PathBuf),
     #[error("sensor is not running (nobody answers at {0}): start it with `sensor run`")]
     Refused(PathBuf),
@@ -147,4 +156,25 @@ async fn connect_local(socket: &Path) -> Result<SensorServiceClient<Channel>, Co
         .await
         .map_err(|source| ConnectError::Protocol { path, source })?;
     Ok(SensorServiceClient::new(channel))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_path_or_another_host() {
+        let parse = |written: &str, tls: Option<&str>| {
+            Address::parse(written.into(), tls.map(PathBuf::from))
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(parse("/run/s", None), Ok(Address::Local("/run/s".into())));
+        let remote = Address::Remote { uri: "https://a:1".into(), tls: "d".into() };
+        assert_eq!(parse("https://a:1", Some("d")), Ok(remote));
+        assert!(parse("https://a:1", None).unwrap_err().contains("asks for a certificate"));
+        for tls in [None, Some("d")] {
+            let refused = parse("http://a:1", tls).unwrap_err();
+            assert!(refused.starts_with("http://a:1 is no socket: --socket"), "{refused}");
+        }
+    }
 }

@@ -160,6 +160,13 @@ impl Incidents {
                 |live: &&Live| live.culprit.is_none() && live.incident.fingerprint == fingerprint;
             return self.live.values().find(same).map(|live| live.incident.id.clone());
         };
+        if finding.kind == proto::Kind::Manual {
+            // Whoever points at a process means that one, and not what stands above it.
+            let same = |live: &&Live| {
+                live.culprit == Some(culprit) && live.incident.kind() == proto::Kind::Manual
+            };
+            return self.live.values().find(same).map(|live| live.incident.id.clone());
+        }
         if finding.kind == proto::Kind::CrashLoop {
             // A supervisor restarts several commands: each is a cause of its own.
             let fingerprint = fingerprint(finding.kind, scene.identity);
@@ -190,7 +197,10 @@ impl Incidents {
                 || finding.kind == proto::Kind::MemoryGrowth
                     && severity(finding, 0) as i32 > incident.severity;
             if stronger {
-                incident.finding = Some(claim(finding));
+                // Growth within a recursion makes it worse; it is still a recursion, and is told by its own numbers.
+                if incident.kind() == finding.kind {
+                    incident.finding = Some(claim(finding));
+                }
                 incident.severity = incident.severity.max(severity(finding, 0) as i32);
             }
             match (&finding.group, &mut incident.group) {

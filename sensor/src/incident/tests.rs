@@ -45,6 +45,18 @@ fn one_cause_is_one_incident() {
     assert!(other.opened, "another tree is another incident");
 }
 
+#[test]
+fn who_is_pointed_at_is_meant_and_nobody_above() {
+    let mut incidents = Incidents::default();
+    let manual = |tgid| Finding { kind: proto::Kind::Manual, ..finding(tgid, false) };
+    incidents.report(&manual(7), scene(0, &[]), "a".into());
+    let below = incidents.report(&manual(9), scene(1, &[8, 7]), "b".into());
+    assert!(below.opened);
+    assert_eq!(incidents.roots("b"), [ProcessKey::new(9, 1)]);
+    let again = incidents.report(&manual(9), scene(2, &[8, 7]), "c".into());
+    assert_eq!(again.incident.id, "b");
+}
+
 fn of_group(members: &[u32]) -> Finding {
     let members: Vec<ProcessKey> = members.iter().map(|tgid| ProcessKey::new(*tgid, 1)).collect();
     let group = Group {
@@ -114,8 +126,26 @@ fn a_storm_joins_the_recursion_that_it_comes_from() {
     let same = incidents.report(&storm, scene(1, &[]), "a".into());
     assert!(!same.opened);
     assert_eq!(same.incident.kind(), proto::Kind::Recursion);
+    assert_eq!(same.incident.finding.unwrap().rule, "R1", "of its own kind");
     let other = incidents.report(&storm, scene(2, &[]), "b".into());
     assert!(other.opened, "whoever reacted knew of none");
+}
+
+#[test]
+fn growth_within_a_recursion_makes_it_worse_and_leaves_its_numbers() {
+    let mut incidents = Incidents::default();
+    let first = incidents.report(&finding(7, false), scene(0, &[]), "a".into());
+    assert_eq!(first.incident.severity(), Severity::Warning);
+    let growth = Finding { kind: proto::Kind::MemoryGrowth, rule: "M1", ..finding(9, true) };
+    let joined = incidents.report(&growth, scene(1, &[7]), "a".into());
+    assert!(!joined.opened);
+    assert_eq!(joined.why, "M1 was crossed in the same tree");
+    assert_eq!(joined.incident.severity(), Severity::Critical);
+    assert_eq!(joined.incident.finding.unwrap().rule, "R1");
+    // What is surer of the same kind still counts.
+    let surer = Finding { rule: "R1b", ..finding(7, true) };
+    let surer = incidents.report(&surer, scene(2, &[]), "a".into());
+    assert_eq!(surer.incident.finding.unwrap().rule, "R1b");
 }
 
 #[test]

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, fmt::Write as _};
 use sensor_proto::json::escape;
 
 use super::{Dossier, End, Event, Redact, lines::SHOWN};
-use crate::proto::{self, ActionKind, Evidence, State, evidence::Content, file_fact};
+use crate::{
+    present::text::count,
+    proto::{self, ActionKind, Evidence, State, evidence::Content, file_fact},
+};
 
 /// PSI above this share of time says that work waits: a busy build reaches 10 to 30 %.
 const STALLED_PERCENT: f64 = 40.0;
@@ -71,7 +74,10 @@ fn step(incident: &proto::Incident, evidence: &Evidence) -> Option<Step> {
 fn of_tree(incident: &proto::Incident, tree: &proto::ProcessTree) -> Step {
     let mut programs: BTreeMap<String, usize> = BTreeMap::new();
     for process in &tree.processes {
-        *programs.entry(escape(process.comm.as_bytes())).or_default() += 1;
+        // Who ended before it was looked at has no name.
+        let name =
+            if process.comm.is_empty() { "?".to_owned() } else { escape(process.comm.as_bytes()) };
+        *programs.entry(name).or_default() += 1;
     }
     let mut programs: Vec<(String, usize)> = programs.into_iter().collect();
     programs.sort_by(|one, other| other.1.cmp(&one.1).then_with(|| one.0.cmp(&other.0)));
@@ -88,8 +94,10 @@ fn of_tree(incident: &proto::Incident, tree: &proto::ProcessTree) -> Step {
     Step {
         looked: "the culprit's tree".to_owned(),
         seen: format!(
-            "{total} processes ({}), {depth} levels deep, {} MiB of their own memory, {standing} of {} stopped",
+            "{} ({}), {}, {} MiB of their own memory, {standing} of {} stopped",
+            count(total as u64, "process", "processes"),
             names.join(", "),
+            count(depth, "level deep", "levels deep"),
             anon >> 20,
             tree.processes.len()
         ),
@@ -255,13 +263,18 @@ fn of_meminfo(text: &str) -> Option<Step> {
 }
 
 fn of_kernel_log(text: &str) -> Step {
-    const SIGNS: [(&str, &str); 5] = [
+    const SIGNS: [(&str, &str); 8] = [
         ("Out of memory", "the kernel killed for want of memory"),
         ("oom-kill:", "the kernel killed for want of memory"),
         ("fork rejected by pids controller", "a cgroup ran out of tasks"),
         ("blocked for more than", "tasks hang"),
         ("segfault at", "a program crashed"),
+        ("I/O error", "a disk failed"),
+        ("Remounting filesystem read-only", "a file system can no longer be written"),
+        ("soft lockup", "a CPU was stuck"),
     ];
+    const NOTHING: &str =
+        "none of them of OOM kills, limits of tasks, hangs, crashes or failing disks";
     let lines = text.lines().count();
     let mut met: Vec<&str> = Vec::new();
     for (sign, meaning) in SIGNS {
@@ -272,11 +285,12 @@ fn of_kernel_log(text: &str) -> Step {
     Step {
         looked: "the kernel's log".to_owned(),
         seen: format!(
-            "{lines} lines, {}",
-            if met.is_empty() { "none that speaks of trouble".to_owned() } else { met.join(", ") }
+            "{}, {}",
+            count(lines as u64, "line", "lines"),
+            if met.is_empty() { NOTHING.to_owned() } else { met.join(", ") }
         ),
         means: if met.is_empty() {
-            "the kernel itself had nothing to complain about"
+            "nothing of what the playbook knows troubled the kernel; what else it says is for a person"
         } else {
             "the kernel felt it as well"
         }
@@ -329,6 +343,7 @@ fn actions(incident: &proto::Incident) -> Step {
     let done: Vec<String> = incident
         .actions
         .iter()
+        .filter(|action| action.kind() != ActionKind::Report)
         .map(|action| {
             let word = sensor_proto::json::action_kind::word(action.kind);
             format!("{word} ({})", plain(&action.result))

@@ -178,7 +178,7 @@ fn the_playbook_goes_through_all_evidence() {
         "2/7 looked at /w/Toolfile (e2): a file of 99 bytes. It means: it is part of the cause",
         "3/7 looked at the host's pressure (e3): work waited for a resource in up to 71.5 %",
         "4/7 looked at the host's memory (e4): 1 of 2 MiB are available",
-        "5/7 looked at the kernel's log (e5): 1 lines, a program crashed",
+        "5/7 looked at the kernel's log (e5): 1 line, a program crashed",
         "6/7 looked at the diagnosis of recursion (it cites e2): `tool a` starts itself. It means: 90 % sure. Next: Remove line 3 of Toolfile.",
         "7/7 looked at what was done about it: nothing yet",
     ];
@@ -191,6 +191,23 @@ fn the_playbook_goes_through_all_evidence() {
         outcome.end.findings,
         "tool a starts itself. Cause: `tool a` starts itself. Remedy: Remove line 3 of Toolfile."
     );
+}
+
+#[test]
+fn the_playbook_claims_nothing_of_what_it_does_not_know() {
+    let step = |log: &str| {
+        let log = Content::Text(log.as_bytes().to_vec());
+        let log =
+            proto::Evidence { name: "kernel_log".into(), content: Some(log), ..Default::default() };
+        let dossier = Dossier { evidence: vec![log], ..dossier() };
+        let outcome = run(&Driver::Builtin, &dossier, &Stop::new().unwrap());
+        outcome.of("playbook")[0].to_owned()
+    };
+    let disk =
+        step("EXT4-fs error (device loop0)\nEXT4-fs (loop0): Remounting filesystem read-only\n");
+    assert!(disk.contains("2 lines, a file system can no longer be written"), "{disk}");
+    let other = step("flux capacitor: out of range\n");
+    assert!(other.contains("what else it says is for a person"), "{other}");
 }
 
 #[test]

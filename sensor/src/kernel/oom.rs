@@ -3,7 +3,7 @@
 
 use std::os::fd::OwnedFd;
 
-use aya::Ebpf;
+use aya::{Ebpf, maps::Array};
 use sensor_common::oom::{ABSENT, Layout};
 
 use super::{btf::Btf, load::attach_tracepoint};
@@ -66,10 +66,15 @@ pub fn load_kills(
     numbers: Result<(), String>,
 ) -> (Vec<OwnedFd>, Kills) {
     let mut links = Vec::new();
-    let mut each = |name, tracepoint| {
+    let mut each = |ebpf: &mut Ebpf, name, tracepoint| {
         attach_tracepoint(ebpf, btf, name, tracepoint).map(|link| links.push(link))
     };
-    let senders = each("sensor_signal", "signal_generate");
-    let victims = each("sensor_victim", "mark_victim");
+    let senders = each(ebpf, "sensor_signal", "signal_generate").and_then(|()| {
+        // From here on a victim without a signal of the OOM killer's was ending already.
+        let map = ebpf.map_mut("SENDERS").ok_or("the object has no map SENDERS")?;
+        let mut seen = Array::<_, u32>::try_from(map).map_err(|error| error.to_string())?;
+        seen.set(0, 1, 0).map_err(|error| error.to_string())
+    });
+    let victims = each(ebpf, "sensor_victim", "mark_victim");
     (links, Kills { victims, senders, numbers })
 }

@@ -73,6 +73,13 @@ pub struct Tree {
     at: usize,
 }
 
+/// What trees are judged by, each with what it holds where that is asked for, bytes; empty: nobody knows.
+#[derive(Clone, Copy)]
+struct By<'a> {
+    order: TreeOrder,
+    weights: &'a [u64],
+}
+
 /// Of a process among all.
 #[derive(Clone, Copy, Debug)]
 pub struct Place(usize);
@@ -248,23 +255,27 @@ impl Census {
     /// The trees that stand for the others by this order, best first, no two of which have a process in
     /// common; and how many there are beyond the limit.
     pub fn trees(&self, order: TreeOrder, limit: usize) -> (Vec<Tree>, usize) {
+        self.ranked(By { order, weights: &self.weights }, limit)
+    }
+
+    fn ranked(&self, by: By<'_>, limit: usize) -> (Vec<Tree>, usize) {
         let mut found = Vec::new();
         let mut open: Vec<usize> = self.roots().collect();
         while let Some(at) = open.pop() {
             if self.members[at].live == 0 {
                 continue;
             }
-            if let Some(at) = self.carrier(at, order, &mut open) {
+            if let Some(at) = self.carrier(at, by, &mut open) {
                 found.push(at);
             }
         }
         let rank = |at: &usize| {
             let member = &self.members[*at];
-            let by = match order {
+            let value = match by.order {
                 TreeOrder::Growth => i64::from(member.grown),
-                _ => self.weight(*at, order) as i64,
+                _ => self.weight(*at, by) as i64,
             };
-            Reverse((by, member.live, member.forked, Reverse(member.counted.key)))
+            Reverse((value, member.live, member.forked, Reverse(member.counted.key)))
         };
         let omitted = found.len().saturating_sub(limit);
         if omitted > 0 {
@@ -277,10 +288,11 @@ impl Census {
 
     /// Who stands for a tree: the lowest process that carries nearly all of it. Trees beside the way down to
     /// it are for later; `None`: all of it is.
-    fn carrier(&self, root: usize, order: TreeOrder, later: &mut Vec<usize>) -> Option<usize> {
+    fn carrier(&self, root: usize, by: By<'_>, later: &mut Vec<usize>) -> Option<usize> {
         // What does nothing is judged by its size.
-        let order = if self.weight(root, order) == 0 { TreeOrder::Processes } else { order };
-        let enough = self.weight(root, order) * CARRIES;
+        let size = By { order: TreeOrder::Processes, ..by };
+        let by = if self.weight(root, by) == 0 { size } else { by };
+        let enough = self.weight(root, by).saturating_mul(CARRIES);
         let mut at = root;
         loop {
             if self.stands_aside(at) {
@@ -288,7 +300,8 @@ impl Census {
                 return None;
             }
             let is_heir = |child: &usize| {
-                self.members[*child].live > 0 && self.weight(*child, order) * 100 >= enough
+                self.members[*child].live > 0
+                    && self.weight(*child, by).saturating_mul(100) >= enough
             };
             let heir = self.children(at).find(is_heir);
             let Some(heir) = heir else { return Some(at) };
@@ -303,13 +316,13 @@ impl Census {
         counted.key.tgid == INIT || (live - near) * 2 > live
     }
 
-    fn weight(&self, at: usize, order: TreeOrder) -> u64 {
+    fn weight(&self, at: usize, by: By<'_>) -> u64 {
         let member = &self.members[at];
-        match order {
+        match by.order {
             TreeOrder::Unspecified | TreeOrder::Processes => member.live.into(),
             TreeOrder::Forks => member.forked.into(),
             TreeOrder::Growth => u64::try_from(member.grown).unwrap_or(0),
-            TreeOrder::Memory => self.weights.get(at).copied().unwrap_or(0),
+            TreeOrder::Memory => by.weights.get(at).copied().unwrap_or(0),
         }
     }
 
@@ -320,15 +333,23 @@ impl Census {
         Tree { root: key, slot, alive, live, forks, forked, grown, bytes, at }
     }
 
-    /// The trees that stand out: who forks and grows most, if anybody does, and the largest; five at most,
-    /// of which one may be part of another.
-    pub fn outstanding(&self) -> Vec<Tree> {
+    /// The trees that stand out: who forks and grows most, if anybody does, the largest, who holds most memory and
+    /// whose memory grows fastest; seven at most, of which one may be part of another. `held`: what a root's tree
+    /// holds, bytes, and by how many bytes a second that grows, where it is known.
+    pub fn outstanding(&self, held: impl Fn(ProcessKey) -> Option<(u64, u64)>) -> Vec<Tree> {
+        let held = self.members.iter().map(|member| held(member.counted.key).unwrap_or_default());
+        let (bytes, slopes): (Vec<u64>, Vec<u64>) = held.unzip();
         let mut found: Vec<Tree> = Vec::new();
-        for (order, most) in
-            [(TreeOrder::Forks, 2), (TreeOrder::Growth, 1), (TreeOrder::Processes, 2)]
-        {
-            let trees = self.trees(order, most).0.into_iter();
-            for tree in trees.filter(|tree| self.weight(tree.at, order) > 0) {
+        for (order, weights, most) in [
+            (TreeOrder::Forks, &[][..], 2),
+            (TreeOrder::Growth, &[], 1),
+            (TreeOrder::Processes, &[], 2),
+            (TreeOrder::Memory, &bytes, 1),
+            (TreeOrder::Memory, &slopes, 1),
+        ] {
+            let by = By { order, weights };
+            let trees = self.ranked(by, most).0.into_iter();
+            for tree in trees.filter(|tree| self.weight(tree.at, by) > 0) {
                 if !found.iter().any(|known| known.root == tree.root) {
                     found.push(tree);
                 }

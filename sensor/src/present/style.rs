@@ -53,12 +53,11 @@ impl Style {
             return Self::PLAIN;
         }
         let refused = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let dumb = env::var_os("TERM").is_none_or(|name| name == "dumb");
         let columns = rustix::termios::tcgetwinsize(&stdout)
             .ok()
             .map(|size| usize::from(size.ws_col))
             .filter(|columns| *columns > 0);
-        Self { colour: !refused && !dumb, width: Some(columns.unwrap_or(DEFAULT_WIDTH)) }
+        Self { colour: !refused && is_capable(), width: Some(columns.unwrap_or(DEFAULT_WIDTH)) }
     }
 
     /// Columns for running text: wide lines are hard to read.
@@ -74,6 +73,11 @@ impl Style {
             text.to_owned()
         }
     }
+}
+
+/// Whether the terminal, if there is one, knows escape sequences, as far as TERM says.
+pub fn is_capable() -> bool {
+    env::var_os("TERM").is_some_and(|name| name != "dumb")
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
-//! The observations of a log through the detectors of memory and of pressure again: from a state directory, which is only
-//! read, or from a file that holds the observations alone.
+//! The observations of a log through the detectors of memory, of pressure, of OOM kills and of thresholds again: from a
+//! state directory, which is only read, or from a file that holds the observations alone.
+
+mod kills;
 
 use std::path::{Path, PathBuf};
 
@@ -13,11 +15,15 @@ use crate::{
     detect::{
         Finding,
         memory::{Told, Watch},
-        pressure::{Detector, Said},
+        pressure::{self, Detector, Said},
+        usage,
     },
     incident,
     lineage::ProcessKey,
-    proto::{Measure, MemorySample, Pressure, Record, observation::Fact, record::Body},
+    proto::{
+        self, Measure, MemorySample, Pressure, Record, Severity, Usage, observation::Fact,
+        record::Body,
+    },
     record::{self, Export, ExportError, Exporter, Filter, ReadError, Reader},
 };
 
@@ -30,6 +36,10 @@ pub enum ObservedError {
     Read(#[from] ReadError),
     #[error(transparent)]
     Export(#[from] ExportError),
+    #[error(
+        "{0} is an exported incident: `sensor show --file` tells it, and a replay needs a log or what `--keep` wrote"
+    )]
+    Incident(PathBuf),
 }
 
 /// What a replay of a log found.
@@ -43,7 +53,7 @@ pub struct Report {
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Summary {
     pub host: String,
-    /// When the first sample of memory or look at pressure was recorded, and the last one.
+    /// When the first observation that a detector sees was recorded, and the last one.
     #[serde(serialize_with = "json::time")]
     pub from: Option<Timestamp>,
     #[serde(serialize_with = "json::time")]
@@ -52,6 +62,10 @@ pub struct Summary {
     pub samples: u64,
     /// Looks at pressure that were worth a record.
     pub pressures: u64,
+    /// Victims of the OOM killer.
+    pub kills: u64,
+    /// Looks at what has a threshold that were worth a record.
+    pub usages: u64,
     /// What is wrong with the file behind what was read; null: nothing.
     pub damage: Option<String>,
 }
@@ -69,7 +83,7 @@ pub struct Found {
     /// Boot clock, ns.
     #[serde(serialize_with = "json::string")]
     pub at_ns: u64,
-    /// Of pressure where it is, empty: the host; null: it is about who grows.
+    /// Of pressure, OOM kills and thresholds where it is, empty: the host; null: it is about who grows.
     pub cgroup: Option<String>,
     /// None where nobody has it.
     pub culprit: Option<Process>,
@@ -149,6 +163,9 @@ pub fn replay(file: &Path, config: &Config, keep: Option<&Path>) -> Result<Repor
         }
     } else {
         let mut export = Export::open_records(file)?;
+        if export.incident != proto::Incident::default() {
+            return Err(ObservedError::Incident(file.into()));
+        }
         export.by_ref().try_for_each(&mut each)?;
         export.damage
     };
@@ -174,6 +191,8 @@ struct Replay {
     config: Config,
     watch: Watch,
     pressure: Option<Detector>,
+    usage: usage::Detector,
+    kills: kills::Kills,
     boot_id: String,
     /// Which run of a sensor the samples are of.
     series_ns: u64,
@@ -186,6 +205,8 @@ impl Replay {
             config: config.clone(),
             watch: Watch::new(config.detect.memory()),
             pressure: config.detect.pressure().map(Detector::new),
+            usage: usage::Detector::new(config.vitals.thresholds.limits()),
+            kills: kills::Kills::default(),
             boot_id: String::new(),
             series_ns: 0,
             report: Report::default(),
@@ -205,13 +226,23 @@ impl Replay {
                 self.report.log.pressures += 1;
                 self.presses(pressure, record);
             }
+            Some(Fact::OomKill(kill)) => {
+                self.seen(record);
+                self.report.log.kills += 1;
+                self.kills.kill(kill, record.at, &mut self.report.findings);
+            }
+            Some(Fact::Usage(usage)) => {
+                self.seen(record);
+                self.report.log.usages += 1;
+                self.uses(usage, record);
+            }
             _ => {}
         }
     }
 
     fn seen(&mut self, record: &Record) {
         let log = &mut self.report.log;
-        if log.samples == 0 && log.pressures == 0 {
+        if log.from.is_none() {
             log.host.clone_from(&record.host);
             log.from = record.at;
         }
@@ -219,13 +250,34 @@ impl Replay {
         if record.boot_id != self.boot_id {
             self.boot_id.clone_from(&record.boot_id);
             self.watch = Watch::new(self.config.detect.memory());
+            self.kills = kills::Kills::default();
             self.begin();
         }
     }
 
-    /// A daemon begins without any pressure in mind.
+    /// A daemon begins without any pressure in mind, and with the kills that its log has.
     fn begin(&mut self) {
         self.pressure = self.config.detect.pressure().map(Detector::new);
+        self.usage = usage::Detector::new(self.config.vitals.thresholds.limits());
+    }
+
+    fn uses(&mut self, usage: &Usage, record: &Record) {
+        for said in self.usage.observe(usage) {
+            match said {
+                usage::Said::Above(finding) => {
+                    let found = Found::of(&finding, |_| String::new(), record.at);
+                    self.report.findings.push(Found { cgroup: Some(String::new()), ..found });
+                }
+                usage::Said::Below(kind) => {
+                    let why = "it has not been above the threshold for three looks".to_owned();
+                    let end = End { at: record.at, at_ns: usage.at_ns, why };
+                    let kind = json::kind::word(kind.into());
+                    let open = self.report.findings.iter_mut().filter(|it| it.over.is_none());
+                    open.filter(|found| found.rule == usage::RULE && found.kind == kind)
+                        .for_each(|found| found.over = Some(end.clone()));
+                }
+            }
+        }
     }
 
     fn presses(&mut self, pressure: &Pressure, record: &Record) {
@@ -233,17 +285,14 @@ impl Replay {
         for said in detector.observe(pressure) {
             match said {
                 Said::Risen { cgroup, finding, .. } => {
-                    let found = Found::of(&finding, &MemorySample::default(), record.at);
+                    let found = Found::of(&finding, |_| String::new(), record.at);
                     self.report.findings.push(Found { cgroup: Some(cgroup), ..found });
                 }
-                Said::Calm { cgroup } => {
-                    let end = End {
-                        at: record.at,
-                        at_ns: pressure.at_ns,
-                        why: "there is enough memory again, and nobody waits for it".to_owned(),
-                    };
+                Said::Calm { cgroup, why } => {
+                    let end = End { at: record.at, at_ns: pressure.at_ns, why: why.to_owned() };
                     let open = self.report.findings.iter_mut().filter(|it| it.over.is_none());
-                    open.filter(|found| found.cgroup.as_ref() == Some(&cgroup))
+                    open.filter(|found| found.rule == pressure::RULE)
+                        .filter(|found| found.cgroup.as_ref() == Some(&cgroup))
                         .for_each(|found| found.over = Some(end.clone()));
                 }
             }
@@ -255,12 +304,16 @@ impl Replay {
             self.begin();
         }
         self.series_ns = sample.series_ns;
+        self.kills.sample(sample, record.at, &mut self.report.findings);
         for told in self.watch.see(sample) {
             match told {
                 Told::Found(finding) => {
-                    self.report.findings.push(Found::of(&finding, sample, record.at));
+                    let name = |key| name_in(sample, key);
+                    self.report.findings.push(Found::of(&finding, name, record.at));
+                    self.kills.grows(&finding);
                 }
                 Told::Over(over) => {
+                    self.kills.shrinks(over.culprit);
                     let end = End { at: record.at, at_ns: over.at_ns, why: over.why };
                     let open = self.report.findings.iter_mut().rev().filter(|it| it.over.is_none());
                     let open = open.filter(|it| it.cgroup.is_none());
@@ -275,18 +328,28 @@ impl Replay {
     }
 }
 
+fn word(severity: Severity) -> String {
+    json::severity::word(severity.into())
+}
+
+/// What the program of a tree's root is called; empty: the sample has it not.
+fn name_in(sample: &MemorySample, key: ProcessKey) -> String {
+    let tree = sample.trees.iter().find(|tree| key_of(tree.root.as_ref()) == Some(key));
+    tree.map(|tree| tree.comm.clone()).unwrap_or_default()
+}
+
 impl Found {
-    fn of(finding: &Finding, sample: &MemorySample, at: Option<Timestamp>) -> Self {
+    /// `name`: what the program of a process is called.
+    fn of(finding: &Finding, name: impl Fn(ProcessKey) -> String, at: Option<Timestamp>) -> Self {
         let process = |key: ProcessKey| {
-            let tree = sample.trees.iter().find(|tree| key_of(tree.root.as_ref()) == Some(key));
-            let comm = tree.map(|tree| tree.comm.clone()).unwrap_or_default();
+            let comm = name(key);
             Process { pid: key.tgid, start_ns: key.start_ns, comm }
         };
         let members = finding.group.as_ref().map(|group| group.members.as_slice());
         Self {
             kind: json::kind::word(finding.kind.into()),
             rule: finding.rule,
-            severity: json::severity::word(incident::severity(finding, 0).into()),
+            severity: word(incident::severity(finding, 0)),
             confidence: finding.confidence,
             at,
             at_ns: finding.at_ns,
@@ -359,7 +422,7 @@ mod tests {
         for sample in log.iter().filter_map(sample_of) {
             for told in watch.see(sample) {
                 if let Told::Found(finding) = told {
-                    live.push(Found::of(&finding, sample, None));
+                    live.push(Found::of(&finding, |key| name_in(sample, key), None));
                 }
             }
         }

@@ -73,12 +73,12 @@ impl Recorder {
 
     /// All that is known up to now.
     pub fn record(&self) -> FlightRecord {
-        FlightRecord { samples: lock(&self.rings).samples(0) }
+        FlightRecord { samples: lock(&self.rings).samples() }
     }
 
     /// The same from a moment of this boot on, boot clock, ns.
     pub fn since(&self, boot_ns: u64) -> FlightRecord {
-        FlightRecord { samples: lock(&self.rings).samples(boot_ns) }
+        FlightRecord { samples: lock(&self.rings).since(boot_ns) }
     }
 }
 

@@ -41,6 +41,9 @@ pub fn load(text: &[u8]) -> (Option<f32>, Option<u32>) {
 }
 
 /// Of `/proc/meminfo`, bytes.
+///
+/// The total is without what is set apart for hugepages: `MemTotal` has it, `MemAvailable` has not, so that a host which
+/// has most of its memory there would be short for ever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Memory {
     pub total: Option<u64>,
@@ -50,6 +53,8 @@ pub struct Memory {
     /// Page cache that can be given up.
     active_file: Option<u64>,
     inactive_file: Option<u64>,
+    /// Hugepages of all sizes, used or not: <https://docs.kernel.org/admin-guide/mm/hugetlbpage.html>. Since 4.16.
+    hugepages: Option<u64>,
 }
 
 impl Memory {
@@ -75,19 +80,36 @@ pub fn memory(text: &[u8]) -> Memory {
             Some(b"SwapFree:") => &mut memory.swap_free,
             Some(b"Active(file):") => &mut memory.active_file,
             Some(b"Inactive(file):") => &mut memory.inactive_file,
+            Some(b"Hugetlb:") => &mut memory.hugepages,
             _ => continue,
         };
         *place = words.next().and_then(number).and_then(|kib| kib.checked_mul(1024));
     }
+    let hugepages = memory.hugepages.unwrap_or_default();
+    memory.total = memory.total.map(|total| total.saturating_sub(hugepages));
     memory
 }
 
-/// Of a cgroup's `memory.stat`: page cache that it can give up, bytes.
+/// Of a cgroup's `memory.stat`: page cache that it can give up, bytes. Both lists: what was used twice goes a
+/// little later, and goes all the same. v1 counts the groups below it with `total_` alone.
 pub fn cache(text: &[u8]) -> Option<u64> {
-    named(text, b"active_file")?.checked_add(named(text, b"inactive_file")?)
+    let list = |of_v1: &[u8], name: &[u8]| named(text, of_v1).or_else(|| named(text, name));
+    list(b"total_active_file", b"active_file")?
+        .checked_add(list(b"total_inactive_file", b"inactive_file")?)
 }
 
-/// Of `/proc/vmstat`: file pages that had to be read again. One counter for all pages until 5.9:
+/// What a cgroup holds without the page cache that it can give up, bytes: `used` as it counts itself, and its
+/// `memory.stat`.
+pub fn held(used: u64, stat: &[u8]) -> u64 {
+    used.saturating_sub(cache(stat).unwrap_or_default())
+}
+
+/// What a cgroup may hold before it has to wait or to die: the lesser of its `memory.max` and `memory.high`.
+pub fn limit(max: Option<u64>, high: Option<u64>) -> Option<u64> {
+    [max, high].into_iter().flatten().filter(|limit| *limit > 0).min()
+}
+
+/// Of `/proc/vmstat` or a cgroup's `memory.stat`: file pages that had to be read again. One counter for all pages until 5.9:
 /// <https://github.com/torvalds/linux/commit/170b04b7ae49>.
 pub fn refaults(text: &[u8]) -> Option<u64> {
     named(text, b"workingset_refault_file").or_else(|| named(text, b"workingset_refault"))
@@ -187,9 +209,18 @@ mod tests {
         assert_eq!((read.total, read.file()), (Some(24_684_092 * 1_024), None));
         assert_eq!(memory(b"Active(file): 3 kB\nInactive(file): 4 kB\n").file(), Some(7 * 1_024));
         assert_eq!(memory(b""), Memory::default());
+        let huge =
+            b"MemTotal: 1000 kB\nHugePages_Total: 5\nHugepagesize: 2048 kB\nHugetlb: 950 kB\n";
+        assert_eq!(memory(huge).total, Some(50 * 1_024), "nobody else gets those");
+        assert_eq!(memory(b"MemTotal: 1 kB\nHugetlb: 2 kB\n").total, Some(0));
         let stat = b"anon 5\nfile 9\ninactive_file 4096\nactive_file 8192\n";
         assert_eq!(cache(stat), Some(12_288));
         assert_eq!(cache(b"active_file 1\n"), None);
+        let v1 = b"inactive_file 1\nactive_file 2\ntotal_inactive_file 30\ntotal_active_file 40\n";
+        assert_eq!(cache(v1), Some(70), "with the groups below");
+        assert_eq!((held(20_000, stat), held(9, stat), held(9, b"")), (7_712, 0, 9));
+        assert_eq!((limit(Some(9), Some(7)), limit(Some(9), None)), (Some(7), Some(9)));
+        assert_eq!((limit(None, Some(7)), limit(Some(0), None)), (Some(7), None));
         assert_eq!((single(b"1048576\n"), single(b"max\n")), (Some(1 << 20), None));
         let vmstat = b"workingset_refault_anon 7\nworkingset_refault_file 83127624\n";
         assert_eq!(refaults(vmstat), Some(83_127_624));

@@ -11,7 +11,7 @@ use rustix::fs::fstatvfs;
 use super::parse::{self, Stalls};
 use crate::proto::Vitals;
 
-/// The longest of the files is `/proc/meminfo`, 1.5 KiB; what is asked of it stands in its first half.
+/// The longest of the files is `/proc/meminfo`, 1.5 KiB.
 const BUFFER: usize = 4096;
 
 /// Files that stay open: a look costs no more than reading them, 50 µs once a second.

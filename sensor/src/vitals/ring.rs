@@ -105,11 +105,26 @@ impl Rings {
         }
     }
 
-    /// Minutes, then seconds, each oldest first, from a moment on (boot clock, ns; 0: all, those of other
-    /// boots included).
-    pub fn samples(&self, from_ns: u64) -> Vec<VitalsSample> {
-        let all = self.minutes.iter().chain(&self.seconds);
-        all.filter(|sample| sample.boot_ns >= from_ns).cloned().collect()
+    /// Minutes, then seconds, each oldest first.
+    pub fn samples(&self) -> Vec<VitalsSample> {
+        self.minutes.iter().chain(&self.seconds).cloned().collect()
+    }
+
+    /// The same from a moment of this boot on, whose seconds are the newest there are (boot clock, ns).
+    pub fn since(&self, from_ns: u64) -> Vec<VitalsSample> {
+        let mut newest = self.seconds.back().map_or(0, |sample| sample.boot_ns);
+        // From the newest back, the boot clock only falls: where it is ahead again another boot ends.
+        let begins = |ring: &VecDeque<VitalsSample>, newest: &mut u64| {
+            let behind = ring.iter().rev().take_while(|sample| {
+                let is_behind = (from_ns..=*newest).contains(&sample.boot_ns);
+                *newest = sample.boot_ns;
+                is_behind
+            });
+            ring.len() - behind.count()
+        };
+        let minutes = begins(&self.minutes, &mut newest.clone());
+        let seconds = begins(&self.seconds, &mut newest);
+        self.minutes.range(minutes..).chain(self.seconds.range(seconds..)).cloned().collect()
     }
 }
 
@@ -201,6 +216,30 @@ mod tests {
     }
 
     #[test]
+    fn what_came_since_is_of_this_boot() {
+        let mut rings = Rings::default();
+        for n in 1_000..=1_120 {
+            rings.add(at(n), n * 1_000_000_000, reading(n), Vec::new());
+        }
+        // The host was started anew.
+        for n in 1..=70 {
+            rings.add(at(2_000 + n), n * 1_000_000_000, reading(n), Vec::new());
+        }
+        let since = |second: u64| -> Vec<u64> {
+            rings
+                .since(second * 1_000_000_000)
+                .iter()
+                .map(|it| it.at.unwrap().seconds as u64)
+                .collect()
+        };
+        assert_eq!(since(69), [2_069, 2_070]);
+        let all = since(0);
+        assert_eq!(all.len(), 1 + 70, "one minute and its seconds");
+        assert!(all.iter().all(|second| *second > 2_000));
+        assert_eq!(rings.samples().len(), 3 + 191);
+    }
+
+    #[test]
     fn ten_minutes_of_seconds_and_a_day_of_minutes() {
         let mut rings = Rings::default();
         let mut made = Vec::new();
@@ -209,7 +248,7 @@ mod tests {
             made.extend(rings.add(at(n), n * 1_000_000_000, reading(n), vec![tree(n)]));
         }
         assert_eq!(made.len() as u64, two_days + two_days / 60);
-        let samples = rings.samples(0);
+        let samples = rings.samples();
         assert_eq!(samples.len(), 1_440 + 600);
         let (minutes, seconds) = samples.split_at(1_440);
         assert!(
@@ -224,9 +263,9 @@ mod tests {
         assert_eq!(last.average.unwrap().available_bytes, Some((2 * two_days - 59) / 2));
         assert_eq!(last.average.unwrap().cpu_some, None, "what was never read is absent");
         assert_eq!(last.trees, [TopTree { processes: 8, forks: 120, ..tree(0) }]);
-        assert_eq!(rings.samples((two_days - 9) * 1_000_000_000).len(), 10 + 1);
+        assert_eq!(rings.since((two_days - 9) * 1_000_000_000).len(), 10 + 1);
         // What is kept elsewhere and given back is the same.
-        assert_eq!(Rings::of(samples.clone()).samples(0), samples);
+        assert_eq!(Rings::of(samples.clone()).samples(), samples);
     }
 
     #[test]
@@ -239,6 +278,9 @@ mod tests {
             forks: u32::MAX,
             bytes: u64::MAX,
             bytes_per_second: f64::MAX,
+            threads: u32::MAX,
+            stalled_ns: u64::MAX,
+            exhausted_in_s: Some(f64::MAX),
         };
         let signs = combine(|_| Some(f32::MAX), |_| Some(u64::MAX));
         let sample = |span: Span, trees: usize| VitalsSample {
@@ -250,7 +292,7 @@ mod tests {
             most: Some(signs),
             trees: vec![tree.clone(); trees],
         };
-        let samples = [(Span::Minute, 3), (Span::Second, 5)]
+        let samples = [(Span::Minute, 3), (Span::Second, 7)]
             .map(|(span, trees)| vec![sample(span, trees); span.kept()])
             .concat();
         let bytes = FlightRecord { samples }.encoded_len();

@@ -228,6 +228,7 @@ pub fn status(paused: bool) -> GetStatusResponse {
             every_ms: 5_000,
             processes: 200,
         }),
+        degradations: vec![nasty()],
     }
 }
 
@@ -301,6 +302,7 @@ fn memory_sample() -> MemorySample {
         stalled_ns: u64::MAX,
         limit_bytes: Some(2 << 30),
         limit_used_bytes: Some(1 << 30),
+        limit_cgroup_id: 78,
     };
     let adopted =
         TreeMemory { parent: None, limit_bytes: None, limit_used_bytes: None, ..tree.clone() };
@@ -315,10 +317,13 @@ fn memory_sample() -> MemorySample {
             processes: 7,
             bytes: 11 << 30,
             eldest: key(4121),
+            limit_bytes: Some(12 << 30),
+            limit_used_bytes: None,
         }],
         omitted: 1,
         processes: 321,
         series_ns: 5,
+        trees_unknown: true,
     }
 }
 
@@ -348,6 +353,8 @@ fn oom_kill() -> OomKill {
         limit_bytes: Some(7 << 20),
         limit_used_bytes: Some(6 << 20),
         limit_cgroup: nasty(),
+        limit_cgroup_id: 78,
+        victim_cgroup_id: 77,
     }
 }
 

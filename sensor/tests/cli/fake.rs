@@ -41,6 +41,7 @@ struct Asked {
     listed: Mutex<Vec<ListIncidentsRequest>>,
     acted: Mutex<Vec<ActRequest>>,
     trees: Mutex<Vec<ListTreesRequest>>,
+    streamed: Mutex<Vec<StreamRecordsRequest>>,
 }
 
 struct Answers {
@@ -102,6 +103,10 @@ impl Fake {
         self.asked.trees.lock().unwrap().clone()
     }
 
+    pub fn streamed(&self) -> Vec<StreamRecordsRequest> {
+        self.asked.streamed.lock().unwrap().clone()
+    }
+
     pub fn listed(&self) -> Vec<ListIncidentsRequest> {
         self.asked.listed.lock().unwrap().clone()
     }
@@ -141,6 +146,10 @@ impl Service for Answers {
             let incident = Some(Incident { id, ..canned::incident() });
             return Ok(Response::new(GetIncidentResponse { incident }));
         }
+        if id == "over" {
+            let over = Incident { id, state: State::Resolved.into(), ..canned::incident() };
+            return Ok(Response::new(GetIncidentResponse { incident: Some(over) }));
+        }
         if id == hostile::ID {
             return Ok(Response::new(GetIncidentResponse { incident: Some(hostile::incident()) }));
         }
@@ -168,6 +177,7 @@ impl Service for Answers {
         request: Request<StreamRecordsRequest>,
     ) -> Answer<Self::StreamRecordsStream> {
         let request = request.into_inner();
+        self.asked.streamed.lock().unwrap().push(request.clone());
         let known =
             if request.incident == hostile::ID { hostile::records() } else { canned::records() };
         let records: Vec<_> = known

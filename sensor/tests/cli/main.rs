@@ -155,7 +155,7 @@ fn nothing_from_outside_reaches_the_terminal() {
     ] {
         pages.push(fake.sensor(&args).run().done());
     }
-    let mut watch = fake.sensor(&["watch", "--from", "0"]).start();
+    let mut watch = fake.sensor(&["watch", "--from", "0", "--all"]).start();
     let lines = BufReader::new(watch.stdout()).lines().take(canned::records().len());
     pages.extend(lines.map(Result::unwrap));
     for page in pages {
@@ -221,6 +221,42 @@ fn filters_are_passed_on() {
 }
 
 #[test]
+fn a_watch_asks_for_what_it_is_told_to() {
+    let fake = Fake::ending();
+    let said = fake
+        .sensor(&[
+            "watch",
+            "--kind",
+            "action",
+            "--kind",
+            "lost",
+            "--incident",
+            "4k2m",
+            "--severity",
+            "warning",
+        ])
+        .run();
+    assert_eq!((said.code, said.stdout.lines().count()), (1, 2), "{said:?}");
+    let asked = fake.streamed().pop().unwrap();
+    assert_eq!(asked.kinds, ["action", "lost"]);
+    assert_eq!((asked.incident.as_str(), asked.severity()), (canned::ID, v1::Severity::Warning));
+    assert!(asked.follow && asked.from_end);
+}
+
+#[test]
+fn what_comes_by_the_second_is_not_in_a_text_unasked() {
+    let fake = Fake::ending();
+    let lines = |more: &[&str]| {
+        let said = fake.sensor(&[&["watch", "--from", "0"], more].concat()).run();
+        said.stdout.lines().count()
+    };
+    let records = canned::records().len();
+    // A sample of memory and a look at pressure.
+    assert_eq!(lines(&[]), records - 2);
+    assert_eq!((lines(&["--all"]), lines(&["--json"])), (records, records));
+}
+
+#[test]
 fn what_is_dangerous_asks_first() {
     let fake = Fake::start();
     // Off a terminal there is nobody to ask.
@@ -245,6 +281,17 @@ fn what_is_dangerous_asks_first() {
     let expected = [Verb::Kill, Verb::Freeze, Verb::Thaw, Verb::Resolve];
     assert_eq!(acted, expected.map(|verb| (verb, canned::ID.to_owned())));
     assert_eq!(fake.acted()[1].why, "drill");
+}
+
+#[test]
+fn nothing_is_asked_of_an_incident_that_is_over() {
+    let fake = Fake::start();
+    for arguments in [&["kill", "over", "--yes"][..], &["thaw", "over"], &["investigate", "over"]] {
+        let said = fake.sensor(arguments).run();
+        assert_eq!(said.code, 1, "{said:?}");
+        assert!(said.stderr.contains(&format!("nothing to {}", arguments[0])), "{said:?}");
+    }
+    assert!(fake.acted().is_empty());
 }
 
 #[test]
@@ -285,7 +332,29 @@ fn the_terminal_is_left_as_it_was() {
     assert_eq!(said.code, 1, "{said:?}");
     let (page, error) = said.stdout.split_once(leave).unwrap();
     assert!(page.contains("contained: npm"), "{said:?}");
-    assert!(error.contains("sensor: the sensor did not answer as it should"), "{said:?}");
+    assert!(error.contains("sensor: the sensor answers no more"), "{said:?}");
+
+    // A terminal that knows no escape sequences gets none.
+    let said = fake.sensor(&["top"]).env("TERM", "dumb").on_terminal("");
+    assert_eq!(said.code, 1, "{said:?}");
+    assert!(!said.stdout.contains('\x1b'), "{said:?}");
+    assert_eq!(said.stdout.matches("COMMAND").count(), 2, "each list is a page: {said:?}");
+}
+
+#[test]
+fn a_daemon_that_stops_is_told_of() {
+    let fake = Fake::start();
+    let mut top = fake.sensor(&["top", "--json"]).start();
+    let mut lines = BufReader::new(top.stdout()).lines();
+    lines.next().unwrap().unwrap();
+    drop(fake);
+    lines.for_each(|line| drop(line.unwrap()));
+    let said = top.end_within(Duration::from_secs(20));
+    assert_eq!(said.code, 1);
+    assert!(
+        said.stderr.starts_with("sensor: the sensor answers no more: was it stopped?"),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -332,6 +401,9 @@ fn wrong_usage_is_2() {
     for args in [
         vec!["dance"],
         vec!["show"],
+        vec!["show", "abc", "--records"],
+        vec!["watch", "--kind", "party"],
+        vec!["watch", "--severity", "high"],
         vec!["incidents", "--kind", "party"],
         vec!["incidents", "--since", "tuesday"],
         vec!["trigger"],

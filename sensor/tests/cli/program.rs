@@ -60,13 +60,14 @@ impl Sensor {
         assert!(line.iter().all(|word| !word.contains([' ', '\'', '"'])), "{line:?}");
         let mut script = Command::new("script");
         script.args(["--quiet", "--return", "--command", &line.join(" "), "/dev/null"]);
+        script.env("TERM", "xterm");
         for (name, value) in self.0.get_envs() {
             match value {
                 Some(value) => script.env(name, value),
                 None => script.env_remove(name),
             };
         }
-        script.env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
+        script.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = script.stderr(Stdio::piped()).spawn().unwrap();
         let mut keyboard = child.stdin.take().unwrap();
         keyboard.write_all(typed.as_bytes()).unwrap();

@@ -9,11 +9,14 @@ use super::*;
 
 const SECOND: u64 = 1_000_000_000;
 
+/// 2026-11-21 03:12:40.
+const OPENED_S: i64 = 1_795_230_760;
+
 fn view() -> View {
     View {
         style: Style::PLAIN,
         zone: TimeZone::UTC,
-        now: Timestamp { seconds: 1_000_240, nanos: 0 },
+        now: Timestamp { seconds: OPENED_S + 240, nanos: 0 },
         now_ns: 340 * SECOND,
         boot_id: "b".into(),
     }
@@ -27,13 +30,17 @@ fn step(words: &[&str], cwd: &str) -> Step {
     Step { argv: argv(words), cwd: cwd.into() }
 }
 
+fn measure(name: &str, value: f64, threshold: f64, unit: &str) -> Measure {
+    Measure { name: name.into(), value, threshold: Some(threshold), unit: unit.into() }
+}
+
 fn incident() -> Incident {
     Incident {
         id: "4k2mz9qw0a".into(),
         kind: Kind::Recursion.into(),
         severity: Severity::Critical.into(),
         state: State::Contained.into(),
-        opened_at: Some(Timestamp { seconds: 1_000_000, nanos: 0 }),
+        opened_at: Some(Timestamp { seconds: OPENED_S, nanos: 0 }),
         opened_ns: 100 * SECOND,
         host: "web-1".into(),
         boot_id: "b".into(),
@@ -43,20 +50,19 @@ fn incident() -> Incident {
             argv: argv(&["npm", "test"]),
             cwd: b"/home/ann/shop".to_vec(),
             exe: b"/usr/bin/node".to_vec(),
-            cgroup: "/user.slice".into(),
+            cgroup: "/user.slice/shop".into(),
             uid: 1000,
             ..Default::default()
         }),
         tree: Some(Tree { processes: 43, threads: 210, anon_bytes: 300 << 20, depth: 20 }),
         finding: Some(Finding {
             rule: "R1".into(),
-            confidence: 0.99,
-            measures: vec![Measure {
-                name: "repetitions".into(),
-                value: 3.0,
-                threshold: Some(3.0),
-                unit: "processes".into(),
-            }],
+            confidence: 0.95,
+            measures: vec![
+                measure("repetitions", 3.0, 3.0, "ancestors"),
+                measure("processes", 43.0, 12.0, "processes"),
+                measure("three_generations", 1.13, 10.0, "s"),
+            ],
         }),
         diagnosis: Some(Diagnosis {
             cause: "`npm test` runs itself: web has no package.json.".into(),
@@ -78,15 +84,15 @@ fn incident() -> Incident {
         actions: vec![Action {
             kind: ActionKind::Freeze.into(),
             by: "policy".into(),
-            why: "R1 is set to auto".into(),
-            result: "43 processes stand still".into(),
+            why: "R1 was crossed".into(),
+            result: "43 processes frozen with cgroup /sys/fs/cgroup/user.slice/shop".into(),
             started_ns: 100 * SECOND + 2_000_000,
             ok: true,
             ..Default::default()
         }],
         investigations: vec![Investigation {
-            id: "i1".into(),
-            agent: "builtin".into(),
+            id: "4k2mz9qw0a-1".into(),
+            agent: "command".into(),
             state: InvestigationState::Done.into(),
             findings: "It recurses.\nFix the script.".into(),
             cost: Some(Cost { wall_ns: 2_000_000, ..Default::default() }),
@@ -171,13 +177,13 @@ fn a_host_wide_incident_has_nobody_to_stop() {
 fn a_file_tells_of_another_time_and_place() {
     let start = ExportStart {
         version: "1.2".into(),
-        at: Some(Timestamp { seconds: 1_000_100, nanos: 0 }),
+        at: Some(Timestamp { seconds: OPENED_S + 100, nanos: 0 }),
         incident: None,
     };
     let source = Source::File { name: Path::new("a b"), start: &start };
     let page = story(&incident(), &view(), source);
     assert!(
-        page.contains("\nas it was when sensor 1.2 exported it, 1970-01-12 13:48:20\n"),
+        page.contains("\nas it was when sensor 1.2 exported it, 2026-11-21 03:14:20\n"),
         "{page}"
     );
     assert!(page.contains("\n  sensor evidence --file 'a b'  "), "{page}");

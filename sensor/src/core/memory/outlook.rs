@@ -21,6 +21,7 @@ const NEVER_S: f64 = 7.0 * 86_400.0;
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Growth {
     pub bytes: u64,
+    pub threads: u32,
     /// Bytes a second over the last minute, or as long as it is known; negative: less.
     pub per_second: f64,
     /// Until nothing is left to it, s, if it goes on like that; `None`: nothing is foreseen.
@@ -35,8 +36,11 @@ pub struct Outlook {
 }
 
 impl Outlook {
-    /// Takes a sample in. Who is not told of any more is forgotten.
+    /// Takes a sample in. Who is not told of any more is forgotten; where nobody looked, all stays as it was.
     pub fn see(&mut self, sample: &MemorySample) {
+        if sample.trees_unknown {
+            return;
+        }
         let mut known = std::mem::take(&mut self.before);
         self.growth.clear();
         let available = sample.host.and_then(|host| host.available_bytes).unwrap_or(u64::MAX);
@@ -49,7 +53,8 @@ impl Outlook {
             }
             let used = tree.limit_used_bytes.unwrap_or(0);
             let room = tree.limit_bytes.map_or(u64::MAX, |limit| limit.saturating_sub(used));
-            self.growth.insert(root, growth(&seen, available.min(room)));
+            let growth = growth(&seen, available.min(room));
+            self.growth.insert(root, Growth { threads: tree.threads, ..growth });
             self.before.insert(root, seen);
         }
     }
@@ -71,7 +76,7 @@ fn growth(seen: &VecDeque<(u64, u64)>, left: u64) -> Growth {
     let grows = span_ns >= LEAST_NS && bytes.saturating_sub(*first) >= LEAST_BYTES;
     let in_s = left as f64 / per_second;
     let exhausted_in_s = (grows && in_s < NEVER_S).then_some(in_s);
-    Growth { bytes, per_second, exhausted_in_s }
+    Growth { bytes, per_second, exhausted_in_s, ..Growth::default() }
 }
 
 #[cfg(test)]
@@ -139,6 +144,9 @@ mod tests {
         assert_eq!(pace(seen(&samples)), 0);
         let mut outlook = after(&samples);
         assert!(outlook.before[&ROOT].len() <= 14);
+        let before = outlook.of(ROOT);
+        outlook.see(&MemorySample { at_ns: 1, trees_unknown: true, ..MemorySample::default() });
+        assert_eq!(outlook.of(ROOT), before, "nobody looked");
         outlook.see(&MemorySample { at_ns: 1, ..MemorySample::default() });
         assert_eq!(outlook.of(ROOT), None);
     }

@@ -17,8 +17,11 @@ const BY_PROC: Duration = Duration::from_secs(5);
 /// What would use up all that is left within this time is followed every second.
 const EXHAUSTED_WITHIN_S: f64 = 600.0;
 
-/// Less than this in one step is noise: what a program takes and gives back as it works.
+/// Less than this in one step is noise: what a program takes and gives back as it works. Where little is left, less is
+/// more: one part of so many of it, but no less than what the kernel's counters lag behind by on eight CPUs.
 const STEP_BYTES: u64 = 8 << 20;
+const STEP_PART: u64 = 64;
+const LEAST_STEP_BYTES: u64 = 1 << 20;
 
 /// Less than this part of the host's memory is little, percent: where earlyoom begins to kill.
 const LITTLE: u64 = 10;
@@ -64,7 +67,8 @@ impl Pace {
     fn is_fast(&self, sample: &MemorySample, host: &HostMemory) -> bool {
         let span_s = sample.at_ns.saturating_sub(self.at_ns) as f64 / 1e9;
         let is_fast = |grown: u64, left: u64| {
-            grown >= STEP_BYTES && left as f64 / (grown as f64 / span_s) < EXHAUSTED_WITHIN_S
+            let step = STEP_BYTES.min(left / STEP_PART).max(LEAST_STEP_BYTES);
+            grown >= step && left as f64 / (grown as f64 / span_s) < EXHAUSTED_WITHIN_S
         };
         let available = host.available_bytes.unwrap_or(u64::MAX);
         let fallen = self.available.unwrap_or(0).saturating_sub(available);
@@ -134,6 +138,16 @@ mod tests {
         pace.after(&sample(100, 12_000, 100, Some(400)));
         // 2 MiB a second: the host has hours, the group 145 s.
         assert_eq!(pace.after(&sample(105, 11_990, 110, Some(400))), QUICK);
+        // 1 MiB a second into the last 100 MiB of a group: they are gone within 100 s.
+        let mut pace = Pace::new(true);
+        pace.after(&sample(100, 12_000, 300, Some(400)));
+        assert_eq!(pace.after(&sample(105, 11_995, 305, Some(400))), QUICK);
+        // What is below a MiB may be what the counters lag behind by.
+        let mut pace = Pace::new(true);
+        pace.after(&sample(100, 12_000, 390, Some(400)));
+        let mut lags = sample(105, 12_000, 390, Some(400));
+        lags.trees[0].bytes += MIB - 1;
+        assert_eq!(pace.after(&lags), CALM);
         let mut pace = Pace::new(true);
         assert_eq!(pace.after(&sample(100, 1_638, 100, None)), QUICK);
         let mut pace = Pace::new(true);

@@ -21,12 +21,16 @@ const COARSE_NS: u64 = 5 * SECOND_NS;
 const SECOND_NS: u64 = 1_000_000_000;
 const LATE_NS: u64 = SECOND_NS / 2;
 
-/// Samples, oldest first, as they are recorded.
+/// Samples, oldest first, as they are recorded; only those for which somebody looked at processes, so that the last one
+/// says who held what before memory was exhausted.
 #[derive(Debug, Default)]
 pub struct Recent(Mutex<VecDeque<(u64, Vec<u8>)>>);
 
 impl Recent {
-    pub(super) fn add(&self, sample: &MemorySample) {
+    pub(crate) fn add(&self, sample: &MemorySample) {
+        if sample.trees_unknown {
+            return;
+        }
         let mut kept = self.lock();
         kept.push_back((sample.at_ns, sample.encode_to_vec()));
         while kept.front().is_some_and(|(at, _)| sample.at_ns.saturating_sub(*at) > KEPT_NS) {
@@ -92,6 +96,19 @@ mod tests {
         let ends = recent.ends(3_590 * SECOND_NS).unwrap();
         assert_eq!((ends.0.at_ns, ends.1.at_ns), (3_590 * SECOND_NS, 3_599 * SECOND_NS));
         assert!(recent.ends(3_600 * SECOND_NS).is_none());
+    }
+
+    #[test]
+    fn a_sample_without_a_look_at_processes_is_no_last_look() {
+        let recent = Recent::default();
+        let sample =
+            |at_ns, trees_unknown| MemorySample { at_ns, trees_unknown, ..MemorySample::default() };
+        for at in 1..=100 {
+            recent.add(&sample(at * 5 * SECOND_NS, at > 98));
+        }
+        let last = 98 * 5 * SECOND_NS;
+        assert_eq!(recent.since(0).last().unwrap().at_ns, last);
+        assert_eq!(recent.ends(0).unwrap().1.at_ns, last);
     }
 
     #[test]

@@ -1,11 +1,16 @@
 //! One sample: the kernel's counters added up by trees and groups, with names and limits.
 
 use std::{
-    collections::HashMap, fs::File, io, os::unix::fs::FileExt as _, path::PathBuf, sync::Arc,
+    collections::HashMap,
+    fs::File,
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use crate::{
-    cgroup::Hierarchies,
+    cgroup::{self, Hierarchies},
     clock,
     core::trees::Trees,
     evidence::{
@@ -53,8 +58,15 @@ struct Root {
     signature: u64,
     comm: String,
     asked_ns: u64,
-    /// Directories of its cgroups that may limit memory.
-    groups: Vec<PathBuf>,
+    /// Its cgroups that may limit memory.
+    groups: Vec<Group>,
+}
+
+#[derive(Clone, PartialEq)]
+struct Group {
+    dir: PathBuf,
+    /// 0: it could not be read.
+    id: u64,
 }
 
 impl Sampler {
@@ -100,16 +112,17 @@ impl Sampler {
             ..MemorySample::default()
         };
         if self.memory.refused().is_some() && room::is_exhausted(&host) {
-            return Ok(sample);
+            return Ok(MemorySample { trees_unknown: true, ..sample });
         }
         let tally = self.tally()?;
         let took_ns = clock::boot_ns().saturating_sub(at_ns);
+        let mut limits = Limits::new(host.total_bytes);
         Ok(MemorySample {
             took_ns,
             omitted: tally.omitted as u32,
             processes: tally.processes,
-            trees: self.trees_of(&tally.trees, at_ns, host.total_bytes),
-            groups: self.groups_of(&tally.groups),
+            trees: self.trees_of(&tally.trees, at_ns, &mut limits),
+            groups: self.groups_of(&tally, &mut limits),
             ..sample
         })
     }
@@ -125,21 +138,15 @@ impl Sampler {
         parse::host(&buffer[..read.unwrap_or(0)])
     }
 
-    fn trees_of(&mut self, trees: &[Holding], at_ns: u64, total: Option<u64>) -> Vec<TreeMemory> {
+    fn trees_of(&mut self, trees: &[Holding], at_ns: u64, limits: &mut Limits) -> Vec<TreeMemory> {
         let mut before = std::mem::take(&mut self.roots);
-        let mut rooms: HashMap<PathBuf, Option<Room>> = HashMap::new();
         let told = trees.iter().map(|tree| {
             let known = before.remove(&tree.root).filter(|known| {
                 known.signature == tree.signature
                     && at_ns.saturating_sub(known.asked_ns) < BELIEVED_NS
             });
             let root = known.unwrap_or_else(|| self.ask(tree, at_ns));
-            let of_group = |dir: &PathBuf| {
-                let room = *rooms.entry(dir.clone()).or_insert_with(|| room::group(dir));
-                // v1 says that there is no limit with a number beyond all memory.
-                room.filter(|room| total.is_none_or(|total| room.most <= total))
-            };
-            let room = root.groups.iter().filter_map(of_group).min_by_key(Room::left);
+            let (room, limit_cgroup_id) = limits.tightest(&root.groups).unzip();
             let told = TreeMemory {
                 root: key(tree.root),
                 parent: key(tree.parent),
@@ -162,6 +169,7 @@ impl Sampler {
                 stalled_ns: self.lineage.stalls().of(tree.slot, tree.root).tree_ns,
                 limit_bytes: room.map(|room| room.most),
                 limit_used_bytes: room.map(|room| room.used),
+                limit_cgroup_id: limit_cgroup_id.unwrap_or_default(),
             };
             self.roots.insert(tree.root, root);
             told
@@ -172,29 +180,75 @@ impl Sampler {
     fn ask(&self, tree: &Holding, at_ns: u64) -> Root {
         let argv = || self.lineage.argv(tree.slot, tree.root);
         let groups = tree.alive.then(|| self.hierarchies.groups_of(tree.root.tgid, "memory").ok());
+        let with_id = |dir: PathBuf| Group { id: cgroup::id(&dir).unwrap_or_default(), dir };
         Root {
             signature: tree.signature,
             comm: self.gatherer.name(tree.root, argv),
             asked_ns: at_ns,
-            groups: groups.flatten().unwrap_or_default(),
+            groups: groups.flatten().into_iter().flatten().map(with_id).collect(),
         }
     }
 
-    fn groups_of(&mut self, groups: &[Gathering]) -> Vec<GroupMemory> {
+    /// After [`Self::trees_of`]: it knows what the roots are in.
+    fn groups_of(&mut self, tally: &Tally, limits: &mut Limits) -> Vec<GroupMemory> {
         let mut before = std::mem::take(&mut self.groups);
-        let told = groups.iter().map(|group| {
+        let told = tally.groups.iter().map(|group| {
             let name = before.remove(&(group.by, group.what)).filter(|name| !name.is_empty());
             let what = name.unwrap_or_else(|| name_of(group, self.gatherer.redactor()));
             self.groups.insert((group.by, group.what), what.clone());
+            // A dead root is in no cgroup; the living below it that hold much are told of as well.
+            let members = tally.trees.iter().filter(|tree| tree.alive && group.has(tree));
+            let theirs =
+                members.filter_map(|tree| Some(self.roots.get(&tree.root)?.groups.as_slice()));
+            let room = limits.shared(theirs);
             GroupMemory {
                 by: group.by.into(),
                 what,
                 processes: group.processes,
                 bytes: group.bytes,
                 eldest: key(group.eldest),
+                limit_bytes: room.map(|room| room.most),
+                limit_used_bytes: room.map(|room| room.used),
             }
         });
         told.collect()
+    }
+}
+
+/// Limits of memory, each read once a sample.
+struct Limits {
+    /// The host's memory, bytes.
+    total: Option<u64>,
+    rooms: HashMap<PathBuf, Option<Room>>,
+}
+
+impl Limits {
+    fn new(total: Option<u64>) -> Self {
+        Self { total, rooms: HashMap::new() }
+    }
+
+    fn of(&mut self, dir: &Path) -> Option<Room> {
+        let room = *self.rooms.entry(dir.to_owned()).or_insert_with(|| room::group(dir));
+        // v1 says that there is no limit with a number beyond all memory.
+        room.filter(|room| self.total.is_none_or(|total| room.most <= total))
+    }
+
+    /// The one that is met first by who is in these cgroups.
+    fn tightest(&mut self, groups: &[Group]) -> Option<(Room, u64)> {
+        let limited = groups.iter().filter_map(|group| Some((self.of(&group.dir)?, group.id)));
+        limited.min_by_key(|(room, _)| room.left())
+    }
+
+    /// Of those that all are under, each of whom is in such cgroups, the one that is met first.
+    fn shared<'a>(&mut self, mut all: impl Iterator<Item = &'a [Group]>) -> Option<Room> {
+        let mut limited: Vec<&Group> = all.next()?.iter().collect();
+        limited.retain(|group| self.of(&group.dir).is_some());
+        while !limited.is_empty()
+            && let Some(groups) = all.next()
+        {
+            limited.retain(|group| groups.contains(group));
+        }
+        limited.into_iter().filter_map(|group| self.of(&group.dir)).min_by_key(Room::left)
     }
 }
 
@@ -213,4 +267,52 @@ fn name_of(group: &Gathering, redactor: &Redactor) -> String {
 
 fn key(key: ProcessKey) -> Option<proto::ProcessKey> {
     (key.start_ns != 0).then_some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_all_are_under_limits_them_together() {
+        const MIB: u64 = 1 << 20;
+        let root = tempfile::tempdir().unwrap();
+        let lay = |dir: &str, most: &str, used: u64| {
+            let dir = root.path().join(dir);
+            fs::create_dir_all(&dir).unwrap();
+            fs::write(dir.join("memory.max"), format!("{most}\n")).unwrap();
+            fs::write(dir.join("memory.current"), format!("{}\n", used * MIB)).unwrap();
+        };
+        // A user's slice of 2 GiB with two sessions, of which one has a limit of its own; another user's.
+        lay("user", &(2048 * MIB).to_string(), 1500);
+        lay("user/one", &(600 * MIB).to_string(), 500);
+        lay("user/two", "max", 900);
+        lay("other", "max", 100);
+        let dirs = |names: &[&str]| -> Vec<Group> {
+            let named = names.iter().map(|name| Group { dir: root.path().join(name), id: 7 });
+            named.collect()
+        };
+        let (one, two) = (dirs(&["user/one", "user"]), dirs(&["user/two", "user"]));
+        let other = dirs(&["other"]);
+        let mut limits = Limits::new(Some(16_384 * MIB));
+        let mib = |room: Option<Room>| room.map(|room| (room.most / MIB, room.used / MIB));
+        let (tightest, id) = limits.tightest(&one).unzip();
+        assert_eq!((mib(tightest), id), (Some((600, 500)), Some(7)));
+        let mut shared =
+            |all: &[&Vec<Group>]| mib(limits.shared(all.iter().map(|dirs| dirs.as_slice())));
+        assert_eq!(
+            shared(&[&one, &two]),
+            Some((2048, 1500)),
+            "the session's is one member's alone"
+        );
+        assert_eq!(shared(&[&one, &one]), Some((600, 500)));
+        assert_eq!(shared(&[&one, &two, &other]), None);
+        assert_eq!(shared(&[]), None, "of nobody nothing is known");
+        // Where a member is, nobody knows: then nobody knows what all share.
+        assert_eq!(shared(&[&one, &Vec::new()]), None);
+        // More than the host has is no limit.
+        assert_eq!(mib(Limits::new(Some(1024 * MIB)).shared([two.as_slice()].into_iter())), None);
+    }
 }

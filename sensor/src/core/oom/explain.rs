@@ -5,19 +5,35 @@ use std::sync::Arc;
 use super::PAGE;
 use crate::{
     clock,
-    core::study::{Study, Subject},
-    detect::oom::{held, key},
+    core::{
+        memory::Recent,
+        study::{Study, Subject},
+    },
+    detect::oom::{
+        culprit::{Blame, Growth, blame},
+        held,
+        holders::BEFORE_NS,
+        key,
+        short::Short,
+    },
     diagnose,
     evidence::{EvidenceLog, gather::Gatherer, oom_report::Report},
     kernel::{Detail, Lineage},
     lineage::ProcessKey,
-    proto::{self, HostMemory, Oom, OomKill, OomScope, evidence::Content},
+    proto::{self, HostMemory, MemorySample, Oom, OomKill, OomScope, evidence::Content},
 };
 
 /// What an explanation of a kill needs.
 #[derive(Clone, Debug)]
 pub struct Killing {
     pub(super) oom: Oom,
+    /// What was sampled before, and the growth that was known then: should the kernel's log say that something else was
+    /// short.
+    pub(super) recent: Arc<Recent>,
+    pub(super) growths: Vec<Growth>,
+    /// Who is to blame, and what was known of that one's growth.
+    pub(super) culprit: Option<ProcessKey>,
+    pub(super) growth: Option<Growth>,
     /// Memory of the host before and at the kill, and the time between.
     pub(super) host: Option<(HostMemory, HostMemory, u64)>,
     /// Who lived beside the victims.
@@ -45,13 +61,19 @@ pub fn study(
         let victims = killing.oom.victims.iter().filter_map(|kill| kill.victim.as_ref()?.process);
         let pids: Vec<u32> = victims.map(|key| key.pid).collect();
         killing.report = gatherer.oom_report(&pids);
-        if let Some(report) = &killing.report {
-            correct(&mut killing.oom, report);
+        if let Some(report) = killing.report.take() {
+            if correct(&mut killing.oom, &report) {
+                let from_ns = killing.at_ns.saturating_sub(BEFORE_NS);
+                let samples = killing.recent.since(from_ns);
+                killing.blame(&samples);
+            }
+            add_candidates(&mut killing.oom, &report);
+            killing.report = Some(report);
         }
         let kernel_log = gatherer.kernel_log().map(|evidence| log.add(evidence));
         killing.cited.extend(kernel_log);
         killing.cited.push(log.add(gatherer.holders(&killing.oom)));
-        if let Some(culprit) = subject.finding.culprit.filter(|key| lineage.is_alive(*key)) {
+        if let Some(culprit) = killing.culprit.filter(|key| lineage.is_alive(*key)) {
             let (evidence, totals) = gatherer.tree(&lineage.forest(Detail::Execs), &[culprit]);
             killing.cited.push(log.add(evidence));
             tree = Some(totals);
@@ -62,7 +84,8 @@ pub fn study(
     }
     let after = if again { followed(&killing, lineage) } else { diagnose::oom::After::default() };
     let diagnosis = diagnose::oom::diagnose(&diagnose::oom::Case {
-        finding: &subject.finding,
+        culprit: killing.culprit,
+        growth: killing.growth.as_ref(),
         oom: &killing.oom,
         report: killing.report.as_ref(),
         host: killing.host,
@@ -92,10 +115,18 @@ impl Killing {
     pub fn oom(&self) -> &Oom {
         &self.oom
     }
+
+    /// Looks once more for who had it: something else was short.
+    fn blame(&mut self, samples: &[MemorySample]) {
+        let samples: Vec<&MemorySample> = samples.iter().collect();
+        let found = blame(&self.oom, &samples, &self.growths);
+        Blame { holders: self.oom.holders, culprit: self.culprit, growth: self.growth } = found;
+    }
 }
 
-/// The kernel's own word on what was short, and whom it counted where nobody else had.
-fn correct(oom: &mut Oom, report: &Report) {
+/// The kernel's own word on what was short; whether that is something else than the counters said.
+fn correct(oom: &mut Oom, report: &Report) -> bool {
+    let counted = Short::of(oom);
     if report.scope != OomScope::Unspecified {
         oom.set_scope(report.scope);
     }
@@ -109,6 +140,11 @@ fn correct(oom: &mut Oom, report: &Report) {
         oom.cgroup.clear();
         (oom.limit_bytes, oom.peak_bytes) = (None, None);
     }
+    counted != Short::of(oom)
+}
+
+/// Whom the kernel counted where nobody else had.
+fn add_candidates(oom: &mut Oom, report: &Report) {
     for candidate in &report.candidates {
         let known =
             |holder: &proto::OomHolder| holder.root.is_some_and(|root| root.pid == candidate.pid);
@@ -177,5 +213,93 @@ impl Gatherer {
             content: Some(Content::Text(text)),
             ..Default::default()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{Actor, ProcessKey as Key, TreeMemory};
+
+    const MIB: u64 = 1 << 20;
+    const SECOND: u64 = 1_000_000_000;
+
+    fn process(pid: u32) -> Key {
+        Key { pid, start_ns: pid.into() }
+    }
+
+    /// By the counters 7 filled its limit of 100 MiB; 8 beside it has taken far more of the host.
+    fn counted() -> Killing {
+        let recent = Recent::default();
+        for at in 0..60 {
+            let tree = |pid: u32, group: u64, bytes: u64| TreeMemory {
+                root: Some(process(pid)),
+                processes: 1,
+                bytes,
+                root_bytes: bytes,
+                limit_cgroup_id: group,
+                ..TreeMemory::default()
+            };
+            let host = HostMemory { total_bytes: Some(2048 * MIB), ..HostMemory::default() };
+            recent.add(&MemorySample {
+                at_ns: at * SECOND,
+                host: Some(host),
+                trees: vec![tree(7, 3, (30 + at) * MIB), tree(8, 4, at * 20 * MIB)],
+                ..MemorySample::default()
+            });
+        }
+        let kill = OomKill {
+            at_ns: 60 * SECOND,
+            victim: Some(Actor { process: Some(process(7)), ..Actor::default() }),
+            anon_bytes: Some(95 * MIB),
+            limit_bytes: Some(100 * MIB),
+            limit_cgroup: "/seven".into(),
+            limit_cgroup_id: 3,
+            ..OomKill::default()
+        };
+        let mut oom = Oom {
+            cgroup: "/seven".into(),
+            limit_bytes: Some(100 * MIB),
+            victims: vec![kill],
+            ..Oom::default()
+        };
+        oom.set_scope(OomScope::Cgroup);
+        Killing {
+            oom,
+            recent: Arc::new(recent),
+            growths: Vec::new(),
+            culprit: None,
+            growth: None,
+            host: None,
+            neighbours: Vec::new(),
+            spread: None,
+            at_ns: 60 * SECOND,
+            cited: Vec::new(),
+            report: None,
+        }
+    }
+
+    fn blamed(killing: &mut Killing) -> Option<u32> {
+        let samples = killing.recent.since(0);
+        killing.blame(&samples);
+        killing.culprit.map(|key| key.tgid)
+    }
+
+    #[test]
+    fn where_the_kernel_says_something_else_it_is_looked_once_more() {
+        let mut killing = counted();
+        assert_eq!((blamed(&mut killing), killing.oom.holders.len()), (Some(7), 1));
+        // The same with the whole path is nothing else.
+        let report = Report {
+            scope: OomScope::Cgroup,
+            cgroup: "/box/seven".into(),
+            limit: Some(100 * MIB),
+            ..Report::default()
+        };
+        assert!(!correct(&mut killing.oom, &report));
+        let host = Report { scope: OomScope::Host, ..Report::default() };
+        assert!(correct(&mut killing.oom, &host));
+        assert_eq!((killing.oom.limit_bytes, killing.oom.cgroup.as_str()), (None, ""));
+        assert_eq!((blamed(&mut killing), killing.oom.holders.len()), (Some(8), 2));
     }
 }

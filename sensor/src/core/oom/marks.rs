@@ -165,6 +165,8 @@ impl Desk {
             limit_bytes: limit(marked.limit.max),
             limit_used_bytes: limit(marked.limit.used),
             limit_cgroup: clean(&marking.limit_cgroup),
+            limit_cgroup_id: if marked.flags & LIMITED != 0 { marked.limit.cgroup } else { 0 },
+            victim_cgroup_id: marked.victim_cgroup,
         }
     }
 }

@@ -34,8 +34,8 @@ use crate::{
     detect::{
         Finding,
         oom::{
-            Case, Kills, LOOP_NS, RESTART_NS, Step,
-            holders::{BEFORE_NS, culprit, holders},
+            Case, Judged, Kills, Step, culprit::Growth, holders::BEFORE_NS, over, quiet_ns,
+            severity,
         },
     },
     incident,
@@ -105,22 +105,11 @@ impl Desk {
             self.log.append(Draft::bulk(observed(kill)));
             return;
         }
-        let (step, case) = self.deaths.kills.took(&kill);
-        let case = case.clone();
         let samples = self.memory.recent().since(kill.at_ns.saturating_sub(BEFORE_NS));
         let samples: Vec<&MemorySample> = samples.iter().collect();
-        let oom = Oom {
-            holders: holders(
-                &samples,
-                &case.oom.victims,
-                &[marking.marked.victim_cgroup],
-                case.oom.limit_bytes,
-            ),
-            ..case.oom.clone()
-        };
-        let short = oom.limit_bytes.unwrap_or_else(total_memory);
-        let whose = culprit(&oom.holders, &oom.victims, short);
-        let finding = case.finding(whose);
+        let growths = self.growths();
+        let judged = self.deaths.kills.judge(&kill, &samples, &growths);
+        let Judged { step, case, oom, finding, growth } = judged;
         let known = self.deaths.oom.iter().find(|(_, going)| going.case == case.number);
         let id = match known.map(|(id, _)| id.clone()) {
             Some(id) => {
@@ -140,6 +129,10 @@ impl Desk {
         };
         let killing = Killing {
             host: course(&samples),
+            recent: self.memory.recent(),
+            growths,
+            culprit: finding.culprit,
+            growth,
             neighbours,
             spread: case.spread(),
             at_ns: seen_ns,
@@ -228,6 +221,16 @@ impl Desk {
         });
     }
 
+    /// Growth that is told of and not over.
+    fn growths(&self) -> Vec<Growth> {
+        let open = self.incidents.iter().filter(|it| it.kind() == Kind::MemoryGrowth);
+        let growth = |it: &Incident| {
+            let measures = &it.finding.as_ref()?.measures;
+            Growth::of(&it.id, self.incidents.roots(&it.id), it.opened_ns, measures)
+        };
+        open.filter_map(growth).collect()
+    }
+
     /// Who lives beside a victim: in its group, and below its parent.
     fn neighbours(&self, marking: &Marking) -> Vec<ProcessKey> {
         let forest = self.lineage.forest(Detail::Links);
@@ -276,7 +279,7 @@ impl Desk {
         self.deaths.oom.insert(id.to_owned(), Going { case: 0, seen_ns: clock::boot_ns() });
     }
 
-    /// It is over when nobody was killed again for as long as another kill would be the same cause.
+    /// Those are over in which nobody was killed again.
     pub fn resolve_ended_ooms(&mut self) {
         let now_ns = clock::boot_ns();
         let mut ended = Vec::new();
@@ -285,7 +288,7 @@ impl Desk {
                 ended.push((id.clone(), None));
                 continue;
             };
-            let quiet_ns = if incident.kind() == Kind::OomLoop { RESTART_NS } else { LOOP_NS };
+            let quiet_ns = quiet_ns(incident.kind());
             if self.acting.contains(id) || incident.state() == State::Contained {
                 continue;
             }
@@ -296,8 +299,7 @@ impl Desk {
         for (id, quiet_ns) in ended {
             self.deaths.oom.remove(&id);
             if let Some(quiet_ns) = quiet_ns {
-                let minutes = quiet_ns / 60_000_000_000;
-                self.resolve(&id, &format!("nobody was killed again for {minutes} min"));
+                self.resolve(&id, &over(quiet_ns));
             }
         }
     }
@@ -307,12 +309,6 @@ impl Desk {
 fn course(samples: &[&MemorySample]) -> Option<(HostMemory, HostMemory, u64)> {
     let (first, last) = (samples.first()?, samples.last()?);
     Some((first.host?, last.host?, last.at_ns.saturating_sub(first.at_ns)))
-}
-
-/// All memory of the host, bytes.
-fn total_memory() -> u64 {
-    let info = rustix::system::sysinfo();
-    info.totalram as u64 * u64::from(info.mem_unit)
 }
 
 /// What came with the mark, where /proc has nothing any more.
@@ -339,15 +335,6 @@ fn supplement(oom: &mut Oom, known: &Oom) {
     }
     oom.limit_bytes = oom.limit_bytes.or(known.limit_bytes);
     oom.peak_bytes = oom.peak_bytes.max(known.peak_bytes);
-}
-
-/// A host without memory is everybody's; a loop does not end by itself.
-fn severity(oom: &Oom, kind: Kind) -> proto::Severity {
-    if kind == Kind::OomLoop || oom.scope() != OomScope::Cgroup {
-        proto::Severity::Critical
-    } else {
-        proto::Severity::Warning
-    }
 }
 
 /// One line, before there is a diagnosis.

@@ -112,6 +112,8 @@ pub struct Rush {
     pub grown: u64,
     /// ns of the clock.
     pub over_ns: u64,
+    /// Growth as a part of what went of the room since it began, percent.
+    pub share: u64,
     /// The shorter of both forecasts counted, not the longer one.
     pub quick: bool,
     /// Samples in which it rose, and its fastest pace as a multiple of the mean.
@@ -215,8 +217,8 @@ impl Fast {
         let could = u128::from(grown) + u128::from(room.left);
         let takes = |percent: u64| u128::from(grown) * 100 >= could * u128::from(percent);
         let drop = self.base_left.saturating_sub(room.left);
-        let carries =
-            grown.saturating_mul(100) >= drop.saturating_mul(u64::from(limits.fast_share_percent));
+        let share = (u128::from(grown) * 100 / u128::from(drop.max(1))).min(100) as u64;
+        let carries = share >= u64::from(limits.fast_share_percent);
         // What it takes is missing in the room, and it never had so much: on a host that is always almost
         // full every breath would be the last.
         let missing = drop.saturating_mul(2) >= grown;
@@ -242,6 +244,7 @@ impl Fast {
             quick_slope: self.quick.slope,
             grown,
             over_ns,
+            share,
             quick,
             rises: self.rises,
             unevenness: self.fastest / mean.max(1.0),

@@ -12,10 +12,10 @@
 //! - R4 [`workers`]: processes pile up;
 //! - R5 [`zombies`]: ended children pile up.
 //!
-//! A tree speaks only if its growth is at least half of what its host or cgroup grew by: of a host that is
-//! always almost full every series looks as if it would soon be (on unscaled production series that
-//! was 0.1 to 1 false alarms a day). One tree makes one finding until its growth is over; a more urgent rule
-//! makes one more.
+//! A tree speaks only if its growth is at least half of what its host or cgroup grew by, for M1 a quarter of what went of
+//! what was left: of a host that is always almost full every series looks as if it would soon be (on unscaled
+//! production series that was 0.1 to 1 false alarms a day). One tree makes one finding until its growth is over; a
+//! more urgent rule makes one more.
 
 mod claims;
 mod culprit;

@@ -24,7 +24,7 @@ pub enum Window {
     Fast,
 }
 
-/// Rings and forecast; about 5 KiB.
+/// Rings and forecast; about 5 KiB, and a test holds it below six.
 #[derive(Clone, Debug)]
 pub struct Series {
     pub rings: [Ring; 3],
@@ -44,6 +44,17 @@ pub struct Ended {
     pub rings: [bool; 3],
     pub second: bool,
     pub minute: bool,
+}
+
+impl Ended {
+    /// Those of both.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            rings: std::array::from_fn(|at| self.rings[at] || other.rings[at]),
+            second: self.second || other.second,
+            minute: self.minute || other.minute,
+        }
+    }
 }
 
 impl Series {
@@ -112,6 +123,8 @@ pub struct Growth {
     pub s: Option<(i32, i32)>,
     /// Of a short one: samples in which it rose, and its fastest pace as a multiple of the mean.
     pub course: Option<(u32, f64)>,
+    /// Of a short one: how much of what went of the room meanwhile it has, percent.
+    pub share: Option<u64>,
     pub buckets: usize,
 }
 
@@ -124,6 +137,7 @@ impl Growth {
             slopes: trend.slopes,
             s: Some((trend.s, s)),
             course: None,
+            share: None,
             buckets: trend.buckets,
         }
     }

@@ -134,6 +134,109 @@ fn a_spike_to_the_limit_is_told_before_it_is_there() {
     assert!((48..=53).contains(&at), "after {at} s");
     assert_eq!(value(finding, "limit") as u64, 2 * GIB);
     assert_eq!(severity(finding), Severity::Critical);
+    // All of what went is its own, of which a quarter would have been enough.
+    let share = finding.measures.iter().find(|one| one.name == measures::SHARE).unwrap();
+    assert_eq!((share.value, share.threshold), (100.0, Some(25.0)));
+}
+
+#[test]
+fn a_spike_is_told_with_its_part_of_what_went() {
+    // Half as much as it takes goes into files in memory.
+    let mut watch = super::Watch::new(super::Limits::default());
+    let (host, mut forks) = (Host::of_gib(16, 1), host::Forks::default());
+    let mut told = Vec::new();
+    for at in 0..60 {
+        let own = Process::new(20, 100 * MIB + at * 120 * MIB);
+        let mut sample = host.sample(at, &[own], &mut forks);
+        let seen = sample.host.as_mut().unwrap();
+        seen.available_bytes = seen.available_bytes.map(|left| left - at * 60 * MIB);
+        told.extend(watch.see(&sample).into_iter().map(|told| (at, told)));
+    }
+    let found = findings(&told);
+    let (_, finding) = found.iter().find(|one| one.1.rule == "M1").unwrap();
+    assert_eq!(finding.culprit.map(|key| key.tgid), Some(20));
+    let share = finding.measures.iter().find(|one| one.name == measures::SHARE).unwrap();
+    assert_eq!((share.value, share.threshold), (66.0, Some(25.0)));
+}
+
+/// As `watch` of a host, but from a second on nobody looks at processes for so many seconds.
+fn watch_unseen(
+    host: &Host,
+    seconds: u64,
+    unseen: std::ops::Range<u64>,
+    at: impl Fn(u64) -> Vec<Process>,
+) -> Vec<(u64, Told)> {
+    let mut watch = super::Watch::new(super::Limits::default());
+    let mut forks = host::Forks::default();
+    let mut found = Vec::new();
+    for now in (0..seconds).step_by(host.every as usize) {
+        let mut sample = host.sample(now, &at(now), &mut forks);
+        if unseen.contains(&now) {
+            sample.trees_unknown = true;
+            sample.trees.clear();
+            sample.groups.clear();
+            sample.processes = 0;
+        }
+        found.extend(watch.see(&sample).into_iter().map(|told| (now, told)));
+    }
+    found
+}
+
+#[test]
+fn growth_does_not_end_because_nobody_looks() {
+    let leak = |at: u64| service(like_python(50 * 1024)(at), at);
+    let host = Host::of_gib(9, 5);
+    // Told of after 80 minutes; then memory is exhausted for ten minutes, across the end of a bucket.
+    let (until, unseen) = (107 * MINUTE, 92 * MINUTE..102 * MINUTE);
+    let told = watch_unseen(&host, until, unseen, leak);
+    assert_eq!(told, host.watch(until, leak), "as if somebody had looked");
+    // Nobody looks just when the ring is full: it is told of by the first look after it.
+    let (at, _) = findings(&told)[0];
+    let later = watch_unseen(&host, until, at..at + 60, leak);
+    assert_eq!(short(&later), short(&told));
+    assert_eq!(findings(&later)[0].0, at + 60);
+    // What is gone by then has ended.
+    let gone = |at: u64| if at < 95 * MINUTE { leak(at) } else { service(0, at)[2..].to_vec() };
+    let told = watch_unseen(&host, until, 92 * MINUTE..102 * MINUTE, gone);
+    let Some((at, Told::Over(over))) = told.last() else { panic!("{told:?}") };
+    assert_eq!((*at, over.culprit.map(|key| key.tgid)), (102 * MINUTE, Some(20)));
+}
+
+#[test]
+fn who_came_while_nobody_looked_has_grown_since_the_last_look() {
+    let host = Host::of_gib(16, 5);
+    let told = watch_unseen(&host, 3 * MINUTE, 5..45, |at| {
+        let mut all = service(50 * MIB, at);
+        if at >= 10 {
+            all.push(Process::new(40, (at - 10) * 30 * MIB).born(10));
+        }
+        all
+    });
+    assert_eq!(short(&told), [("M1", Some(40))]);
+    let (at, finding) = findings(&told)[0];
+    // The last look was at 0 s; that nobody looked 40 s later is no look at which it was not there.
+    assert_eq!(value(finding, measures::OVER) as u64, at);
+}
+
+#[test]
+fn who_is_never_told_of_again_has_ended() {
+    let mut watch = super::Watch::new(super::Limits::default());
+    let (host, mut forks) = (Host::of_gib(9, 5), host::Forks::default());
+    let mut found = Vec::new();
+    for now in (0..4 * HOUR).step_by(5) {
+        let mut all = service(like_python(50 * 1024)(now), now);
+        if now >= 100 * MINUTE {
+            all.remove(1);
+        }
+        // There are always more than a sample tells of.
+        let sample =
+            crate::proto::MemorySample { omitted: 3, ..host.sample(now, &all, &mut forks) };
+        found.extend(watch.see(&sample).into_iter().map(|told| (now, told)));
+    }
+    assert_eq!(short(&found), [("M2", Some(20))]);
+    let Some((at, Told::Over(over))) = found.last() else { panic!("{found:?}") };
+    // It was last told of five seconds before it was gone.
+    assert_eq!((*at, over.culprit.map(|key| key.tgid)), (100 * MINUTE - 5 + 80 * MINUTE, Some(20)));
 }
 
 /// Agents in shells of their own, in a terminal multiplexer.
@@ -158,6 +261,34 @@ fn seven_honest_agents_are_a_group() {
     assert_eq!(pids, [200, 201, 202, 203, 204, 205, 206]);
     assert_eq!(group.by, crate::detect::group::By::Executable);
     assert!(found.iter().all(|one| one.1.culprit.map(|key| key.tgid) == Some(200)), "{told:?}");
+}
+
+#[test]
+fn a_limit_that_all_of_a_group_share_is_theirs() {
+    // The host has hours and more; the slice of the user that all agents are below has 6 GiB.
+    let host = Host::of_gib(64, 10);
+    let told = |limit: Option<u64>| {
+        let (mut watch, mut forks) =
+            (super::Watch::new(super::Limits::default()), host::Forks::default());
+        let mut found = Vec::new();
+        for at in (0..4 * HOUR).step_by(10) {
+            let all = agents(at, 7);
+            let mut sample = host.sample(at, &all, &mut forks);
+            for group in &mut sample.groups {
+                let used = all.iter().filter(|one| one.pid != 30).map(|one| one.own).sum();
+                (group.limit_bytes, group.limit_used_bytes) = (limit, limit.map(|_| used));
+            }
+            found.extend(watch.see(&sample).into_iter().map(|told| (at, told)));
+        }
+        found
+    };
+    assert_eq!(short(&told(None)), []);
+    let caged = told(Some(6 * GIB));
+    let found = findings(&caged);
+    let (_, finding) = found.first().unwrap_or_else(|| panic!("nothing"));
+    assert_eq!(finding.group.as_ref().map(|group| group.members.len()), Some(7), "{caged:?}");
+    assert_eq!(value(finding, "limit") as u64, 6 * GIB);
+    assert!(value(finding, "left") < 6.0 * GIB as f64);
 }
 
 #[test]

@@ -13,13 +13,13 @@ use super::{
     measures,
     rings::Point,
     room::Room,
-    series::{LENGTHS_NS, Series, Window},
+    series::{Ended, LENGTHS_NS, Series, Window},
     unattributed,
 };
 use crate::{
     detect::{Finding, group::Group},
     lineage::ProcessKey,
-    proto::{Kind, MemorySample, TreeMemory},
+    proto::{GroupMemory, Kind, MemorySample, TreeMemory},
 };
 
 /// Trees that are followed at most; a sample tells of 256. About 5 KiB each.
@@ -57,6 +57,10 @@ pub struct Watch {
     last_ns: u64,
     /// Time within the samples: what a host sleeps, and what nobody saw, is not in it.
     now_ns: u64,
+    /// When somebody last looked at processes, on the boot clock and by that time; zeros: never.
+    looked_ns: (u64, u64),
+    /// Rings of which a bucket ended while nobody did.
+    missed: Ended,
     /// When the sensor that takes them began to, by that time: what it counts it counts from there on.
     since_ns: u64,
     host: Series,
@@ -72,6 +76,8 @@ impl Watch {
             series_ns: 0,
             last_ns: 0,
             now_ns: 0,
+            looked_ns: (0, 0),
+            missed: Ended::default(),
             since_ns: 0,
             host: Series::new(),
             trees: BTreeMap::new(),
@@ -98,15 +104,20 @@ impl Watch {
                 self.restart(sample.series_ns);
             }
         }
-        let before_ns = if begins { 0 } else { self.last_ns };
         self.last_ns = sample.at_ns;
 
         let host = sample.host.unwrap_or_default();
-        let host_room = Room::of(&host, None, &self.limits);
-        let ended = self.host.add(self.now_ns, unattributed::point(&host));
-        self.take_trees(sample, before_ns);
-        self.take_groups(sample, &host_room);
-        self.forget();
+        let mut ended = self.host.add(self.now_ns, unattributed::point(&host));
+        if sample.trees_unknown {
+            // Of whom nobody looked at nothing is known: neither that it grew nor that it is gone.
+            self.missed = self.missed.or(ended);
+        } else {
+            ended = ended.or(std::mem::take(&mut self.missed));
+            self.take_trees(sample);
+            self.take_groups(sample);
+            self.looked_ns = (sample.at_ns, self.now_ns);
+            self.forget();
+        }
 
         let sight = Sight::of(&sample.trees);
         let mut told: Vec<Told> = Vec::new();
@@ -133,12 +144,21 @@ impl Watch {
     }
 
     fn room(&self, sample: &MemorySample, tree: &TreeMemory) -> Room {
-        let limit = tree.limit_bytes.map(|limit| (limit, tree.limit_used_bytes.unwrap_or(0)));
+        self.room_in(sample, tree.limit_bytes, tree.limit_used_bytes)
+    }
+
+    fn room_together(&self, sample: &MemorySample, group: &GroupMemory) -> Room {
+        self.room_in(sample, group.limit_bytes, group.limit_used_bytes)
+    }
+
+    fn room_in(&self, sample: &MemorySample, limit: Option<u64>, used: Option<u64>) -> Room {
+        let limit = limit.map(|limit| (limit, used.unwrap_or(0)));
         Room::of(&sample.host.unwrap_or_default(), limit, &self.limits)
     }
 
-    fn take_trees(&mut self, sample: &MemorySample, before_ns: u64) {
+    fn take_trees(&mut self, sample: &MemorySample) {
         let now_ns = self.now_ns;
+        let (before_ns, then) = self.looked_ns;
         for tree in &sample.trees {
             let Some(key) = tree.root.as_ref().map(key_of) else { continue };
             let room = self.room(sample, tree);
@@ -156,7 +176,6 @@ impl Watch {
                 if before_ns > 0 {
                     let born = key.start_ns > before_ns;
                     let had = if born { 0 } else { tree.bytes.min(TOLD_OF) };
-                    let then = now_ns.saturating_sub((sample.at_ns - before_ns).min(PAUSE_NS));
                     let root_bytes = tree.root_bytes.min(had);
                     let earlier = Point { bytes: had, root_bytes, ..point };
                     series.fast.follow(then, earlier, &room, &self.limits);
@@ -177,15 +196,21 @@ impl Watch {
         }
     }
 
-    fn take_groups(&mut self, sample: &MemorySample, room: &Room) {
+    fn take_groups(&mut self, sample: &MemorySample) {
         let now_ns = self.now_ns;
         for group in &sample.groups {
             let key = (group.by, group.what.clone());
-            let point = Point { bytes: group.bytes, live: group.processes, ..Point::default() };
+            let room = self.room_together(sample, group);
+            let point = Point {
+                bytes: group.bytes,
+                limit_used: group.limit_used_bytes.unwrap_or(0),
+                live: group.processes,
+                ..Point::default()
+            };
             let series = self.groups.entry(key).or_insert_with(Series::new);
             series.seen_ns = now_ns;
             series.add(now_ns, point);
-            series.fast.follow(now_ns, point, room, &self.limits);
+            series.fast.follow(now_ns, point, &room, &self.limits);
         }
     }
 
@@ -212,10 +237,12 @@ impl Watch {
     /// Findings that are over.
     fn over(&mut self, sample: &MemorySample) -> Vec<Over> {
         let (trees, host, now_ns) = (&self.trees, &self.host, self.now_ns);
-        let complete = sample.omitted == 0;
+        let complete = sample.omitted == 0 && !sample.trees_unknown;
         self.claims.follow(now_ns, sample.at_ns, |claim| {
             let of_tree = |key: &ProcessKey| {
-                held(trees, now_ns, claim.follows, *key).or(complete.then_some(0))
+                // Who was not told of until it was forgotten is gone, or small, as well: no claim outlives its trees.
+                let none = complete || !trees.contains_key(key);
+                held(trees, now_ns, claim.follows, *key).or(none.then_some(0))
             };
             if claim.follows == Follows::Host {
                 return Some(host.latest.bytes);
@@ -311,5 +338,35 @@ fn patience(window: Window) -> u64 {
     match window {
         Window::Ring(ring) => PATIENCE_BUCKETS * LENGTHS_NS[ring],
         Window::Fast => OVER_NS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto;
+
+    #[test]
+    fn what_is_kept_has_its_bounds() {
+        // All that is followed, at most: 768 series beside the host's, 4.5 MiB.
+        let series = size_of::<Series>();
+        assert!(series <= 6 << 10, "{series} bytes");
+        let mut watch = Watch::new(Limits::default());
+        for at in 0..50_u32 {
+            let key = |pid| Some(proto::ProcessKey { pid: at * 1_000 + pid, start_ns: 1 });
+            let tree = |pid| TreeMemory { root: key(pid), bytes: 1 << 30, ..TreeMemory::default() };
+            let group =
+                |pid| GroupMemory { by: 1, what: format!("{at} {pid}"), ..GroupMemory::default() };
+            watch.see(&MemorySample {
+                at_ns: u64::from(at + 1) * 1_000_000_000,
+                trees: (0..256).map(tree).collect(),
+                groups: (0..128).map(group).collect(),
+                // Nobody of all those is known to have ended.
+                omitted: 1,
+                ..MemorySample::default()
+            });
+            assert!(watch.trees.len() <= MOST_TREES && watch.groups.len() <= MOST_GROUPS);
+        }
+        assert_eq!((watch.trees.len(), watch.groups.len()), (MOST_TREES, MOST_GROUPS));
     }
 }

@@ -1,11 +1,8 @@
 //! Who had the memory when the OOM killer acted, and since when: from the samples before it, because nobody
 //! looks at all processes while there is no memory.
 
-use super::{held, key};
-use crate::{
-    lineage::ProcessKey,
-    proto::{MemorySample, OomHolder, OomKill, TreeMemory},
-};
+use super::{held, short::Short};
+use crate::proto::{MemorySample, OomHolder, OomKill, TreeMemory};
 
 /// Holders that are told of.
 const TOLD: usize = 16;
@@ -13,34 +10,23 @@ const TOLD: usize = 16;
 /// How far back is looked, ns: what grew longer ago was there all the time.
 pub const BEFORE_NS: u64 = 900 * 1_000_000_000;
 
-/// A tree whose growth is this share of the largest one's carries it, %: of nested trees the lowest such is
-/// to blame.
-const CARRIES: u64 = 90;
+/// Samples up to a kill that are looked at.
+pub(super) fn within<'a>(samples: &[&'a MemorySample], at_ns: u64) -> Vec<&'a MemorySample> {
+    let near = |one: &&MemorySample| one.at_ns <= at_ns && at_ns - one.at_ns <= BEFORE_NS;
+    samples.iter().copied().filter(near).collect()
+}
 
-/// Who grew is to blame only for a part like this of what was short: a quarter of the limit, or of all memory.
-const SHARE: u64 = 4;
-
-/// Trees by how much they had grown before a kill. `limit`: only those that it limits, where one was met.
-/// `cgroups`: v2 ids of the victims' groups.
-pub fn holders(
-    samples: &[&MemorySample],
+/// Trees that took of what was short, by how much they had grown before a kill.
+pub(super) fn holders(
+    before: &[&MemorySample],
     victims: &[OomKill],
-    cgroups: &[u64],
-    limit: Option<u64>,
+    short: &Short,
 ) -> Vec<OomHolder> {
     let Some(at_ns) = victims.first().map(|kill| kill.at_ns) else { return Vec::new() };
-    let before: Vec<&MemorySample> = samples
-        .iter()
-        .copied()
-        .filter(|one| one.at_ns <= at_ns && at_ns - one.at_ns <= BEFORE_NS)
-        .collect();
-    let affected = |tree: &TreeMemory| {
-        limit.is_none() || tree.limit_bytes == limit || cgroups.contains(&tree.cgroup)
-    };
     let mut holders: Vec<OomHolder> = Vec::new();
     if let Some(last) = before.last() {
-        let trees = last.trees.iter().filter(|tree| tree.root.is_some() && affected(tree));
-        holders.extend(trees.map(|tree| grown(tree, &before, victims, at_ns)));
+        let trees = last.trees.iter().filter(|tree| tree.root.is_some() && short.affects(tree));
+        holders.extend(trees.map(|tree| grown(tree, before, victims, at_ns)));
     }
     // Who came after the last sample, or was too small for it, had nothing before.
     for kill in victims {
@@ -98,21 +84,4 @@ fn grown(
         grown_bytes,
         grown_ns: began.filter(|_| grown_bytes > 0).map_or(0, |(at, _)| at_ns.saturating_sub(*at)),
     }
-}
-
-/// Who is to blame: the lowest tree that carries the growth, where that is a good part of what was short;
-/// else who holds the better half of it. `short`: the limit, or all memory, bytes; 0: not known.
-pub fn culprit(holders: &[OomHolder], victims: &[OomKill], short: u64) -> Option<ProcessKey> {
-    let most = holders.iter().map(|holder| holder.grown_bytes).max().unwrap_or_default();
-    if most > 0 && most >= short / SHARE {
-        let carries = |holder: &&OomHolder| holder.grown_bytes >= most / 100 * CARRIES;
-        let lowest = holders.iter().filter(carries).min_by_key(|one| (one.processes, one.bytes));
-        return lowest.and_then(|holder| holder.root).map(key);
-    }
-    let all = short.max(1);
-    let half = |bytes: u64| short > 0 && bytes > all / 2;
-    let holder = holders.iter().filter(|one| half(one.bytes)).min_by_key(|one| one.processes);
-    let victim = victims.iter().find(|kill| half(held(kill)));
-    let victim = victim.and_then(|kill| kill.victim.as_ref()?.process);
-    holder.and_then(|holder| holder.root).or(victim).map(key)
 }

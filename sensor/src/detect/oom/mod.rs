@@ -5,14 +5,17 @@
 //! command have one cause and are one case; often enough it is a loop, which goes on until somebody changes
 //! something. Pure: sees what is recorded of each victim, and no clock but that.
 
+pub mod culprit;
 pub mod holders;
+pub mod short;
 
 use std::collections::VecDeque;
 
+use self::culprit::{Blame, Growth, blame};
 use super::Finding;
 use crate::{
     lineage::ProcessKey,
-    proto::{self, Kind, Oom, OomKill, OomScope},
+    proto::{self, Kind, MemorySample, Oom, OomKill, OomScope, Severity},
 };
 
 const SECOND: u64 = 1_000_000_000;
@@ -22,7 +25,7 @@ const SECOND: u64 = 1_000_000_000;
 const JOINED_NS: u64 = SECOND;
 
 /// Twice within this in one group, or below one parent, is a loop: restarts back off up to 5 min.
-pub const LOOP_NS: u64 = 600 * SECOND;
+const LOOP_NS: u64 = 600 * SECOND;
 
 /// So many times within this is one for a command, wherever it runs: a group or parent of its own for each
 /// run is what containers have.
@@ -62,11 +65,25 @@ pub struct Case {
     place: String,
     signature: u64,
     parent: Option<proto::ProcessKey>,
+    /// Who asked for memory at the newest kill.
+    trigger: Option<proto::ProcessKey>,
     /// When it killed, boot clock, ns, newest last.
     times: VecDeque<u64>,
     /// When the newest victim was taken.
     pub last_ns: u64,
     pub looping: bool,
+}
+
+/// What a victim comes to.
+#[derive(Clone, Debug)]
+pub struct Judged {
+    pub step: Step,
+    pub case: Case,
+    /// What the kernel did, and who had the memory.
+    pub oom: Oom,
+    pub finding: Finding,
+    /// What was known of the culprit's growth before.
+    pub growth: Option<Growth>,
 }
 
 /// All that is known of kills.
@@ -103,6 +120,20 @@ impl Kills {
         (step, &self.cases[self.cases.len() - 1])
     }
 
+    /// Takes a victim in, and says who is to blame: by the samples before it, oldest first, and by what is known
+    /// to grow.
+    pub fn judge(
+        &mut self,
+        kill: &OomKill,
+        samples: &[&MemorySample],
+        growths: &[Growth],
+    ) -> Judged {
+        let (step, case) = self.took(kill);
+        let Blame { holders, culprit, growth } = blame(&case.oom, samples, growths);
+        let oom = Oom { holders, ..case.oom.clone() };
+        Judged { step, case: case.clone(), oom, finding: case.finding(culprit), growth }
+    }
+
     pub fn case(&self, number: u64) -> Option<&Case> {
         self.cases.iter().find(|case| case.number == number)
     }
@@ -137,13 +168,19 @@ fn place(kill: &OomKill) -> String {
     if place == "/" { String::new() } else { place.to_owned() }
 }
 
+/// Who asked for memory.
+fn trigger(kill: &OomKill) -> Option<proto::ProcessKey> {
+    kill.trigger.as_ref()?.process
+}
+
 impl Case {
-    /// It still kills. Who was born after the last victim is no part of that kill, but a new attempt.
+    /// It still kills: in the same place, or for the same one that asked, as where a group is killed as a whole
+    /// with the groups below it. Who was born after the last victim is no part of that kill, but a new attempt.
     fn is_going_on(&self, kill: &OomKill, place: &str) -> bool {
         let victim = kill.victim.as_ref().and_then(|victim| victim.process);
         victim.is_none_or(|victim| victim.start_ns <= self.last_ns)
             && kill.at_ns.saturating_sub(self.last_ns) <= JOINED_NS
-            && self.place == place
+            && (self.place == place || self.trigger.is_some() && self.trigger == trigger(kill))
     }
 
     /// The same cause as before. Of a command alone that takes three times.
@@ -176,6 +213,7 @@ impl Case {
             self.place = place;
             self.signature = keys.signature;
             self.parent = keys.parent;
+            self.trigger = trigger(kill);
             let (first, times) = (self.times.front().copied(), self.times.len() as u64);
             self.oom.period_ns = match first {
                 Some(first) if times > 1 => kill.at_ns.saturating_sub(first) / (times - 1),
@@ -253,6 +291,25 @@ impl Case {
             measures,
         }
     }
+}
+
+/// A host without memory is everybody's; a loop does not end by itself.
+pub fn severity(oom: &Oom, kind: Kind) -> Severity {
+    if kind == Kind::OomLoop || oom.scope() != OomScope::Cgroup {
+        Severity::Critical
+    } else {
+        Severity::Warning
+    }
+}
+
+/// It is over when nobody was killed again for as long as another kill would be the same cause, ns.
+pub fn quiet_ns(kind: Kind) -> u64 {
+    if kind == Kind::OomLoop { RESTART_NS } else { LOOP_NS }
+}
+
+/// Why it is over then.
+pub fn over(quiet_ns: u64) -> String {
+    format!("nobody was killed again for {} min", quiet_ns / 60 / SECOND)
 }
 
 /// What a victim held that is free now or soon, bytes: files stay in the page cache.

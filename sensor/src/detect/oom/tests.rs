@@ -1,5 +1,8 @@
-use super::{holders::*, *};
-use crate::proto::{Actor, MemorySample, TreeMemory};
+use super::{
+    culprit::{Blame, Growth, blame},
+    *,
+};
+use crate::proto::{Actor, HostMemory, Measure, MemorySample, OomHolder, TreeMemory};
 
 const MIB: u64 = 1 << 20;
 
@@ -111,6 +114,25 @@ fn below_one_parent_it_is_a_loop_too() {
 }
 
 #[test]
+fn a_group_that_dies_with_the_groups_below_it_is_one_kill() {
+    let mut kills = Kills::default();
+    let asked_by = |kill: OomKill, pid: u32| OomKill {
+        trigger: Some(Actor { process: Some(process(pid)), ..Actor::default() }),
+        ..kill
+    };
+    // Once the first is gone the limit is met no more: each is in a group of its own.
+    assert_eq!(kills.took(&asked_by(kill(5, 100, "/a", 1), 9)).0, Step::First);
+    let (step, case) = kills.took(&asked_by(of_host(kill(6, 100, "/a/b", 2)), 9));
+    assert_eq!((step, case.number), (Step::Victim, 1));
+    let (step, case) = kills.took(&asked_by(of_host(kill(7, 100, "/a/c", 3)), 9));
+    assert_eq!((step, case.oom.kills, case.oom.killed), (Step::Victim, 1, 3));
+    assert_eq!((case.oom.scope(), case.oom.cgroup.as_str()), (OomScope::Cgroup, "/a"));
+    // Somebody else's need at the same moment is another cause, and so is the same one's later on.
+    assert_eq!(kills.took(&asked_by(kill(8, 100, "/d", 4), 8)).0, Step::First);
+    assert_eq!(kills.took(&asked_by(kill(4, 102, "/e", 5), 9)).0, Step::First);
+}
+
+#[test]
 fn what_is_remembered_has_bounds() {
     let mut kills = Kills::default();
     for number in 0..1000 {
@@ -152,48 +174,214 @@ fn minute() -> Vec<MemorySample> {
     (0..=60).map(|seconds| sample(seconds, trees(seconds))).collect()
 }
 
+/// As a host of 2 GiB has it, of which so much is available at each second.
+fn on_host(mut samples: Vec<MemorySample>, available: impl Fn(u64) -> u64) -> Vec<MemorySample> {
+    for sample in &mut samples {
+        sample.host = Some(HostMemory {
+            total_bytes: Some(2048 * MIB),
+            available_bytes: Some(available(sample.at_ns / SECOND)),
+            ..HostMemory::default()
+        });
+    }
+    samples
+}
+
+fn blamed(samples: &[MemorySample], oom: &Oom, growths: &[Growth]) -> Blame {
+    let samples: Vec<&MemorySample> = samples.iter().collect();
+    blame(oom, &samples, growths)
+}
+
+fn whom(blame: &Blame) -> Option<u32> {
+    blame.culprit.map(|key| key.tgid)
+}
+
+fn pids(holders: &[OomHolder]) -> Vec<u32> {
+    holders.iter().map(|one| one.root.unwrap().pid).collect()
+}
+
+/// What a kill of this one alone came to, on a host or at its limit.
+fn one(kill: OomKill) -> Oom {
+    let mut kills = Kills::default();
+    kills.took(&kill).1.oom.clone()
+}
+
 #[test]
 fn the_one_that_grew_is_to_blame_and_not_the_victim() {
-    let samples = minute();
-    let samples: Vec<&MemorySample> = samples.iter().collect();
-    let victims = [of_host(OomKill { anon_bytes: Some(100 * MIB), ..kill(40, 61, "/", 1) })];
-    let found = holders(&samples, &victims, &[], None);
+    let samples = on_host(minute(), |_| 0);
+    let victim = of_host(OomKill { anon_bytes: Some(100 * MIB), ..kill(40, 61, "/", 1) });
+    let found = blamed(&samples, &one(victim), &[]);
     let told: Vec<(u32, u64)> =
-        found.iter().map(|one| (one.root.unwrap().pid, one.grown_bytes / MIB)).collect();
+        found.holders.iter().map(|one| (one.root.unwrap().pid, one.grown_bytes / MIB)).collect();
     // Of equal growth the one that holds more; the victim is known to have had under 64 MiB a second ago.
     assert_eq!(told, [(10, 600), (30, 600), (40, 100), (20, 0)]);
-    assert_eq!(found[1].grown_ns, 55 * SECOND);
-    let culprit = culprit(&found, &victims, 2048 * MIB);
-    assert_eq!(culprit.map(|key| key.tgid), Some(30));
+    assert_eq!(found.holders[1].grown_ns, 55 * SECOND);
+    assert_eq!(whom(&found), Some(30));
 }
 
 #[test]
 fn of_a_limit_only_those_that_it_limits() {
     let mut samples = minute();
     for sample in &mut samples {
-        sample.trees[1].cgroup = 9;
-        sample.trees[2].cgroup = 9;
         sample.trees[2].limit_bytes = Some(700 * MIB);
     }
-    let samples: Vec<&MemorySample> = samples.iter().collect();
-    let victims = [OomKill { anon_bytes: Some(690 * MIB), ..kill(30, 61, "/a", 1) }];
-    let found = holders(&samples, &victims, &[], Some(700 * MIB));
-    assert_eq!(found.len(), 1);
+    let victim = OomKill {
+        anon_bytes: Some(690 * MIB),
+        limit_bytes: Some(700 * MIB),
+        limit_used_bytes: Some(700 * MIB),
+        ..kill(30, 61, "/a", 1)
+    };
+    let found = blamed(&samples, &one(victim), &[]);
+    assert_eq!(pids(&found.holders), [30]);
     // The victim's own end is the last that is known of it.
-    assert_eq!((found[0].bytes / MIB, found[0].grown_bytes / MIB), (690, 650));
+    assert_eq!(found.holders[0].bytes / MIB, 690);
+    assert_eq!(found.holders[0].grown_bytes / MIB, 650);
+}
+
+/// Two of a pod's replicas have limits of 100 MiB: 30 fills its own, and 40 grows faster below another one.
+fn replicas() -> Vec<MemorySample> {
+    let of = |pid: u32, group: u64, bytes: u64| TreeMemory {
+        cgroup: group,
+        limit_bytes: Some(100 * MIB),
+        limit_used_bytes: Some(bytes),
+        limit_cgroup_id: group,
+        ..tree(pid, 1, bytes)
+    };
+    let trees = |seconds: u64| vec![of(30, 7, (50 + seconds) * MIB), of(40, 8, seconds * 2 * MIB)];
+    (0..=40).map(|seconds| sample(seconds, trees(seconds))).collect()
+}
+
+#[test]
+fn an_equal_limit_of_somebody_else_is_another_limit() {
+    let victim =
+        OomKill { limit_cgroup_id: 7, victim_cgroup_id: 7, ..kill(30, 41, "/pods/seven", 1) };
+    let found = blamed(&replicas(), &one(victim.clone()), &[]);
+    assert_eq!(pids(&found.holders), [30]);
+    assert_eq!(whom(&found), Some(30));
+    // As the kernel's log tells the path, also out of a namespace.
+    let mut oom = one(victim.clone());
+    oom.cgroup = "/docker/1/pods/seven".into();
+    assert_eq!(pids(&blamed(&replicas(), &oom, &[]).holders), [30]);
+    // Where nobody knows whose limit it was, the number has to do.
+    let unknown = OomKill { limit_cgroup_id: 0, victim_cgroup_id: 1, ..victim };
+    assert_eq!(pids(&blamed(&replicas(), &one(unknown), &[]).holders), [40, 30]);
+}
+
+#[test]
+fn what_the_kernels_log_says_decides_who_is_looked_at() {
+    // By the counters a limit was met, but it was the host that was full.
+    let victim =
+        OomKill { limit_cgroup_id: 7, victim_cgroup_id: 7, ..kill(30, 41, "/pods/seven", 1) };
+    let mut oom = one(victim);
+    oom.set_scope(OomScope::Host);
+    (oom.limit_bytes, oom.cgroup) = (None, String::new());
+    let found = blamed(&on_host(replicas(), |at| (90 - 2 * at) * MIB), &oom, &[]);
+    assert_eq!((pids(&found.holders), whom(&found)), (vec![40, 30], Some(40)));
+}
+
+/// 20 holds 1200 of 2048 MiB and does nothing; 30 grows by 5 MiB a minute, for a quarter of an hour.
+fn slow() -> Vec<MemorySample> {
+    let trees = |at: u64| vec![tree(20, 1, 1200 * MIB), tree(30, 1, 600 * MIB + at * 5 * MIB / 60)];
+    (0..=180).map(|step| sample(step * 5, trees(step * 5))).collect()
+}
+
+fn killed_after_slow() -> Oom {
+    one(of_host(OomKill { anon_bytes: Some(4 * MIB), ..kill(40, 901, "/", 1) }))
+}
+
+#[test]
+fn who_took_half_of_what_was_lost_is_to_blame() {
+    let lost = |each_minute: u64| {
+        let samples = on_host(slow(), |at| 400 * MIB - at * each_minute * MIB / 60);
+        whom(&blamed(&samples, &killed_after_slow(), &[]))
+    };
+    // 75 MiB of 75, and of 150; of 225 it is a third, and then the one that holds most is.
+    assert_eq!((lost(5), lost(10), lost(15)), (Some(30), Some(30), Some(20)));
+    // A quarter of an hour of little says nothing.
+    let samples = on_host(slow(), |at| 400 * MIB - at * 5 * MIB / 60);
+    let brief: Vec<MemorySample> = samples.into_iter().skip(120).collect();
+    assert_eq!(whom(&blamed(&brief, &killed_after_slow(), &[])), Some(20));
+}
+
+#[test]
+fn free_swap_is_lost_as_well() {
+    let mut samples = on_host(slow(), |_| 20 * MIB);
+    for sample in &mut samples {
+        let at = sample.at_ns / SECOND;
+        let host = sample.host.as_mut().unwrap();
+        host.swap_free_bytes = Some(1000 * MIB - at * MIB);
+    }
+    assert_eq!(whom(&blamed(&samples, &killed_after_slow(), &[])), Some(20), "75 of 900 MiB");
+}
+
+/// An incident about these, told `told` seconds after boot: 400 MiB in 80 minutes.
+fn growth(incident: &str, pid: u32, told: u64) -> Growth {
+    let measure =
+        |name: &str, value: f64| Measure { name: name.into(), value, ..Measure::default() };
+    let measures = [
+        measure("grown", (400 * MIB) as f64),
+        measure("over", 4800.0),
+        measure("slope", (5 * MIB / 60) as f64),
+    ];
+    Growth::of(incident, vec![key(process(pid))], told * SECOND, &measures).unwrap()
+}
+
+#[test]
+fn who_is_known_to_leak_is_to_blame() {
+    // Half a MiB a minute would say nothing by itself.
+    let mut samples = on_host(slow(), |_| 30 * MIB);
+    for sample in &mut samples {
+        let at = sample.at_ns / SECOND;
+        sample.trees[1] = tree(30, 1, 600 * MIB + at * MIB / 120);
+    }
+    let found = blamed(&samples, &killed_after_slow(), &[]);
+    assert_eq!((whom(&found), found.growth), (Some(20), None), "it holds the better half");
+    let known = [growth("i1", 30, 800)];
+    let found = blamed(&samples, &killed_after_slow(), &known);
+    assert_eq!((whom(&found), found.growth.as_ref()), (Some(30), known.first()));
+    // One of somebody who is gone, or has no bytes, says nothing.
+    let gone = [growth("i2", 99, 800)];
+    assert_eq!(whom(&blamed(&samples, &killed_after_slow(), &gone)), Some(20));
+    assert_eq!(Growth::of("i3", vec![key(process(30))], 0, &[]), None);
+    assert_eq!(Growth::of("i4", Vec::new(), 0, &growth_measures()), None);
+}
+
+fn growth_measures() -> [Measure; 3] {
+    ["grown", "over", "slope"].map(|name| Measure {
+        name: name.into(),
+        value: 1.0,
+        ..Measure::default()
+    })
+}
+
+#[test]
+fn who_took_more_at_once_than_a_leak_in_hours_is_to_blame() {
+    // 30 took 600 MiB of 2048 in a minute; 20 is known to leak.
+    let samples = on_host(minute(), |at| (700 - 10 * at) * MIB);
+    let victim = of_host(OomKill { anon_bytes: Some(100 * MIB), ..kill(40, 61, "/", 1) });
+    let of = |told| whom(&blamed(&samples, &one(victim.clone()), &[growth("i1", 20, told)]));
+    assert_eq!(of(60), Some(30), "400 MiB");
+    let long =
+        Oom { victims: vec![OomKill { at_ns: 10_061 * SECOND, ..victim.clone() }], ..one(victim) };
+    let mut later = samples;
+    for sample in &mut later {
+        sample.at_ns += 10_000 * SECOND;
+    }
+    let found = blamed(&later, &long, &[growth("i1", 20, 60)]);
+    assert_eq!(whom(&found), Some(20), "1.2 GiB by now");
 }
 
 #[test]
 fn without_samples_the_one_that_holds_the_better_half() {
     let young = kill(5, 1, "/a", 1);
     let small = OomKill { anon_bytes: Some(10 * MIB), ..kill(6, 1, "/a", 1) };
-    let short = 100 * MIB;
     let old = |victims: &[OomKill]| {
-        let none: [&MemorySample; 0] = [];
-        let found = holders(&none, victims, &[], Some(short));
-        culprit(&found, victims, short).map(|key| key.tgid)
+        let mut oom = one(small.clone());
+        oom.victims = victims.to_vec();
+        whom(&blamed(&[], &oom, &[]))
     };
     assert_eq!(old(&[small.clone(), young]), Some(5));
-    assert_eq!(old(&[small]), None);
+    assert_eq!(old(std::slice::from_ref(&small)), None);
     assert_eq!(old(&[]), None);
+    // Nobody knows how much the host has.
+    assert_eq!(whom(&blamed(&[], &one(of_host(small)), &[])), None);
 }

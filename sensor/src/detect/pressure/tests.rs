@@ -101,7 +101,10 @@ fn it_rises_once_and_is_calm_once() {
     assert!(detector.observe(&host(30, 50)).is_empty(), "critical was 24 s ago");
     assert_eq!(detector.held("", 37 * S), Level::Warning, "8 % were 29 s ago");
     let calm = detector.observe(&host(60, 50));
-    assert!(matches!(&calm[..], [Said::Calm { cgroup }] if cgroup.is_empty()), "{calm:?}");
+    assert!(
+        matches!(&calm[..], [Said::Calm { cgroup, why: ENOUGH }] if cgroup.is_empty()),
+        "{calm:?}"
+    );
 }
 
 #[test]
@@ -122,7 +125,6 @@ fn what_hovers_at_a_threshold_is_one_incident() {
 #[test]
 fn places_are_told_apart() {
     let mut detector = Detector::new(Limits::default());
-    let boxed = |at, percent| Pressure { cgroup: "/box".into(), ..host(at, percent) };
     let said = detector.observe(&boxed(1, 4));
     assert!(matches!(&said[..], [Said::Risen { cgroup, .. }] if cgroup == "/box"));
     assert_eq!(detector.observe(&host(1, 9)).len(), 1);
@@ -132,6 +134,58 @@ fn places_are_told_apart() {
         detector.observe(&Pressure { cgroup: name, ..host(2, 4) });
     }
     assert!(detector.places.len() <= PLACES);
+}
+
+fn boxed(at_s: u64, percent: u64) -> Pressure {
+    Pressure { cgroup: "/box".into(), ..host(at_s, percent) }
+}
+
+#[test]
+fn however_many_cgroups_there_are_the_host_is_judged() {
+    let mut detector = Detector::new(Limits::default());
+    for other in 0..PLACES {
+        let said = detector.observe(&Pressure { cgroup: format!("/{other}"), ..host(2, 4) });
+        assert_eq!(said.len(), 1, "{other}");
+    }
+    assert!(detector.observe(&boxed(2, 4)).is_empty());
+    assert!(matches!(&detector.observe(&host(2, 4))[..], [Said::Risen { .. }]));
+    assert_eq!(detector.observe(&host(60, 50)).len(), 1);
+    let gone = Pressure { cgroup: "/7".into(), gone: true, ..Pressure::default() };
+    assert_eq!(detector.observe(&gone).len(), 1);
+    assert_eq!(detector.observe(&boxed(61, 4)).len(), 1, "there is room again");
+}
+
+#[test]
+fn a_cgroup_that_is_gone_is_over_at_once() {
+    let mut detector = Detector::new(Limits::default());
+    let gone = |at_s| Pressure {
+        at_ns: at_s * S,
+        cgroup: "/box".into(),
+        gone: true,
+        ..Pressure::default()
+    };
+    for at in [10, 20] {
+        assert!(matches!(&detector.observe(&boxed(at, 4))[..], [Said::Risen { .. }]), "{at}");
+        let said = detector.observe(&gone(at + 1));
+        assert_eq!(said, [Said::Calm { cgroup: "/box".into(), why: GONE }]);
+        assert!(detector.places.is_empty());
+    }
+    assert!(detector.observe(&gone(30)).is_empty(), "nobody has said anything of it");
+    assert!(detector.places.is_empty());
+}
+
+#[test]
+fn a_place_whose_last_record_was_lost_is_over_by_the_clock() {
+    let mut detector = Detector::new(Limits::default());
+    detector.observe(&boxed(1, 4));
+    detector.observe(&boxed(20, 50));
+    assert!(detector.silent(30 * S).is_empty(), "it holds");
+    assert!(detector.silent(39 * S).is_empty(), "a record may come yet");
+    assert_eq!(detector.silent(40 * S), ["/box"]);
+    let unknown = Pressure { at_ns: 40 * S, cgroup: "/box".into(), ..Pressure::default() };
+    let said = detector.observe(&unknown);
+    assert_eq!(said, [Said::Calm { cgroup: "/box".into(), why: ENOUGH }]);
+    assert!(detector.silent(100 * S).is_empty());
 }
 
 #[test]
@@ -196,6 +250,7 @@ proptest! {
             look.at_ns = at_ns;
             let rises = level(&look, teller.held(), &limits) >= Level::Warning
                 && teller.held() < Level::Warning;
+            prop_assert!(live.silent(at_ns).is_empty(), "who is watched tells in time");
             let told = teller.tells(&look, &limits);
             prop_assert!(told || !rises, "a rise that nobody was told of");
             if told {

@@ -4,7 +4,7 @@ use super::{Claim, Told};
 use crate::{
     detect::{
         group::By,
-        memory::measures::{GROWN, HOLDS},
+        memory::measures::{GROWN, HOLDS, LIMIT},
     },
     present::text,
 };
@@ -27,16 +27,23 @@ pub(super) fn explain(told: &Told<'_>) -> Option<Claim> {
         ),
         _ => String::new(),
     };
+    let (room, more) = match told.value(LIMIT) {
+        Some(_) => {
+            ("the limit that they share", ", raise the limit of the cgroup that they share,")
+        }
+        None => ("this host", ","),
+    };
     let cause = format!(
         "{trees} hold {} together, {} more than before ({}), and no single one of them carries that: there \
-         are too many for this host.{each}{}",
+         are too many for {room}.{each}{}",
         told.bytes(HOLDS),
         told.bytes(GROWN),
         told.pace(),
         told.forecast()
     );
-    let remedy = "Run fewer of them at a time, or give each a limit (`systemd-run --user -p MemoryMax=2G`), so \
-                  that one that grows is stopped before all are."
-        .to_owned();
+    let remedy = format!(
+        "Run fewer of them at a time{more} or give each a limit (`systemd-run --user -p MemoryMax=2G`), so that one \
+         that grows is stopped before all are."
+    );
     Some(Claim { by: "many_trees", cause, remedy, confidence: 0.7, evidence: Vec::new() })
 }

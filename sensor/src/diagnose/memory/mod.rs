@@ -110,7 +110,10 @@ impl Told<'_> {
             return String::new();
         };
         let what = match self.value(LIMIT) {
-            Some(limit) => format!("the limit of its cgroup, {},", text::bytes(limit as u64)),
+            Some(limit) => {
+                let whose = if self.finding.group.is_some() { "their" } else { "its" };
+                format!("the limit of {whose} cgroup, {},", text::bytes(limit as u64))
+            }
             None => "the host".to_owned(),
         };
         let (soonest, latest) = (seconds(soonest), seconds(latest));

@@ -181,6 +181,17 @@ fn many_and_nobody_are_said_plainly() {
         said_of.cause
     );
     assert!(said_of.cause.contains("between 7.0 MiB and 9.0 MiB"), "{}", said_of.cause);
+    assert!(said_of.cause.contains("too many for this host"), "{}", said_of.cause);
+    assert!(said_of.remedy.starts_with("Run fewer of them at a time, or give each a limit"));
+    let measures = [grows(0.0), vec![(LIMIT, 10_240.0 * MIB)]].concat();
+    let caged = Finding { group: crowd.group.clone(), ..finding("M2", &measures) };
+    let said_of = said(&caged, &Held::default());
+    for part in
+        ["too many for the limit that they share", "the limit of their cgroup, 10.0 GiB, is"]
+    {
+        assert!(said_of.cause.contains(part), "{}", said_of.cause);
+    }
+    assert!(said_of.remedy.contains("raise the limit of the cgroup that they share, or give each"));
 
     for (tmpfs, part) in [(4000.0, "tmpfs, shared memory"), (10.0, "the kernel or a driver")] {
         let told =

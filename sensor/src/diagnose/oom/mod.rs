@@ -13,14 +13,17 @@ use std::fmt::Write as _;
 
 use super::{Claim, words::Words};
 use crate::{
-    detect::{Finding, oom::held},
+    detect::oom::{culprit::Growth, held},
     evidence::{Redactor, oom_report::Report},
+    lineage::ProcessKey,
     proto::{self, Actor, HostMemory, Oom, OomHolder, OomScope},
 };
 
 /// What an explanation may look at.
 pub struct Case<'a> {
-    pub finding: &'a Finding,
+    /// Who is to blame, as far as that is known, and what was known of that one's growth before.
+    pub culprit: Option<ProcessKey>,
+    pub growth: Option<&'a Growth>,
     pub oom: &'a Oom,
     /// The kernel's own report of the newest kill.
     pub report: Option<&'a Report>,
@@ -129,7 +132,7 @@ fn actor(actor: &Actor, words: &Words<'_>) -> String {
 
 /// The culprit among those that held memory, and how it is called.
 fn culprit(case: &Case<'_>) -> Option<(OomHolder, String)> {
-    let culprit = case.finding.culprit?;
+    let culprit = case.culprit?;
     let is = |key: Option<proto::ProcessKey>| {
         key.is_some_and(|key| key.pid == culprit.tgid && key.start_ns == culprit.start_ns)
     };

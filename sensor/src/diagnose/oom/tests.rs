@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     lineage::ProcessKey,
-    proto::{Kind, OomKill, ProcessKey as Key},
+    proto::{Measure, OomKill, ProcessKey as Key},
 };
 
 const MIB: u64 = 1 << 20;
@@ -48,23 +48,22 @@ fn holder(pid: u32, bytes: u64, grown_bytes: u64, grown_ns: u64) -> OomHolder {
 }
 
 fn diagnosed(oom: &Oom, culprit: Option<u32>, after: After) -> proto::Diagnosis {
-    let finding = Finding {
-        kind: Kind::OomKill,
-        rule: "oom_kill",
-        culprit: culprit.map(|pid| ProcessKey::new(pid, 40 * SECOND)),
-        group: None,
-        leaf: None,
-        contain: false,
-        confidence: 1.0,
-        at_ns: 100 * SECOND,
-        measures: Vec::new(),
-    };
+    diagnosed_after(oom, culprit, None, after)
+}
+
+fn diagnosed_after(
+    oom: &Oom,
+    culprit: Option<u32>,
+    growth: Option<&Growth>,
+    after: After,
+) -> proto::Diagnosis {
     let redactor = Redactor::new([1; 16]);
     let available = |bytes| HostMemory { available_bytes: Some(bytes), ..HostMemory::default() };
     let after_all = HostMemory { shmem_bytes: Some(700 * MIB), ..available(20 * MIB) };
     let before = HostMemory { shmem_bytes: Some(0), ..available(800 * MIB) };
     diagnose(&Case {
-        finding: &finding,
+        culprit: culprit.map(|pid| ProcessKey::new(pid, 40 * SECOND)),
+        growth,
         oom,
         report: None,
         host: Some((before, after_all, 60 * SECOND)),
@@ -101,6 +100,38 @@ fn one_that_grew_and_was_spared() {
     assert!(said.cause.ends_with(wanted), "{}", said.cause);
 }
 
+/// 5 MiB a minute, of which the last quarter of an hour is little.
+#[test]
+fn one_that_grew_for_hours() {
+    let measure =
+        |name: &str, value: f64| Measure { name: name.into(), value, ..Measure::default() };
+    let told = [
+        measure("grown", 400.0 * MIB as f64),
+        measure("over", 4800.0),
+        measure("slope", (5 * MIB / 60) as f64),
+    ];
+    let root = ProcessKey::new(55, 40 * SECOND);
+    let growth = Growth::of("k3", vec![root], 10_000 * SECOND, &told).unwrap();
+    let mut oom = Oom { cgroup: String::new(), limit_bytes: None, ..killed() };
+    oom.set_scope(OomScope::Host);
+    oom.victims[0].at_ns = 12_400 * SECOND;
+    oom.holders = vec![holder(55, 9216 * MIB, 75 * MIB, 900 * SECOND)];
+    let said = diagnosed_after(&oom, Some(55), Some(&growth), After::default());
+    assert_eq!(said.by, "oom_growth");
+    let wanted = " `node` (55) had grown by 75 MiB to 9.0 GiB in the 15 min before, 5.0 MiB a minute. It has been \
+                  growing for 2.0 h at least, by 5.0 MiB a minute, as incident k3 says. It was not the one that \
+                  was killed.";
+    assert!(said.cause.ends_with(wanted), "{}", said.cause);
+    // Of which the samples have nothing new.
+    oom.holders = vec![holder(55, 9216 * MIB, 0, 0)];
+    let said = diagnosed_after(&oom, Some(55), Some(&growth), After::default());
+    assert!(
+        said.cause.contains(" `node` (55) held 9.0 GiB. It has been growing"),
+        "{}",
+        said.cause
+    );
+}
+
 #[test]
 fn a_spike() {
     let mut oom = killed();
@@ -132,4 +163,15 @@ fn nobody_in_particular() {
     let wanted = " No tree of processes carries it: in the 60 s before, available memory fell by 780 MiB, and \
                   shared memory with tmpfs grew by 700 MiB.";
     assert!(said.cause.ends_with(wanted), "{}", said.cause);
+}
+
+#[test]
+fn nobody_is_not_said_where_somebody_has_half_of_it() {
+    let mut oom = Oom { cgroup: String::new(), limit_bytes: None, ..killed() };
+    oom.set_scope(OomScope::Host);
+    // 780 MiB are gone.
+    oom.holders = vec![holder(55, 900 * MIB, 389 * MIB, 60 * SECOND)];
+    assert_eq!(diagnosed(&oom, None, After::default()).by, "oom_unattributed");
+    oom.holders = vec![holder(55, 900 * MIB, 390 * MIB, 60 * SECOND)];
+    assert_eq!(diagnosed(&oom, None, After::default()).by, "oom");
 }

@@ -1,10 +1,13 @@
 //! Nobody grew by as much as was short: tmpfs, the kernel itself, a driver, or too many that are all honest.
 
 use super::{Case, Claim, Words, size, span};
-use crate::proto::{HostMemory, OomScope};
+use crate::{
+    detect::oom::culprit::{HALF, lost},
+    proto::{HostMemory, OomScope},
+};
 
 pub(super) fn explain(case: &Case<'_>, _: &Words<'_>) -> Option<Claim> {
-    if case.finding.culprit.is_some() || case.oom.scope() == OomScope::Cgroup {
+    if case.culprit.is_some() || case.oom.scope() == OomScope::Cgroup {
         return None;
     }
     let (before, after, ns) = case.host?;
@@ -12,6 +15,10 @@ pub(super) fn explain(case: &Case<'_>, _: &Words<'_>) -> Option<Claim> {
         field(&after)?.checked_sub(field(&before)?).filter(|bytes| *bytes > 0)
     };
     let fallen = before.available_bytes?.saturating_sub(after.available_bytes?);
+    let most = case.oom.holders.iter().map(|holder| holder.grown_bytes).max().unwrap_or_default();
+    if most >= lost(&before, &after)? / HALF {
+        return None;
+    }
     let mut parts = Vec::new();
     for (what, bytes) in [
         ("shared memory with tmpfs", grown(|host| host.shmem_bytes)),

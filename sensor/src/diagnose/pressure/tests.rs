@@ -51,6 +51,7 @@ fn shortage(before: MemorySample, now: MemorySample) -> Shortage {
         },
         before: Some(before),
         now: Some(now),
+        waited_ns: 90 * S,
         ..Shortage::default()
     }
 }
@@ -82,8 +83,8 @@ fn who_waits_and_who_takes() {
         "{}",
         said.cause
     );
-    let rest = "(20) (+1.2 GiB in 3 min) takes it. Incident abc is about that. `nginx` (7, 3.2 s so far) \
-                waits for memory; who waits need not be who takes it.";
+    let rest = "(20) (+1.2 GiB in 3 min) takes it. Incident abc is about that. `nginx` (7, 3.2 s in the \
+                last 90 s) waits for memory; who waits need not be who takes it.";
     assert!(said.cause.ends_with(rest), "{}", said.cause);
     assert!(said.remedy.starts_with("End `node build.js"), "{}", said.remedy);
     assert_eq!((said.by.as_str(), said.evidence.len()), ("pressure", 1));
@@ -114,6 +115,7 @@ fn many_alike_are_told_as_such() {
         processes: 40,
         bytes: mib * MIB,
         eldest: Some(root(9)),
+        ..GroupMemory::default()
     };
     let mut before = sample(0, 2000, &[]);
     before.groups = vec![of(100)];
@@ -144,6 +146,103 @@ fn what_no_process_holds_is_said_plainly() {
     assert!(said.remedy.contains("df -t tmpfs"), "{}", said.remedy);
     assert!(with(0, 1500).cause.contains("The kernel itself took 1.5 GiB"));
     assert!(with(10, 10).cause.contains("1.6 GiB are gone since 60 s that no process holds"));
+}
+
+/// A cgroup of 1 GiB in which 40 MiB are left.
+fn boxed(before: MemorySample, now: MemorySample) -> Shortage {
+    let mut shortage = shortage(before, now);
+    shortage.pressure = Pressure {
+        cgroup: "/box".into(),
+        total_bytes: Some(1024 * MIB),
+        available_bytes: Some(40 * MIB),
+        ..Pressure::default()
+    };
+    shortage
+}
+
+/// A tree in a cgroup with this id, whose limit is 1 GiB of which so much is used.
+fn limited(pid: u32, cgroup: u64, mib: u64, used: u64) -> TreeMemory {
+    let (limit_bytes, limit_used_bytes) = (Some(1024 * MIB), Some(used * MIB));
+    TreeMemory { cgroup, limit_bytes, limit_used_bytes, ..tree(pid, 1, mib) }
+}
+
+#[test]
+fn who_grows_outside_of_a_cgroup_does_not_take_from_it() {
+    let outside = |mib: u64| TreeMemory { cgroup: 5, ..tree(99, 1, mib) };
+    let alike = |mib: u64| GroupMemory {
+        by: GroupBy::Executable.into(),
+        what: "/usr/bin/make".into(),
+        processes: 40,
+        bytes: mib * MIB,
+        eldest: Some(root(99)),
+        ..GroupMemory::default()
+    };
+    let mut before = sample(0, 3000, &[outside(100), limited(20, 7, 200, 400)]);
+    let mut now = sample(180, 600, &[outside(3100), limited(20, 7, 700, 984)]);
+    (before.groups, now.groups) = (vec![alike(100)], vec![alike(3100)]);
+    let inside = HashSet::from([6, 7]);
+    let mut shortage = boxed(within(before, &inside), within(now, &inside));
+    shortage.growths = vec![(99, "of make".into())];
+    let told = said(&shortage);
+    assert_eq!(
+        told.cause,
+        "Memory is short on /box: 40.0 MiB of 1.0 GiB left. `p20` (20) (+500 MiB in 3 min) takes it."
+    );
+    assert!(told.remedy.starts_with("End `p20` (20) or bound it"), "{}", told.remedy);
+    // 500 of the 584 MiB that are gone in it; of the 2400 of the host that would be little.
+    assert!(told.confidence > 0.8, "{}", told.confidence);
+    assert_eq!(shortage.growing(), [ProcessKey::new(20, 20)]);
+}
+
+#[test]
+fn a_cgroup_of_which_little_is_known() {
+    let empty = || boxed(sample(0, 3000, &[]), sample(180, 600, &[]));
+    let nobody = said(&empty());
+    let unknown = "Who takes it is not known: no tree in it was seen to grow much.";
+    assert!(nobody.cause.ends_with(unknown), "{}", nobody.cause);
+    assert!(
+        nobody.remedy.contains("`sensor top --sort memory --cgroup /box`"),
+        "{}",
+        nobody.remedy
+    );
+    // What was used before is not known: all of it may have come since, and 100 MiB do not explain that.
+    let shortage = boxed(sample(0, 3000, &[]), sample(180, 600, &[limited(20, 7, 100, 984)]));
+    let little = said(&shortage);
+    assert!(little.cause.contains("`p20` (20) (+100 MiB in 3 min) takes it."), "{}", little.cause);
+    assert!(little.confidence < 0.7, "{}", little.confidence);
+}
+
+#[test]
+fn page_cache_that_is_read_again_and_again() {
+    let mut before = sample(0, 2000, &[]);
+    let mut now = sample(60, 2000, &[]);
+    before.host.as_mut().unwrap().cached_bytes = Some(900 * MIB);
+    now.host.as_mut().unwrap().cached_bytes = Some(100 * MIB);
+    let thrashing = |mut shortage: Shortage, percent: f32| {
+        shortage.pressure.refaulted_percent = Some(percent);
+        shortage.pressure.full_percent = Some(40.0);
+        said(&shortage)
+    };
+    let host = thrashing(shortage(before.clone(), now.clone()), 140.0);
+    assert!(
+        host.cause.contains(
+            "140 % of the page cache was read again within 10 s: what is in use does not fit, and what was \
+             thrown out a moment before is fetched once more. 100 MiB of page cache are left, 800 MiB less \
+             than 60 s ago."
+        ),
+        "{}",
+        host.cause
+    );
+    assert_eq!(
+        host.remedy,
+        "More memory for the host, or fewer that read so much at once, ends the reading."
+    );
+    let calm = thrashing(shortage(before.clone(), now.clone()), 90.0);
+    assert!(!calm.cause.contains("page cache"), "{}", calm.cause);
+    // The page cache of the host is not a cgroup's.
+    let boxed = thrashing(boxed(before, now), 140.0);
+    assert!(!boxed.cause.contains("of page cache are left"), "{}", boxed.cause);
+    assert!(boxed.remedy.starts_with("A higher limit for /box, or fewer"), "{}", boxed.remedy);
 }
 
 #[test]

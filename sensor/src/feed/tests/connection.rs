@@ -24,7 +24,8 @@ fn errors_of_connecting_say_what_to_do() {
     assert_eq!(
         error.to_string(),
         format!(
-            "sensor is not running (no socket at {}): start it with `sensor run`",
+            "sensor is not running (no socket at {}): start it with `sensor run`; one with another \
+             runtime_dir has its socket there: name it with --socket or SENSOR_SOCKET",
             absent.display()
         )
     );

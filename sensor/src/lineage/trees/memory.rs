@@ -74,6 +74,20 @@ pub struct Gathering {
     pub slot: u32,
 }
 
+impl Gathering {
+    /// The tree's root is one of them.
+    pub fn has(&self, tree: &Holding) -> bool {
+        let theirs = match self.by {
+            GroupBy::Executable => tree.program,
+            GroupBy::Session => tree.session.into(),
+            GroupBy::User => tree.uid.into(),
+            GroupBy::Cgroup => tree.cgroup,
+            GroupBy::Unspecified => return false,
+        };
+        theirs == self.what
+    }
+}
+
 /// Which trees and groups are told of.
 #[derive(Clone, Copy, Debug)]
 pub struct Worth {

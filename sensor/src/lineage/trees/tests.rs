@@ -78,9 +78,27 @@ fn a_loop_that_keeps_nothing_is_first_by_forks() {
     assert_eq!(trees[1].root, key(13));
     let (trees, _) = now.trees(TreeOrder::Growth, 1);
     assert_eq!((trees[0].root.tgid, trees[0].grown), (900, 1));
-    let outstanding = now.outstanding();
+    let outstanding = now.outstanding(|_| None);
     assert_eq!(pids(&outstanding), [(23, 2), (900, 1), (13, 41), (22, 3)]);
-    assert_eq!(pids(&before.outstanding()), [(13, 41), (22, 2)]);
+    assert_eq!(pids(&before.outstanding(|_| None)), [(13, 41), (22, 2)]);
+}
+
+#[test]
+fn one_process_with_all_the_memory_stands_out() {
+    let mut all = desktop(40);
+    // Two services beside the desktop: one holds 9 GiB, the other one grows by 40 MiB a second.
+    all.extend([process(300, 1, 7), process(301, 300, 7), process(400, 1, 8)]);
+    let (gib, mib) = (1_u64 << 30, 1_u64 << 20);
+    let held = |root: ProcessKey| match root.tgid {
+        300 => Some((9 * gib, mib)),
+        301 => Some((9 * gib - mib, mib)),
+        400 => Some((gib, 40 * mib)),
+        13 => Some((2 * gib, 0)),
+        _ => None,
+    };
+    let census = Census::new(&all, 0, None);
+    // Of 300 and 301 the lower one, who carries it; make is there for its processes already.
+    assert_eq!(pids(&census.outstanding(held)), [(13, 41), (22, 2), (301, 1), (400, 1)]);
 }
 
 #[test]
@@ -170,6 +188,7 @@ proptest! {
         let (some, omitted) = census.trees(order, limit);
         prop_assert_eq!(some.len() + omitted, all.len());
         prop_assert_eq!(&some[..], &all[..some.len()], "the limit changes nothing but the end");
-        prop_assert!(census.outstanding().len() <= 5);
+        let held = |key: ProcessKey| Some((u64::from(key.tgid % 3), u64::from(key.tgid % 7)));
+        prop_assert!(census.outstanding(held).len() <= 7);
     }
 }

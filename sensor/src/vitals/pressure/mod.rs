@@ -13,7 +13,7 @@ mod trend;
 mod trigger;
 
 use std::{
-    io,
+    io, mem,
     os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::{
@@ -37,7 +37,7 @@ use crate::{
     proto::Pressure,
 };
 
-/// cgroups that are watched beside the host: 4 open files and a look of 50 µs each.
+/// cgroups that are watched beside the host: 7 open files, triggers included, and a look of 50 µs each.
 pub const GROUPS: usize = 8;
 
 /// Whether the host's memory is exhausted: then nobody scans processes or asks for memory that can wait.
@@ -65,6 +65,8 @@ pub struct Group {
 /// What the thread works with.
 pub struct Options {
     pub proc: PathBuf,
+    /// That are online.
+    pub cpus: u32,
     pub limits: Limits,
     pub strain: Strain,
     /// Real-time priority; none: an ordinary thread.
@@ -99,7 +101,7 @@ impl Watcher {
         let shared =
             Arc::new(Shared { wake, ends: AtomicBool::new(false), wanted: Mutex::new(None) });
         let mut why = None;
-        let host = Place::host(&options.proc, &mut why);
+        let host = Place::host(&options.proc, options.cpus, &mut why);
         let degraded = degraded(&host, why);
         let ours = Arc::clone(&shared);
         let thread = thread::Builder::new().name("pressure".into()).spawn(move || {
@@ -109,12 +111,13 @@ impl Watcher {
             }
             let mut watch = Watch::new(host, &options);
             while !ours.ends.load(Ordering::Relaxed) {
-                let fired = watch.wait(&ours.wake);
+                watch.wait(&ours.wake);
+                let now_ns = clock::boot_ns();
+                watch.bury(now_ns, |place| place.disarmed, &mut tell);
                 if let Some(wanted) = ours.take() {
-                    watch.change(wanted);
-                    continue;
+                    watch.change(wanted, now_ns, &mut tell);
                 }
-                watch.look(clock::boot_ns(), fired, &reclaimed, &mut tell);
+                watch.look(now_ns, &reclaimed, &mut tell);
             }
         })?;
         Ok(Self { shared, thread: Some(thread), degraded })
@@ -164,14 +167,26 @@ fn degraded(host: &Place, why: Option<String>) -> Option<String> {
 /// Descriptors that one wait may have: two triggers a place, and what wakes us.
 const WAITS: usize = 2 * (GROUPS + 1) + 1;
 
-type Fired = [[bool; 2]; GROUPS + 1];
+/// A place and what is known of it.
+struct Watched {
+    place: Place,
+    teller: Teller,
+    /// Which of its triggers have come.
+    fired: [bool; 2],
+}
 
-/// The places and what is known of each.
+impl Watched {
+    fn of(place: Place) -> Self {
+        Self { place, teller: Teller::default(), fired: [false; 2] }
+    }
+}
+
+/// All places.
 struct Watch {
     limits: Limits,
     strain: Strain,
     /// The host first.
-    places: Vec<(Place, Teller)>,
+    places: Vec<Watched>,
     pause: Duration,
     buffer: Box<[u8; BUFFER]>,
 }
@@ -179,7 +194,7 @@ struct Watch {
 impl Watch {
     fn new(host: Place, options: &Options) -> Self {
         let mut places = Vec::with_capacity(GROUPS + 1);
-        places.push((host, Teller::default()));
+        places.push(Watched::of(host));
         Self {
             limits: options.limits,
             strain: options.strain.clone(),
@@ -189,8 +204,8 @@ impl Watch {
         }
     }
 
-    /// Waits for a trigger, or as long as nothing can have happened. Which triggers came.
-    fn wait(&mut self, wake: &OwnedFd) -> Fired {
+    /// Waits for a trigger, or as long as nothing can have happened.
+    fn wait(&mut self, wake: &OwnedFd) {
         let timeout = Timespec {
             tv_sec: self.pause.as_secs() as i64,
             tv_nsec: i64::from(self.pause.subsec_nanos()),
@@ -199,8 +214,8 @@ impl Watch {
             std::array::from_fn(|_| PollFd::from_borrowed_fd(wake.as_fd(), PollFlags::IN));
         let mut of = [(0, 0); WAITS];
         let mut used = 1;
-        for (at, (place, _)) in self.places.iter().enumerate() {
-            for (which, trigger) in place.triggers().into_iter().enumerate() {
+        for (at, watched) in self.places.iter().enumerate() {
+            for (which, trigger) in watched.place.triggers().into_iter().enumerate() {
                 if let Some(trigger) = trigger {
                     waits[used] = PollFd::from_borrowed_fd(trigger, PollFlags::PRI);
                     of[used] = (at, which);
@@ -210,33 +225,34 @@ impl Watch {
         }
         // Interrupted or timed out: look all the same.
         let _ = poll(&mut waits[..used], Some(&timeout));
-        let mut fired = Fired::default();
-        for (wait, (at, which)) in waits[1..used].iter().zip(&of[1..used]) {
-            fired[*at][*which] = wait.revents().contains(PollFlags::PRI);
-        }
-        // A trigger whose cgroup is gone is ready for ever.
-        let dead = waits[1..used].iter().any(|wait| wait.revents().contains(PollFlags::ERR));
-        if !waits[0].revents().is_empty() {
+        let came: [PollFlags; WAITS] = std::array::from_fn(|at| waits[at].revents());
+        if !came[0].is_empty() {
             let _ = rustix::io::read(wake, &mut [0; 8]);
         }
-        if dead {
-            self.places.retain(|(place, _)| place.dir.as_ref().is_none_or(|dir| dir.exists()));
-            return Fired::default();
+        for watched in &mut self.places {
+            watched.fired = [false; 2];
         }
-        fired
+        for (came, (at, which)) in came[1..used].iter().zip(&of[1..used]) {
+            let Watched { place, fired, .. } = &mut self.places[*at];
+            // A dead one has `PRI` as well.
+            if came.contains(PollFlags::ERR) {
+                place.disarm();
+            } else {
+                fired[*which] = came.contains(PollFlags::PRI);
+            }
+        }
     }
 
     fn look(
         &mut self,
         now_ns: u64,
-        fired: Fired,
         reclaimed: &impl Fn() -> Reclaimed,
         tell: &mut impl FnMut(Pressure),
     ) {
         let reclaimed = reclaimed();
         let mut shortest = Duration::MAX;
-        for ((place, teller), fired) in self.places.iter_mut().zip(fired) {
-            let mut pressure = place.look(now_ns, fired, reclaimed, self.buffer.as_mut_slice());
+        for Watched { place, teller, fired } in &mut self.places {
+            let mut pressure = place.look(now_ns, *fired, reclaimed, self.buffer.as_mut_slice());
             shortest = shortest.min(pause(&pressure));
             let told = teller.tells(&pressure, &self.limits);
             if place.dir.is_none() {
@@ -250,18 +266,42 @@ impl Watch {
         self.pause = shortest;
     }
 
+    /// Drops those of the suspects whose cgroup is gone, or is another one by the same name. Whoever was told that it
+    /// is not calm there is told of its end.
+    fn bury(
+        &mut self,
+        now_ns: u64,
+        suspected: impl Fn(&Place) -> bool,
+        tell: &mut impl FnMut(Pressure),
+    ) {
+        self.places.retain_mut(|Watched { place, teller, .. }| {
+            let stays = !suspected(place) || place.is_there();
+            if !stays && teller.held() > Level::Calm {
+                let cgroup = mem::take(&mut place.name);
+                tell(Pressure { at_ns: now_ns, cgroup, gone: true, ..Pressure::default() });
+            }
+            stays
+        });
+    }
+
     /// Other cgroups; those that are watched already go on as they are, and so do those that are not calm.
-    fn change(&mut self, wanted: Vec<Group>) {
-        self.places.retain(|(place, teller)| {
-            let Some(dir) = &place.dir else { return true };
-            dir.exists()
-                && (wanted.iter().any(|group| group.name == place.name)
-                    || teller.held() > Level::Calm)
+    fn change(&mut self, wanted: Vec<Group>, now_ns: u64, tell: &mut impl FnMut(Pressure)) {
+        self.bury(now_ns, |_| true, tell);
+        self.places.retain(|Watched { place, teller, .. }| {
+            place.dir.is_none()
+                || teller.held() > Level::Calm
+                || wanted.iter().any(|group| group.name == place.name)
         });
         for group in wanted {
-            let known = self.places.iter().any(|(place, _)| place.name == group.name);
-            if !known && self.places.len() <= GROUPS {
-                self.places.push((Place::group(group.name, &group.dir), Teller::default()));
+            let room = self.places.len() <= GROUPS;
+            let known = self.places.iter_mut().find(|it| it.place.name == group.name);
+            if let Some(known) = known {
+                // Its files are opened anew, what is held of it stays.
+                if known.place.disarmed {
+                    known.place = Place::group(group.name, &group.dir);
+                }
+            } else if room {
+                self.places.push(Watched::of(Place::group(group.name, &group.dir)));
             }
         }
     }
@@ -299,6 +339,7 @@ mod tests {
         let strain = Strain::default();
         let options = Options {
             proc: proc.path().to_owned(),
+            cpus: 1,
             limits: Limits::default(),
             strain: strain.clone(),
             priority: None,
@@ -324,26 +365,110 @@ mod tests {
         assert!(tellings.iter().count() < 100, "it has ended");
     }
 
-    #[test]
-    fn groups_come_and_go() {
+    /// Of a host that tells nothing.
+    fn watch() -> Watch {
         let options = Options {
             proc: "/nowhere".into(),
+            cpus: 1,
             limits: Limits::default(),
             strain: Strain::default(),
             priority: None,
         };
-        let mut watch = Watch::new(Place::host(&options.proc, &mut None), &options);
+        Watch::new(Place::host(&options.proc, 1, &mut None), &options)
+    }
+
+    fn names(watch: &Watch) -> Vec<&str> {
+        watch.places.iter().map(|watched| watched.place.name.as_str()).collect()
+    }
+
+    fn silence(pressure: Pressure) {
+        panic!("nothing is worth a record: {pressure:?}");
+    }
+
+    #[test]
+    fn groups_come_and_go() {
+        let mut watch = watch();
         let dirs: Vec<tempfile::TempDir> =
             (0..GROUPS + 4).map(|_| tempfile::tempdir().unwrap()).collect();
         let group = |at: usize| Group { name: format!("/{at}"), dir: dirs[at].path().to_owned() };
-        watch.change((0..GROUPS + 4).map(group).collect());
+        watch.change((0..GROUPS + 4).map(group).collect(), 1, &mut silence);
         assert_eq!(watch.places.len(), GROUPS + 1);
-        watch.change(vec![group(3), group(10)]);
-        let names: Vec<&str> = watch.places.iter().map(|(place, _)| place.name.as_str()).collect();
-        assert_eq!(names, ["", "/3", "/10"]);
+        watch.change(vec![group(3), group(10)], 1, &mut silence);
+        assert_eq!(names(&watch), ["", "/3", "/10"]);
         fs::remove_dir(dirs[3].path()).unwrap();
-        watch.change(vec![group(3)]);
-        let names: Vec<&str> = watch.places.iter().map(|(place, _)| place.name.as_str()).collect();
-        assert_eq!(names, ["", "/3"], "a cgroup may be made once more");
+        watch.change(vec![group(3)], 1, &mut silence);
+        assert_eq!(names(&watch), ["", "/3"], "a cgroup may be made once more");
+    }
+
+    /// Makes a group that has so much left of 1,000 bytes.
+    fn make(dir: &Path, left: u32) {
+        fs::create_dir(dir).unwrap();
+        fs::write(dir.join("memory.max"), "1000\n").unwrap();
+        fs::write(dir.join("memory.current"), format!("{}\n", 1000 - left)).unwrap();
+    }
+
+    #[test]
+    fn one_that_is_gone_is_told_of_and_the_next_by_its_name_is_another() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("box");
+        let wanted = || vec![Group { name: "/box".into(), dir: dir.clone() }];
+        let mut told: Vec<Pressure> = Vec::new();
+        let mut tell = |pressure| told.push(pressure);
+        let mut watch = watch();
+        make(&dir, 10);
+        watch.change(wanted(), 1, &mut tell);
+        watch.look(2, &|| (0, 0), &mut tell);
+        // It was made anew before anybody looked whether it is there.
+        make(&root.path().join("other"), 900);
+        fs::remove_dir_all(&dir).unwrap();
+        fs::rename(root.path().join("other"), &dir).unwrap();
+        watch.change(wanted(), 3, &mut tell);
+        assert_eq!(names(&watch), ["", "/box"]);
+        watch.look(4, &|| (0, 0), &mut tell);
+        // Nobody was told of the new one: its end is no news.
+        fs::remove_dir_all(&dir).unwrap();
+        watch.change(Vec::new(), 5, &mut tell);
+        assert_eq!(names(&watch), [""]);
+        let gone = Pressure { at_ns: 3, cgroup: "/box".into(), gone: true, ..Pressure::default() };
+        assert_eq!((told[0].available_bytes, told[0].gone), (Some(10), false));
+        assert_eq!(told[1..], [gone]);
+    }
+
+    #[test]
+    fn a_dead_trigger_is_waited_for_once() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("box");
+        make(&dir, 10);
+        let mut told: Vec<Pressure> = Vec::new();
+        let mut tell = |pressure| told.push(pressure);
+        let mut watch = watch();
+        let wanted = || vec![Group { name: "/box".into(), dir: dir.clone() }];
+        watch.change(wanted(), 1, &mut tell);
+        watch.look(2, &|| (0, 0), &mut tell);
+        let kill = |watch: &mut Watch| {
+            let watched = watch.places.pop().unwrap();
+            let place = watched.place.with_dead_triggers();
+            watch.places.push(Watched { place, ..watched });
+        };
+        kill(&mut watch);
+        let wake = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).unwrap();
+        watch.pause = Duration::from_secs(5);
+        watch.wait(&wake);
+        let armed = |watch: &Watch| watch.places[1].place.triggers().iter().flatten().count();
+        assert_eq!((armed(&watch), watch.places[1].fired), (0, [false; 2]));
+        // Its PSI was switched off, and it is still there: it goes on as it was, with files that are opened anew.
+        watch.bury(3, |place| place.disarmed, &mut tell);
+        assert_eq!(names(&watch), ["", "/box"]);
+        watch.change(wanted(), 3, &mut tell);
+        let Watched { place, teller, .. } = &watch.places[1];
+        assert_eq!((place.disarmed, teller.held()), (false, Level::Critical));
+        // It was removed.
+        kill(&mut watch);
+        fs::remove_dir_all(&dir).unwrap();
+        watch.wait(&wake);
+        watch.bury(4, |place| place.disarmed, &mut tell);
+        assert_eq!(names(&watch), [""]);
+        let told: Vec<(u64, bool)> = told.iter().map(|it| (it.at_ns, it.gone)).collect();
+        assert_eq!(told, [(2, false), (4, true)]);
     }
 }

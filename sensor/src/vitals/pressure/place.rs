@@ -1,9 +1,12 @@
 //! A place where memory can get short, the host or a cgroup: its files, which stay open, and one look at it.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::{
+        fd::{AsFd as _, BorrowedFd},
+        unix::fs::MetadataExt as _,
+    },
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -46,6 +49,12 @@ pub(super) struct Place {
     pub name: String,
     /// Where it is; none: the host.
     pub dir: Option<PathBuf>,
+    /// Device and inode of the directory whose files are open: another one may get its name.
+    id: Option<(u64, u64)>,
+    /// The kernel has taken the triggers away.
+    pub disarmed: bool,
+    /// Of the host, that are online: on a large one somebody looks for memory somewhere at any time.
+    cpus: u64,
     pressure: Option<File>,
     some: Option<Trigger>,
     full: Option<Trigger>,
@@ -60,7 +69,7 @@ pub(super) struct Place {
 /// Files that say what is left.
 enum Holds {
     Host { meminfo: Option<File>, vmstat: Option<File> },
-    Group { limit: Option<File>, used: Option<File>, stat: Option<File> },
+    Group { max: Option<File>, high: Option<File>, used: Option<File>, stat: Option<File> },
 }
 
 /// A span of time in which waiting is added up.
@@ -94,28 +103,34 @@ struct Left {
     available: Option<u64>,
     swap_total: Option<u64>,
     swap_free: Option<u64>,
-    /// Page cache of the host.
+    /// Page cache that can be given up.
     file: Option<u64>,
+    /// Of a cgroup, where it stands in a file that is read anyway: file pages that were read again.
+    refaults: Option<u64>,
 }
 
 impl Place {
-    /// `why`: gets why a trigger could not be set.
-    pub fn host(proc: &Path, why: &mut Option<String>) -> Self {
+    /// `cpus`: that are online; `why`: gets why a trigger could not be set.
+    pub fn host(proc: &Path, cpus: u32, why: &mut Option<String>) -> Self {
         let open = |name: &str| File::open(proc.join(name)).ok();
         let holds = Holds::Host { meminfo: open("meminfo"), vmstat: open("vmstat") };
-        Self::new(String::new(), None, &proc.join("pressure/memory"), holds, why)
+        let place = Self::new(String::new(), None, &proc.join("pressure/memory"), holds, why);
+        Self { cpus: u64::from(cpus.max(1)), ..place }
     }
 
     pub fn group(name: String, dir: &Path) -> Self {
+        // Before its files: if another one comes meanwhile, it is not taken for this one.
+        let id = identity(dir);
         let open = |name: &str| File::open(dir.join(name)).ok();
         let holds = Holds::Group {
-            limit: open("memory.max"),
+            max: open("memory.max"),
+            high: open("memory.high"),
             used: open("memory.current"),
             stat: open("memory.stat"),
         };
         let pressure = dir.join("memory.pressure");
         // What the host's say is enough to know.
-        Self::new(name, Some(dir.to_owned()), &pressure, holds, &mut None)
+        Self { id, ..Self::new(name, Some(dir.to_owned()), &pressure, holds, &mut None) }
     }
 
     fn new(
@@ -136,6 +151,9 @@ impl Place {
         Self {
             name,
             dir,
+            id: None,
+            disarmed: false,
+            cpus: 1,
             pressure: File::open(pressure).ok(),
             some,
             full,
@@ -150,6 +168,23 @@ impl Place {
     /// What to wait for.
     pub fn triggers(&self) -> [Option<BorrowedFd<'_>>; 2] {
         [&self.some, &self.full].map(|trigger| trigger.as_ref().map(Trigger::as_fd))
+    }
+
+    /// The triggers are dead: the cgroup was removed, or its PSI switched off. Whoever waited for them would be
+    /// woken at once, for ever.
+    pub fn disarm(&mut self) {
+        (self.some, self.full, self.disarmed) = (None, None, true);
+    }
+
+    /// Whether the directory whose files are open is still there by its name.
+    pub fn is_there(&self) -> bool {
+        self.dir.as_ref().is_none_or(|dir| self.id.is_some() && self.id == identity(dir))
+    }
+
+    #[cfg(test)]
+    pub fn with_dead_triggers(mut self) -> Self {
+        (self.some, self.full) = (Some(Trigger::dead()), Some(Trigger::dead()));
+        self
     }
 
     /// The shortest window that the kernel took, if it took any.
@@ -168,7 +203,7 @@ impl Place {
         let left = self.holds.read(buffer);
         let stalls = read(self.pressure.as_ref(), buffer).map(parse::stalls).unwrap_or_default();
         let host = self.dir.is_none();
-        self.window.look(now_ns, stalls, reclaimed);
+        self.window.look(now_ns, stalls, (reclaimed.0, reclaimed.1 / self.cpus));
         let window = &self.window;
         let (mut some, mut full) = (window.some, window.full);
         if fired[0] {
@@ -185,12 +220,16 @@ impl Place {
         }
         let full_windows = window.full_in_a_row.max(self.fired.0);
         let fall = left.available.and_then(|available| self.trend.see(now_ns, available));
-        let refaulted = match &self.holds {
-            Holds::Host { vmstat, .. } if full.is_some_and(|it| it > 5.0) => {
-                let count = read(vmstat.as_ref(), buffer).and_then(parse::refaults);
-                self.refaults.see(now_ns, count, left.file)
-            }
-            _ => self.refaults.forget(),
+        let refaulted = if full.is_some_and(|it| it > 5.0) {
+            let count = match &self.holds {
+                Holds::Host { vmstat, .. } => {
+                    read(vmstat.as_ref(), buffer).and_then(parse::refaults)
+                }
+                Holds::Group { .. } => left.refaults,
+            };
+            self.refaults.see(now_ns, count, left.file)
+        } else {
+            self.refaults.forget()
         };
         Pressure {
             at_ns: now_ns,
@@ -211,8 +250,14 @@ impl Place {
             falling_bytes_per_second: fall.map(|fall| fall.bytes_per_second),
             falling_ns: fall.map_or(0, |fall| fall.for_ns),
             refaulted_percent: refaulted,
+            gone: false,
         }
     }
+}
+
+/// Device and inode. Where an inode's number has 64 bits, cgroupfs gives it to no other later.
+fn identity(dir: &Path) -> Option<(u64, u64)> {
+    fs::metadata(dir).ok().map(|found| (found.dev(), found.ino()))
 }
 
 /// How long to wait until the next look at a place where so much is left: it cannot be used up meanwhile.
@@ -233,17 +278,24 @@ impl Holds {
                     swap_total: memory.swap_total,
                     swap_free: memory.swap_free,
                     file: memory.file(),
+                    refaults: None,
                 }
             }
-            Self::Group { limit, used, stat } => {
+            Self::Group { max, high, used, stat } => {
                 let mut number = |file: &Option<File>| parse::single(read(file.as_ref(), buffer)?);
-                let (limit, used) = (number(limit), number(used));
-                let cache = read(stat.as_ref(), buffer).and_then(parse::cache).unwrap_or_default();
-                let available = limit.zip(used).map(|(limit, used)| {
-                    limit.saturating_sub(used).saturating_add(cache).min(limit)
-                });
+                let (limit, used) = (parse::limit(number(max), number(high)), number(used));
+                let stat = read(stat.as_ref(), buffer).unwrap_or_default();
+                let available = limit
+                    .zip(used)
+                    .map(|(limit, used)| limit.saturating_sub(parse::held(used, stat)));
                 // Swap of its own is not asked for: what a cgroup may swap, the host has to have.
-                Left { total: limit, available, ..Left::default() }
+                Left {
+                    total: limit,
+                    available,
+                    file: parse::cache(stat),
+                    refaults: parse::refaults(stat),
+                    ..Left::default()
+                }
             }
         }
     }
@@ -295,9 +347,8 @@ impl Refaults {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
+    use crate::detect::pressure::{Level, Limits, level};
 
     const S: u64 = 1_000_000_000;
 
@@ -322,7 +373,7 @@ mod tests {
             ("vmstat", "workingset_refault_file 0\n"),
         ]);
         let mut why = None;
-        let mut place = Place::host(proc.path(), &mut why);
+        let mut place = Place::host(proc.path(), 1, &mut why);
         // A plain file takes any text.
         fs::write(
             proc.path().join("pressure/memory"),
@@ -363,7 +414,7 @@ mod tests {
     #[test]
     fn triggers_that_come_again_and_again() {
         let proc = tree(&[("meminfo", MEMINFO)]);
-        let mut place = Place::host(proc.path(), &mut None);
+        let mut place = Place::host(proc.path(), 1, &mut None);
         let mut buffer = [0; BUFFER];
         for (at, fired, row) in [(10, true, 1), (11, true, 2), (12, true, 3), (14, true, 1)] {
             let now = place.look(at * S, [fired; 2], (0, 0), &mut buffer);
@@ -371,6 +422,37 @@ mod tests {
         }
         let now = place.look(20 * S, [false; 2], (0, 0), &mut buffer);
         assert_eq!((now.full_windows, now.some_percent), (0, None));
+    }
+
+    #[test]
+    fn a_large_host() {
+        // 95 % of it is hugepages, and most of the rest is free.
+        let meminfo = "MemTotal: 1000000 kB\nMemAvailable: 40000 kB\nHugetlb: 950000 kB\n";
+        let proc = tree(&[("meminfo", meminfo)]);
+        let mut place = Place::host(proc.path(), 256, &mut None);
+        let mut buffer = [0; BUFFER];
+        let mut look = |at, reclaimed| place.look(at * S, [false; 2], reclaimed, &mut buffer);
+        look(1, (0, 0));
+        // 2.56 s in each second, by 256 CPUs.
+        let now = look(4, (10, 7_680_000_000));
+        assert_eq!((now.reclaims, now.reclaim_percent), (Some(10), Some(1.0)));
+        assert_eq!(now.total_bytes, Some(51_200_000));
+        assert!(level(&now, Level::Calm, &Limits::default()) < Level::Warning, "{now:?}");
+    }
+
+    #[test]
+    fn another_one_by_the_same_name() {
+        let root = tree(&[("box/memory.max", "1000\n"), ("other/memory.max", "1000\n")]);
+        let dir = root.path().join("box");
+        let place = Place::group("/box".into(), &dir);
+        assert!(place.is_there());
+        fs::remove_dir_all(&dir).unwrap();
+        assert!(!place.is_there());
+        fs::rename(root.path().join("other"), &dir).unwrap();
+        assert!(!place.is_there(), "it is not the one whose files are open");
+        assert!(Place::group("/box".into(), &dir).is_there());
+        assert!(!Place::group("/no".into(), &root.path().join("no")).is_there());
+        assert!(Place::host(Path::new("/nowhere"), 1, &mut None).is_there());
     }
 
     #[test]
@@ -388,11 +470,41 @@ mod tests {
         fs::write(dir.path().join("memory.max"), "max\n").unwrap();
         let now = place.look(2 * S, [false; 2], (7, 7), &mut buffer);
         assert_eq!((now.total_bytes, now.available_bytes), (None, None), "no limit");
+        fs::write(dir.path().join("memory.high"), "600000\n").unwrap();
+        let mut place = Place::group("/box".into(), dir.path());
+        let now = place.look(3 * S, [false; 2], (7, 7), &mut buffer);
+        assert_eq!((now.total_bytes, now.available_bytes), (Some(600_000), Some(50_000)), "stalls");
         drop(dir);
         let gone = tempfile::tempdir().unwrap();
         let mut place = Place::group("/gone".into(), &gone.path().join("gone"));
         let now = place.look(S, [false; 2], (0, 0), &mut buffer);
         assert_eq!(now, Pressure { at_ns: S, ..Pressure::default() });
+    }
+
+    #[test]
+    fn a_cgroup_whose_working_set_does_not_fit() {
+        let dir = tree(&[("memory.max", "1000000\n"), ("memory.current", "900000\n")]);
+        let put = |name: &str, text: String| fs::write(dir.path().join(name), text).unwrap();
+        // 100 pages of page cache, of which 10 come back each second; all wait for half of the time.
+        let pages = 100 * rustix::param::page_size();
+        let second = |at: u64| {
+            let again = at * 10;
+            put(
+                "memory.stat",
+                format!("inactive_file {pages}\nactive_file 0\nworkingset_refault_file {again}\n"),
+            );
+            put("memory.pressure", format!("some total=0\nfull total={}\n", at * 500_000));
+        };
+        second(0);
+        let mut place = Place::group("/box".into(), dir.path());
+        // A plain file takes any text, that of a trigger as well.
+        let mut buffer = [0; BUFFER];
+        for at in 1..=30 {
+            second(at);
+            let now = place.look(at * S, [false; 2], (0, 0), &mut buffer);
+            let expected = (at >= 12).then_some(100.0);
+            assert_eq!(now.refaulted_percent, expected, "{at}");
+        }
     }
 
     #[test]

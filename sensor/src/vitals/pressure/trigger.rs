@@ -66,6 +66,15 @@ impl Trigger {
     }
 }
 
+#[cfg(test)]
+impl Trigger {
+    /// As one whose file the kernel has taken away: `POLLERR` at once, and for ever.
+    pub fn dead() -> Self {
+        let (_, writer) = io::pipe().unwrap();
+        Self { file: File::from(std::os::fd::OwnedFd::from(writer)), window_ns: 1_000_000_000 }
+    }
+}
+
 impl AsFd for Trigger {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()

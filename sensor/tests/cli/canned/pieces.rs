@@ -54,6 +54,9 @@ fn vitals() -> Evidence {
             forks: 120,
             bytes: 1 << 30,
             bytes_per_second: 4096.5,
+            threads: u32::MAX,
+            stalled_ns: u64::MAX,
+            exhausted_in_s: Some(17.5),
         }],
     };
     let minute =

@@ -170,8 +170,8 @@ impl Host {
             }),
             trees: trees.into_values().collect(),
             groups: groups(processes),
-            omitted: 0,
             processes: processes.len() as u32,
+            ..MemorySample::default()
         }
     }
 

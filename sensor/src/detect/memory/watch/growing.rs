@@ -84,10 +84,11 @@ impl Watch {
             let Some(series) = self.trees.get(&key) else { continue };
             let room = self.room(sample, tree);
             let age_ns = sample.at_ns.saturating_sub(key.start_ns);
-            if let Some(what) = self.crossed(series, &room, age_ns, ended)
-                && self.share(series, &what.growth, &room) >= u64::from(self.limits.share_percent)
-            {
-                crossed.insert(key, what);
+            if let Some(what) = self.crossed(series, &room, age_ns, ended) {
+                let (share, needed) = self.share(series, &what.growth, &room);
+                if share >= u64::from(needed) {
+                    crossed.insert(key, what);
+                }
             }
         }
         let mut rules: Vec<Rule> = crossed.values().map(|one| one.rule).collect();
@@ -139,8 +140,8 @@ impl Watch {
         })
     }
 
-    /// How much of the growth of what is around it a series has, percent.
-    fn share(&self, series: &Series, growth: &Growth, room: &Room) -> u64 {
+    /// How much of the growth of what is around it a series has, and has to have, percent.
+    fn share(&self, series: &Series, growth: &Growth, room: &Room) -> (u64, u32) {
         let around = match growth.window {
             Window::Ring(ring) => {
                 let since = series.rings[ring].buckets().first().map_or(0, |first| first.index);
@@ -150,10 +151,11 @@ impl Watch {
                     self.host.grown_since(ring, since, unattributed::in_processes)
                 }
             }
-            // Who rushes was already compared with what is left.
-            Window::Fast => return 100,
+            // Who rushes was compared with what went of its room.
+            Window::Fast => return (growth.share.unwrap_or(100), self.limits.fast_share_percent),
         };
-        (u128::from(growth.grown) * 100 / u128::from(around.max(1))).min(100) as u64
+        let share = (u128::from(growth.grown) * 100 / u128::from(around.max(1))).min(100);
+        (share as u64, self.limits.share_percent)
     }
 
     fn claim_growth(
@@ -169,7 +171,7 @@ impl Watch {
         let room = self.room(sample, tree);
         let own = series.grown(growth.window, |point| point.root_bytes);
         let own = (u128::from(own) * 100 / u128::from(growth.grown.max(1))).min(100) as u64;
-        let share = (self.share(series, &growth, &room), self.limits.share_percent);
+        let share = self.share(series, &growth, &room);
         let least = match rule {
             Rule::M5 => room.wasted(&self.limits),
             _ => room.notable(&self.limits),
@@ -198,13 +200,13 @@ impl Watch {
         sight: &Sight<'_>,
         ended: Ended,
     ) -> Vec<Finding> {
-        let room = Room::of(&sample.host.unwrap_or_default(), None, &self.limits);
         // What says most first.
         let mut groups: Vec<&GroupMemory> = sample.groups.iter().collect();
         groups.sort_by(|one, other| (one.by, &one.what).cmp(&(other.by, &other.what)));
         let mut found = Vec::new();
         for group in groups {
             let Some(series) = self.groups.get(&(group.by, group.what.clone())) else { continue };
+            let room = self.room_together(sample, group);
             let eldest = group.eldest.as_ref().map_or(sample.at_ns, |eldest| eldest.start_ns);
             let age_ns = sample.at_ns.saturating_sub(eldest);
             let Some(crossed) = self.crossed(series, &room, age_ns, ended) else { continue };
@@ -214,14 +216,13 @@ impl Watch {
                 continue;
             }
             let share = self.share(series, &growth, &room);
-            if share < u64::from(self.limits.share_percent) {
+            if share.0 < u64::from(share.1) {
                 continue;
             }
             let grown = |key| self.grown(key, &growth, sample.at_ns);
             let crowd = sight.crowd_of(group, growth.grown, grown);
             let Some(crowd) = crowd else { continue };
             let least = room.notable(&self.limits);
-            let share = (share, self.limits.share_percent);
             let mut told = measures::of_growth(&growth, &room, (least, horizon_s), share, 0);
             told.push(measure(measures::HOLDS, group.bytes as f64, None, "bytes"));
             told.push(measure(measures::PROCESSES, group.processes.into(), None, "processes"));
@@ -284,6 +285,7 @@ fn of_rush(rush: &Rush) -> Growth {
         slopes,
         s: None,
         course: Some((rush.rises, rush.unevenness)),
+        share: Some(rush.share),
         buckets: 0,
     }
 }
