@@ -182,17 +182,12 @@ impl Desk {
 
     /// A growth is over. What stands because somebody froze it is not.
     pub fn shrunk(&mut self, over: &Over) {
-        let theirs = |roots: &[ProcessKey]| match over.culprit {
-            Some(culprit) => roots.contains(&culprit),
-            None => roots.is_empty(),
-        };
         let ended: Vec<String> = self
             .incidents
-            .iter()
-            .filter(|incident| incident.kind() == Kind::MemoryGrowth)
+            .told_of(over.rule, over.culprit)
+            .into_iter()
             .filter(|incident| incident.state() != State::Contained)
             .filter(|incident| !self.acting.contains(&incident.id))
-            .filter(|incident| theirs(&self.incidents.roots(&incident.id)))
             .map(|incident| incident.id.clone())
             .collect();
         for id in ended {

@@ -9,7 +9,7 @@ use crate::{
         group::Group,
         memory::{
             Rule,
-            claims::{Claim, Follows},
+            claims::Claim,
             culprit::{CARRIES, Sight, key_of},
             fast::Rush,
             measures::{self, measure},
@@ -116,7 +116,9 @@ impl Watch {
                     open.extend(below);
                     continue;
                 }
-                let crowd = sight.crowd_below(lowest, grown);
+                // What piles up below a process are its workers, however they were started.
+                let piles_up = self.claims.piles_up(lowest);
+                let crowd = (!piles_up).then(|| sight.crowd_below(lowest, grown)).flatten();
                 // Lower down the growth itself may look a little different, and is told as it is there.
                 let told = crossed.get(&lowest).filter(|one| one.rule == rule).unwrap_or(what);
                 found.extend(self.claim_growth(sample, sight, lowest, crowd, *told));
@@ -190,7 +192,7 @@ impl Watch {
         let value = held.fold(0_u64, u64::saturating_add);
         let who = (members.first().copied(), members);
         let value = (value.saturating_sub(growth.grown), value);
-        self.tell(sample, sight, rule, (who, crowd), (Follows::Bytes, value), told, growth.buckets)
+        self.tell(sample, sight, rule, (who, crowd), value, told, growth.buckets)
     }
 
     /// Sums over processes that have something in common: growth that no single tree carries.
@@ -235,7 +237,7 @@ impl Watch {
                 sight,
                 rule,
                 (who, Some(crowd)),
-                (Follows::Bytes, value),
+                value,
                 told,
                 growth.buckets,
             ));
@@ -257,7 +259,6 @@ impl Watch {
         self.claims.put(Claim::new(
             Rule::M6,
             (None, Vec::new()),
-            Follows::Host,
             (value.saturating_sub(growth.grown), value),
             self.now_ns,
             patience(growth.window),
