@@ -342,6 +342,39 @@ fn seven_honest_agents_are_a_group() {
 }
 
 #[test]
+fn a_sum_is_followed_once_however_often_a_sample_has_it() {
+    // Agents that will soon have taken all of a limit; each sample tells of their sum, and of smaller ones by the same
+    // name and by none.
+    let told = |doubled: bool| {
+        let host = Host::of_gib(16, 1);
+        let (mut watch, mut forks) =
+            (super::Watch::new(super::Limits::default()), host::Forks::default());
+        let mut found = Vec::new();
+        for at in 0..2 * MINUTE {
+            let each = 100 * MIB + at.saturating_sub(30) * 20 * MIB;
+            let all: Vec<Process> =
+                (0..8).map(|one| Process::new(200 + one, each).runs(3)).collect();
+            let mut sample = host.sample(at, &all, &mut forks);
+            sample.trees.iter_mut().for_each(|tree| tree.parent = None);
+            if doubled {
+                let group = sample.groups[0].clone();
+                let bytes = 64 * MIB;
+                let less =
+                    |what: String| crate::proto::GroupMemory { what, bytes, ..group.clone() };
+                sample.groups.extend([less(group.what.clone()), less(String::new())]);
+                sample.groups.push(less(String::new()));
+            }
+            found.extend(watch.see(&sample).into_iter().map(|told| (at, told)));
+        }
+        found
+    };
+    let once = told(false);
+    let (_, finding) = findings(&once)[0];
+    assert_eq!((finding.rule, finding.group.as_ref().map(|it| it.members.len())), ("M1", Some(8)));
+    assert_eq!(told(true), once);
+}
+
+#[test]
 fn a_limit_that_all_of_a_group_share_is_theirs() {
     // The host has hours and more; the slice of the user that all agents are below has 6 GiB.
     let host = Host::of_gib(64, 10);

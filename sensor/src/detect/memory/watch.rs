@@ -198,8 +198,7 @@ impl Watch {
 
     fn take_groups(&mut self, sample: &MemorySample) {
         let now_ns = self.now_ns;
-        for group in &sample.groups {
-            let key = (group.by, group.what.clone());
+        for (key, group) in followed(sample) {
             let room = self.room_together(sample, group);
             let point = Point {
                 bytes: group.bytes,
@@ -301,6 +300,16 @@ impl Watch {
         ));
         Some(finding(sample, rule, (culprit, group), told, buckets))
     }
+}
+
+/// The sums that are followed, once each whatever a log holds, in order of what says most: two of one name are
+/// not told apart, and one without a name not from sample to sample.
+fn followed(sample: &MemorySample) -> BTreeMap<GroupKey, &GroupMemory> {
+    let mut followed = BTreeMap::new();
+    for group in sample.groups.iter().filter(|group| !group.what.is_empty()) {
+        followed.entry((group.by, group.what.clone())).or_insert(group);
+    }
+    followed
 }
 
 /// What a tree has at most that a sample leaves out, bytes: it tells of the largest. `None`: nobody knows, or it

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Watch, finding, patience};
+use super::{Watch, finding, followed, patience};
 use crate::{
     detect::{
         Finding,
@@ -22,7 +22,7 @@ use crate::{
         },
     },
     lineage::ProcessKey,
-    proto::{GroupMemory, MemorySample},
+    proto::MemorySample,
 };
 
 /// What crossed, before it is known whose it is.
@@ -202,12 +202,9 @@ impl Watch {
         sight: &Sight<'_>,
         ended: Ended,
     ) -> Vec<Finding> {
-        // What says most first.
-        let mut groups: Vec<&GroupMemory> = sample.groups.iter().collect();
-        groups.sort_by(|one, other| (one.by, &one.what).cmp(&(other.by, &other.what)));
         let mut found = Vec::new();
-        for group in groups {
-            let Some(series) = self.groups.get(&(group.by, group.what.clone())) else { continue };
+        for (key, group) in followed(sample) {
+            let Some(series) = self.groups.get(&key) else { continue };
             let room = self.room_together(sample, group);
             let eldest = group.eldest.as_ref().map_or(sample.at_ns, |eldest| eldest.start_ns);
             let age_ns = sample.at_ns.saturating_sub(eldest);
