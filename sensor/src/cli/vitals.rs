@@ -138,7 +138,9 @@ fn table<const N: usize>(
 ) -> String {
     let mut table =
         Table::new(shown.map(|at| COLUMNS[at].0)).numbers(shown.map(|at| COLUMNS[at].1));
-    rows.iter().for_each(|row| table.push(shown.map(|at| row[at].clone())));
+    for row in rows {
+        table.push(shown.map(|at| row[at].clone()));
+    }
     table.render(2, style)
 }
 

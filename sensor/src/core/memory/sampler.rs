@@ -255,12 +255,12 @@ fn together(named: Vec<(&Gathering, String)>) -> Vec<Named<'_>> {
     let mut found: Vec<Named<'_>> = Vec::new();
     let mut places: HashMap<(GroupBy, String), usize> = HashMap::new();
     for (part, what) in named {
-        match places.get(&(part.by, what.clone())).filter(|_| !what.is_empty()) {
-            Some(at) => found[*at].parts.push(part),
-            None => {
-                places.insert((part.by, what.clone()), found.len());
-                found.push(Named { what, parts: vec![part] });
-            }
+        let same = places.get(&(part.by, what.clone())).filter(|_| !what.is_empty());
+        if let Some(at) = same {
+            found[*at].parts.push(part);
+        } else {
+            places.insert((part.by, what.clone()), found.len());
+            found.push(Named { what, parts: vec![part] });
         }
     }
     found.sort_by_key(|group| {
