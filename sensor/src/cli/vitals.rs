@@ -1,6 +1,9 @@
 //! The flight recorder as a table: the nearer to its end, the denser. Below it the trees that stood out.
 
-use std::{cmp::Reverse, collections::BTreeMap};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 use sensor_proto::v1::{FlightRecord, Vitals, VitalsSample};
 
@@ -13,8 +16,10 @@ use super::{
 /// From row to row the distance to the end grows by this: two dozen rows for a day.
 const GROWTH: f64 = 1.5;
 
-/// Trees that are shown of the many that stood out within a day.
+/// Trees that are shown of the many that stood out within a day, and how many of them for what they held: the largest by
+/// processes may hold nothing.
 const TREES: usize = 8;
+const HOLDERS: usize = 2;
 
 pub fn render(page: &mut String, record: &FlightRecord, style: &Style) {
     let Some(end) = record.samples.last() else {
@@ -80,14 +85,66 @@ struct Story<'a> {
     /// Processes in its largest sample, and forks a second in its busiest.
     most: u32,
     rate: f64,
-    /// What it held at most, bytes; 0: little.
+    /// What it held at most, bytes, and threads; 0: little.
     bytes: u64,
+    threads: u32,
+    /// Time in reclaim, ns, and how soon nothing was left to it at the soonest, s.
+    stalled_ns: u64,
+    exhausted_in_s: Option<f64>,
     /// In the last sample in which it stood out, and when that was.
     last: u32,
     last_at: i64,
 }
 
-/// The trees that stood out: those of the end first, the largest of each first.
+/// What is known of a tree that stood out: the name of the column, and how wide it is at least; 0: text.
+const COLUMNS: [(&str, usize); 10] = [
+    ("SEEN", 0),
+    ("TREE", 7),
+    ("PROCESSES", 9),
+    ("MOST", 5),
+    ("FORKS/S", 7),
+    ("THREADS", 7),
+    ("MEMORY", 8),
+    ("FULL IN", 7),
+    ("STALLED", 7),
+    ("ROOT", 0),
+];
+
+impl Story<'_> {
+    fn row(&self, pid: u32, end: i64) -> [Cell; COLUMNS.len()] {
+        let known = |is: bool, text: &dyn Fn() -> String| if is { text() } else { String::new() };
+        [
+            before_the_end(age(self.last_at, end)),
+            pid.to_string(),
+            self.last.to_string(),
+            self.most.to_string(),
+            text::number(self.rate.round()),
+            known(self.threads > 0, &|| self.threads.to_string()),
+            known(self.bytes > 0, &|| text::bytes(self.bytes)),
+            self.exhausted_in_s
+                .map_or_else(String::new, |s| time::duration((s.max(0.0) * 1e9) as u64)),
+            known(self.stalled_ns > 0, &|| time::duration(self.stalled_ns)),
+            text::safe(self.comm),
+        ]
+        .map(Cell::from)
+    }
+}
+
+/// Some of the columns.
+fn table<const N: usize>(
+    shown: [usize; N],
+    rows: &[[Cell; COLUMNS.len()]],
+    style: &Style,
+) -> String {
+    let mut table =
+        Table::new(shown.map(|at| COLUMNS[at].0)).numbers(shown.map(|at| COLUMNS[at].1));
+    for row in rows {
+        table.push(shown.map(|at| row[at].clone()));
+    }
+    table.render(2, style)
+}
+
+/// The trees that stood out: those of the end first, the largest of each first, and among them who held most.
 fn trees(page: &mut String, samples: &[VitalsSample], end: &VitalsSample, style: &Style) {
     let mut stories: BTreeMap<(u32, u64), Story> = BTreeMap::new();
     for sample in samples {
@@ -96,6 +153,10 @@ fn trees(page: &mut String, samples: &[VitalsSample], end: &VitalsSample, style:
             let story = stories.entry((tree.pid, tree.start_ns)).or_default();
             story.most = story.most.max(tree.processes);
             story.bytes = story.bytes.max(tree.bytes);
+            story.threads = story.threads.max(tree.threads);
+            story.stalled_ns = story.stalled_ns.max(tree.stalled_ns);
+            let ends = [story.exhausted_in_s, tree.exhausted_in_s].into_iter().flatten();
+            story.exhausted_in_s = ends.reduce(f64::min);
             story.rate = story.rate.max(f64::from(tree.forks) / f64::from(sample.seconds.max(1)));
             // Minutes come first in the record: of one moment the second says more.
             if at >= story.last_at {
@@ -108,29 +169,32 @@ fn trees(page: &mut String, samples: &[VitalsSample], end: &VitalsSample, style:
     }
     let mut stories: Vec<_> = stories.into_iter().collect();
     let end = moment(end);
+    stories.sort_by_key(|(_, story)| Reverse(story.bytes));
+    let holders: BTreeSet<(u32, u64)> =
+        stories.iter().take(HOLDERS).filter(|one| one.1.bytes > 0).map(|one| one.0).collect();
     stories.sort_by_key(|(_, story)| Reverse((story.last_at == end, story.most, story.last_at)));
-    let mut table =
-        Table::new(["SEEN", "TREE", "PROCESSES", "AT MOST", "FORKS/S", "MEMORY", "ROOT"])
-            .numbers([0, 7, 9, 7, 7, 8, 0]);
-    for ((pid, _), story) in stories.iter().take(TREES) {
-        table.push(
-            [
-                before_the_end(age(story.last_at, end)),
-                pid.to_string(),
-                story.last.to_string(),
-                story.most.to_string(),
-                text::number(story.rate.round()),
-                Some(story.bytes).filter(|bytes| *bytes > 0).map_or_else(String::new, text::bytes),
-                text::safe(story.comm),
-            ]
-            .map(Cell::from),
-        );
-    }
+    let mut others = TREES - holders.len();
+    stories.retain(|(key, _)| {
+        let shown = holders.contains(key) || others > 0;
+        others -= usize::from(shown && !holders.contains(key));
+        shown
+    });
+    let rows: Vec<_> = stories.iter().map(|((pid, _), story)| story.row(*pid, end)).collect();
+    // What none of them has is no column.
+    let has = |of: fn(&Story<'_>) -> bool| stories.iter().any(|(_, story)| of(story));
+    let ends = has(|it| it.exhausted_in_s.is_some());
     page.push('\n');
-    page.push_str(&table.render(2, style));
-    page.push_str(
-        "  SEEN: when it stood out last, with so many PROCESSES; FORKS/S, MEMORY: at most\n",
-    );
+    page.push_str(&match (has(|it| it.bytes > 0), ends, has(|it| it.stalled_ns > 0)) {
+        (true, true, true) => table([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], &rows, style),
+        (true, true, false) => table([0, 1, 2, 3, 4, 5, 6, 7, 9], &rows, style),
+        (true, false, true) => table([0, 1, 2, 3, 4, 5, 6, 8, 9], &rows, style),
+        (true, false, false) => table([0, 1, 2, 3, 4, 5, 6, 9], &rows, style),
+        (false, _, true) => table([0, 1, 2, 3, 4, 8, 9], &rows, style),
+        (false, _, false) => table([0, 1, 2, 3, 4, 9], &rows, style),
+    });
+    page.push_str("  SEEN: when it stood out last, with so many PROCESSES; ");
+    page.push_str(if ends { "FULL IN: at the soonest; " } else { "" });
+    page.push_str("others: at most\n");
 }
 
 fn before_the_end(age: u64) -> String {
@@ -204,16 +268,66 @@ mod tests {
         let mut page = String::new();
         let samples = vec![
             with(60, 60, vec![tree(7, 90, 120), tree(8, 400, 0)]),
-            with(59, 1, vec![TopTree { bytes: 3 << 30, ..tree(7, 70, 31) }]),
+            with(59, 1, vec![TopTree { bytes: 3 << 30, threads: 71, ..tree(7, 70, 31) }]),
             with(65, 1, vec![tree(9, 2, 800), tree(7, 40, 0)]),
         ];
         render(&mut page, &FlightRecord { samples }, &Style::PLAIN);
         let tail = page.split_once("\n\n").unwrap().1;
-        let rows = "  SEEN        TREE  PROCESSES  AT MOST  FORKS/S    MEMORY  ROOT\n  \
-                    the end        7         40       90       31   3.0 GiB  make\n  \
-                    the end        9          2        2      800            make\n  \
-                    5 s            8        400      400        0            make\n";
+        let rows = "  SEEN        TREE  PROCESSES   MOST  FORKS/S  THREADS    MEMORY  ROOT\n  \
+                    the end        7         40     90       31       71   3.0 GiB  make\n  \
+                    the end        9          2      2      800                     make\n  \
+                    5 s            8        400    400        0                     make\n";
         assert!(tail.starts_with(rows), "{tail}");
+    }
+
+    /// The table of trees of some samples, all of one second.
+    fn of_trees(trees: Vec<TopTree>) -> String {
+        let mut page = String::new();
+        let samples = vec![VitalsSample { trees, ..sample(60, 1) }];
+        render(&mut page, &FlightRecord { samples }, &Style::PLAIN);
+        page.split_once("\n\n").unwrap().1.to_owned()
+    }
+
+    #[test]
+    fn who_held_most_is_shown_with_its_end() {
+        let mut trees: Vec<TopTree> = (0..20).map(|pid| tree(pid, 100 - pid, 0)).collect();
+        let holds = |pid, gib: u64| TopTree {
+            comm: "java".into(),
+            bytes: gib << 30,
+            threads: 212,
+            ..tree(pid, 1, 0)
+        };
+        trees.extend([holds(77, 3), holds(78, 2), holds(79, 1)]);
+        let told = of_trees(trees.clone());
+        let pids = |told: &str| -> Vec<u32> {
+            told.lines().filter_map(|line| line.get(9..18)?.trim().parse().ok()).collect()
+        };
+        assert_eq!(pids(&told), [0, 1, 2, 3, 4, 5, 77, 78]);
+        assert!(told.contains("  THREADS    MEMORY  ROOT\n"), "{told}");
+        trees[20].exhausted_in_s = Some(32.0);
+        let told = of_trees(trees.clone());
+        assert!(told.contains("      212   3.0 GiB   32.0 s  java\n"), "{told}");
+        trees[20].stalled_ns = 2_500_000_000;
+        let told = of_trees(trees);
+        assert!(told.contains("      212   3.0 GiB   32.0 s    2.5 s  java\n"), "{told}");
+        // Nobody holds much, or stood in reclaim.
+        let told = of_trees((0..20).map(|pid| tree(pid, 100 - pid, 0)).collect());
+        assert_eq!(pids(&told), [0, 1, 2, 3, 4, 5, 6, 7]);
+        assert!(told.contains("  FORKS/S  ROOT\n") && !told.contains("FULL IN"), "{told}");
+    }
+
+    #[test]
+    fn the_widest_line_fits_a_terminal_of_a_hundred_columns() {
+        let told = of_trees(vec![TopTree {
+            comm: "fifteen-letters".into(),
+            bytes: 102_300 << 20,
+            threads: 65_536,
+            stalled_ns: 99_900_000_000,
+            exhausted_in_s: Some(99.9),
+            ..tree(4_194_304, 65_536, 65_536)
+        }]);
+        let widest = told.lines().map(str::len).max();
+        assert!(widest <= Some(100), "{widest:?}\n{told}");
     }
 
     #[test]

@@ -186,15 +186,10 @@ impl Desk {
 
     /// A growth is over. Of what stands because somebody froze it that is not known: it is looked at again once it runs.
     pub fn shrunk(&mut self, over: &Over) {
-        let theirs = |roots: &[ProcessKey]| match over.culprit {
-            Some(culprit) => roots.contains(&culprit),
-            None => roots.is_empty(),
-        };
         let ended: Vec<(String, State)> = self
             .incidents
-            .iter()
-            .filter(|incident| incident.kind() == Kind::MemoryGrowth)
-            .filter(|incident| theirs(&self.incidents.roots(&incident.id)))
+            .told_of(over.rule, over.culprit)
+            .into_iter()
             .map(|incident| (incident.id.clone(), incident.state()))
             .collect();
         for (id, state) in ended {

@@ -72,6 +72,14 @@ impl Live {
             None => self.culprit.into_iter().collect(),
         }
     }
+
+    /// Whether it may be the cause of what a rule says of somebody in its line of descent. Memory, processes or
+    /// zombies that become more are several causes, unless it is one process whose they are.
+    fn explains(&self, rule: &str, culprit: Option<ProcessKey>) -> bool {
+        let grows = |rule: &str| memory::Rule::named(rule).map(memory::Rule::follows);
+        let known = self.incident.finding.as_ref().and_then(|finding| grows(&finding.rule));
+        self.culprit == culprit || known == grows(rule)
+    }
 }
 
 /// All incidents that are not resolved, and what is left of those that are.
@@ -181,6 +189,7 @@ impl Incidents {
             .values()
             .find(|live| {
                 live.incident.kind == finding.kind as i32
+                    && live.explains(finding.rule, Some(culprit))
                     && live.roots().iter().any(|known| line.contains(known))
             })
             .map(|live| live.incident.id.clone())
@@ -286,6 +295,17 @@ impl Incidents {
     /// The same, or one that is resolved while somebody looks into it.
     pub fn get_looked_into(&self, id: &str) -> Option<&Incident> {
         self.get(id).or_else(|| self.looked_into.get(id))
+    }
+
+    /// Unresolved incidents of growth that end with what a rule told of a culprit, or of the host.
+    pub fn told_of(&self, rule: &str, culprit: Option<ProcessKey>) -> Vec<&Incident> {
+        let theirs = |live: &&Live| {
+            let roots = live.roots();
+            live.incident.kind() == proto::Kind::MemoryGrowth
+                && live.explains(rule, culprit)
+                && culprit.map_or(roots.is_empty(), |culprit| roots.contains(&culprit))
+        };
+        self.live.values().filter(theirs).map(|live| &live.incident).collect()
     }
 
     /// Roots of what to stop: the culprit, or the members of a group; none of a host-wide kind.

@@ -149,6 +149,51 @@ fn growth_within_a_recursion_makes_it_worse_and_leaves_its_numbers() {
 }
 
 #[test]
+fn what_grows_below_who_waits_for_no_child_is_another_cause() {
+    let growth =
+        |rule, tgid| Finding { kind: proto::Kind::MemoryGrowth, rule, ..finding(tgid, true) };
+    let culprit = |incidents: &Incidents, id| incidents.roots(id)[0].tgid;
+    for piles in ["R5", "R4"] {
+        // A supervisor, 7, and a service below it, 9.
+        let mut incidents = Incidents::default();
+        assert!(incidents.report(&growth(piles, 7), scene(0, &[]), "a".into()).opened);
+        let leak = incidents.report(&growth("M1", 9), scene(1, &[7]), "b".into());
+        assert!(leak.opened, "{piles}");
+        assert_eq!((culprit(&incidents, "a"), culprit(&incidents, "b")), (7, 9));
+        let ended = |rule, tgid| {
+            let told = incidents.told_of(rule, Some(ProcessKey::new(tgid, 1)));
+            told.iter().map(|incident| incident.id.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!((ended(piles, 7), ended("M1", 9)), (vec!["a".into()], vec!["b".into()]));
+        // Nor the other way round.
+        let mut incidents = Incidents::default();
+        incidents.report(&growth("M2", 7), scene(0, &[]), "a".into());
+        assert!(incidents.report(&growth(piles, 9), scene(1, &[7]), "b".into()).opened);
+        // What one process does is one cause, whichever comes first.
+        let mut incidents = Incidents::default();
+        incidents.report(&growth(piles, 7), scene(0, &[]), "a".into());
+        assert!(!incidents.report(&growth("M2", 7), scene(1, &[]), "b".into()).opened);
+        // By then it is known for its memory, and what grows below it is the same.
+        assert!(!incidents.report(&growth("M1", 9), scene(2, &[7]), "c".into()).opened);
+    }
+}
+
+#[test]
+fn a_member_of_a_group_that_stops_piling_up_does_not_end_the_growth_of_all() {
+    let mut incidents = Incidents::default();
+    let together =
+        Finding { kind: proto::Kind::MemoryGrowth, rule: "M2", ..of_group(&[10, 20, 30]) };
+    let zombies = Finding { kind: proto::Kind::MemoryGrowth, rule: "R5", ..finding(20, true) };
+    assert!(incidents.report(&together, scene(0, &[]), "a".into()).opened);
+    assert!(incidents.report(&zombies, scene(1, &[]), "b".into()).opened);
+    let told = |rule, tgid| {
+        let told = incidents.told_of(rule, Some(ProcessKey::new(tgid, 1)));
+        told.iter().map(|incident| incident.id.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!((told("R5", 20), told("M2", 10)), (vec!["b"], vec!["a"]));
+}
+
+#[test]
 fn respawn_loops_are_one_incident_for_each_command_and_never_critical() {
     let restarting = Finding { kind: proto::Kind::CrashLoop, rule: "R6", ..finding(7, false) };
     let of = |loose: u64, above: &[u32]| Scene { identity: [1, loose, 3], ..scene(0, above) };

@@ -1,6 +1,7 @@
 //! One sample: the kernel's counters added up by trees and groups, with names and limits.
 
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     fs::File,
     io,
@@ -117,12 +118,15 @@ impl Sampler {
         let tally = self.tally()?;
         let took_ns = clock::boot_ns().saturating_sub(at_ns);
         let mut limits = Limits::new(host.total_bytes);
+        let named = self.named(&tally.groups);
+        let mut trees = self.trees_of(&tally.trees, at_ns, &mut limits);
+        name_alike(&mut trees, &programs(&named));
         Ok(MemorySample {
             took_ns,
             omitted: tally.omitted as u32,
             processes: tally.processes,
-            trees: self.trees_of(&tally.trees, at_ns, &mut limits),
-            groups: self.groups_of(&tally, &mut limits),
+            groups: self.groups_of(named, &tally.trees, &mut limits),
+            trees,
             ..sample
         })
     }
@@ -189,30 +193,107 @@ impl Sampler {
         }
     }
 
-    /// After [`Self::trees_of`]: it knows what the roots are in.
-    fn groups_of(&mut self, tally: &Tally, limits: &mut Limits) -> Vec<GroupMemory> {
+    /// The groups of a tally with their names.
+    fn named<'a>(&mut self, groups: &'a [Gathering]) -> Vec<Named<'a>> {
         let mut before = std::mem::take(&mut self.groups);
-        let told = tally.groups.iter().map(|group| {
+        let named = groups.iter().map(|group| {
             let name = before.remove(&(group.by, group.what)).filter(|name| !name.is_empty());
             let what = name.unwrap_or_else(|| name_of(group, self.gatherer.redactor()));
             self.groups.insert((group.by, group.what), what.clone());
+            (group, what)
+        });
+        together(named.collect())
+    }
+
+    /// After [`Self::trees_of`]: it knows what the roots are in.
+    fn groups_of(
+        &self,
+        named: Vec<Named<'_>>,
+        trees: &[Holding],
+        limits: &mut Limits,
+    ) -> Vec<GroupMemory> {
+        let told = named.into_iter().map(|group| {
             // A dead root is in no cgroup; the living below it that hold much are told of as well.
-            let members = tally.trees.iter().filter(|tree| tree.alive && group.has(tree));
+            let members = trees.iter().filter(|tree| tree.alive && group.has(tree));
             let theirs =
                 members.filter_map(|tree| Some(self.roots.get(&tree.root)?.groups.as_slice()));
             let room = limits.shared(theirs);
             GroupMemory {
-                by: group.by.into(),
-                what,
-                processes: group.processes,
-                bytes: group.bytes,
-                eldest: key(group.eldest),
                 limit_bytes: room.map(|room| room.most),
                 limit_used_bytes: room.map(|room| room.used),
+                ..group.told()
             }
         });
         told.collect()
     }
+}
+
+/// What has one name: each container has its own file of the program that all of them run.
+struct Named<'a> {
+    what: String,
+    /// Never empty; the largest first.
+    parts: Vec<&'a Gathering>,
+}
+
+impl Named<'_> {
+    fn has(&self, tree: &Holding) -> bool {
+        self.parts.iter().any(|part| part.has(tree))
+    }
+
+    fn bytes(&self) -> u64 {
+        self.parts.iter().fold(0, |sum, part| sum.saturating_add(part.bytes))
+    }
+
+    /// Without what limits it.
+    fn told(self) -> GroupMemory {
+        let eldest = self.parts.iter().map(|part| part.eldest).min_by_key(|it| it.start_ns);
+        GroupMemory {
+            by: self.parts.first().map_or(GroupBy::Unspecified, |part| part.by).into(),
+            processes: self.parts.iter().map(|part| part.processes).sum(),
+            bytes: self.bytes(),
+            eldest: eldest.and_then(key),
+            what: self.what,
+            ..GroupMemory::default()
+        }
+    }
+}
+
+/// Adds those of one kind and name together; the largest of each kind first. Of two that have no name nobody knows
+/// whether they are the same.
+fn together(named: Vec<(&Gathering, String)>) -> Vec<Named<'_>> {
+    let mut found: Vec<Named<'_>> = Vec::new();
+    let mut places: HashMap<(GroupBy, String), usize> = HashMap::new();
+    for (part, what) in named {
+        let same = places.get(&(part.by, what.clone())).filter(|_| !what.is_empty());
+        if let Some(at) = same {
+            found[*at].parts.push(part);
+        } else {
+            places.insert((part.by, what.clone()), found.len());
+            found.push(Named { what, parts: vec![part] });
+        }
+    }
+    found.sort_by_key(|group| {
+        (group.parts.first().map(|part| part.by as i32), Reverse(group.bytes()))
+    });
+    found
+}
+
+/// Has trees that run one program out of several files know it by one hash.
+fn name_alike(trees: &mut [TreeMemory], programs: &HashMap<u64, u64>) {
+    for tree in trees {
+        for program in [&mut tree.program, &mut tree.alike_program] {
+            *program = programs.get(program).copied().unwrap_or(*program);
+        }
+    }
+}
+
+/// By what a tree's program is known: of those that have one name, the largest's.
+fn programs(named: &[Named<'_>]) -> HashMap<u64, u64> {
+    let executables = named.iter().filter_map(|group| {
+        let (first, more) = group.parts.split_first()?;
+        (first.by == GroupBy::Executable).then(|| more.iter().map(|part| (part.what, first.what)))
+    });
+    executables.flatten().collect()
 }
 
 /// Limits of memory, each read once a sample.
@@ -274,6 +355,55 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn one_program_out_of_many_containers_is_one_group() {
+        let part = |by, what, mib: u64, pid: u32| Gathering {
+            by,
+            what,
+            processes: 2,
+            bytes: mib << 20,
+            eldest: ProcessKey::new(pid, u64::from(pid)),
+            slot: pid,
+        };
+        let run = |what, mib, pid| part(GroupBy::Executable, what, mib, pid);
+        let parts =
+            [run(7, 300, 30), run(8, 290, 40), run(9, 280, 20), run(5, 80, 50), run(6, 70, 60)];
+        let user = part(GroupBy::User, 8, 900, 40);
+        let names = ["/usr/bin/java", "/usr/local/bin/node", "/usr/local/bin/node", "", ""];
+        let mut named: Vec<_> =
+            parts.iter().zip(names).map(|(part, name)| (part, name.to_owned())).collect();
+        named.push((&user, "8".to_owned()));
+        let named = together(named);
+        let of = |by| Holding { program: by, uid: 1, ..Holding::default() };
+        assert!(named[0].has(&of(8)) && named[0].has(&of(9)) && !named[0].has(&of(7)));
+        let programs = programs(&named);
+        let mut trees = [7, 8, 9, 5].map(|program| TreeMemory {
+            program,
+            alike_program: program,
+            ..TreeMemory::default()
+        });
+        name_alike(&mut trees, &programs);
+        assert_eq!(trees.each_ref().map(|tree| tree.program), [7, 8, 8, 5]);
+        assert_eq!(trees.map(|tree| tree.alike_program), [7, 8, 8, 5]);
+        let told: Vec<_> = named
+            .into_iter()
+            .map(Named::told)
+            .map(|it| (it.what, it.processes, it.bytes >> 20, it.eldest.map_or(0, |key| key.pid)))
+            .collect();
+        // Of those without a name nobody knows whether they run the same.
+        let expected = [
+            ("/usr/local/bin/node", 4, 570, 20),
+            ("/usr/bin/java", 2, 300, 30),
+            ("", 2, 80, 50),
+            ("", 2, 70, 60),
+            ("8", 2, 900, 40),
+        ];
+        assert_eq!(
+            told,
+            expected.map(|(what, count, mib, pid)| (what.to_owned(), count, mib, pid))
+        );
+    }
 
     #[test]
     fn what_all_are_under_limits_them_together() {

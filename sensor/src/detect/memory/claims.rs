@@ -23,7 +23,6 @@ pub struct Claim {
     pub culprit: Option<ProcessKey>,
     /// Of a group all its trees, else the culprit.
     pub members: Vec<ProcessKey>,
-    pub follows: Follows,
     /// Where it began, as it is followed.
     pub base: u64,
     peak: u64,
@@ -45,6 +44,14 @@ pub struct Over {
     pub at_ns: u64,
 }
 
+/// What there is now of what a claim follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Now {
+    Is(u64),
+    /// A sample that does not tell of all trees says no more: it is one of those that are left out.
+    AtMost(u64),
+}
+
 /// Findings by their culprit.
 #[derive(Clone, Debug, Default)]
 pub struct Claims(BTreeMap<Option<ProcessKey>, Claim>);
@@ -53,33 +60,31 @@ impl Claim {
     pub fn new(
         rule: Rule,
         (culprit, members): (Option<ProcessKey>, Vec<ProcessKey>),
-        follows: Follows,
         (base, value): (u64, u64),
         now_ns: u64,
         patience_ns: u64,
     ) -> Self {
-        Self { rule, culprit, members, follows, base, peak: value, grew_ns: now_ns, patience_ns }
+        Self { rule, culprit, members, base, peak: value, grew_ns: now_ns, patience_ns }
     }
 
     /// A more urgent rule tells of it. What is followed is now what that rule saw, from where it stands.
-    pub fn rise(
-        &mut self,
-        rule: Rule,
-        follows: Follows,
-        (grown, value): (u64, u64),
-        now_ns: u64,
-        patience_ns: u64,
-    ) {
-        self.rule = rule;
-        self.patience_ns = self.patience_ns.max(patience_ns);
-        if self.follows != follows {
-            (self.follows, self.base, self.peak) = (follows, value.saturating_sub(grown), value);
+    pub fn rise(&mut self, rule: Rule, (grown, value): (u64, u64), now_ns: u64, patience_ns: u64) {
+        if self.rule.follows() != rule.follows() {
+            (self.base, self.peak) = (value.saturating_sub(grown), value);
             self.grew_ns = now_ns;
         }
+        self.rule = rule;
+        self.patience_ns = self.patience_ns.max(patience_ns);
     }
 
     /// Follows it; says why it is over.
-    fn follow(&mut self, now_ns: u64, value: u64) -> Option<String> {
+    fn follow(&mut self, now_ns: u64, now: Now) -> Option<String> {
+        let value = match now {
+            Now::Is(value) => value,
+            Now::AtMost(most) if most <= self.peak => most,
+            // Whether it is more or less than before nobody knows.
+            Now::AtMost(_) => return None,
+        };
         let grown = self.peak.saturating_sub(self.base);
         if value > self.peak.saturating_add(grown / MORE) {
             (self.peak, self.grew_ns) = (value, now_ns);
@@ -93,11 +98,36 @@ impl Claim {
 }
 
 impl Claims {
-    /// The claim about a culprit, about somebody above or below it, or about a group that it is in.
-    pub fn about(&mut self, keys: &[ProcessKey], sight: &Sight<'_>) -> Option<&mut Claim> {
-        self.0.values_mut().find(|claim| {
-            claim.members.iter().any(|member| keys.iter().any(|key| sight.related(*key, *member)))
-        })
+    /// The most urgent claim about what a finding is about: about its culprit, or, where the same grows, about
+    /// somebody above or below it or a group that it is in. That a supervisor does not wait for its children is
+    /// another cause than that one of them takes memory.
+    pub fn about(
+        &mut self,
+        (culprit, members): (Option<ProcessKey>, &[ProcessKey]),
+        follows: Follows,
+        sight: &Sight<'_>,
+    ) -> Option<&mut Claim> {
+        let related = |claim: &Claim| {
+            let near = |member: &ProcessKey| members.iter().any(|key| sight.related(*key, *member));
+            claim.members.iter().any(near)
+        };
+        self.0
+            .values_mut()
+            .filter(|claim| {
+                claim.culprit == culprit || claim.rule.follows() == follows && related(claim)
+            })
+            .max_by_key(|claim| claim.rule)
+    }
+
+    /// Processes pile up below it.
+    pub fn piles_up(&self, culprit: ProcessKey) -> bool {
+        self.0.get(&Some(culprit)).is_some_and(|claim| claim.rule == Rule::R4)
+    }
+
+    /// Those that pile up below it are told of as a group.
+    pub fn piled_up(&self, culprit: ProcessKey, sight: &Sight<'_>) -> bool {
+        let below = |member: &ProcessKey| sight.line(*member).any(|above| above == culprit);
+        self.0.values().any(|claim| claim.members.len() > 1 && claim.members.iter().all(below))
     }
 
     pub fn of_host(&mut self) -> Option<&mut Claim> {
@@ -113,7 +143,7 @@ impl Claims {
         &mut self,
         now_ns: u64,
         at_ns: u64,
-        value: impl Fn(&Claim) -> Option<u64>,
+        value: impl Fn(&Claim) -> Option<Now>,
     ) -> Vec<Over> {
         let mut over = Vec::new();
         self.0.retain(|culprit, claim| {

@@ -32,7 +32,7 @@ mod workers;
 mod zombies;
 
 pub use self::{
-    claims::Over,
+    claims::{Follows, Over},
     measures::{severity, summary},
     watch::{Told, Watch},
 };
@@ -53,6 +53,21 @@ pub enum Rule {
 impl Rule {
     pub const ALL: [Self; 8] =
         [Self::R5, Self::R4, Self::M6, Self::M5, Self::M4, Self::M3, Self::M2, Self::M1];
+
+    /// The rule of this name; of other families none.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|rule| rule.name() == name)
+    }
+
+    /// What grows by it.
+    pub fn follows(self) -> Follows {
+        match self {
+            Self::R5 => Follows::Zombies,
+            Self::R4 => Follows::Processes,
+            Self::M6 => Follows::Host,
+            Self::M5 | Self::M4 | Self::M3 | Self::M2 | Self::M1 => Follows::Bytes,
+        }
+    }
 
     pub fn name(self) -> &'static str {
         match self {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Limits, Rule,
-    claims::{Claim, Claims, Follows, Over},
+    claims::{Claim, Claims, Follows, Now, Over},
     culprit::{Sight, key_of},
     fast::{OVER_NS, PAUSE_NS},
     measures,
@@ -198,8 +198,7 @@ impl Watch {
 
     fn take_groups(&mut self, sample: &MemorySample) {
         let now_ns = self.now_ns;
-        for group in &sample.groups {
-            let key = (group.by, group.what.clone());
+        for (key, group) in followed(sample) {
             let room = self.room_together(sample, group);
             let point = Point {
                 bytes: group.bytes,
@@ -238,21 +237,27 @@ impl Watch {
     fn over(&mut self, sample: &MemorySample) -> Vec<Over> {
         let (trees, host, now_ns) = (&self.trees, &self.host, self.now_ns);
         let complete = sample.omitted == 0 && !sample.trees_unknown;
+        let most_left_out = most_left_out(sample);
         self.claims.follow(now_ns, sample.at_ns, |claim| {
-            let of_tree = |key: &ProcessKey| {
+            let follows = claim.rule.follows();
+            if follows == Follows::Host {
+                return Some(Now::Is(host.latest.bytes));
+            }
+            let (mut sum, mut exact) = (0_u64, true);
+            for key in &claim.members {
                 // Who was not told of until it was forgotten is gone, or small, as well: no claim outlives its trees.
                 let none = complete || !trees.contains_key(key);
-                held(trees, now_ns, claim.follows, *key).or(none.then_some(0))
-            };
-            if claim.follows == Follows::Host {
-                return Some(host.latest.bytes);
+                let value = held(trees, now_ns, follows, *key).or(none.then_some(0));
+                exact &= value.is_some();
+                let bound = most_left_out.filter(|_| follows == Follows::Bytes);
+                sum = sum.saturating_add(value.or(bound)?);
             }
-            claim.members.iter().try_fold(0_u64, |sum, key| Some(sum.saturating_add(of_tree(key)?)))
+            Some(if exact { Now::Is(sum) } else { Now::AtMost(sum) })
         })
     }
 
-    /// Tells of a finding unless something as urgent was told about the same tree, or one above or below it.
-    /// What was told before keeps its culprit.
+    /// Tells of a finding unless something as urgent was told about the same tree, or that the same grows in one
+    /// above or below it. What was told before keeps its culprit.
     #[expect(clippy::too_many_arguments, reason = "the parts of one finding")]
     fn tell(
         &mut self,
@@ -260,7 +265,7 @@ impl Watch {
         sight: &Sight<'_>,
         rule: Rule,
         ((culprit, members), group): ((Option<ProcessKey>, Vec<ProcessKey>), Option<Group>),
-        (follows, (base, value)): (Follows, (u64, u64)),
+        (base, value): (u64, u64),
         told: Vec<crate::proto::Measure>,
         buckets: usize,
     ) -> Option<Finding> {
@@ -271,7 +276,8 @@ impl Watch {
             Rule::M4 | Rule::M5 => Window::Ring(2),
         };
         let now_ns = self.now_ns;
-        if let Some(claim) = self.claims.about(&members, sight) {
+        let follows = rule.follows();
+        if let Some(claim) = self.claims.about((culprit, &members), follows, sight) {
             if claim.rule >= rule {
                 return None;
             }
@@ -282,19 +288,36 @@ impl Watch {
                 claim.members.iter().filter_map(|key| held(&self.trees, now_ns, follows, *key));
             let value_now = held.fold(0, u64::saturating_add);
             let grown = value.saturating_sub(base);
-            claim.rise(rule, follows, (grown, value_now), now_ns, patience(window));
+            claim.rise(rule, (grown, value_now), now_ns, patience(window));
             return Some(finding(sample, rule, (culprit, group), told, buckets));
         }
         self.claims.put(Claim::new(
             rule,
             (culprit, members),
-            follows,
             (base, value),
             now_ns,
             patience(window),
         ));
         Some(finding(sample, rule, (culprit, group), told, buckets))
     }
+}
+
+/// The sums that are followed, once each whatever a log holds, in order of what says most: two of one name are
+/// not told apart, and one without a name not from sample to sample.
+fn followed(sample: &MemorySample) -> BTreeMap<GroupKey, &GroupMemory> {
+    let mut followed = BTreeMap::new();
+    for group in sample.groups.iter().filter(|group| !group.what.is_empty()) {
+        followed.entry((group.by, group.what.clone())).or_insert(group);
+    }
+    followed
+}
+
+/// What a tree has at most that a sample leaves out, bytes: it tells of the largest. `None`: nobody knows, or it
+/// leaves out none.
+fn most_left_out(sample: &MemorySample) -> Option<u64> {
+    let smallest = sample.trees.iter().map(|tree| tree.bytes).min()?;
+    // A tree that is told of for its processes may have less than one that is not told of at all.
+    (sample.omitted > 0).then_some(smallest.max(TOLD_OF))
 }
 
 /// What a tree has now of what is followed; `None`: the last sample does not tell of it.

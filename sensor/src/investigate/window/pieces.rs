@@ -387,13 +387,33 @@ impl Pieces<'_> {
                 facts.add("top_tree_forks", Fact::Count(tree.forks.into()));
                 facts.add("top_tree_processes", Fact::Count(tree.processes.into()));
             }
+            let holder = sample.trees.iter().filter(|tree| tree.bytes > 0);
+            if let Some(tree) = holder.max_by_key(|tree| tree.bytes) {
+                self.holder(&mut facts, tree);
+            }
             // The last seconds, then one of ten, then the rest.
             let rank = match back {
                 0..5 => 57,
                 _ if back % 10 == 0 && back < 60 => 66,
                 _ => 90,
             };
-            self.add(Section::Recorder, rank, 0, facts);
+            self.add(Section::Recorder, rank, LINE, facts);
+        }
+    }
+
+    /// Who held most memory.
+    fn holder(&mut self, facts: &mut Facts, tree: &proto::TopTree) {
+        facts.add("largest_tree_pid", Fact::Count(tree.pid.into()));
+        self.text(facts, "largest_tree_comm", Kind::Comm, tree.comm.as_bytes());
+        facts.add("largest_tree_memory", Fact::Bytes(tree.bytes));
+        facts.add("largest_tree_threads", Fact::Count(tree.threads.into()));
+        let unit = Word::ours("bytes/s");
+        facts.add("largest_tree_grows", Fact::Measure(tree.bytes_per_second, unit));
+        if let Some(s) = tree.exhausted_in_s {
+            facts.add("nothing_left_to_it_in", Fact::Measure(s, Word::ours("s")));
+        }
+        if tree.stalled_ns > 0 {
+            facts.add("it_stood_in_reclaim_for", Fact::Lasting(tree.stalled_ns));
         }
     }
 

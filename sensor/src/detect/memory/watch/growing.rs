@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Watch, finding, patience};
+use super::{Watch, finding, followed, patience};
 use crate::{
     detect::{
         Finding,
         group::Group,
         memory::{
             Rule,
-            claims::{Claim, Follows},
+            claims::Claim,
             culprit::{CARRIES, Sight, key_of},
             fast::Rush,
             measures::{self, measure},
@@ -22,7 +22,7 @@ use crate::{
         },
     },
     lineage::ProcessKey,
-    proto::{GroupMemory, MemorySample},
+    proto::MemorySample,
 };
 
 /// What crossed, before it is known whose it is.
@@ -116,7 +116,9 @@ impl Watch {
                     open.extend(below);
                     continue;
                 }
-                let crowd = sight.crowd_below(lowest, grown);
+                // What piles up below a process are its workers, however they were started.
+                let piles_up = self.claims.piles_up(lowest);
+                let crowd = (!piles_up).then(|| sight.crowd_below(lowest, grown)).flatten();
                 // Lower down the growth itself may look a little different, and is told as it is there.
                 let told = crossed.get(&lowest).filter(|one| one.rule == rule).unwrap_or(what);
                 found.extend(self.claim_growth(sample, sight, lowest, crowd, *told));
@@ -190,7 +192,7 @@ impl Watch {
         let value = held.fold(0_u64, u64::saturating_add);
         let who = (members.first().copied(), members);
         let value = (value.saturating_sub(growth.grown), value);
-        self.tell(sample, sight, rule, (who, crowd), (Follows::Bytes, value), told, growth.buckets)
+        self.tell(sample, sight, rule, (who, crowd), value, told, growth.buckets)
     }
 
     /// Sums over processes that have something in common: growth that no single tree carries.
@@ -200,12 +202,9 @@ impl Watch {
         sight: &Sight<'_>,
         ended: Ended,
     ) -> Vec<Finding> {
-        // What says most first.
-        let mut groups: Vec<&GroupMemory> = sample.groups.iter().collect();
-        groups.sort_by(|one, other| (one.by, &one.what).cmp(&(other.by, &other.what)));
         let mut found = Vec::new();
-        for group in groups {
-            let Some(series) = self.groups.get(&(group.by, group.what.clone())) else { continue };
+        for (key, group) in followed(sample) {
+            let Some(series) = self.groups.get(&key) else { continue };
             let room = self.room_together(sample, group);
             let eldest = group.eldest.as_ref().map_or(sample.at_ns, |eldest| eldest.start_ns);
             let age_ns = sample.at_ns.saturating_sub(eldest);
@@ -235,7 +234,7 @@ impl Watch {
                 sight,
                 rule,
                 (who, Some(crowd)),
-                (Follows::Bytes, value),
+                value,
                 told,
                 growth.buckets,
             ));
@@ -257,7 +256,6 @@ impl Watch {
         self.claims.put(Claim::new(
             Rule::M6,
             (None, Vec::new()),
-            Follows::Host,
             (value.saturating_sub(growth.grown), value),
             self.now_ns,
             patience(growth.window),

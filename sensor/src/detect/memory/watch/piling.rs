@@ -8,7 +8,6 @@ use crate::{
         Finding,
         memory::{
             Rule,
-            claims::Follows,
             culprit::{Sight, key_of},
             measures::{self, measure},
             rings::BUCKETS,
@@ -54,15 +53,19 @@ impl Watch {
             let (Some(one), Some(tree)) = (crossed.get(&lowest), sight.tree(lowest)) else {
                 continue;
             };
+            if self.claims.piled_up(lowest, sight) {
+                continue;
+            }
             let mut told = measures::of_workers(one);
             told.push(measure(measures::PROCESSES, tree.processes.into(), None, "processes"));
             told.push(measure(measures::HOLDS, tree.bytes as f64, None, "bytes"));
             let value = u64::from(tree.processes);
             let base = value.saturating_sub(one.live.into());
-            let follows = (Follows::Processes, (base, value));
             let who = (Some(lowest), vec![lowest]);
-            let told = self.tell(sample, sight, Rule::R4, (who, None), follows, told, 0);
-            if let (Some(claim), Some(_)) = (self.claims.about(&[lowest], sight), &told) {
+            let told = self.tell(sample, sight, Rule::R4, (who, None), (base, value), told, 0);
+            let about = (Some(lowest), &[lowest][..]);
+            let claim = self.claims.about(about, Rule::R4.follows(), sight);
+            if let (Some(claim), Some(_)) = (claim, &told) {
                 claim.patience_ns = one.patience_ns;
             }
             found.extend(told);
@@ -81,9 +84,9 @@ impl Watch {
                 .and_then(|series| series.zombies.unreaped(self.now_ns, &self.limits));
             let Some(unreaped) = unreaped else { continue };
             let told = measures::of_zombies(&unreaped, self.limits.zombies);
-            let follows = (Follows::Zombies, (0, unreaped.count.into()));
+            let value = (0, unreaped.count.into());
             let who = (Some(key), vec![key]);
-            found.extend(self.tell(sample, sight, Rule::R5, (who, None), follows, told, 0));
+            found.extend(self.tell(sample, sight, Rule::R5, (who, None), value, told, 0));
         }
         found
     }
