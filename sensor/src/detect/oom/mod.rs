@@ -312,9 +312,17 @@ pub fn over(quiet_ns: u64) -> String {
     format!("nobody was killed again for {} min", quiet_ns / 60 / SECOND)
 }
 
-/// What a victim held that is free now or soon, bytes: files stay in the page cache.
+/// What a victim held that is free now or soon, bytes: files stay in the page cache, and what others have as well
+/// stays theirs.
 pub fn held(kill: &OomKill) -> u64 {
-    [kill.anon_bytes, kill.shmem_bytes, kill.swap_bytes].into_iter().flatten().sum()
+    let all: u64 = [kill.anon_bytes, kill.shmem_bytes, kill.swap_bytes].into_iter().flatten().sum();
+    all.saturating_sub(kill.shared_bytes.unwrap_or_default())
+}
+
+/// Whether that is the victim's own: nobody knows what one that has executed nothing has from its parent, but
+/// the kernel side.
+fn is_own(kill: &OomKill) -> bool {
+    kill.shared_bytes.is_some() || kill.victim.as_ref().is_some_and(|it| it.signature != 0)
 }
 
 pub fn key(key: proto::ProcessKey) -> ProcessKey {
