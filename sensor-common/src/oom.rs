@@ -3,6 +3,7 @@
 use crate::{
     ProcessKey,
     lineage::{ExecRecord, Image},
+    memory::{self, Held},
 };
 
 /// Of SIGKILL.
@@ -49,6 +50,10 @@ pub const LIMITED: u32 = 1 << 4;
 /// `parent` and `image` are known, and `record`. Otherwise there is anything in them.
 pub const NODE: u32 = 1 << 5;
 pub const RECORD: u32 = 1 << 6;
+/// All that it has is its own.
+pub const OWNS: u32 = 1 << 7;
+/// It only forked: `at_fork` and its shared memory are its parent's as well.
+pub const INHERITS: u32 = 1 << 8;
 
 /// A field that this kernel does not have.
 pub const ABSENT: u64 = u64::MAX;
@@ -160,6 +165,27 @@ impl Doing {
     }
 }
 
+/// What a victim has from its parent: [`OWNS`], [`INHERITS`] or, where nobody knows, 0; and of its anonymous
+/// memory and swap, in pages, what its parent has as well. `held`: what is in its slot, also somebody's who was
+/// there before it; `executed`: it is known to have executed a program.
+#[inline(always)]
+pub fn inherited(
+    held: Option<&Held>,
+    victim: ProcessKey,
+    executed: bool,
+    pages: &Pages,
+) -> (u32, u32) {
+    match held {
+        _ if executed => (OWNS, 0),
+        Some(held) if held.start_ns == victim.start_ns => match held.state {
+            memory::FORKED => (INHERITS, held.at_fork),
+            memory::SHARES => (INHERITS, pages.anon.saturating_add(pages.swap) as u32),
+            _ => (OWNS, 0),
+        },
+        _ => (0, 0),
+    }
+}
+
 /// The memory limit that was nearest to being full.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -191,7 +217,8 @@ pub struct Marked {
     pub oom_score_adj: i32,
     pub victim_uid: u32,
     pub trigger_uid: u32,
-    pub zero: u32,
+    /// Pages, where it [`INHERITS`]; else anything.
+    pub at_fork: u32,
     pub victim_comm: Comm,
     pub trigger_comm: Comm,
     pub image: Image,
@@ -283,5 +310,21 @@ mod tests {
     #[test]
     fn where_no_sender_is_seen_the_kernel_is_believed() {
         assert_eq!(Doing::of(None, VICTIM, TRIGGER, false), Doing::Kill);
+    }
+
+    #[test]
+    fn what_a_victim_has_from_its_parent() {
+        let pages = Pages { anon: 50, swap: 5, shmem: 7, file: 9 };
+        let held = |state: u32| Held { start_ns: 70, state, at_fork: 40, ..Held::default() };
+        let of = |held: Option<Held>, executed| inherited(held.as_ref(), VICTIM, executed, &pages);
+        assert_eq!(of(Some(held(memory::FORKED)), false), (INHERITS, 40));
+        // All of it is its parent's, as after vfork.
+        assert_eq!(of(Some(held(memory::SHARES)), false), (INHERITS, 55));
+        assert_eq!(of(Some(held(memory::OWN)), false), (OWNS, 0));
+        // It has executed something since it was looked at, or has never been.
+        assert_eq!(of(Some(held(memory::FORKED)), true), (OWNS, 0));
+        assert_eq!(of(None, true), (OWNS, 0));
+        let before = Held { start_ns: 1, ..held(memory::FORKED) };
+        assert_eq!((of(Some(before), false), of(None, false)), ((0, 0), (0, 0)));
     }
 }

@@ -172,7 +172,7 @@ fn measure(task: Task, tgid: u32, memory: Address) {
 
 /// Whether it was seen to execute something. What was there before the sensor counts no execs.
 #[inline(always)]
-fn has_executed(flags: u32) -> bool {
+pub fn has_executed(flags: u32) -> bool {
     flags & EXECUTED != 0 && (flags & ADOPTED == 0 || flags >> 16 != 0)
 }
 

@@ -21,12 +21,13 @@ use sensor_common::{
     oom::{
         ABSENT, BY_KERNEL, BY_OOM, COUNTED, Comm, DYING, Doing, Kill, Killed, LEVELS, LIMITED,
         Layout, Limit, MATTERS_PAGES, MATTERS_PROCESSES, Marked, NODE, Pages, RECORD, SIGKILL,
-        TOLD_A_SECOND, Told,
+        TOLD_A_SECOND, Told, inherited,
     },
 };
 
 use crate::{
-    maps::{EVENTS, EXECS, KILLS, LIMIT, SENDERS, TOLD, lose, node, slot_of},
+    maps::{EVENTS, EXECS, HELD, KILLS, LIMIT, SENDERS, TOLD, lose, node, slot_of},
+    memory::has_executed,
     task::{Address, Task, cgroup_id, read_at},
 };
 
@@ -195,7 +196,7 @@ fn tell(task: u64) -> u32 {
     // SAFETY: the entry is ours until it is submitted, and what is not written is flagged so; values of arrays
     // and of preallocated maps. No `write_bytes`: it becomes a loop over each byte.
     unsafe {
-        (*sent).zero = 0;
+        (*sent).at_fork = 0;
         (*sent).tag = event::MARKED;
         (*sent).at_ns = now();
         (*sent).victim = key;
@@ -221,6 +222,10 @@ fn tell(task: u64) -> u32 {
             (*sent).parent = (*this).parent;
             (*sent).image = (*this).image;
             flags |= NODE;
+            let held = HELD.get(slot);
+            let (whose, at_fork) = inherited(held, key, has_executed((*this).flags), &pages);
+            (*sent).at_fork = at_fork;
+            flags |= whose;
             if (*this).flags & EXECUTED != 0
                 && let Some(record) = EXECS.get_ptr(slot)
             {

@@ -1,5 +1,5 @@
-//! `sensor replay`: a trace through the gates and the detectors, or a log through those of memory and pressure. Needs neither
-//! root nor a daemon.
+//! `sensor replay`: a trace through the gates and the detectors, or a log through those of memory, pressure, OOM kills and
+//! thresholds. Needs neither root nor a daemon.
 
 use std::{fmt::Write as _, path::PathBuf};
 
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    detect::memory::measures,
+    detect::{memory::measures, usage},
     trace::{
         observed,
         replay::{self, Agreement, Found, Report},
@@ -29,7 +29,7 @@ Examples:
   sensor replay build.trace --cgroup /user.slice
   sensor replay build.trace --json | jq '.findings[].culprit.argv'
   sudo sensor replay /var/lib/sensor
-      the memory of this host, as far back as its log goes
+      growth, pressure, OOM kills and thresholds of this host, as far back as its log goes
   sudo sensor replay /var/lib/sensor --keep week.observations
       and what was observed in a file of its own
   sensor replay week.observations --config ./other-thresholds.toml";
@@ -92,13 +92,19 @@ pub(crate) fn log_page(report: &observed::Report, view: &View) -> String {
     // Writing to a String cannot fail, here and below.
     let _ = writeln!(
         page,
-        "{}: {}, {} of memory, {} at pressure, from {} to {}",
+        "{}: {}, from {} to {}",
         style.paint(Tone::Strong, "log"),
         text::safe(&log.host),
-        text::count(log.samples, "sample", "samples"),
-        text::count(log.pressures, "look", "looks"),
         time::moment(log.from, &view.zone),
         time::moment(log.to, &view.zone),
+    );
+    let _ = writeln!(
+        page,
+        "  {} of memory, {} at pressure, {} at what has a threshold, {} of the OOM killer",
+        text::count(log.samples, "sample", "samples"),
+        text::count(log.pressures, "look", "looks"),
+        text::count(log.usages, "look", "looks"),
+        text::count(log.kills, "victim", "victims"),
     );
     if let Some(damage) = &log.damage {
         let _ = writeln!(page, "  {}", style.paint(Tone::Warning, &text::safe(damage)));
@@ -141,6 +147,10 @@ pub(crate) fn log_page(report: &observed::Report, view: &View) -> String {
 /// `node (4711)`, `7 × claude (4711, …)`, or the host.
 fn whose(found: &observed::Found) -> String {
     match &found.culprit {
+        None if found.rule == usage::RULE => {
+            let crossed = found.measures.first().map(usage::crossed).unwrap_or_default();
+            format!("the host: {}", text::safe(&crossed))
+        }
         None if found.cgroup.as_deref() == Some("") => "the host: it is short of memory".to_owned(),
         None if found.cgroup.is_some() => {
             let cgroup = found.cgroup.as_deref().unwrap_or_default();
@@ -297,4 +307,65 @@ fn agreement(agreement: &Agreement, style: &Style) -> String {
         lines.push('\n');
     }
     lines
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+    use prost_types::Timestamp;
+
+    use super::*;
+    use crate::proto::Measure;
+
+    fn found(rule: &'static str, measures: Vec<Measure>) -> observed::Found {
+        observed::Found {
+            kind: "disk_pressure".into(),
+            rule,
+            severity: "warning".into(),
+            confidence: 0.5,
+            at: None,
+            at_ns: 0,
+            cgroup: Some(String::new()),
+            culprit: None,
+            members: Vec::new(),
+            measures,
+            over: None,
+        }
+    }
+
+    #[test]
+    fn of_a_log_each_kind_is_counted_and_named() {
+        let measure = |name: &str, value: f64, threshold: Option<f64>| Measure {
+            name: name.into(),
+            value,
+            threshold,
+            unit: "%".into(),
+        };
+        let disk = vec![measure("disk", 95.0, Some(90.0)), measure("cpu", 5.0, None)];
+        let report = observed::Report {
+            log: observed::Summary {
+                host: "box".into(),
+                samples: 5,
+                pressures: 4,
+                kills: 1,
+                usages: 3,
+                ..observed::Summary::default()
+            },
+            findings: vec![found(usage::RULE, disk), found("oom_kill", Vec::new())],
+        };
+        let view = View {
+            style: Style { colour: false, width: None },
+            zone: TimeZone::UTC,
+            now: Timestamp::default(),
+            now_ns: 0,
+            boot_id: String::new(),
+        };
+        let page = log_page(&report, &view);
+        let counted = "  5 samples of memory, 4 looks at pressure, 3 looks at what has a threshold, \
+                       1 victim of the OOM killer\n";
+        assert!(page.contains(counted), "{page}");
+        let disk = "the host: the disk is used to 95 %, above the threshold of 90 %";
+        assert!(page.contains(disk), "{page}");
+        assert_eq!(page.matches("the host: it is short of memory").count(), 1, "{page}");
+    }
 }

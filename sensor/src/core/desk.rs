@@ -57,6 +57,8 @@ pub enum Done {
     StudyDue(String),
     /// An incident about OOM kills is to be looked at, also where it was before.
     OomDue(String),
+    /// More victims of a kill came, of which its incident does not tell yet.
+    OomTaken(String),
     Studied(Box<Study>),
     Investigated(Progress),
     /// An investigation that was cut off, with its past.
@@ -318,7 +320,11 @@ impl Desk {
                     self.study(&incident);
                 }
             }
-            Done::OomDue(incident) => self.study(&incident),
+            Done::OomDue(incident) => {
+                self.tell_victims(&incident);
+                self.study(&incident);
+            }
+            Done::OomTaken(incident) => self.tell_victims(&incident),
             Done::Studied(study) => self.studied(*study),
             Done::Investigated(progress) => drop(self.investigated(progress)),
             Done::Recalled(recalled) => self.recalled(*recalled),

@@ -96,6 +96,7 @@ impl Desk {
                 && seen.is_of(known)
             {
                 known.clone_from(seen);
+                seen.claim(&mut matter.subject.finding);
             }
             matter.studying = study.more;
             matter.evidence.append(&mut evidence);
@@ -119,6 +120,7 @@ impl Desk {
         if !study.more && tree.is_none() && diagnosis.is_none() && killing.is_none() {
             return self.studied_all(id, again, evidence);
         }
+        let culprit = killing.as_ref().and_then(|killing| self.blamed(id, killing));
         self.change(id, |incident| {
             if let Some(tree) = tree {
                 if let Some(group) = &mut incident.group {
@@ -128,7 +130,7 @@ impl Desk {
                 incident.tree = Some(tree);
             }
             if let Some(killing) = killing {
-                Self::oom_studied(incident, killing.oom().clone());
+                Self::oom_studied(incident, &killing, culprit);
             }
             if let Some(diagnosis) = diagnosis {
                 if let Some(line) = headline(&diagnosis.cause) {

@@ -128,7 +128,11 @@ fn finding(
 
 /// What was crossed, in words.
 pub fn sentence(finding: &Finding) -> String {
-    let Some(measure) = finding.measures.first() else { return finding.rule.to_owned() };
+    finding.measures.first().map_or_else(|| finding.rule.to_owned(), crossed)
+}
+
+/// The same of the measure that has the threshold, which is the first.
+pub fn crossed(measure: &proto::Measure) -> String {
     let proto::Measure { name, value, threshold, unit } = measure;
     let (what, are) = match name.as_str() {
         "cpu" => ("the CPUs", "are"),

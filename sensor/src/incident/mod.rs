@@ -102,10 +102,7 @@ impl Incidents {
         let live = live
             .into_iter()
             .map(|incident| {
-                let culprit = incident
-                    .culprit
-                    .as_ref()
-                    .map(|culprit| ProcessKey::new(culprit.pid, culprit.start_ns));
+                let culprit = culprit_of(&incident);
                 (incident.id.clone(), Live { incident, culprit, before: 0 })
             })
             .collect();
@@ -234,8 +231,13 @@ impl Incidents {
         change: impl FnOnce(&mut Incident) -> String,
     ) -> Option<Change> {
         let live = self.live.get_mut(id)?;
-        let from = live.incident.state();
+        let (from, known) = (live.incident.state(), culprit_of(&live.incident));
         let why = change(&mut live.incident);
+        // Who is stopped is who is named. Where nobody could be named, it is the one that was found.
+        let culprit = culprit_of(&live.incident);
+        if culprit != known {
+            live.culprit = culprit;
+        }
         live.incident.updated_at = Some(now);
         Some(Change { from, why, incident: live.incident.clone(), opened: false })
     }
@@ -332,6 +334,11 @@ impl Incidents {
             (None, _) => Err(FindError::Unknown(prefix.to_owned())),
         }
     }
+}
+
+/// Whom an incident names.
+fn culprit_of(incident: &Incident) -> Option<ProcessKey> {
+    incident.culprit.as_ref().map(|culprit| ProcessKey::new(culprit.pid, culprit.start_ns))
 }
 
 /// An investigation of it has not come to its end.

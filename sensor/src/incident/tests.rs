@@ -287,3 +287,29 @@ fn ids_are_ten_plain_letters_and_differ() {
     assert!(one.chars().all(|letter| letter.is_ascii_lowercase() || letter.is_ascii_digit()));
     assert_ne!(one, two);
 }
+
+#[test]
+fn who_is_stopped_is_who_is_named() {
+    let mut incidents = Incidents::default();
+    let culprit = |pid| Some(proto::Culprit { pid, start_ns: 1, ..proto::Culprit::default() });
+    let scene = Scene { culprit: culprit(7), ..scene(0, &[]) };
+    incidents.report(&finding(7, false), scene, "a".into());
+    incidents.change("a", NOW, |incident| {
+        incident.culprit = culprit(8);
+        String::new()
+    });
+    assert_eq!(incidents.roots("a"), [ProcessKey::new(8, 1)]);
+    incidents.change("a", NOW, |incident| {
+        incident.culprit = None;
+        String::new()
+    });
+    assert_eq!(incidents.roots("a"), []);
+}
+
+#[test]
+fn where_nobody_could_be_named_it_is_who_was_found() {
+    let mut incidents = Incidents::default();
+    incidents.report(&finding(7, false), scene(0, &[]), "a".into());
+    incidents.change("a", NOW, |_| String::new());
+    assert_eq!(incidents.roots("a"), [ProcessKey::new(7, 1)]);
+}

@@ -355,6 +355,7 @@ fn oom_kill() -> OomKill {
         limit_cgroup: nasty(),
         limit_cgroup_id: 78,
         victim_cgroup_id: 77,
+        shared_bytes: Some(1 << 20),
     }
 }
 

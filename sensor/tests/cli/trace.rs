@@ -116,7 +116,7 @@ fn a_log_replays_without_its_daemon() {
     assert_eq!((&found["rule"], &found["culprit"]["pid"]), (&"M2".into(), &20.into()));
 
     let page = sensor(&["replay", file]).run().done();
-    for said in ["box, 500 samples of memory", "M2", "(20)", "1 finding"] {
+    for said in ["box, from ", "500 samples of memory", "M2", "(20)", "1 finding"] {
         assert!(page.contains(said), "{said:?} is not in {page}");
     }
     assert!(!page.contains('\x1b'), "{page:?}");

@@ -72,7 +72,7 @@ impl Deaths {
     pub fn recall(&mut self, known: Vec<Known>) {
         for Known { incident, unresolved, kill } in known {
             let (_, case) = self.kills.took(&kill);
-            let going = Going { case: case.number, seen_ns: case.last_ns };
+            let going = Going::new(case.number, case.last_ns);
             if unresolved {
                 self.oom.insert(incident, going);
             }

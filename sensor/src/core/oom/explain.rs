@@ -9,12 +9,16 @@ use crate::{
         memory::Recent,
         study::{Study, Subject},
     },
-    detect::oom::{
-        culprit::{Blame, Growth, blame},
-        held,
-        holders::BEFORE_NS,
-        key,
-        short::Short,
+    detect::{
+        Finding,
+        oom::{
+            Case,
+            culprit::{Blame, Growth, blame},
+            held,
+            holders::BEFORE_NS,
+            key, measures,
+            short::Short,
+        },
     },
     diagnose,
     evidence::{EvidenceLog, gather::Gatherer, oom_report::Report},
@@ -31,9 +35,10 @@ pub struct Killing {
     /// short.
     pub(super) recent: Arc<Recent>,
     pub(super) growths: Vec<Growth>,
-    /// Who is to blame, and what was known of that one's growth.
+    /// Who is to blame, and what was known of that one's growth; and how many had been killed as that was found.
     pub(super) culprit: Option<ProcessKey>,
     pub(super) growth: Option<Growth>,
+    pub(super) blamed: u32,
     /// Memory of the host before and at the kill, and the time between.
     pub(super) host: Option<(HostMemory, HostMemory, u64)>,
     /// Who lived beside the victims.
@@ -61,14 +66,15 @@ pub fn study(
         let victims = killing.oom.victims.iter().filter_map(|kill| kill.victim.as_ref()?.process);
         let pids: Vec<u32> = victims.map(|key| key.pid).collect();
         killing.report = gatherer.oom_report(&pids);
-        if let Some(report) = killing.report.take() {
-            if correct(&mut killing.oom, &report) {
-                let from_ns = killing.at_ns.saturating_sub(BEFORE_NS);
-                let samples = killing.recent.since(from_ns);
-                killing.blame(&samples);
-            }
-            add_candidates(&mut killing.oom, &report);
-            killing.report = Some(report);
+        let corrected =
+            killing.report.as_ref().is_some_and(|report| correct(&mut killing.oom, report));
+        if corrected || killing.blamed != killing.oom.killed {
+            let from_ns = killing.at_ns.saturating_sub(BEFORE_NS);
+            let samples = killing.recent.since(from_ns);
+            killing.blame(&samples);
+        }
+        if let Some(report) = &killing.report {
+            add_candidates(&mut killing.oom, report);
         }
         let kernel_log = gatherer.kernel_log().map(|evidence| log.add(evidence));
         killing.cited.extend(kernel_log);
@@ -107,20 +113,33 @@ pub fn study(
 }
 
 impl Killing {
-    /// Of which kill it tells.
+    /// Of which kill it tells, and of how many of its victims.
     pub fn is_of(&self, other: &Self) -> bool {
-        self.oom.kills == other.oom.kills
+        (self.oom.kills, self.oom.killed) == (other.oom.kills, other.oom.killed)
     }
 
-    pub fn oom(&self) -> &Oom {
-        &self.oom
+    /// What is claimed of it now.
+    pub fn claim(&self, finding: &mut Finding) {
+        finding.culprit = self.culprit;
+        finding.measures = measures(&self.oom);
     }
 
-    /// Looks once more for who had it: something else was short.
+    /// One more victim of the same kill. Who had the memory is looked for at the next look, and not for each: a group
+    /// of 300 processes is killed within a moment.
+    pub(super) fn add(&mut self, case: &Case) {
+        let holders = std::mem::take(&mut self.oom.holders);
+        self.oom = Oom { holders, ..case.oom.clone() };
+        self.at_ns = case.last_ns;
+        self.cited.clear();
+        self.report = None;
+    }
+
+    /// Looks once more for who had it: something else was short, or more were killed.
     fn blame(&mut self, samples: &[MemorySample]) {
         let samples: Vec<&MemorySample> = samples.iter().collect();
         let found = blame(&self.oom, &samples, &self.growths);
         Blame { holders: self.oom.holders, culprit: self.culprit, growth: self.growth } = found;
+        self.blamed = self.oom.killed;
     }
 }
 
@@ -253,6 +272,7 @@ mod tests {
             victim: Some(Actor { process: Some(process(7)), ..Actor::default() }),
             anon_bytes: Some(95 * MIB),
             limit_bytes: Some(100 * MIB),
+            limit_used_bytes: Some(100 * MIB),
             limit_cgroup: "/seven".into(),
             limit_cgroup_id: 3,
             ..OomKill::default()
@@ -270,6 +290,7 @@ mod tests {
             growths: Vec::new(),
             culprit: None,
             growth: None,
+            blamed: 0,
             host: None,
             neighbours: Vec::new(),
             spread: None,
@@ -301,5 +322,75 @@ mod tests {
         assert!(correct(&mut killing.oom, &host));
         assert_eq!((killing.oom.limit_bytes, killing.oom.cgroup.as_str()), (None, ""));
         assert_eq!((blamed(&mut killing), killing.oom.holders.len()), (Some(8), 2));
+    }
+
+    /// A group of 300 is killed: its first victim was judged, and nothing since.
+    fn group_kill() -> (Killing, crate::detect::oom::Kills) {
+        let mut killing = counted();
+        let mut kills = crate::detect::oom::Kills::default();
+        killing.oom = kills.took(&killing.oom.victims[0]).1.oom.clone();
+        blamed(&mut killing);
+        (killing, kills)
+    }
+
+    #[test]
+    fn for_each_victim_of_a_group_nobody_is_looked_for() {
+        let (mut killing, mut kills) = group_kill();
+        let holders = killing.oom.holders.clone();
+        assert_eq!((holders.len(), killing.blamed), (1, 1));
+        killing.cited.push("e1".into());
+        let first = killing.oom.victims[0].clone();
+        for pid in 100..399_u32 {
+            let victim = Some(Actor { process: Some(process(pid)), ..Actor::default() });
+            let (step, case) = kills.took(&OomKill { victim, ..first.clone() });
+            assert_eq!(step, crate::detect::oom::Step::Victim);
+            killing.add(case);
+        }
+        assert_eq!((killing.oom.killed, killing.oom.victims.len()), (300, 32));
+        assert_eq!((&killing.oom.holders, killing.blamed), (&holders, 1));
+        assert!(killing.cited.is_empty(), "it is looked at once more");
+        // One who looks then finds those that were killed as well.
+        blamed(&mut killing);
+        assert_eq!((killing.blamed, killing.oom.holders.len()), (300, 16));
+        // A look that began before is not one of it.
+        assert!(!killing.is_of(&group_kill().0));
+    }
+
+    #[test]
+    fn who_is_named_is_who_was_found_anew() {
+        use crate::{core::desk::Desk, proto::Culprit};
+        let (mut killing, kills) = group_kill();
+        let finding = kills.case(1).map(|case| case.finding(killing.culprit)).unwrap();
+        let named = |pid| Some(Culprit { pid, start_ns: pid.into(), ..Culprit::default() });
+        let mut incident = proto::Incident {
+            culprit: named(7),
+            finding: Some(crate::incident::claim(&finding)),
+            oom: Some(killing.oom.clone()),
+            severity: proto::Severity::Warning.into(),
+            ..proto::Incident::default()
+        };
+        let used = |incident: &proto::Incident| {
+            let claim = incident.finding.clone().unwrap_or_default();
+            claim.measures.iter().any(|one| one.name == "used")
+        };
+        assert!(used(&incident));
+        correct(&mut killing.oom, &Report { scope: OomScope::Host, ..Report::default() });
+        assert_eq!(blamed(&mut killing), Some(8));
+        // Whoever is stopped stays the one that it is about.
+        let mut contained = incident.clone();
+        contained.set_state(proto::State::Contained);
+        Desk::oom_studied(&mut contained, &killing, named(8));
+        assert_eq!(contained.culprit, named(7));
+        // Nor does a look at an earlier kill say anything.
+        let mut later = incident.clone();
+        later.oom.as_mut().unwrap().kills = 2;
+        Desk::oom_studied(&mut later, &killing, named(8));
+        assert_eq!(later.culprit, named(7));
+        Desk::oom_studied(&mut incident, &killing, named(8));
+        assert_eq!((incident.culprit.clone(), used(&incident)), (named(8), false));
+        assert_eq!(incident.severity(), proto::Severity::Critical, "the host was short");
+        let mut subject = finding;
+        killing.claim(&mut subject);
+        assert_eq!(subject.culprit.map(|key| key.tgid), Some(8));
     }
 }

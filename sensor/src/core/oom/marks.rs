@@ -5,7 +5,7 @@ use std::path::Path;
 
 use sensor_common::{
     lineage::ARGV_KEPT,
-    oom::{COUNTED, DYING, Killed, LIMITED, Marked, NODE, RECORD},
+    oom::{COUNTED, DYING, INHERITS, Killed, LIMITED, Marked, NODE, OWNS, Pages, RECORD},
 };
 
 use super::{Marking, PAGE, ends::Ending};
@@ -104,6 +104,21 @@ fn gone(marked: &Marked) -> Node {
     }
 }
 
+/// Of what a victim held what others have as well, pages; `None`: not known. `ancestry`: it, and those above it.
+fn shared(flags: u32, pages: Pages, at_fork: u32, ancestry: &[Node]) -> Option<u64> {
+    if flags & COUNTED == 0 || flags & (OWNS | INHERITS) == 0 {
+        return None;
+    }
+    if flags & OWNS != 0 {
+        return Some(0);
+    }
+    // What a dead process left that executed nothing, it had from above.
+    let above = ancestry.get(1..).unwrap_or_default();
+    let forker = above.iter().find(|node| node.alive || node.exec.is_some());
+    let at_fork = forker.filter(|node| node.alive).map_or(0, |_| u64::from(at_fork));
+    Some(at_fork.min(pages.anon.saturating_add(pages.swap)).saturating_add(pages.shmem))
+}
+
 pub(super) fn recorded(key: ProcessKey) -> Option<proto::ProcessKey> {
     (key.tgid != 0).then_some(proto::ProcessKey { pid: key.tgid, start_ns: key.start_ns })
 }
@@ -167,6 +182,34 @@ impl Desk {
             limit_cgroup: clean(&marking.limit_cgroup),
             limit_cgroup_id: if marked.flags & LIMITED != 0 { marked.limit.cgroup } else { 0 },
             victim_cgroup_id: marked.victim_cgroup,
+            shared_bytes: shared(marked.flags, pages, marked.at_fork, &marking.ancestry)
+                .map(|count| count * PAGE),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(alive: bool, executed: bool) -> Node {
+        Node { alive, exec: executed.then(Exec::default), ..Node::default() }
+    }
+
+    #[test]
+    fn what_others_have_as_well() {
+        let of = |flags, above: &[Node]| {
+            let pages = Pages { anon: 50, swap: 5, shmem: 7, file: 9 };
+            let ancestry: Vec<Node> = [node(true, false)].iter().chain(above).cloned().collect();
+            shared(flags, pages, 40, &ancestry)
+        };
+        let server = [node(true, true)];
+        assert_eq!(of(COUNTED | OWNS, &server), Some(0));
+        assert_eq!(of(COUNTED | INHERITS, &server), Some(47));
+        assert_eq!(of(COUNTED | INHERITS, &[node(false, false), node(true, true)]), Some(47));
+        // A daemon whose forker is gone has alone what it had then.
+        assert_eq!(of(COUNTED | INHERITS, &[node(false, true), node(true, true)]), Some(7));
+        assert_eq!(of(COUNTED | INHERITS, &[]), Some(7));
+        assert_eq!((of(COUNTED, &server), of(OWNS, &server)), (None, None));
     }
 }

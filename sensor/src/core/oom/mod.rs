@@ -34,13 +34,13 @@ use crate::{
     detect::{
         Finding,
         oom::{
-            Case, Judged, Kills, Step, culprit::Growth, holders::BEFORE_NS, over, quiet_ns,
-            severity,
+            Case, Judged, Kills, Step, culprit::Growth, holders::BEFORE_NS, key, measures, over,
+            quiet_ns, severity,
         },
     },
     incident,
     kernel::Detail,
-    lineage::{Node, ProcessKey},
+    lineage::{Forest, Node, ProcessKey},
     proto::{
         self, Actor, HostMemory, Incident, Kind, MemorySample, Oom, OomKill, OomScope, State,
         observation::Fact, record::Body,
@@ -92,6 +92,21 @@ struct Going {
     case: u64,
     /// When it killed last, boot clock, ns.
     seen_ns: u64,
+    /// Victims of its newest kill are on record, and not in the incident yet.
+    untold: bool,
+}
+
+impl Going {
+    fn new(case: u64, seen_ns: u64) -> Self {
+        Self { case, seen_ns, untold: false }
+    }
+
+    /// One more victim of its newest kill; whether that has to be told a moment later. Those that follow are told
+    /// with it.
+    fn takes_more(&mut self, seen_ns: u64) -> bool {
+        self.seen_ns = seen_ns;
+        !std::mem::replace(&mut self.untold, true)
+    }
 }
 
 impl Desk {
@@ -105,34 +120,38 @@ impl Desk {
             self.log.append(Draft::bulk(observed(kill)));
             return;
         }
+        let (step, case) = self.deaths.kills.took(&kill);
+        let case = case.clone();
+        let mut known = self.deaths.oom.iter().filter(|(_, going)| going.case == case.number);
+        let known = known.next().map(|(id, _)| id.clone());
+        if let (Step::Victim, Some(id)) = (step, &known)
+            && self.took_victim(id, &case)
+        {
+            self.log.append_durable(Draft::of(id.clone(), observed(kill)));
+            return;
+        }
         let samples = self.memory.recent().since(kill.at_ns.saturating_sub(BEFORE_NS));
         let samples: Vec<&MemorySample> = samples.iter().collect();
         let growths = self.growths();
-        let judged = self.deaths.kills.judge(&kill, &samples, &growths);
-        let Judged { step, case, oom, finding, growth } = judged;
-        let known = self.deaths.oom.iter().find(|(_, going)| going.case == case.number);
-        let id = match known.map(|(id, _)| id.clone()) {
+        let Judged { oom, finding, growth, .. } = case.judged(step, &samples, &growths);
+        let id = match known {
             Some(id) => {
                 self.log.append_durable(Draft::of(id.clone(), observed(kill)));
-                self.took_more(&id, step, &case, oom.clone(), &finding);
+                self.took_more(&id, step, oom.clone(), &finding);
                 id
             }
             None => self.open_oom(&marking, &finding, &case, oom.clone(), observed(kill)),
         };
         let seen_ns = case.last_ns;
-        self.deaths.oom.insert(id.clone(), Going { case: case.number, seen_ns });
-        let neighbours = if step == Step::Victim {
-            let matter = self.matters.get(&id).and_then(|matter| matter.subject.killing.as_ref());
-            matter.map(|killing| killing.neighbours.clone()).unwrap_or_default()
-        } else {
-            self.neighbours(&marking)
-        };
+        self.deaths.oom.insert(id.clone(), Going::new(case.number, seen_ns));
+        let neighbours = self.neighbours(&marking);
         let killing = Killing {
             host: course(&samples),
             recent: self.memory.recent(),
             growths,
             culprit: finding.culprit,
             growth,
+            blamed: oom.killed,
             neighbours,
             spread: case.spread(),
             at_ns: seen_ns,
@@ -147,9 +166,36 @@ impl Desk {
         // A loop that goes on for days is not explained each time.
         let kills = case.oom.kills;
         if step != Step::Victim && (kills <= 3 || kills.is_power_of_two()) {
-            self.look_later(&id, SETTLES);
-            self.look_later(&id, FOLLOWS);
+            self.later(SETTLES, Done::OomDue(id.clone()));
+            self.later(FOLLOWS, Done::OomDue(id));
         }
+    }
+
+    /// One more victim of a kill whose first one was judged, which is not done again for each; `false`: nothing is known
+    /// of that one.
+    fn took_victim(&mut self, id: &str, case: &Case) -> bool {
+        let Some(matter) = self.matters.get_mut(id) else { return false };
+        let subject = &mut matter.subject;
+        let Some(killing) = &mut subject.killing else { return false };
+        killing.add(case);
+        subject.finding = case.finding(killing.culprit);
+        let going = self.deaths.oom.get_mut(id);
+        if going.is_some_and(|going| going.takes_more(case.last_ns)) {
+            self.later(SETTLES, Done::OomTaken(id.to_owned()));
+        }
+        true
+    }
+
+    /// Puts the victims that came since the last time into their incident, all at once.
+    pub fn tell_victims(&mut self, id: &str) {
+        let Some(going) = self.deaths.oom.get_mut(id) else { return };
+        if !std::mem::take(&mut going.untold) {
+            return;
+        }
+        let Some(matter) = self.matters.get(id) else { return };
+        let Some(killing) = &matter.subject.killing else { return };
+        let (oom, finding) = (killing.oom.clone(), matter.subject.finding.clone());
+        self.took_more(id, Step::Victim, oom, &finding);
     }
 
     fn open_oom(
@@ -189,10 +235,12 @@ impl Desk {
     }
 
     /// One more victim of a kill, or one more kill of the same cause.
-    fn took_more(&mut self, id: &str, step: Step, case: &Case, oom: Oom, finding: &Finding) {
-        let kind = case.kind();
+    fn took_more(&mut self, id: &str, step: Step, oom: Oom, finding: &Finding) {
+        let kind = finding.kind;
         let why = match (step, kind) {
-            (Step::Victim, _) => format!("{} processes were killed at once", oom.victims.len()),
+            (Step::Victim, _) => {
+                format!("more processes were killed at once: {} so far", oom.killed)
+            }
             (_, Kind::OomLoop) => format!("the OOM killer came back: {} kills, a loop", oom.kills),
             _ => format!("the OOM killer came back: {} kills", oom.kills),
         };
@@ -212,12 +260,12 @@ impl Desk {
         });
     }
 
-    fn look_later(&self, id: &str, after: Duration) {
-        let (done, id) = (self.done.clone(), id.to_owned());
+    fn later(&self, after: Duration, due: Done) {
+        let done = self.done.clone();
         tokio::spawn(async move {
             tokio::time::sleep(after).await;
             // The desk is gone only when the daemon ends.
-            let _ = done.send(Done::OomDue(id));
+            let _ = done.send(due);
         });
     }
 
@@ -251,15 +299,39 @@ impl Desk {
         found
     }
 
-    /// Puts what the kernel's log adds into an incident.
-    pub fn oom_studied(incident: &mut Incident, seen: Oom) {
+    /// Who is to blame by a look, as it is told; the one that is named already, where it is the same.
+    pub(super) fn blamed(&self, id: &str, killing: &Killing) -> Option<proto::Culprit> {
+        let culprit = killing.culprit?;
+        let named = self.incidents.get(id).and_then(|incident| incident.culprit.as_ref());
+        if let Some(named) = named.filter(|it| ProcessKey::new(it.pid, it.start_ns) == culprit) {
+            return Some(named.clone());
+        }
+        let ancestry = Forest::new(self.lineage.ancestry(culprit));
+        let mut told = self.gatherer.culprit(&ancestry, culprit);
+        complete(&mut told, &killing.oom);
+        Some(told)
+    }
+
+    /// Puts what a look found into an incident: what the kernel's log adds, and who is to blame by that. Whoever is
+    /// stopped stays the one that it is about.
+    pub fn oom_studied(incident: &mut Incident, seen: &Killing, culprit: Option<proto::Culprit>) {
+        let kind = incident.kind();
         let Some(known) = &mut incident.oom else { return };
-        if known.kills == seen.kills {
-            known.scope = seen.scope;
-            known.cgroup = seen.cgroup;
-            known.limit_bytes = seen.limit_bytes;
-            known.peak_bytes = seen.peak_bytes.max(known.peak_bytes);
-            known.holders = seen.holders;
+        if known.kills != seen.oom.kills {
+            return;
+        }
+        let found = seen.oom.clone();
+        known.scope = found.scope;
+        known.cgroup = found.cgroup;
+        known.limit_bytes = found.limit_bytes;
+        known.peak_bytes = found.peak_bytes.max(known.peak_bytes);
+        known.holders = found.holders;
+        incident.severity = incident.severity.max(severity(known, kind) as i32);
+        if let Some(finding) = &mut incident.finding {
+            finding.measures = measures(known);
+        }
+        if incident.state() != State::Contained {
+            incident.culprit = culprit;
         }
     }
 
@@ -276,7 +348,7 @@ impl Desk {
         if self.deaths.oom.contains_key(id) {
             return;
         }
-        self.deaths.oom.insert(id.to_owned(), Going { case: 0, seen_ns: clock::boot_ns() });
+        self.deaths.oom.insert(id.to_owned(), Going::new(0, clock::boot_ns()));
     }
 
     /// Those are over in which nobody was killed again.
@@ -311,19 +383,26 @@ fn course(samples: &[&MemorySample]) -> Option<(HostMemory, HostMemory, u64)> {
     Some((first.host?, last.host?, last.at_ns.saturating_sub(first.at_ns)))
 }
 
-/// What came with the mark, where /proc has nothing any more.
+/// What came with the mark or stood in a sample, where /proc has nothing any more.
 fn complete(culprit: &mut proto::Culprit, oom: &Oom) {
-    let is = |actor: &&Actor| {
-        actor.process.is_some_and(|it| it.pid == culprit.pid && it.start_ns == culprit.start_ns)
-    };
+    let process = ProcessKey::new(culprit.pid, culprit.start_ns);
+    let is = |actor: &&Actor| actor.process.map(key) == Some(process);
     let victims = oom.victims.iter().filter_map(|kill| kill.victim.as_ref());
-    let Some(victim) = { victims }.find(is).cloned() else { return };
-    if culprit.comm.is_empty() {
-        culprit.comm = victim.comm;
-        culprit.uid = victim.uid;
+    if let Some(victim) = { victims }.find(is).cloned() {
+        if culprit.comm.is_empty() {
+            culprit.comm = victim.comm;
+            culprit.uid = victim.uid;
+        }
+        if culprit.cgroup.is_empty() {
+            culprit.cgroup = victim.cgroup;
+        }
+        if culprit.argv.is_empty() {
+            culprit.argv = victim.argv;
+        }
     }
-    if culprit.cgroup.is_empty() {
-        culprit.cgroup = victim.cgroup;
+    let holder = oom.holders.iter().find(|holder| holder.root.map(key) == Some(process));
+    if let Some(holder) = holder.filter(|_| culprit.comm.is_empty()) {
+        culprit.comm.clone_from(&holder.comm);
     }
 }
 
@@ -370,5 +449,51 @@ impl Case {
             return [signature, 0, 0];
         }
         [signature::argv_of_bytes(place.as_bytes(), place.len() as u32), 0, 1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn victims_of_a_burst_are_told_at_once() {
+        let mut going = Going::new(1, 100);
+        let due = (101..400).filter(|at| going.takes_more(*at)).count();
+        assert_eq!((due, going.seen_ns), (1, 399));
+        // After they were told another one is due again.
+        assert!(std::mem::take(&mut going.untold));
+        assert!(going.takes_more(400));
+    }
+
+    #[test]
+    fn who_is_gone_is_named_by_what_is_known() {
+        let process = |pid: u32| Some(proto::ProcessKey { pid, start_ns: 1 });
+        let victim = Actor {
+            process: process(7),
+            comm: "eats".into(),
+            argv: vec!["eats".into(), "much".into()],
+            cgroup: "/a".into(),
+            uid: 5,
+            ..Actor::default()
+        };
+        let holder = proto::OomHolder {
+            root: process(8),
+            comm: "leaks".into(),
+            ..proto::OomHolder::default()
+        };
+        let oom = Oom {
+            victims: vec![OomKill { victim: Some(victim), ..OomKill::default() }],
+            holders: vec![holder],
+            ..Oom::default()
+        };
+        let of = |pid: u32| {
+            let mut culprit = proto::Culprit { pid, start_ns: 1, ..proto::Culprit::default() };
+            complete(&mut culprit, &oom);
+            (culprit.comm, culprit.argv.len(), culprit.cgroup, culprit.uid)
+        };
+        assert_eq!(of(7), ("eats".into(), 2, "/a".into(), 5));
+        assert_eq!(of(8), ("leaks".into(), 0, String::new(), 0));
+        assert_eq!(of(9), Default::default());
     }
 }

@@ -4,7 +4,7 @@
 use super::{
     held,
     holders::{holders, within},
-    key,
+    is_own, key,
     short::Short,
 };
 use crate::{
@@ -126,7 +126,7 @@ fn known(
 fn holds_most(holders: &[OomHolder], oom: &Oom, all: Option<u64>) -> Option<ProcessKey> {
     let half = |bytes: u64| all.is_some_and(|all| bytes > all / 2);
     let holder = holders.iter().filter(|one| half(one.bytes)).min_by_key(|one| one.processes);
-    let victim = oom.victims.iter().find(|kill| half(held(kill)));
+    let victim = oom.victims.iter().find(|kill| is_own(kill) && half(held(kill)));
     let victim = victim.and_then(|kill| kill.victim.as_ref()?.process);
     holder.and_then(|holder| holder.root).or(victim).map(key)
 }

@@ -1,7 +1,7 @@
 //! Who had the memory when the OOM killer acted, and since when: from the samples before it, because nobody
 //! looks at all processes while there is no memory.
 
-use super::{held, short::Short};
+use super::{held, is_own, short::Short};
 use crate::proto::{MemorySample, OomHolder, OomKill, TreeMemory};
 
 /// Holders that are told of.
@@ -26,7 +26,7 @@ pub(super) fn holders(
     let mut holders: Vec<OomHolder> = Vec::new();
     if let Some(last) = before.last() {
         let trees = last.trees.iter().filter(|tree| tree.root.is_some() && short.affects(tree));
-        holders.extend(trees.map(|tree| grown(tree, before, victims, at_ns)));
+        holders.extend(trees.map(|tree| grown(tree, last, before, victims, at_ns)));
     }
     // Who came after the last sample, or was too small for it, had nothing before.
     for kill in victims {
@@ -35,7 +35,8 @@ pub(super) fn holders(
         let Some(root) = root.filter(|_| !known && held(kill) > 0) else { continue };
         // Samples that do not list it say that it held little: 64 MiB is where a tree is listed.
         let since = before.last().map_or(0, |last| last.at_ns).max(root.start_ns);
-        let seen = !before.is_empty() || at_ns.saturating_sub(root.start_ns) <= BEFORE_NS;
+        let seen = is_own(kill)
+            && (!before.is_empty() || at_ns.saturating_sub(root.start_ns) <= BEFORE_NS);
         holders.push(OomHolder {
             root: Some(root),
             comm: kill.victim.as_ref().map(|victim| victim.comm.clone()).unwrap_or_default(),
@@ -52,25 +53,28 @@ pub(super) fn holders(
     holders
 }
 
-/// How a tree came to what it has.
+/// How a tree came to what it has. `last`: the sample that it is in.
 fn grown(
     tree: &TreeMemory,
+    last: &MemorySample,
     before: &[&MemorySample],
     victims: &[OomKill],
     at_ns: u64,
 ) -> OomHolder {
+    let alone = is_alone(tree, last);
+    let own = |tree: &TreeMemory| if alone { tree.root_bytes } else { tree.bytes };
     let of = |sample: &MemorySample| {
         let same = sample.trees.iter().find(|one| one.root == tree.root);
-        same.map(|one| (sample.at_ns, one.bytes))
+        same.map(|one| (sample.at_ns, own(one)))
     };
     let mut course: Vec<(u64, u64)> = before.iter().filter_map(|sample| of(sample)).collect();
     // Of a victim it is known what it held at the very end.
-    let own = |kill: &&OomKill| kill.victim.as_ref().is_some_and(|one| one.process == tree.root);
-    if let Some(kill) = victims.iter().find(own) {
-        let others = tree.bytes.saturating_sub(tree.root_bytes);
+    let is = |kill: &&OomKill| kill.victim.as_ref().is_some_and(|one| one.process == tree.root);
+    if let Some(kill) = victims.iter().filter(|kill| is_own(kill)).find(is) {
+        let others = own(tree).saturating_sub(tree.root_bytes);
         course.push((at_ns, others + held(kill)));
     }
-    let bytes = course.last().map_or(tree.bytes, |(_, bytes)| *bytes);
+    let bytes = course.last().map_or(own(tree), |(_, bytes)| *bytes);
     let least = course.iter().map(|(_, bytes)| *bytes).min().unwrap_or(bytes);
     let grown_bytes = bytes.saturating_sub(least);
     // It began to grow where it last had no more than a tenth of that.
@@ -84,4 +88,15 @@ fn grown(
         grown_bytes,
         grown_ns: began.filter(|_| grown_bytes > 0).map_or(0, |(at, _)| at_ns.saturating_sub(*at)),
     }
+}
+
+/// Whether a tree is one process with a living parent. Then all that it has beside its own part is shared memory that is
+/// its parent's as well: a backend that has touched all of its server's buffers has taken none of them.
+fn is_alone(tree: &TreeMemory, last: &MemorySample) -> bool {
+    let lives_on = |parent| last.trees.iter().any(|one| one.root == parent && one.alive);
+    tree.alive
+        && tree.processes == 1
+        && tree.bytes > tree.root_bytes
+        && tree.parent.is_some()
+        && lives_on(tree.parent)
 }

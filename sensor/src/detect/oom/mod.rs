@@ -129,9 +129,7 @@ impl Kills {
         growths: &[Growth],
     ) -> Judged {
         let (step, case) = self.took(kill);
-        let Blame { holders, culprit, growth } = blame(&case.oom, samples, growths);
-        let oom = Oom { holders, ..case.oom.clone() };
-        Judged { step, case: case.clone(), oom, finding: case.finding(culprit), growth }
+        case.judged(step, samples, growths)
     }
 
     pub fn case(&self, number: u64) -> Option<&Case> {
@@ -231,6 +229,14 @@ impl Case {
         }
     }
 
+    /// Who is to blame for its newest kill, which came by this step: by the samples before it, oldest first, and
+    /// by what is known to grow.
+    pub fn judged(&self, step: Step, samples: &[&MemorySample], growths: &[Growth]) -> Judged {
+        let Blame { holders, culprit, growth } = blame(&self.oom, samples, growths);
+        let oom = Oom { holders, ..self.oom.clone() };
+        Judged { step, case: self.clone(), oom, finding: self.finding(culprit), growth }
+    }
+
     /// Where it kills (empty: the whole host), and the newest victim's signature.
     pub fn what(&self) -> (&str, u64) {
         (&self.place, self.signature)
@@ -255,29 +261,7 @@ impl Case {
 
     /// The claim. `culprit`: who grew, where that is known.
     pub fn finding(&self, culprit: Option<ProcessKey>) -> Finding {
-        let measure = |name: &str, value: f64, threshold: Option<f64>, unit: &str| proto::Measure {
-            name: name.into(),
-            value,
-            threshold,
-            unit: unit.into(),
-        };
         let newest = self.oom.victims.first().cloned().unwrap_or_default();
-        let now = self.oom.victims.len();
-        let mut measures = vec![measure("victims", now as f64, None, "processes")];
-        let held: u64 = self.oom.victims.iter().map(held).sum();
-        let mib = |bytes: u64| (bytes as f64 / 1_048_576.0 * 10.0).round() / 10.0;
-        if held > 0 {
-            measures.push(measure("held", mib(held), None, "MiB"));
-        }
-        if let Some(limit) = self.oom.limit_bytes {
-            let peak = self.oom.peak_bytes.unwrap_or_default();
-            measures.push(measure("used", mib(peak), Some(mib(limit)), "MiB"));
-        }
-        if self.oom.kills > 1 {
-            let seconds = (self.oom.period_ns as f64 / 1e8).round() / 10.0;
-            measures.push(measure("kills", self.oom.kills.into(), Some(2.0), "kills"));
-            measures.push(measure("every", seconds, None, "s"));
-        }
         Finding {
             kind: self.kind(),
             rule: if self.looping { "oom_loop" } else { "oom_kill" },
@@ -288,9 +272,36 @@ impl Case {
             // The kernel says so itself.
             confidence: 1.0,
             at_ns: newest.at_ns,
-            measures,
+            measures: measures(&self.oom),
         }
     }
+}
+
+/// The numbers of a claim.
+pub fn measures(oom: &Oom) -> Vec<proto::Measure> {
+    let measure = |name: &str, value: f64, threshold: Option<f64>, unit: &str| proto::Measure {
+        name: name.into(),
+        value,
+        threshold,
+        unit: unit.into(),
+    };
+    let now = oom.victims.len();
+    let mut measures = vec![measure("victims", now as f64, None, "processes")];
+    let held: u64 = oom.victims.iter().map(held).sum();
+    let mib = |bytes: u64| (bytes as f64 / 1_048_576.0 * 10.0).round() / 10.0;
+    if held > 0 {
+        measures.push(measure("held", mib(held), None, "MiB"));
+    }
+    if let Some(limit) = oom.limit_bytes {
+        let peak = oom.peak_bytes.unwrap_or_default();
+        measures.push(measure("used", mib(peak), Some(mib(limit)), "MiB"));
+    }
+    if oom.kills > 1 {
+        let seconds = (oom.period_ns as f64 / 1e8).round() / 10.0;
+        measures.push(measure("kills", oom.kills.into(), Some(2.0), "kills"));
+        measures.push(measure("every", seconds, None, "s"));
+    }
+    measures
 }
 
 /// A host without memory is everybody's; a loop does not end by itself.
@@ -312,9 +323,17 @@ pub fn over(quiet_ns: u64) -> String {
     format!("nobody was killed again for {} min", quiet_ns / 60 / SECOND)
 }
 
-/// What a victim held that is free now or soon, bytes: files stay in the page cache.
+/// What a victim held that is free now or soon, bytes: files stay in the page cache, and what others have as well
+/// stays theirs.
 pub fn held(kill: &OomKill) -> u64 {
-    [kill.anon_bytes, kill.shmem_bytes, kill.swap_bytes].into_iter().flatten().sum()
+    let all: u64 = [kill.anon_bytes, kill.shmem_bytes, kill.swap_bytes].into_iter().flatten().sum();
+    all.saturating_sub(kill.shared_bytes.unwrap_or_default())
+}
+
+/// Whether that is the victim's own: nobody knows what one that has executed nothing has from its parent, but
+/// the kernel side.
+fn is_own(kill: &OomKill) -> bool {
+    kill.shared_bytes.is_some() || kill.victim.as_ref().is_some_and(|it| it.signature != 0)
 }
 
 pub fn key(key: proto::ProcessKey) -> ProcessKey {

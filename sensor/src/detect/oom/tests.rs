@@ -385,3 +385,97 @@ fn without_samples_the_one_that_holds_the_better_half() {
     // Nobody knows how much the host has.
     assert_eq!(whom(&blamed(&[], &one(of_host(small)), &[])), None);
 }
+
+const GIB: u64 = 1 << 30;
+
+/// A server of 16 GiB: 10 has 4 GiB that all its children share and 1 GiB of its own, of which child 11 has all since its
+/// fork and some more; 20 leaks 4 GiB in five minutes.
+fn server() -> Vec<MemorySample> {
+    let child = |pid: u32, bytes: u64, root_bytes: u64| TreeMemory {
+        parent: Some(process(10)),
+        alive: true,
+        root_bytes,
+        ..tree(pid, 1, bytes)
+    };
+    let trees = |at: u64| {
+        // 12 came in the last minute, and has touched all of the buffers since.
+        let touched = 4 * GIB * at.saturating_sub(240) / 60;
+        vec![
+            TreeMemory { alive: true, root_bytes: 5 * GIB, ..tree(10, 3, 5 * GIB + 60 * MIB) },
+            child(11, 4 * GIB + 30 * MIB, 30 * MIB),
+            child(12, touched + 30 * MIB, 30 * MIB),
+            TreeMemory { alive: true, ..tree(20, 1, 6 * GIB + at * 4 * GIB / 300) },
+        ]
+    };
+    let mut samples: Vec<MemorySample> =
+        (0..=60).map(|step| sample(step * 5, trees(step * 5))).collect();
+    for sample in &mut samples {
+        let host = HostMemory { total_bytes: Some(16 * GIB), ..HostMemory::default() };
+        sample.host = Some(host);
+    }
+    samples
+}
+
+/// One of the server's children is killed, which has 1 GiB and 30 MiB, and has touched 4 GiB.
+fn forked(pid: u32, shared_bytes: Option<u64>) -> OomKill {
+    of_host(OomKill {
+        anon_bytes: Some(GIB + 30 * MIB),
+        shmem_bytes: Some(4 * GIB),
+        shared_bytes,
+        ..kill(pid, 301, "/", 0)
+    })
+}
+
+#[test]
+fn what_a_victim_shares_it_has_not_taken() {
+    let told = |kill: OomKill| {
+        let found = blamed(&server(), &one(kill), &[]);
+        let grown = |one: &OomHolder| (one.root.unwrap().pid, one.grown_bytes / MIB);
+        let told: Vec<(u32, u64)> = found.holders.iter().map(grown).collect();
+        (whom(&found), told)
+    };
+    let wanted = vec![(20, 4096), (10, 0), (11, 0), (12, 0)];
+    // 11 is known to share it; of what only forked nobody knows, and then the samples have to do; and 12 likewise.
+    for victim in
+        [forked(11, Some(5 * GIB)), forked(11, None), forked(12, Some(5 * GIB)), forked(12, None)]
+    {
+        assert_eq!(told(victim), (Some(20), wanted.clone()));
+    }
+    // A child that no sample has: it has written to 30 MiB.
+    let (culprit, grown) = told(forked(13, Some(5 * GIB)));
+    assert_eq!((culprit, grown[1]), (Some(20), (13, 30)));
+    let (culprit, grown) = told(forked(13, None));
+    assert_eq!((culprit, grown.contains(&(13, 0))), (Some(20), true));
+    // What it has taken since its fork counts as it does of anybody.
+    let eats = OomKill { anon_bytes: Some(6 * GIB), ..forked(13, Some(5 * GIB)) };
+    assert_eq!((told(eats.clone()).0, held(&eats)), (Some(13), 5 * GIB));
+}
+
+#[test]
+fn what_all_of_them_share_counts_once_in_what_was_held() {
+    let mut kills = Kills::default();
+    for pid in 11..15 {
+        kills.took(&forked(pid, Some(5 * GIB)));
+    }
+    let measures = kills.case(1).unwrap().finding(None).measures;
+    let held = measures.iter().find(|one| one.name == "held").map(|one| one.value);
+    assert_eq!(held, Some(120.0), "30 MiB each");
+}
+
+#[test]
+fn who_holds_most_is_not_who_shares_it() {
+    // In a container of 8 GiB the server's buffers are the better half: the server has them, and no child.
+    let samples = on_host(server(), |_| GIB);
+    let before: Vec<MemorySample> = samples
+        .into_iter()
+        .map(|mut sample| {
+            sample.trees.truncate(2);
+            sample.host.as_mut().unwrap().total_bytes = Some(8 * GIB);
+            sample
+        })
+        .collect();
+    for shared in [Some(5 * GIB), None] {
+        assert_eq!(whom(&blamed(&before, &one(forked(11, shared)), &[])), Some(10));
+        assert_eq!(whom(&blamed(&[], &one(forked(11, shared)), &[])), None);
+    }
+}
