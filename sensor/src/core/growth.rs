@@ -194,7 +194,7 @@ impl Desk {
             .collect();
         for (id, state) in ended {
             if state == State::Contained || self.acting.contains(&id) {
-                self.unseen.insert(id, 0);
+                self.unseen.insert(id, clock::boot_ns() + THAWED_NS);
             } else {
                 self.resolve(&id, &over.why);
             }
