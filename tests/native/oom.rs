@@ -1,7 +1,7 @@
 //! OOM kills: told of with victim, trigger and limit; several victims at once are one, several in a row a loop;
 //! and exit 137 that is none is told apart, with whoever sent the signal.
 
-use std::{fs, os::unix::process::ExitStatusExt as _, time::Duration};
+use std::{fs, os::unix::process::ExitStatusExt as _, thread, time::Duration};
 
 use serde_json::Value;
 use tests::{Cage, Limits, Sensor, needs, skip, test_name, workloads::oom};
@@ -134,14 +134,20 @@ fn an_oom_loop_goes_on_when_the_daemon_was_restarted() {
     cage.clear().unwrap();
 }
 
-/// As `memory.oom.group` has it: the kernel kills all of a group, and tells of each.
+/// Whether the kernel ends all of a cage together, as `memory.oom.group` has it.
+fn ends_together(cage: &Cage) -> bool {
+    fs::write(cage.directory().join("memory.oom.group"), "1").is_ok()
+}
+
+const NO_GROUPS: &str = "needs the memory controller of cgroup v2";
+
+/// The kernel kills all of a group, and tells of each.
 #[test]
 fn an_oom_kill_of_a_whole_group_is_one() {
     needs!();
     let cage = cage();
-    if fs::write(cage.directory().join("memory.oom.group"), "1").is_err() {
-        skip::note(test_name!(), "needs the memory controller of cgroup v2");
-        return;
+    if !ends_together(&cage) {
+        return skip::note(test_name!(), NO_GROUPS);
     }
     let sensor = Sensor::start(&cage, "").unwrap();
     let work = oom::fills_with_children().unwrap();
@@ -157,5 +163,30 @@ fn an_oom_kill_of_a_whole_group_is_one() {
     assert_eq!((&incident["oom"]["kills"], &incident["oom"]["killed"]), (&1.into(), &3.into()));
     assert_eq!(incident["culprit"]["pid"], running.pid());
     assert!(cage.empties_within(Duration::from_secs(10)));
+    assert_eq!(about_oom(&sensor), 1);
+}
+
+/// A service of three processes that is started again each time.
+#[test]
+fn a_whole_group_that_is_killed_again_and_again_is_one_loop() {
+    const TIMES: u32 = 5;
+    needs!();
+    let cage = cage();
+    if !ends_together(&cage) {
+        return skip::note(test_name!(), NO_GROUPS);
+    }
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let work = oom::fills_with_children().unwrap();
+    for _ in 0..TIMES {
+        let mut running = work.start(&cage).unwrap();
+        assert_eq!(running.wait(CATCH).unwrap().signal(), Some(SIGKILL));
+        assert!(cage.empties_within(Duration::from_secs(10)));
+        // As a supervisor does.
+        thread::sleep(Duration::from_millis(1500));
+    }
+    let all = |one: &Value| one["oom"]["killed"] == 3 * TIMES && !one["diagnosis"].is_null();
+    let incident = sensor.wait_for(CATCH, all).unwrap();
+    explained(&sensor, &incident);
+    assert_eq!((&incident["kind"], &incident["oom"]["kills"]), (&"oom_loop".into(), &TIMES.into()));
     assert_eq!(about_oom(&sensor), 1);
 }
