@@ -47,12 +47,15 @@ time.sleep(3600)
 
 const LIMIT: u64 = 64 << 20;
 
-fn limited() -> Cage {
-    Cage::new(Limits { tasks: None, memory_bytes: Some(LIMIT) }).unwrap()
-}
-
-/// Somebody takes nearly all of a cage's memory; the incident about it.
-fn becomes_short(cage: &Cage, sensor: &Sensor) -> (Child, Value) {
+/// A cage of which somebody takes nearly all memory, who watches it, and the incident about it. `None`: there are no
+/// such limits here.
+fn short(test: &str) -> Option<(Cage, Sensor, Child, Value)> {
+    if !emulated() {
+        skip::note(test, "needs memory.max in cgroup v2: in a guest");
+        return None;
+    }
+    let cage = Cage::new(Limits { tasks: None, memory_bytes: Some(LIMIT) }).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
     // 7 % are left, and nothing of it is page cache.
     let used = LIMIT / 100 * 93;
     let running = cage
@@ -67,7 +70,7 @@ fn becomes_short(cage: &Cage, sensor: &Sensor) -> (Child, Value) {
     let incident = sensor.wait_for(CATCH, |one| one["kind"] == "memory_pressure").unwrap();
     assert!(incident["summary"].as_str().unwrap().contains(&cage.path()), "{incident:#}");
     assert_eq!(incident["finding"]["rule"], "pressure");
-    (running, incident)
+    Some((cage, sensor, running, incident))
 }
 
 fn is_resolved(sensor: &Sensor, incident: &Value) -> bool {
@@ -78,13 +81,7 @@ fn is_resolved(sensor: &Sensor, incident: &Value) -> bool {
 #[test]
 fn kernels_a_cgroup_at_its_limit() {
     needs!("python3");
-    if !emulated() {
-        skip::note(test_name!(), "needs memory.max in cgroup v2: in a guest");
-        return;
-    }
-    let cage = limited();
-    let sensor = Sensor::start(&cage, "").unwrap();
-    let (mut running, incident) = becomes_short(&cage, &sensor);
+    let Some((cage, sensor, mut running, incident)) = short(test_name!()) else { return };
     let mut watch = sensor.watch(0).unwrap();
     let told = watch
         .find(CATCH, |record| record["observation"]["pressure"]["cgroup"] == cage.path())
@@ -100,13 +97,7 @@ fn kernels_a_cgroup_at_its_limit() {
 #[test]
 fn kernels_a_cgroup_that_goes_away_while_it_is_short() {
     needs!("python3");
-    if !emulated() {
-        skip::note(test_name!(), "needs memory.max in cgroup v2: in a guest");
-        return;
-    }
-    let cage = limited();
-    let sensor = Sensor::start(&cage, "").unwrap();
-    let (mut running, incident) = becomes_short(&cage, &sensor);
+    let Some((cage, sensor, mut running, incident)) = short(test_name!()) else { return };
     running.kill().unwrap();
     running.wait().unwrap();
     drop(cage);

@@ -130,20 +130,6 @@ impl Story<'_> {
     }
 }
 
-/// Some of the columns.
-fn table<const N: usize>(
-    shown: [usize; N],
-    rows: &[[Cell; COLUMNS.len()]],
-    style: &Style,
-) -> String {
-    let mut table =
-        Table::new(shown.map(|at| COLUMNS[at].0)).numbers(shown.map(|at| COLUMNS[at].1));
-    for row in rows {
-        table.push(shown.map(|at| row[at].clone()));
-    }
-    table.render(2, style)
-}
-
 /// The trees that stood out: those of the end first, the largest of each first, and among them who held most.
 fn trees(page: &mut String, samples: &[VitalsSample], end: &VitalsSample, style: &Style) {
     let mut stories: BTreeMap<(u32, u64), Story> = BTreeMap::new();
@@ -179,19 +165,23 @@ fn trees(page: &mut String, samples: &[VitalsSample], end: &VitalsSample, style:
         others -= usize::from(shown && !holders.contains(key));
         shown
     });
-    let rows: Vec<_> = stories.iter().map(|((pid, _), story)| story.row(*pid, end)).collect();
     // What none of them has is no column.
     let has = |of: fn(&Story<'_>) -> bool| stories.iter().any(|(_, story)| of(story));
+    let (holds, stalls) = (has(|it| it.bytes > 0), has(|it| it.stalled_ns > 0));
     let ends = has(|it| it.exhausted_in_s.is_some());
+    let mut table = Table::new(COLUMNS.map(|(name, _)| name))
+        .numbers(COLUMNS.map(|(_, width)| width))
+        .only(COLUMNS.map(|(name, _)| match name {
+            "THREADS" | "MEMORY" => holds,
+            "FULL IN" => ends,
+            "STALLED" => stalls,
+            _ => true,
+        }));
+    for ((pid, _), story) in &stories {
+        table.push(story.row(*pid, end));
+    }
     page.push('\n');
-    page.push_str(&match (has(|it| it.bytes > 0), ends, has(|it| it.stalled_ns > 0)) {
-        (true, true, true) => table([0, 1, 2, 3, 4, 5, 6, 7, 8, 9], &rows, style),
-        (true, true, false) => table([0, 1, 2, 3, 4, 5, 6, 7, 9], &rows, style),
-        (true, false, true) => table([0, 1, 2, 3, 4, 5, 6, 8, 9], &rows, style),
-        (true, false, false) => table([0, 1, 2, 3, 4, 5, 6, 9], &rows, style),
-        (false, _, true) => table([0, 1, 2, 3, 4, 8, 9], &rows, style),
-        (false, _, false) => table([0, 1, 2, 3, 4, 9], &rows, style),
-    });
+    page.push_str(&table.render(2, style));
     page.push_str("  SEEN: when it stood out last, with so many PROCESSES; ");
     page.push_str(if ends { "FULL IN: at the soonest; " } else { "" });
     page.push_str("others: at most\n");
