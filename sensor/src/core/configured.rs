@@ -56,13 +56,10 @@ pub fn scope(configured: &[String], hierarchies: &Hierarchies) -> Result<Vec<Pat
 
 /// Groups of the scope that are not there, a sentence each: they may come later.
 pub fn absent(scope: &[PathBuf], hierarchies: &Hierarchies) -> Vec<String> {
-    let Some(mount) = hierarchies.unified() else { return Vec::new() };
-    let is_absent =
-        |path: &&PathBuf| !mount.join(path.strip_prefix("/").unwrap_or(path.as_path())).is_dir();
-    let absent = scope.iter().filter(is_absent);
+    let is_there = |path: &PathBuf| hierarchies.dir(path).is_some_and(|dir| dir.is_dir());
+    let absent = scope.iter().filter(|path| !is_there(path)).map(|path| path.display());
     absent
         .map(|path| {
-            let path = path.display();
             format!("scope.cgroup {path} does not exist: nothing is watched there until it does")
         })
         .collect()
@@ -113,4 +110,24 @@ pub fn gatherer(config: &Config) -> gather::Gatherer {
     let evidence = &config.evidence;
     gather::Gatherer::new(Redactor::with_random_key(), limits)
         .with_logs(Sources::here(evidence.files.clone()), evidence.deploy_markers.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_group_of_the_scope_that_is_not_there_is_named() {
+        let root = tempfile::tempdir().unwrap();
+        // As a container sees it: what is mounted is a part of the tree.
+        let line = format!("41 31 0:38 /box {} rw - cgroup2 none rw\n", root.path().display());
+        let hierarchies = Hierarchies::parse(line.as_bytes(), Path::new("/nowhere"));
+        fs::create_dir(root.path().join("build")).unwrap();
+        let told = absent(&["/box/build".into(), "/box/nope".into()], &hierarchies);
+        let expected =
+            "scope.cgroup /box/nope does not exist: nothing is watched there until it does";
+        assert_eq!(told, [expected]);
+    }
 }
