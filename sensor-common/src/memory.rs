@@ -15,6 +15,9 @@ pub const ANON: u64 = 1;
 pub const SWAP: u64 = 2;
 pub const SHMEM: u64 = 3;
 
+/// [`Layout::stride`] of counters that are nothing but a number, as they are up to 6.1.
+pub const BARE: u64 = 8;
+
 /// What a process holds, in pages. 56 bytes.
 ///
 /// In slot 0, where there is no process, user space puts the number of the look that begins.

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::bpf_get_current_task;
 use sensor_common::{
     layout::Field,
     lineage::{ADOPTED, EXECUTED, Slot},
-    memory::{ANON, FORKED, Held, Layout, OWN, SHARES, SHMEM, SWAP},
+    memory::{ANON, BARE, FORKED, Held, Layout, OWN, SHARES, SHMEM, SWAP},
 };
 
 use crate::{
@@ -44,6 +44,14 @@ fn pages(count: i64) -> u32 {
     } else {
         count as u32
     }
+}
+
+/// Reads a counter of a memory whose type the verifier knows. Up to 6.1 the counters are an array of a
+/// typedef, through which it does not look: one branch is dead on each kernel, and it drops that one.
+#[inline(always)]
+fn load_pages(memory: Address, index: u64) -> u32 {
+    let at = counter(memory, index);
+    pages(if layout().stride == BARE { read_at(at) } else { load_at(at) })
 }
 
 /// Anonymous memory and swap, whatever the verifier knows of the pointer.
@@ -140,12 +148,11 @@ fn measure(task: Task, tgid: u32, memory: Address) {
     let (start_ns, flags) = unsafe { ((*entered).key.start_ns, (*entered).flags) };
     // SAFETY: a value of the array; there is one look at a time, and the fork's note was before it.
     unsafe {
-        let pages = |index| pages(load_at(counter(memory, index)));
-        let (anon, swap) = (pages(ANON), pages(SWAP));
+        let (anon, swap) = (load_pages(memory, ANON), load_pages(memory, SWAP));
         let known = (*held).start_ns == start_ns;
         (*held).anon = anon;
         (*held).swap = swap;
-        (*held).shmem = pages(SHMEM);
+        (*held).shmem = load_pages(memory, SHMEM);
         let signal: Address = load(task.0, Field::TaskSignal);
         (*held).threads = load(signal, Field::SignalThreads);
         let session: Address = load_at(signal.wrapping_add(layout.session));

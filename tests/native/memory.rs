@@ -85,8 +85,6 @@ fn a_leak_is_found_before_its_limit_and_measured() {
             })
         })
         .unwrap();
-    let status = sensor.status().unwrap();
-    assert_eq!(status["memory_sampling"]["by"], "iterator", "{status:#}");
     cage.clear().unwrap();
     drop(running);
     sensor
@@ -156,6 +154,8 @@ fn what_a_fork_shares_counts_once() {
     needs!();
     let cage = cage();
     let sensor = Sensor::start(&cage, "").unwrap();
+    let status = sensor.status().unwrap();
+    assert_eq!(status["memory_sampling"]["by"], "iterator", "{status:#}");
     let work = forks(100, 10).unwrap();
     let running = work.start(&cage).unwrap();
     comes("that all are forked", CATCH, || work.output().contains("all"));

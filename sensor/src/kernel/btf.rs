@@ -8,7 +8,7 @@ use std::{fs, io, path::Path};
 
 use sensor_common::{
     layout::{FIELDS, Field},
-    memory::Layout,
+    memory::{BARE, Layout},
 };
 
 /// Offsets in bytes, by [`Field`].
@@ -137,11 +137,9 @@ impl Btf {
     /// Until 6.1 `struct mm_rss_stat` with an array of numbers, since then an array of
     /// `struct percpu_counter`: <https://github.com/torvalds/linux/commit/f1a7941243c1>.
     pub fn counters(&self) -> Option<(u64, u64)> {
-        /// Of a number of 64 bits.
-        const NUMBER: u64 = 8;
         let (at, of) = self.find("mm_struct", "rss_stat")?;
         if self.size(of, "mm_rss_stat").is_some() {
-            return Some((at + self.offset("mm_rss_stat", "count")?, NUMBER));
+            return Some((at + self.offset("mm_rss_stat", "count")?, BARE));
         }
         let stride = self.size(self.element(of)?, "percpu_counter")?;
         Some((at + self.offset("percpu_counter", "count")?, stride))

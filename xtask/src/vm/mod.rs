@@ -26,7 +26,7 @@ use crate::{
     step,
     test::{
         self, Built,
-        results::{self, Case, Suite},
+        results::{self, Case, Outcome, Suite},
         skips::{Place, SkipList},
     },
 };
@@ -252,6 +252,10 @@ fn guest(
     } else if said.exit.is_none() {
         cases.push(Case::failed("(the guest did not reach its end)"));
     }
+    let doctor = said.doctor.map(|json| page::capabilities(json).unwrap_or_default());
+    if let Some(capabilities) = &doctor {
+        cases.push(examined(kernel, capabilities));
+    }
     let suite = Suite { name, cases, took: output.took };
     if suite.counts().failed > 0 {
         let log = fs::read(&console).unwrap_or_default();
@@ -261,10 +265,22 @@ fn guest(
     }
     let seen = page::Seen {
         place: kernel.to_owned(),
-        capabilities: said.doctor.and_then(page::capabilities).unwrap_or_default(),
+        capabilities: doctor.unwrap_or_default(),
         bombs: bombs::parse(said.bombs),
     };
     Ok((suite, seen))
+}
+
+/// Whether the sensor can do all on a kernel that it can do there: where the kernel refuses a program, others stand in
+/// for it, and most tests would pass all the same.
+fn examined(kernel: &str, capabilities: &[page::Capability]) -> Case {
+    let lacking = page::lacking(kernel, capabilities);
+    let found = !capabilities.is_empty() && lacking.is_empty();
+    for line in lacking {
+        println!("vm {kernel}: {line}");
+    }
+    let outcome = if found { Outcome::Passed } else { Outcome::Failed };
+    Case { name: "(the doctor lacks nothing)".to_owned(), outcome }
 }
 
 /// A disk without anything on it, which takes no room until it is written to.

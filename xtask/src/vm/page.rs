@@ -30,6 +30,17 @@ pub fn capabilities(json: &str) -> Option<Vec<Capability>> {
     serde_json::from_str(json.trim()).ok()
 }
 
+/// What no kernel of a series has, by the name of the capability.
+const LACKS: [(&str, &str); 1] = [("5.10", "killing a cgroup at once")];
+
+/// What should work on a kernel and does not, a line each.
+pub fn lacking(kernel: &str, capabilities: &[Capability]) -> Vec<String> {
+    let lacks =
+        |one: &&Capability| one.state != "ok" && !LACKS.contains(&(kernel, one.name.as_str()));
+    let line = |one: &Capability| format!("{}: {}: {}", one.name, one.state, one.why);
+    capabilities.iter().filter(lacks).map(line).collect()
+}
+
 /// The page. Equal input makes an equal page.
 pub fn markdown(seen: &[Seen]) -> String {
     let mut page = String::from(
@@ -155,5 +166,19 @@ mod tests {
         assert!(page.contains("| star | this machine | in x | R3 | 257 | 0 | 2 | 1 |"), "{page}");
         assert!(page.contains("| star | 7.2 | in x | R3 | 259 | 0 | 2 | 1 |"), "{page}");
         assert!(capabilities("sensor: no").is_none());
+    }
+
+    #[test]
+    fn what_a_kernel_cannot_have_is_not_lacking() {
+        let doctor = |name: &str| {
+            let json = format!(
+                r#"[{{"name":"{name}","state":"degraded","used_for":"x","why":"refused","remedy":""}}]"#
+            );
+            capabilities(&json).unwrap()
+        };
+        let killing = doctor("killing a cgroup at once");
+        assert!(lacking("5.10", &killing).is_empty());
+        assert_eq!(lacking("6.1", &killing), ["killing a cgroup at once: degraded: refused"]);
+        assert_eq!(lacking("5.10", &doctor("memory sampling")).len(), 1);
     }
 }
