@@ -15,15 +15,16 @@ use crate::{
     vm::{Init, machine},
 };
 
-/// 800 MB at 20 MB a second, on a machine that is several times slower than others.
+/// 800 MB at 5 MB a second, on a machine that is several times slower than others.
 const KILLED_WITHIN: Duration = Duration::from_mins(10);
 
 /// What leaks, as the kernel names it.
 const LEAK: &str = "python3";
 
-/// What is short in a guest, for its init, and what an incident has to say of it.
+/// What is short in a guest and how fast it leaks, MB a second, for its init; and what an incident has to say of it.
 struct Turn {
     what: &'static str,
+    pace: u32,
     /// That it is the host says the kernel's own report, which comes a moment later.
     scope: &'static str,
     limit: Option<u64>,
@@ -32,17 +33,31 @@ struct Turn {
 /// What is said of a scope that is not known yet.
 const NOT_YET: &str = "unspecified";
 
-const TURNS: [Turn; 2] = [
-    Turn { what: "host", scope: NOT_YET, limit: None },
-    Turn { what: "limit", scope: "cgroup", limit: Some(256 << 20) },
+const fn host(pace: u32) -> Turn {
+    Turn { what: "host", pace, scope: NOT_YET, limit: None }
+}
+
+const TURNS: [Turn; 4] = [
+    host(50),
+    Turn { what: "limit", pace: 20, scope: "cgroup", limit: Some(256 << 20) },
+    host(200),
+    host(5),
 ];
 
-pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
-    let (built, disk) = (Built::all()?, disk()?);
+pub fn run(kernels: &[String], times: u32) -> Result<ExitCode> {
+    let built = Built::all()?;
+    for kernel in kernels {
+        run_one(kernel, &built, times).with_context(|| format!("on {kernel}"))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run_one(kernel: &str, built: &Built, times: u32) -> Result<()> {
+    let disk = disk()?;
     let mut turns: Vec<(&Turn, Command)> = Vec::new();
     for turn in &TURNS {
-        let more = format!("sensor.cut={}", turn.what);
-        turns.push((turn, machine(kernel, &built, PROCESSORS, Init::Own, &more)?));
+        let more = format!("sensor.cut={} sensor.pace={}", turn.what, turn.pace);
+        turns.push((turn, machine(kernel, built, PROCESSORS, Init::Own, &more)?));
     }
     let mut announced: Vec<Kill> = Vec::new();
     for (cut, (turn, machine)) in (1..=times).zip(turns.iter().cycle()) {
@@ -53,9 +68,11 @@ pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
         drop(guest);
         kill.tells_all(turn).with_context(|| format!("announced by cut {cut}: {kill:#?}"))?;
         eprintln!(
-            "cut {cut} of {times}: {} of the {}, written down {} ms after the kill; the {} before it are known",
+            "{kernel}: cut {cut} of {times}: {} of the {} at {} MB/s, written down {} ms after the kill; the {} before \
+             it are known",
             kill.id,
             turn.what,
+            turn.pace,
             kill.after_ms(),
             announced.len()
         );
@@ -65,11 +82,11 @@ pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
     Guest::start(machine, &disk)?.knows_kills(&announced)?;
     let slowest = announced.iter().map(Kill::after_ms).max().unwrap_or_default();
     println!(
-        "{times} cuts right after an OOM kill: each of the {} incidents is known, with victim, trigger, limit and \
+        "{kernel}: {times} cuts right after an OOM kill: each of the {} incidents is known, with victim, trigger, limit and \
          ranking as announced; the slowest was written down {slowest} ms after its kill",
         announced.len()
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// What an incident says of an OOM kill.
