@@ -17,7 +17,7 @@ use tests::{
     watch::number,
 };
 
-use crate::support::{comes, emulated, id};
+use crate::support::{CATCH, comes, emulated, id};
 
 /// Takes so many MB a second, evenly, and writes to all of it.
 const LEAK: &str = r#"
@@ -100,10 +100,28 @@ fn leak(test: &str, mb: u32) {
     assert!(first("memory_pressure").unwrap() > 0.0, "opened after the kill: {pressure:#}");
     assert_eq!(pressure["culprit"], Value::Null, "who stalls or grows is no culprit of it");
     assert!(pressure["summary"].as_str().unwrap().contains("of"), "{pressure:#}");
+    is_told_of(&sensor, leaking.id());
     // There is room again, and that is seen.
     sensor
         .wait_for(CALM_WITHIN, |one| one["id"] == id(pressure) && one["state"] == "resolved")
         .unwrap();
+}
+
+/// The kill is one incident: who was killed, who asked for memory, who had grown most before.
+fn is_told_of(sensor: &Sensor, victim: u32) {
+    let incident = sensor
+        .wait_for(CATCH, |one| one["kind"] == "oom_kill" && !one["diagnosis"].is_null())
+        .unwrap();
+    let oom = &incident["oom"];
+    let victims = oom["victims"].as_array().unwrap();
+    assert_eq!(victims.len(), 1, "{incident:#}");
+    assert_eq!(victims[0]["victim"]["process"]["pid"], victim, "{incident:#}");
+    assert!(victims[0]["trigger"]["process"]["pid"].is_u64(), "{incident:#}");
+    assert_eq!(oom["scope"], "host", "{incident:#}");
+    let first = &oom["holders"][0];
+    assert_eq!(first["root"]["pid"], victim, "{incident:#}");
+    assert!(first["grown_bytes"].as_u64() > Some(0), "{incident:#}");
+    assert_eq!(incident["culprit"]["pid"], victim, "{incident:#}");
 }
 
 /// earlyoom as Debian has it, which only says what it would do.

@@ -26,6 +26,8 @@ pub struct Claim {
     /// Where it began, as it is followed.
     pub base: u64,
     peak: u64,
+    /// When it was told of last, ns since boot.
+    told_ns: u64,
     /// When it last grew, ns of the clock.
     grew_ns: u64,
     /// How long without growth until it is over, ns.
@@ -61,19 +63,25 @@ impl Claim {
         rule: Rule,
         (culprit, members): (Option<ProcessKey>, Vec<ProcessKey>),
         (base, value): (u64, u64),
-        now_ns: u64,
+        (now_ns, told_ns): (u64, u64),
         patience_ns: u64,
     ) -> Self {
-        Self { rule, culprit, members, base, peak: value, grew_ns: now_ns, patience_ns }
+        Self { rule, culprit, members, base, peak: value, told_ns, grew_ns: now_ns, patience_ns }
     }
 
     /// A more urgent rule tells of it. What is followed is now what that rule saw, from where it stands.
-    pub fn rise(&mut self, rule: Rule, (grown, value): (u64, u64), now_ns: u64, patience_ns: u64) {
+    pub fn rise(
+        &mut self,
+        rule: Rule,
+        (grown, value): (u64, u64),
+        (now_ns, told_ns): (u64, u64),
+        patience_ns: u64,
+    ) {
         if self.rule.follows() != rule.follows() {
             (self.base, self.peak) = (value.saturating_sub(grown), value);
             self.grew_ns = now_ns;
         }
-        self.rule = rule;
+        (self.rule, self.told_ns) = (rule, told_ns);
         self.patience_ns = self.patience_ns.max(patience_ns);
     }
 
@@ -100,7 +108,8 @@ impl Claim {
 impl Claims {
     /// The most urgent claim about what a finding is about: about its culprit, or, where the same grows, about
     /// somebody above or below it or a group that it is in. That a supervisor does not wait for its children is
-    /// another cause than that one of them takes memory.
+    /// another cause than that one of them takes memory; and what was not born yet when it was told that somebody
+    /// above it grows is not what grew.
     pub fn about(
         &mut self,
         (culprit, members): (Option<ProcessKey>, &[ProcessKey]),
@@ -111,10 +120,15 @@ impl Claims {
             let near = |member: &ProcessKey| members.iter().any(|key| sight.related(*key, *member));
             claim.members.iter().any(near)
         };
+        let younger = |claim: &Claim| {
+            let after = |key: &ProcessKey| key.start_ns > claim.told_ns;
+            claim.members.len() == 1 && members.iter().all(after)
+        };
         self.0
             .values_mut()
             .filter(|claim| {
-                claim.culprit == culprit || claim.rule.follows() == follows && related(claim)
+                let same = claim.rule.follows() == follows;
+                claim.culprit == culprit || same && related(claim) && !younger(claim)
             })
             .max_by_key(|claim| claim.rule)
     }

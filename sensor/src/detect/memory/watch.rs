@@ -288,14 +288,15 @@ impl Watch {
                 claim.members.iter().filter_map(|key| held(&self.trees, now_ns, follows, *key));
             let value_now = held.fold(0, u64::saturating_add);
             let grown = value.saturating_sub(base);
-            claim.rise(rule, (grown, value_now), now_ns, patience(window));
+            let times = (now_ns, sample.at_ns);
+            claim.rise(rule, (grown, value_now), times, patience(window));
             return Some(finding(sample, rule, (culprit, group), told, buckets));
         }
         self.claims.put(Claim::new(
             rule,
             (culprit, members),
             (base, value),
-            now_ns,
+            (now_ns, sample.at_ns),
             patience(window),
         ));
         Some(finding(sample, rule, (culprit, group), told, buckets))

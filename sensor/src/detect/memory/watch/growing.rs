@@ -257,7 +257,7 @@ impl Watch {
             Rule::M6,
             (None, Vec::new()),
             (value.saturating_sub(growth.grown), value),
-            self.now_ns,
+            (self.now_ns, sample.at_ns),
             patience(growth.window),
         ));
         Some(finding(sample, Rule::M6, (None, None), told, growth.buckets))
