@@ -111,6 +111,25 @@ fn workers_that_pile_up_are_their_spawners() {
 }
 
 #[test]
+fn workers_that_pile_up_over_half_hours() {
+    // One every twenty minutes, beside commands that end.
+    let told = Host::of_gib(16, 60).watch(14 * HOUR, |at| {
+        let tool =
+            Process { done: (at / 2) as u32, ..Process::new(20, 60 * MIB).below(10).runs(1) };
+        let worker = |count: u64| {
+            Process::new(1000 + count as u32, 20 * MIB).below(20).runs(2).born(count * 20 * MINUTE)
+        };
+        let mut all = vec![Process::new(10, 4 * MIB), tool];
+        all.extend((1..=at / (20 * MINUTE)).map(worker));
+        all
+    });
+    assert_eq!(short(&told), [("R4", Some(20))], "{told:?}");
+    let (at, found) = findings(&told)[0];
+    assert!((8 * HOUR..10 * HOUR).contains(&at), "after {at} s");
+    assert!(value(found, "more_processes") >= 16.0, "{found:?}");
+}
+
+#[test]
 fn large_workers_that_others_started_are_one_cause_with_their_spawner() {
     // Each is told of by itself, and none carries the growth.
     let told = |host: Host, mib: u64, seconds: u64| {
