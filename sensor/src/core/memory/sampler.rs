@@ -14,6 +14,7 @@ use crate::{
     cgroup::{self, Hierarchies},
     clock,
     core::trees::Trees,
+    detect::memory::TOLD_OF,
     evidence::{
         Redactor,
         gather::Gatherer,
@@ -30,7 +31,7 @@ use crate::{
 };
 
 /// Trees and groups that are told of: what is smaller exhausts nothing, and nearly all are.
-const WORTH: Worth = Worth { bytes: 64 << 20, many: 8, trees: 256, groups: 32 };
+const WORTH: Worth = Worth { bytes: TOLD_OF, many: 8, trees: 256, groups: 32 };
 
 /// A process may be moved to another cgroup; that is found out after this long.
 const BELIEVED_NS: u64 = 60_000_000_000;

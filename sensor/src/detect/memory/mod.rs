@@ -37,6 +37,9 @@ pub use self::{
     watch::{Told, Watch},
 };
 
+/// A tree below this is not told of (unless it has many processes), bytes.
+pub const TOLD_OF: u64 = 64 << 20;
+
 /// A rule of this family; the later, the more urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Rule {

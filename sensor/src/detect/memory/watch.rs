@@ -6,7 +6,7 @@ mod piling;
 use std::collections::BTreeMap;
 
 use super::{
-    Limits, Rule,
+    Limits, Rule, TOLD_OF,
     claims::{Claim, Claims, Follows, Now, Over},
     culprit::{Sight, key_of},
     fast::{OVER_NS, PAUSE_NS},
@@ -33,9 +33,6 @@ const FORGOTTEN_NS: u64 = 16 * LENGTHS_NS[0];
 
 /// A forecast is over when so many buckets of its ring have not grown.
 const PATIENCE_BUCKETS: u64 = 4;
-
-/// A tree below this is not told of (unless it has many processes), bytes.
-const TOLD_OF: u64 = 64 << 20;
 
 /// What a sample leads to.
 #[derive(Clone, Debug, PartialEq)]

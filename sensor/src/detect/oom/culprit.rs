@@ -89,7 +89,7 @@ pub fn blame(oom: &Oom, samples: &[&MemorySample], growths: &[Growth]) -> Blame 
     let quick = all.is_some_and(|all| most >= all / SHARE);
     let slow = || most >= LEAST && short.fallen(&before).is_some_and(|lost| most >= lost / HALF);
     let grew = most > 0 && (quick || slow());
-    let known = known(&holders, growths, at_ns).filter(|(_, bytes, _)| !grew || *bytes >= most);
+    let known = known(&holders, growths, at_ns).filter(|(_, bytes, _)| !grew || *bytes > most);
     let culprit = if let Some((culprit, ..)) = known {
         Some(culprit)
     } else if grew {

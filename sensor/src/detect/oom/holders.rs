@@ -2,7 +2,10 @@
 //! looks at all processes while there is no memory.
 
 use super::{held, is_own, short::Short};
-use crate::proto::{MemorySample, OomHolder, OomKill, TreeMemory};
+use crate::{
+    detect::memory::TOLD_OF,
+    proto::{MemorySample, OomHolder, OomKill, TreeMemory},
+};
 
 /// Holders that are told of.
 const TOLD: usize = 16;
@@ -68,6 +71,9 @@ fn grown(
         same.map(|one| (sample.at_ns, own(one)))
     };
     let mut course: Vec<(u64, u64)> = before.iter().filter_map(|sample| of(sample)).collect();
+    if let Some(start) = course.first().and_then(|first| unlisted(tree, before, *first)) {
+        course.insert(0, start);
+    }
     // Of a victim it is known what it held at the very end.
     let is = |kill: &&OomKill| kill.victim.as_ref().is_some_and(|one| one.process == tree.root);
     if let Some(kill) = victims.iter().filter(|kill| is_own(kill)).find(is) {
@@ -88,6 +94,22 @@ fn grown(
         grown_bytes,
         grown_ns: began.filter(|_| grown_bytes > 0).map_or(0, |(at, _)| at_ns.saturating_sub(*at)),
     }
+}
+
+/// What a tree had, and when, before the first sample that lists it: nothing when it was born, and if that was before all
+/// samples, less than is listed.
+fn unlisted(
+    tree: &TreeMemory,
+    before: &[&MemorySample],
+    (listed_ns, bytes): (u64, u64),
+) -> Option<(u64, u64)> {
+    let born_ns = tree.root.as_ref()?.start_ns;
+    if before.first()?.at_ns < born_ns {
+        return Some((born_ns, 0));
+    }
+    let last = before.iter().rev().find(|sample| sample.at_ns < listed_ns)?;
+    let all = !last.trees_unknown && last.omitted == 0;
+    all.then(|| (last.at_ns, bytes.min(TOLD_OF)))
 }
 
 /// Whether a tree is one process with a living parent. Then all that it has beside its own part is shared memory that is

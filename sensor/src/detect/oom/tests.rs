@@ -161,8 +161,9 @@ fn tree(pid: u32, processes: u32, bytes: u64) -> TreeMemory {
     }
 }
 
+/// Everybody was born within the first microsecond.
 fn sample(seconds: u64, trees: Vec<TreeMemory>) -> MemorySample {
-    MemorySample { at_ns: seconds * SECOND, trees, ..MemorySample::default() }
+    MemorySample { at_ns: (seconds * SECOND).max(1_000), trees, ..MemorySample::default() }
 }
 
 /// 20 holds much and does nothing; 30, below 10, grows from 40 to 640 MiB in a minute; 40 is killed.
@@ -216,6 +217,46 @@ fn the_one_that_grew_is_to_blame_and_not_the_victim() {
     assert_eq!(told, [(10, 600), (30, 600), (40, 100), (20, 0)]);
     assert_eq!(found.holders[1].grown_ns, 55 * SECOND);
     assert_eq!(whom(&found), Some(30));
+}
+
+/// 30, below 10, is born after half a minute, and takes 50 MiB a second. The first samples do not list it.
+fn young(omitted: u32) -> (Vec<MemorySample>, OomKill) {
+    let born = proto::ProcessKey { pid: 30, start_ns: 30 * SECOND };
+    let samples = (0..=44).map(|at: u64| {
+        let took = 50 * MIB * at.saturating_sub(30);
+        let mut trees = vec![tree(10, 2, 80 * MIB + took), tree(20, 1, 900 * MIB)];
+        trees.extend((at >= 34).then(|| TreeMemory { root: Some(born), ..tree(30, 1, took) }));
+        MemorySample { omitted, ..sample(at, trees) }
+    });
+    let mut kill = of_host(OomKill { anon_bytes: Some(720 * MIB), ..kill(30, 45, "/", 1) });
+    kill.victim.as_mut().unwrap().process = Some(born);
+    (on_host(samples.collect(), |at| (1000 - 20 * at) * MIB), kill)
+}
+
+#[test]
+fn who_was_not_there_or_not_listed_before_has_grown_since() {
+    for omitted in [0, 1] {
+        let (samples, kill) = young(omitted);
+        let found = blamed(&samples, &one(kill.clone()), &[]);
+        let of_it = found.holders.iter().find(|one| one.root.unwrap().pid == 30).unwrap();
+        assert_eq!((of_it.grown_bytes / MIB, of_it.grown_ns / SECOND), (720, 15));
+        assert_eq!(whom(&found), Some(30));
+        // Who is above it is known to grow, by as much.
+        let found = blamed(&samples, &one(kill), &[growth("i1", 10, 40)]);
+        assert_eq!(whom(&found), Some(30));
+    }
+    // There long before, and too small to be listed; where others were left out, nobody knows what it had.
+    for (omitted, mib) in [(0, 656), (1, 520)] {
+        let (mut samples, mut kill) = young(omitted);
+        let before = Some(process(30));
+        for tree in samples.iter_mut().filter_map(|sample| sample.trees.get_mut(2)) {
+            tree.root = before;
+        }
+        kill.victim.as_mut().unwrap().process = before;
+        let found = blamed(&samples, &one(kill), &[]);
+        let of_it = found.holders.iter().find(|one| one.root == before).unwrap();
+        assert_eq!(of_it.grown_bytes / MIB, mib);
+    }
 }
 
 #[test]
