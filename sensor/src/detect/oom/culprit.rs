@@ -89,7 +89,9 @@ pub fn blame(oom: &Oom, samples: &[&MemorySample], growths: &[Growth]) -> Blame 
     let quick = all.is_some_and(|all| most >= all / SHARE);
     let slow = || most >= LEAST && short.fallen(&before).is_some_and(|lost| most >= lost / HALF);
     let grew = most > 0 && (quick || slow());
-    let known = known(&holders, growths, at_ns).filter(|(_, bytes, _)| !grew || *bytes > most);
+    let older = |growth: &&Growth| !grew || !is_sampled(growth, &before);
+    let known = known(&holders, growths.iter().filter(older), at_ns)
+        .filter(|(_, bytes, _)| !grew || *bytes > most);
     let culprit = if let Some((culprit, ..)) = known {
         Some(culprit)
     } else if grew {
@@ -103,11 +105,18 @@ pub fn blame(oom: &Oom, samples: &[&MemorySample], growths: &[Growth]) -> Blame 
     Blame { growth: growth.cloned(), culprit, holders }
 }
 
+/// Whether the samples show all of a growth: then they know better than its forecast, and which of nested trees carries it.
+fn is_sampled(growth: &Growth, before: &[&MemorySample]) -> bool {
+    /// Measures are told in seconds.
+    const SLACK_NS: u64 = 1_000_000_000;
+    before.first().is_some_and(|first| first.at_ns <= growth.since_ns.saturating_add(SLACK_NS))
+}
+
 /// Of those that are known to grow the one that has grown most, among the holders: who, by how much, and when that
 /// was told, the latest first.
-fn known(
+fn known<'a>(
     holders: &[OomHolder],
-    growths: &[Growth],
+    growths: impl Iterator<Item = &'a Growth>,
     at_ns: u64,
 ) -> Option<(ProcessKey, u64, std::cmp::Reverse<u64>)> {
     let of = |growth: &Growth| {
@@ -119,7 +128,7 @@ fn known(
         let bytes = growth.until(at_ns).min(holder.bytes).max(holder.grown_bytes);
         Some((holder.root.map(key)?, bytes, std::cmp::Reverse(growth.told_ns)))
     };
-    growths.iter().filter_map(of).max_by_key(|(root, bytes, told)| (*bytes, *told, *root))
+    growths.filter_map(of).max_by_key(|(root, bytes, told)| (*bytes, *told, *root))
 }
 
 /// Who has the better half of all that there is.

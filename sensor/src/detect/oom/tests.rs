@@ -241,8 +241,16 @@ fn who_was_not_there_or_not_listed_before_has_grown_since() {
         let of_it = found.holders.iter().find(|one| one.root.unwrap().pid == 30).unwrap();
         assert_eq!((of_it.grown_bytes / MIB, of_it.grown_ns / SECOND), (720, 15));
         assert_eq!(whom(&found), Some(30));
-        // Who is above it is known to grow, by as much.
-        let found = blamed(&samples, &one(kill), &[growth("i1", 10, 40)]);
+        // Who is above it is known to grow, and its forecast says by more.
+        let measure =
+            |name: &str, value: f64| Measure { name: name.into(), value, ..Measure::default() };
+        let measures = [
+            measure("grown", (500 * MIB) as f64),
+            measure("over", 30.0),
+            measure("slope", (60 * MIB) as f64),
+        ];
+        let above = Growth::of("i1", vec![key(process(10))], 40 * SECOND, &measures).unwrap();
+        let found = blamed(&samples, &one(kill), &[above]);
         assert_eq!(whom(&found), Some(30));
     }
     // There long before, and too small to be listed; where others were left out, nobody knows what it had.
