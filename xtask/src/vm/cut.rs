@@ -9,7 +9,7 @@ use std::{
     collections::{HashMap, HashSet},
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitCode, Stdio},
+    process::{Child, Command, Stdio},
     sync::mpsc::{self, Receiver},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -33,7 +33,7 @@ const PROCESSORS: u8 = 2;
 const SHORTEST_MS: u64 = 500;
 const LONGEST_MS: u64 = 12_000;
 
-pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
+pub fn run(kernel: &str, times: u32) -> Result<()> {
     let (machine, disk) =
         (machine(kernel, &Built::all()?, PROCESSORS, Init::Own, "sensor.cut")?, disk()?);
     let mut announced = HashSet::new();
@@ -50,7 +50,7 @@ pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
         }
         let new = announced.len() - before;
         eprintln!(
-            "cut {cut} of {times}: {new} incidents were announced since the last, all older are known; \
+            "{kernel}: cut {cut} of {times}: {new} incidents were announced since the last, all older are known; \
              {taken_up} investigations were taken up until now"
         );
     }
@@ -59,10 +59,10 @@ pub fn run(kernel: &str, times: u32) -> Result<ExitCode> {
     taken_up += last.takes_up(&mut runs)?;
     last.tells_of_runs()?;
     println!(
-        "{times} cuts, {} incidents announced, all of them known; {taken_up} times an investigation was taken up",
+        "{kernel}: {times} cuts, {} incidents announced, all of them known; {taken_up} times an investigation was taken up",
         announced.len()
     );
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// An investigation as the guest tells of it.

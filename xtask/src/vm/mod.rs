@@ -129,11 +129,13 @@ pub struct Args {
     /// No tests: a shell in the guest on this terminal (leave with `poweroff -f`)
     #[arg(long)]
     shell: bool,
-    /// No tests: cut the guest's power so often while it writes, and see that nothing announced is gone
+    /// No tests: cut the power of a guest of each kernel so often while it writes, and see that nothing announced is
+    /// gone
     #[arg(long, value_name = "TIMES", conflicts_with_all = ["shell", "page", "filter"])]
     cut: Option<u32>,
     /// With --cut: a leak until the kernel's OOM killer acts, of the machine at 50, 200 and 5 MB/s and of a cgroup in
-    /// turns, on each kernel, and the cut at the moment when its incident is announced. See that the kill is known afterwards, with all that was said of it
+    /// turns, and the cut at the moment when its incident is announced. See that the kill is known afterwards, with
+    /// all that was said of it
     #[arg(long, requires = "cut")]
     oom: bool,
     /// Only leaks that the kernel ends: how long before that the sensor told of them, and earlyoom would have acted;
@@ -155,11 +157,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return shell(&args.kernels[0], args.processors);
     }
     if let Some(times) = args.cut {
-        return if args.oom {
-            cut::run_oom(&args.kernels, times)
-        } else {
-            cut::run(&args.kernels[0], times)
-        };
+        let run = if args.oom { cut::run_oom } else { cut::run };
+        for kernel in &args.kernels {
+            run(kernel, times).with_context(|| format!("on {kernel}"))?;
+        }
+        return Ok(ExitCode::SUCCESS);
     }
     if args.lead {
         return lead::run(&args.kernels, args.processors);

@@ -120,6 +120,7 @@ impl Claims {
             let near = |member: &ProcessKey| members.iter().any(|key| sight.related(*key, *member));
             claim.members.iter().any(near)
         };
+        // Whoever joins a group is one more of the same.
         let younger = |claim: &Claim| {
             let after = |key: &ProcessKey| key.start_ns > claim.told_ns;
             claim.members.len() == 1 && members.iter().all(after)

@@ -2,7 +2,7 @@
 //! log at the next start, though nobody had the time to write anything down.
 
 use std::{
-    process::{Command, ExitCode},
+    process::Command,
     time::{Duration, Instant},
 };
 
@@ -44,20 +44,12 @@ const TURNS: [Turn; 4] = [
     host(5),
 ];
 
-pub fn run(kernels: &[String], times: u32) -> Result<ExitCode> {
-    let built = Built::all()?;
-    for kernel in kernels {
-        run_one(kernel, &built, times).with_context(|| format!("on {kernel}"))?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn run_one(kernel: &str, built: &Built, times: u32) -> Result<()> {
-    let disk = disk()?;
+pub fn run(kernel: &str, times: u32) -> Result<()> {
+    let (built, disk) = (Built::all()?, disk()?);
     let mut turns: Vec<(&Turn, Command)> = Vec::new();
     for turn in &TURNS {
         let more = format!("sensor.cut={} sensor.pace={}", turn.what, turn.pace);
-        turns.push((turn, machine(kernel, built, PROCESSORS, Init::Own, &more)?));
+        turns.push((turn, machine(kernel, &built, PROCESSORS, Init::Own, &more)?));
     }
     let mut announced: Vec<Kill> = Vec::new();
     for (cut, (turn, machine)) in (1..=times).zip(turns.iter().cycle()) {
