@@ -36,11 +36,12 @@ const SHELLS: [&str; 8] = [
     "write_file",
 ];
 
-/// The slowest of them starts in 5 s, and says nothing before its model has answered.
-const FIRST_EVENT_S: u32 = 25;
+/// The slowest of them starts in 5 s, in five times that on a machine that is busy, and says nothing before
+/// its model has answered.
+const FIRST_EVENT_S: u32 = 60;
 
 /// Long enough for each program's next event on a machine that is busy, short enough to wait for.
-const SILENCE_S: u32 = 10;
+const SILENCE_S: u32 = 25;
 
 /// Millionths of a dollar for an answer of a model that costs 2 dollars a million, 10 for what it writes,
 /// and 0.2 for what it had in its cache.

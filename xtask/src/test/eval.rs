@@ -28,12 +28,13 @@ fn privileged(sensor: &Path) -> Result<Suite> {
     let cases = quick::run(sensor)?
         .into_iter()
         .map(|judgement| {
+            if judgement.faults.is_empty() {
+                return Case { name: judgement.name, outcome: Outcome::Passed };
+            }
             for fault in &judgement.faults {
                 println!("{NAME}: {fault}");
             }
-            let outcome =
-                if judgement.faults.is_empty() { Outcome::Passed } else { Outcome::Failed };
-            Case { name: judgement.name, outcome }
+            Case::failed(judgement.faults.join("; "))
         })
         .collect();
     Ok(Suite { name: NAME.into(), cases, took: started.elapsed() })

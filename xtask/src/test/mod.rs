@@ -305,6 +305,7 @@ pub fn judged(output: &str, skip_lines: &str, place: &Place, skips: &SkipList) -
     let mut cases = results::parse(output);
     results::apply_skips(&mut cases, skip_lines);
     skips.judge(&mut cases, place);
+    results::explain(&mut cases, output);
     cases
 }
 

@@ -140,6 +140,34 @@ pub fn failures(output: &str) -> Option<&str> {
     output.find("\nfailures:\n").map(|at| output[at..].trim())
 }
 
+/// Longer than this the message of a failed test is cut, in characters.
+const MESSAGE: usize = 300;
+
+/// Adds to the names of the failed cases what each said as it failed, in a line: where only the end of
+/// the output is kept, it is all that is left of it.
+pub fn explain(cases: &mut [Case], output: &str) {
+    let Some(failures) = failures(output) else { return };
+    for case in cases.iter_mut().filter(|case| case.outcome == Outcome::Failed) {
+        if let Some(message) = message(failures, &case.name) {
+            case.name = format!("{}: {message}", case.name);
+        }
+    }
+}
+
+/// `---- NAME stdout ----`, what the test printed, `thread 'NAME' panicked at FILE:LINE:COLUMN:`, the
+/// message, a hint about backtraces.
+fn message(failures: &str, name: &str) -> Option<String> {
+    let (_, said) = failures.split_once(&format!("---- {name} stdout ----\n"))?;
+    let said = said.split("\n---- ").next().unwrap_or(said);
+    let (_, panic) = said.split_once(" panicked at ")?;
+    let panic = panic.split("\nnote: run with ").next().unwrap_or(panic);
+    let line = panic.split_whitespace().collect::<Vec<_>>().join(" ");
+    Some(match line.char_indices().nth(MESSAGE) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    })
+}
+
 /// What tests wrote to the file named by `SENSOR_SKIP_FILE`: `SKIP NAME: REASON`, a line each. A test
 /// says so and returns, so its program counts it as passed; here it becomes skipped.
 pub fn apply_skips(cases: &mut Vec<Case>, lines: &str) {
@@ -202,6 +230,25 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_test_says_why_in_a_line() {
+        let mut cases =
+            ["a::one", "a::one_more", "died"].map(|name| Case::failed(name.to_owned())).to_vec();
+        cases.push(Case { name: "well".into(), outcome: Outcome::Passed });
+        let long = "x".repeat(400);
+        let output = format!(
+            "test a::one ... FAILED\n\nfailures:\n\n---- a::one_more stdout ----\nit says something\n\n\
+            thread 'a::one_more' (12) panicked at tests/a.rs:1:2:\nassertion failed\n  left: 1\n\
+            note: run with `RUST_BACKTRACE=1`\n\n---- a::one stdout ----\n\n\
+            thread 'a::one' panicked at tests/a.rs:3:4:\n{long}\n\n\nfailures:\n    a::one\n"
+        );
+        explain(&mut cases, &output);
+        assert!(cases[0].name.starts_with("a::one: tests/a.rs:3:4: xxx"), "{}", cases[0].name);
+        assert!(cases[0].name.ends_with("x…"), "{}", cases[0].name);
+        assert_eq!(cases[1].name, "a::one_more: tests/a.rs:1:2: assertion failed left: 1");
+        assert_eq!((cases[2].name.as_str(), cases[3].name.as_str()), ("died", "well"));
+    }
+
+    #[test]
     fn a_program_that_dies_has_failed_in_the_test_that_ran() {
         let cases = parse("running 2 tests\ntest one ... ok\ntest two ... ");
         assert_eq!(cases[1], Case::failed("two"));
@@ -258,6 +305,7 @@ mod tests {
         fn any_output_gives_cases_and_no_panic(output in ".{0,400}", skips in ".{0,100}") {
             let mut cases = parse(&output);
             apply_skips(&mut cases, &skips);
+            explain(&mut cases, &output);
             // Whatever is not a test program's output has no summary, and so a failure.
             prop_assert!(!cases.is_empty() || output.contains("test result: "));
         }
