@@ -2,12 +2,10 @@
 //!
 //! Only the kernel side writes it, all but the number of the look.
 
-/// The program that a process executed is its own: all that it holds is counted.
-pub const OWN: u32 = 0;
-/// It only forked: what it had at that moment is its parent's as well.
-pub const FORKED: u32 = 1;
-/// It has no memory of its own but uses its parent's, as after vfork.
-pub const SHARES: u32 = 2;
+/// [`Held::at_fork`] of who executed a program: all that it holds is its own.
+pub const OWN: u32 = u32::MAX;
+/// Of who has no memory of its own but uses its parent's, as after vfork.
+pub const SHARES: u32 = u32::MAX - 1;
 
 /// Indices of the kernel's counters (`MM_ANONPAGES` and so on of `include/linux/mm_types_task.h`),
 /// unchanged since 4.5.
@@ -15,22 +13,30 @@ pub const ANON: u64 = 1;
 pub const SWAP: u64 = 2;
 pub const SHMEM: u64 = 3;
 
-/// [`Layout::stride`] of counters that are nothing but a number, as they are up to 6.1.
-pub const BARE: u64 = 8;
+/// [`Held::task`] of a slot whose process has ended. 0: the slot was never used, nor was any above it.
+pub const NOBODY: u64 = 1;
 
-/// What a process holds, in pages. 56 bytes.
+/// Slots that one call looks at: some ms, in which nothing else runs on that CPU where the kernel is not
+/// preemptible.
+pub const SLOTS_AT_ONCE: u32 = 4096;
+
+/// What a process holds, in pages. 64 bytes, a line of the processor's cache.
 ///
 /// In slot 0, where there is no process, user space puts the number of the look that begins.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
-    /// Whose it is; another start than the node's: somebody's who was in the slot before.
+    /// Where the kernel has its first thread; or [`NOBODY`].
+    pub task: u64,
+    /// Where that had its memory when it was looked at last.
+    pub memory: u64,
+    /// Whose it is; 0: nobody's yet.
     pub start_ns: u64,
     pub anon: u32,
     pub swap: u32,
     /// Shared memory, as far as it has touched it.
     pub shmem: u32,
-    /// Anonymous memory and swap that it had at its fork, where `state` is [`FORKED`].
+    /// Anonymous memory and swap that it had at its fork, which is its parent's as well; or [`OWN`] or [`SHARES`].
     pub at_fork: u32,
     /// Threads that the kernel has not let go of.
     pub threads: u32,
@@ -41,9 +47,18 @@ pub struct Held {
     pub zombies_look: u32,
     /// When it was seen last; 0: never.
     pub look: u32,
-    /// [`OWN`], [`FORKED`] or [`SHARES`].
-    pub state: u32,
-    pub zero: u32,
+}
+
+impl Held {
+    /// What of `private` pages, which it holds now, its parent has as well; `None`: nothing, it has executed a
+    /// program.
+    pub fn inherited(&self, private: u32) -> Option<u32> {
+        match self.at_fork {
+            OWN => None,
+            SHARES => Some(private),
+            at_fork => Some(at_fork),
+        }
+    }
 }
 
 /// Where the kernel keeps it, bytes; resolved from BTF, apart from what is needed to know processes
@@ -61,9 +76,18 @@ pub struct Layout {
     /// From the start of `signal_struct` to the pointer to the session's `pid`, and in that to its number.
     pub session: u64,
     pub number: u64,
+    /// `signal_struct.thread_head`, the list of a process's threads, and `task_struct.thread_node`, by which each
+    /// is in it.
+    pub threads: u64,
+    pub thread: u64,
+    /// `mm_struct.owner`, one of the threads that use it; [`ABSENT`] in a kernel that does not keep it.
+    pub owner: u64,
 }
 
-const _: () = assert!(size_of::<Held>() == 56);
+/// No offset.
+pub const ABSENT: u64 = u64::MAX;
+
+const _: () = assert!(size_of::<Held>() == 64);
 
 #[cfg(feature = "user")]
 mod pod {

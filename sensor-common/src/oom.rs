@@ -3,7 +3,7 @@
 use crate::{
     ProcessKey,
     lineage::{ExecRecord, Image},
-    memory::{self, Held},
+    memory::Held,
 };
 
 /// Of SIGKILL.
@@ -177,11 +177,12 @@ pub fn inherited(
 ) -> (u32, u32) {
     match held {
         _ if executed => (OWNS, 0),
-        Some(held) if held.start_ns == victim.start_ns => match held.state {
-            memory::FORKED => (INHERITS, held.at_fork),
-            memory::SHARES => (INHERITS, pages.anon.saturating_add(pages.swap) as u32),
-            _ => (OWNS, 0),
-        },
+        Some(held) if held.start_ns == victim.start_ns => {
+            match held.inherited(pages.anon.saturating_add(pages.swap) as u32) {
+                Some(inherited) => (INHERITS, inherited),
+                None => (OWNS, 0),
+            }
+        }
         _ => (0, 0),
     }
 }
@@ -267,6 +268,7 @@ mod pod {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::memory;
 
     const VICTIM: ProcessKey = ProcessKey::new(7, 70);
     const TRIGGER: ProcessKey = ProcessKey::new(9, 90);
@@ -315,16 +317,16 @@ mod tests {
     #[test]
     fn what_a_victim_has_from_its_parent() {
         let pages = Pages { anon: 50, swap: 5, shmem: 7, file: 9 };
-        let held = |state: u32| Held { start_ns: 70, state, at_fork: 40, ..Held::default() };
+        let held = |at_fork: u32| Held { start_ns: 70, at_fork, ..Held::default() };
         let of = |held: Option<Held>, executed| inherited(held.as_ref(), VICTIM, executed, &pages);
-        assert_eq!(of(Some(held(memory::FORKED)), false), (INHERITS, 40));
+        assert_eq!(of(Some(held(40)), false), (INHERITS, 40));
         // All of it is its parent's, as after vfork.
         assert_eq!(of(Some(held(memory::SHARES)), false), (INHERITS, 55));
         assert_eq!(of(Some(held(memory::OWN)), false), (OWNS, 0));
         // It has executed something since it was looked at, or has never been.
-        assert_eq!(of(Some(held(memory::FORKED)), true), (OWNS, 0));
+        assert_eq!(of(Some(held(40)), true), (OWNS, 0));
         assert_eq!(of(None, true), (OWNS, 0));
-        let before = Held { start_ns: 1, ..held(memory::FORKED) };
+        let before = Held { start_ns: 1, ..held(40) };
         assert_eq!((of(Some(before), false), of(None, false)), ((0, 0), (0, 0)));
     }
 }

@@ -29,7 +29,7 @@ use sensor_common::{
 use crate::{
     lifecycle,
     maps::{CLAIMS, ENTERED, EXECS, FREE, GONE, INDEX, KNOWN, UNFREED, lose, node, slot_of},
-    respawn, storm,
+    memory, respawn, storm,
     task::Task,
 };
 
@@ -96,7 +96,13 @@ fn count_tree(parent: Slot, forks: u32, exits: u32) {
 
 /// Makes the node of a process and enters it into the index. `None` when the table is full.
 #[inline(always)]
-fn create(key: ProcessKey, parent_slot: Slot, cgroup: u64, flags: u32) -> Option<Slot> {
+fn create(
+    leader: Task,
+    key: ProcessKey,
+    parent_slot: Slot,
+    cgroup: u64,
+    flags: u32,
+) -> Option<Slot> {
     let Ok(Some(slot)) = FREE.pop() else {
         lose(Reason::TableFull);
         return None;
@@ -133,11 +139,13 @@ fn create(key: ProcessKey, parent_slot: Slot, cgroup: u64, flags: u32) -> Option
             },
         );
     }
+    memory::entered(slot, leader);
     if INDEX.insert(key.tgid, slot, u64::from(BPF_NOEXIST)).is_err() {
         // Its predecessor's exit was missed, or the index is full.
         exited(key.tgid);
         if INDEX.insert(key.tgid, slot, u64::from(BPF_ANY)).is_err() {
             lose(Reason::IndexFull);
+            memory::left(slot);
             release(slot);
             return None;
         }
@@ -173,7 +181,7 @@ fn ensure(task: u64) -> Slot {
     if task.is_kernel_thread() || was_counted() {
         return 0;
     }
-    create(task.key(), 0, task.cgroup(), ADOPTED).unwrap_or(0)
+    create(task.leader(), task.key(), 0, task.cgroup(), ADOPTED).unwrap_or(0)
 }
 
 /// Whether the table is full, and whoever is not in it was counted as lost before: at its birth, or when
@@ -222,16 +230,16 @@ fn chain_of(slot: Slot) -> u32 {
     node(slot).map_or(0, |node| unsafe { u32::from((*node).image.fork_chain) })
 }
 
-/// `current` made a process. Answers (slot of the parent, slot of the child), 0 for none.
+/// `current` made a process, of which `task` is the first thread. Answers (slot of the parent, slot of the child), 0 for none.
 #[inline(always)]
-pub fn forked(child: ProcessKey) -> (Slot, Slot) {
+pub fn forked(task: Task, child: ProcessKey) -> (Slot, Slot) {
     let parent_slot = match slot_of(current_tgid()) {
         Some(slot) => slot,
         None => sensor_recover(),
     };
     // SAFETY: has no preconditions. Right for the child as well, unless clone3 put it elsewhere.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
-    let Some(slot) = create(child, parent_slot, cgroup, 0) else {
+    let Some(slot) = create(task, child, parent_slot, cgroup, 0) else {
         return (parent_slot, 0);
     };
     count_birth(parent_slot, child, chain_of(slot));
@@ -280,6 +288,7 @@ fn leave(slot: Slot) -> u32 {
         // SAFETY: a value of the array; flags belong to this process, which is past its end.
         unsafe { (*gone).flags |= DEAD };
     }
+    memory::left(slot);
     count_exit(slot);
     release(slot);
     if let Ok(Some(left)) = UNFREED.pop() {

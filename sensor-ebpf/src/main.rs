@@ -53,7 +53,7 @@ fn fork(task: Task, cast: Cast) -> i32 {
     }
     let key = ProcessKey::new(tgid, task.start_ns());
     if cast::plays_fork(cast, task, key) {
-        let (slot, child) = lineage::forked(key);
+        let (slot, child) = lineage::forked(task, key);
         if child != 0 {
             memory::sensor_shared_at_fork(task.memory(), child, key.start_ns);
         }
@@ -81,6 +81,7 @@ fn exec(task: Task, cast: Cast) -> i32 {
         None => lineage::sensor_recover(),
     };
     if slot != 0 && cast::plays_exec(cast, task, slot) {
+        memory::leads(slot, task);
         recursion::sensor_executed(slot, cast);
         witness::sensor_ran(slot);
         brake::check(slot, 0);
@@ -226,7 +227,16 @@ pub extern "C" fn sensor_baseline(ctx: *mut IterTask) -> i32 {
     0
 }
 
-/// A look at who holds memory: one call per task, and a last one with none.
+/// A look at who holds memory, from the table; attached to nothing, but run when user space asks. Arguments: (the
+/// first slot). Answers how many slots of those from there on were ever used.
+#[unsafe(no_mangle)]
+#[unsafe(link_section = "raw_tp")]
+pub extern "C" fn sensor_held(ctx: *mut u64) -> i32 {
+    // SAFETY: the kernel hands over an array of arguments.
+    memory::look_at_table(unsafe { *ctx } as u32)
+}
+
+/// The same of all tasks: one call per task, and a last one with none.
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "iter/task")]
 pub extern "C" fn sensor_memory(ctx: *mut IterTask) -> i32 {

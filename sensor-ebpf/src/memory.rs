@@ -1,25 +1,42 @@
 //! Memory: who holds how much.
 //!
-//! Hooks: `iter/task`, when user space wants to know; `tp_btf/sched_process_fork`, to note what a child
-//! shares with its parent. Emits nothing; keeps `HELD`.
+//! Hooks: none of its own for a look at the table, run when user space wants to know; `iter/task` for one at all tasks,
+//! which finds those as well that are only to be waited for; `tp_btf/sched_process_fork` and `_exit`, to note who is in
+//! which slot and what a child shares with its parent. Emits nothing; keeps `HELD`.
 
-use core::ptr;
+use core::{ffi::c_void, ptr};
 
-use aya_ebpf::helpers::generated::bpf_get_current_task;
+use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_loop};
 use sensor_common::{
     layout::Field,
     lineage::{ADOPTED, EXECUTED, Slot},
-    memory::{ANON, BARE, FORKED, Held, Layout, OWN, SHARES, SHMEM, SWAP},
+    memory::{ABSENT, ANON, Held, Layout, NOBODY, OWN, SHARES, SHMEM, SLOTS_AT_ONCE, SWAP},
 };
 
 use crate::{
     maps::{HELD, node, slot_of},
-    task::{Address, KERNEL_THREAD, Task, load, load_at, read, read_at},
+    task::{Address, Task, read, read_at},
 };
 
 /// Where the counters are; set before loading.
 #[unsafe(no_mangle)]
-static MEMORY: Layout = Layout { counters: 0, stride: 0, cred: 0, uid: 0, session: 0, number: 0 };
+static MEMORY: Layout = Layout {
+    counters: 0,
+    stride: 0,
+    cred: 0,
+    uid: 0,
+    session: 0,
+    number: 0,
+    threads: 0,
+    thread: 0,
+    owner: 0,
+};
+
+/// Each so many looks everything is read of everyone, who has not changed included; a power of 2.
+const COMPLETE: u32 = 8;
+
+/// Threads that are asked for the memory of a process whose first one has ended: most of them have it.
+const ASKED: u32 = 8;
 
 #[inline(always)]
 fn layout() -> Layout {
@@ -27,16 +44,13 @@ fn layout() -> Layout {
     unsafe { ptr::read_volatile(&raw const MEMORY) }
 }
 
-/// Where one of an address space's counters is.
+/// What one of an address space's counters says, in pages. Since 6.2 each CPU adds to it with a delay, so that it
+/// may be negative for a moment.
 #[inline(always)]
-fn counter(memory: Address, index: u64) -> Address {
+fn pages(memory: Address, index: u64) -> u32 {
     let layout = layout();
-    memory.wrapping_add(layout.counters).wrapping_add(layout.stride * index)
-}
-
-/// What a counter says. Since 6.2 each CPU adds to it with a delay, so that it may be negative for a moment.
-#[inline(always)]
-fn pages(count: i64) -> u32 {
+    let at = memory.wrapping_add(layout.counters).wrapping_add(layout.stride * index);
+    let count: i64 = read_at(at);
     if count < 0 {
         0
     } else if count > i64::from(u32::MAX) {
@@ -46,19 +60,37 @@ fn pages(count: i64) -> u32 {
     }
 }
 
-/// Reads a counter of a memory whose type the verifier knows. Up to 6.1 the counters are an array of a
-/// typedef, through which it does not look: one branch is dead on each kernel, and it drops that one.
-#[inline(always)]
-fn load_pages(memory: Address, index: u64) -> u32 {
-    let at = counter(memory, index);
-    pages(if layout().stride == BARE { read_at(at) } else { load_at(at) })
-}
-
-/// Anonymous memory and swap, whatever the verifier knows of the pointer.
+/// Anonymous memory and swap.
 #[inline(always)]
 fn private(memory: Address) -> u32 {
-    let pages = |index| pages(read_at(counter(memory, index)));
-    pages(ANON).saturating_add(pages(SWAP))
+    pages(memory, ANON).saturating_add(pages(memory, SWAP))
+}
+
+/// Notes who is in a slot. `leader`: its first thread.
+#[inline(always)]
+pub fn entered(slot: Slot, leader: Task) {
+    if let Some(held) = HELD.get_ptr_mut(slot) {
+        // SAFETY: a value of the array, in the slot of a process that nobody else knows yet.
+        unsafe { ptr::write(held, Held { task: leader.0, ..NOTHING }) };
+    }
+}
+
+/// Notes who is its first thread: after an exec, whichever thread asked for it.
+#[inline(always)]
+pub fn leads(slot: Slot, leader: Task) {
+    if let Some(held) = HELD.get_ptr_mut(slot) {
+        // SAFETY: a value of the array.
+        unsafe { (*held).task = leader.0 };
+    }
+}
+
+/// Notes that nobody is.
+#[inline(always)]
+pub fn left(slot: Slot) {
+    if let Some(held) = HELD.get_ptr_mut(slot) {
+        // SAFETY: a value of the array.
+        unsafe { (*held).task = NOBODY };
+    }
 }
 
 /// Notes what a child, whose memory this is, has that its parent has as well. `current` is the parent.
@@ -73,43 +105,33 @@ pub extern "C" fn sensor_shared_at_fork(memory: Address, slot: Slot, start_ns: u
     let Some(held) = HELD.get_ptr_mut(slot) else { return 0 };
     // SAFETY: has no preconditions.
     let shares = memory == Task(unsafe { bpf_get_current_task() }).memory();
-    let (state, at_fork) = if shares { (SHARES, 0) } else { (FORKED, private(memory)) };
     // SAFETY: a value of the array, in the slot of a process that nobody else knows yet.
-    unsafe { ptr::write(held, Held { start_ns, state, at_fork, ..NOTHING }) };
+    unsafe {
+        (*held).at_fork = if shares { SHARES } else { at_most(private(memory), SHARES - 1) };
+        (*held).start_ns = start_ns;
+    }
     0
 }
 
 const NOTHING: Held = Held {
+    task: 0,
+    memory: 0,
     start_ns: 0,
     anon: 0,
     swap: 0,
     shmem: 0,
-    at_fork: 0,
+    at_fork: OWN,
     threads: 0,
     uid: 0,
     session: 0,
     zombies: 0,
     zombies_look: 0,
     look: 0,
-    state: OWN,
-    zero: 0,
 };
 
-/// Looks at one task. Called for every task of the host, threads included: what is read for each is loaded.
 #[inline(always)]
-pub fn look(task: Task) {
-    let (pid, tgid): (u32, u32) = (load(task.0, Field::TaskPid), load(task.0, Field::TaskTgid));
-    let memory: Address = load(task.0, Field::TaskMm);
-    if pid != tgid {
-        // A process may go on without its first thread, and does with the others' memory.
-        if memory != 0 && task.leader().memory() == 0 {
-            measure(task, tgid, memory);
-        }
-    } else if memory != 0 {
-        measure(task, tgid, memory);
-    } else if task.is_zombie() && task.living_threads() == 0 {
-        await_burial(task);
-    }
+fn at_most(value: u32, limit: u32) -> u32 {
+    if value < limit { value } else { limit }
 }
 
 /// The number of this look.
@@ -117,6 +139,113 @@ pub fn look(task: Task) {
 fn number() -> u32 {
     // SAFETY: a value of the array.
     HELD.get_ptr(0).map_or(0, |first| unsafe { ptr::read_volatile(&raw const (*first).look) })
+}
+
+/// What goes from slot to slot.
+#[repr(C)]
+struct Round {
+    first: Slot,
+    look: u32,
+}
+
+/// Looks at whoever is in [`SLOTS_AT_ONCE`] slots from `first` on. Answers how many of them were ever used.
+///
+/// The kernel runs it as a reader of RCU: whoever is in a slot may end meanwhile, but the task is not freed.
+#[inline(always)]
+pub fn look_at_table(first: Slot) -> i32 {
+    let mut round = Round { first, look: number() };
+    let step: unsafe extern "C" fn(u64, *mut Round) -> i64 = look_at_slot;
+    // SAFETY: the function takes what is handed to it here, and nothing else.
+    let done = unsafe { bpf_loop(SLOTS_AT_ONCE, step as *mut c_void, (&raw mut round).cast(), 0) };
+    done as i32
+}
+
+/// # Safety
+/// `round` is what [`look_at_table`] hands over.
+unsafe extern "C" fn look_at_slot(index: u64, round: *mut Round) -> i64 {
+    // SAFETY: by the caller.
+    let (slot, look) = unsafe { ((*round).first.wrapping_add(index as u32), (*round).look) };
+    let Some(held) = HELD.get_ptr_mut(slot) else { return 1 };
+    // SAFETY: a value of the array.
+    let (task, mut memory) = unsafe { (Task((*held).task), (*held).memory) };
+    if task.0 == 0 {
+        return 1;
+    }
+    if task.0 == NOBODY {
+        return 0;
+    }
+    if !is_owned(memory, task) {
+        memory = find(task, slot);
+        // SAFETY: as above.
+        unsafe { (*held).memory = memory };
+    }
+    if memory != 0 {
+        measure(task, memory, slot, held, look);
+    }
+    0
+}
+
+/// Whether a process's memory still is what it was: so its task need not be read, which is cold in the processor's
+/// caches. The kernel names another owner, or none, when a process lets go of its memory.
+#[inline(always)]
+fn is_owned(memory: Address, task: Task) -> bool {
+    let owner = layout().owner;
+    owner != ABSENT && memory != 0 && read_at::<Address>(memory.wrapping_add(owner)) == task.0
+}
+
+/// Where whoever is in a slot has its memory. Where an exit was missed, the task may be somebody else's by now, or
+/// none.
+#[inline(always)]
+fn find(task: Task, slot: Slot) -> Address {
+    let Some(entered) = node(slot) else { return 0 };
+    // SAFETY: a value of the array.
+    let is_same = task.tgid() == unsafe { (*entered).key.tgid };
+    if is_same { memory_of(task) } else { 0 }
+}
+
+/// Looks at one task. Called for every task of the host, threads included.
+#[inline(always)]
+pub fn look(task: Task) {
+    let (pid, tgid) = task.pid_tgid();
+    if pid != tgid {
+        return;
+    }
+    let memory = memory_of(task);
+    if memory != 0 {
+        if let Some(slot) = slot_of(tgid)
+            && let Some(held) = HELD.get_ptr_mut(slot)
+        {
+            measure(task, memory, slot, held, number());
+        }
+    } else if task.is_zombie() && task.living_threads() == 0 {
+        await_burial(task);
+    }
+}
+
+/// Where a process has its memory; 0: it has none. It may go on without its first thread, which is this one, and does
+/// with the others' memory.
+#[inline(always)]
+fn memory_of(task: Task) -> Address {
+    /// The second word of `struct list_head`: of a list's head, its last element; of an element, the one before.
+    const PREV: u64 = 8;
+    let memory = task.memory();
+    if memory != 0 || !task.is_zombie() || task.living_threads() == 0 {
+        return memory;
+    }
+    let Layout { threads, thread, .. } = layout();
+    let head = task.signal().wrapping_add(threads);
+    let mut entry: Address = read_at(head.wrapping_add(PREV));
+    for _ in 0..ASKED {
+        if entry == head {
+            break;
+        }
+        let memory = Task(entry.wrapping_sub(thread)).memory();
+        if memory != 0 {
+            return memory;
+        }
+        entry = read_at(entry.wrapping_add(PREV));
+    }
+    0
 }
 
 /// Counts an ended process for whoever should wait for it.
@@ -135,45 +264,74 @@ fn await_burial(task: Task) {
     }
 }
 
+/// Notes what a process holds. `task`: its first thread.
+///
+/// What is cold in the processor's cache costs most: so what seldom changes is read of who has changed, and of
+/// everyone only now and then.
 #[inline(always)]
-fn measure(task: Task, tgid: u32, memory: Address) {
-    // The kernel's own threads borrow memory now and then.
-    if load::<u32>(task.0, Field::TaskFlags) & KERNEL_THREAD != 0 {
-        return;
-    }
-    let Some(slot) = slot_of(tgid) else { return };
-    let (Some(entered), Some(held)) = (node(slot), HELD.get_ptr_mut(slot)) else { return };
-    let layout = layout();
-    // SAFETY: a value of the array.
-    let (start_ns, flags) = unsafe { ((*entered).key.start_ns, (*entered).flags) };
+fn measure(task: Task, memory: Address, slot: Slot, held: *mut Held, look: u32) {
+    let (anon, swap, shmem) = (pages(memory, ANON), pages(memory, SWAP), pages(memory, SHMEM));
     // SAFETY: a value of the array; there is one look at a time, and the fork's note was before it.
     unsafe {
-        let (anon, swap) = (load_pages(memory, ANON), load_pages(memory, SWAP));
-        let known = (*held).start_ns == start_ns;
+        let first = (*held).look == 0;
+        // The kernel's own threads borrow memory now and then.
+        if first && task.is_kernel_thread() {
+            return;
+        }
+        let moved = anon != (*held).anon || swap != (*held).swap || shmem != (*held).shmem;
+        if first || moved || look.wrapping_add(slot) % COMPLETE == 0 {
+            identify(task, held);
+        }
         (*held).anon = anon;
         (*held).swap = swap;
-        (*held).shmem = load_pages(memory, SHMEM);
-        let signal: Address = load(task.0, Field::TaskSignal);
-        (*held).threads = load(signal, Field::SignalThreads);
-        let session: Address = load_at(signal.wrapping_add(layout.session));
-        (*held).session = load_at(session.wrapping_add(layout.number));
-        // Where a kernel's types say that RCU protects it, the verifier wants to see it compared with null.
-        let cred: Address = read_at(task.0.wrapping_add(layout.cred));
+        (*held).shmem = shmem;
+        if (*held).start_ns == 0 || (*held).at_fork != OWN {
+            settle(task, memory, slot, held);
+        }
+        (*held).look = look;
+    }
+}
+
+/// How many threads it has, whose it is, and its session.
+///
+/// # Safety
+/// `held` points into the map.
+#[inline(always)]
+unsafe fn identify(task: Task, held: *mut Held) {
+    let layout = layout();
+    let signal = task.signal();
+    let session: Address = read_at(signal.wrapping_add(layout.session));
+    let cred: Address = read_at(task.0.wrapping_add(layout.cred));
+    // SAFETY: by the caller.
+    unsafe {
+        (*held).threads = read(signal, Field::SignalThreads);
+        (*held).session = read_at(session.wrapping_add(layout.number));
         (*held).uid = read_at(cred.wrapping_add(layout.uid));
-        if has_executed(flags) {
-            (*held).state = OWN;
-        } else if !known {
-            (*held).state = OWN;
-            share(task, memory, anon.saturating_add(swap), held);
-        } else if (*held).state == SHARES && task.real_parent().memory() != memory {
+    }
+}
+
+/// Finds out how much of it is its own.
+///
+/// # Safety
+/// `held` points into the map.
+#[inline(always)]
+unsafe fn settle(task: Task, memory: Address, slot: Slot, held: *mut Held) {
+    let Some(entered) = node(slot) else { return };
+    // SAFETY: values of the arrays.
+    unsafe {
+        let fresh = (*held).start_ns == 0;
+        if has_executed((*entered).flags) {
+            (*held).at_fork = OWN;
+        } else if fresh {
+            share(task, memory, held);
+        } else if (*held).at_fork == SHARES && task.real_parent().memory() != memory {
             // Whose memory it was is gone.
-            (*held).state = OWN;
+            (*held).at_fork = OWN;
         }
-        if !known {
+        if fresh {
             // The last that is written: who reads takes it for nobody's until then.
-            ptr::write_volatile(&raw mut (*held).start_ns, start_ns);
+            ptr::write_volatile(&raw mut (*held).start_ns, (*entered).key.start_ns);
         }
-        (*held).look = number();
     }
 }
 
@@ -189,7 +347,7 @@ pub fn has_executed(flags: u32) -> bool {
 /// # Safety
 /// `held` points into the map.
 #[inline(always)]
-unsafe fn share(task: Task, memory: Address, private_pages: u32, held: *mut Held) {
+unsafe fn share(task: Task, memory: Address, held: *mut Held) {
     let parent = task.real_parent().memory();
     if parent == 0 {
         return;
@@ -197,14 +355,13 @@ unsafe fn share(task: Task, memory: Address, private_pages: u32, held: *mut Held
     // SAFETY: by the caller.
     unsafe {
         if parent == memory {
-            (*held).state = SHARES;
+            (*held).at_fork = SHARES;
             return;
         }
         let arguments: u64 = read(memory, Field::MmArgStart);
         if arguments == read::<u64>(parent, Field::MmArgStart) && arguments != 0 {
-            let at_parent = private(parent);
-            (*held).state = FORKED;
-            (*held).at_fork = if private_pages < at_parent { private_pages } else { at_parent };
+            let here = at_most((*held).anon.saturating_add((*held).swap), SHARES - 1);
+            (*held).at_fork = at_most(here, private(parent));
         }
     }
 }

@@ -47,20 +47,6 @@ pub fn read_at<T: Copy>(address: Address) -> T {
     }
 }
 
-/// As [`read`], for a pointer whose type the verifier knows: a hook's own, or one loaded through it.
-#[inline(always)]
-pub fn load<T: Copy>(base: Address, field: Field) -> T {
-    load_at(base.wrapping_add(offset(field)))
-}
-
-/// As [`read_at`], without a call: a load of the processor's, several times as fast.
-#[inline(always)]
-pub fn load_at<T: Copy>(address: Address) -> T {
-    // SAFETY: the verifier refuses any other pointer than those of `load`; the kernel's table of exceptions
-    // makes a load of a bad address one of zero. All T here are integers, valid whatever the bits.
-    unsafe { ptr::read_volatile(address as *const T) }
-}
-
 /// A `struct task_struct *`.
 #[derive(Clone, Copy)]
 pub struct Task(pub Address);

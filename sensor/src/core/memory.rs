@@ -45,6 +45,8 @@ struct Shared {
 /// What looking costs.
 #[derive(Default)]
 struct Cost {
+    /// What looks.
+    by: &'static str,
     /// Why /proc has to do; empty: it has not.
     refused: String,
     /// What went wrong at the last look; empty: nothing.
@@ -84,7 +86,7 @@ impl Sampling {
     ) -> io::Result<Self> {
         let (stop, stopped) = mpsc::channel::<()>();
         let refused = sampler.refused().unwrap_or_default().to_owned();
-        let cost = Mutex::new(Cost { refused, ..Cost::default() });
+        let cost = Mutex::new(Cost { by: sampler.by(), refused, ..Cost::default() });
         let shared = Arc::new(Shared { recent: Arc::default(), cost });
         let found = Arc::clone(&shared);
         let thread = thread::Builder::new().name("memory".into()).spawn(move || {
@@ -120,7 +122,7 @@ impl Sampling {
     pub fn cost(&self) -> proto::SamplingStatus {
         let cost = self.shared.cost();
         proto::SamplingStatus {
-            by: if cost.refused.is_empty() { "iterator" } else { "proc" }.into(),
+            by: cost.by.into(),
             why: if cost.failure.is_empty() { &cost.refused } else { &cost.failure }.clone(),
             took_ns: cost.took_ns,
             cpu_percent: cost.share(),

@@ -8,7 +8,7 @@ use std::{fs, io, path::Path};
 
 use sensor_common::{
     layout::{FIELDS, Field},
-    memory::{BARE, Layout},
+    memory::{ABSENT, Layout},
 };
 
 /// Offsets in bytes, by [`Field`].
@@ -137,9 +137,11 @@ impl Btf {
     /// Until 6.1 `struct mm_rss_stat` with an array of numbers, since then an array of
     /// `struct percpu_counter`: <https://github.com/torvalds/linux/commit/f1a7941243c1>.
     pub fn counters(&self) -> Option<(u64, u64)> {
+        /// Of numbers.
+        const STRIDE: u64 = 8;
         let (at, of) = self.find("mm_struct", "rss_stat")?;
         if self.size(of, "mm_rss_stat").is_some() {
-            return Some((at + self.offset("mm_rss_stat", "count")?, BARE));
+            return Some((at + self.offset("mm_rss_stat", "count")?, STRIDE));
         }
         let stride = self.size(self.element(of)?, "percpu_counter")?;
         Some((at + self.offset("percpu_counter", "count")?, stride))
@@ -158,6 +160,9 @@ impl Btf {
             uid: offset("cred", "uid", "cred.uid")?,
             session: offset("signal_struct", "pids", "signal_struct.pids")? + SESSION,
             number: offset("pid", "numbers", "pid.numbers")? + offset("upid", "nr", "upid.nr")?,
+            threads: offset("signal_struct", "thread_head", "signal_struct.thread_head")?,
+            thread: offset("task_struct", "thread_node", "task_struct.thread_node")?,
+            owner: self.offset("mm_struct", "owner").unwrap_or(ABSENT),
         })
     }
 

@@ -152,6 +152,11 @@ impl Lineage {
         self.table.nodes().filter(|(_, node)| node.flags & DEAD == 0).count() as u32
     }
 
+    /// How many have ended that init has lived with, within 32 generations of it.
+    pub fn ended(&self) -> u32 {
+        self.find(1).map_or(0, |(_, init)| init.exits)
+    }
+
     /// From now on who does not fit into the table is counted when it is born, and not whenever somebody
     /// looks for it.
     pub(super) fn all_entered(&self) -> Result<(), MapError> {

@@ -10,7 +10,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap as BpfHashMap, Map, MapData, PerCpuArray, Queue, RingBuf, Stack},
-    programs::{BtfTracePoint, Iter, Program, ProgramError},
+    programs::{BtfTracePoint, Iter, Program, ProgramError, ProgramFd, RawTracePoint},
 };
 use aya_obj::generated::{bpf_attr, bpf_cmd};
 use sensor_common::{
@@ -95,8 +95,9 @@ const RECLAIM: [(&str, &str); 4] = [
 
 const BASELINE: &str = "sensor_baseline";
 
-/// Looks at who holds memory.
+/// Look at who holds memory: of all tasks, and of those in the table.
 const MEMORY: &str = "sensor_memory";
+const IN_TABLE: &str = "sensor_held";
 
 /// The loss that the kernel causes itself: it skips a program that would run inside another one.
 pub const SKIPPED: &str = "recursion_guard";
@@ -238,7 +239,11 @@ pub(super) fn attach_tracepoint(
 
 fn load_iterator(iterator: &mut Iter, btf: &aya::Btf) -> Result<Visitor, ProgramError> {
     iterator.load("task", btf)?;
-    Ok(Visitor::new(iterator.fd()?.as_fd().try_clone_to_owned().map_err(ProgramError::IOError)?))
+    owned(iterator.fd()?).map(Visitor::new)
+}
+
+fn owned(program: &ProgramFd) -> Result<OwnedFd, ProgramError> {
+    program.as_fd().try_clone_to_owned().map_err(ProgramError::IOError)
 }
 
 /// What looks at who holds memory. `unknown`: a field that this kernel lacks.
@@ -252,7 +257,17 @@ fn load_memory(
         Some(field) => Err(format!("this kernel has no {field}")),
         None => load_iterator(program(ebpf, MEMORY)?, btf).map_err(|error| reason(&error)),
     };
-    Ok(Memory::new(visitor.map(|visitor| memory::Kernel { visitor, held })))
+    let table: &mut RawTracePoint = program(ebpf, IN_TABLE)?;
+    let loaded = table.load().and_then(|()| owned(table.fd()?));
+    let table = match loaded {
+        Ok(table) => Some(table),
+        // Before 5.17 there is no `bpf_loop`.
+        Err(error) => {
+            tracing::debug!("memory is looked at by a walk over all tasks: {}", reason(&error));
+            None
+        }
+    };
+    Ok(Memory::new(visitor.map(|visitor| memory::Kernel { visitor, table, held })))
 }
 
 /// Has the kernel verify what can pause a fork, from `best` on.

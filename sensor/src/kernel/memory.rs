@@ -1,19 +1,28 @@
-//! Who holds how much memory, as the kernel's own counters say: one look at all processes at a time, some 1 µs
-//! each, or 15 µs each where /proc has to do.
+//! Who holds how much memory, as the kernel's own counters say: one look at all processes at a time.
+//!
+//! A program goes through the table of those that the kernel side knows. One that walks over all tasks of the host takes
+//! twice the time, but finds those as well that are only to be waited for: it looks now and then, where many have ended,
+//! and each time on a kernel without `bpf_loop` (before 5.17). Where neither loads, /proc has to do, at some 15 µs a
+//! process.
 
 use std::{
     collections::HashMap,
     io,
+    os::fd::{AsFd as _, OwnedFd},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use sensor_common::{
     ProcessKey,
     lineage::{ADOPTED, DEAD, EXECUTED, Slot},
-    memory::{FORKED, Held, SHARES},
+    memory::{Held, SLOTS_AT_ONCE},
 };
 
-use super::{lineage::Lineage, table::Mapping, visit::Visitor};
+use super::{
+    lineage::Lineage,
+    table::Mapping,
+    visit::{self, Visitor},
+};
 use crate::{evidence::proc::Proc, lineage::trees::memory::Holds};
 
 /// What looks.
@@ -24,16 +33,28 @@ pub struct Memory {
     last: Mutex<Last>,
 }
 
-/// The program, and where it leaves what it has seen.
+/// The programs, and where they leave what they have seen.
 pub(super) struct Kernel {
+    /// Walks over all tasks.
     pub visitor: Visitor,
+    /// Goes through the table; `None`: this kernel does not take it.
+    pub table: Option<OwnedFd>,
     pub held: Mapping<Held>,
 }
+
+/// From one walk over all tasks to the next, where nobody ends: looks.
+const WALK_EVERY: u32 = 8;
+
+/// Or this many that ended: some of them may be waited for by nobody.
+const ENDED: u32 = 32;
 
 /// What is known from the last look.
 #[derive(Default)]
 struct Last {
     number: u32,
+    /// The last one that was a walk, and how many had ended before it.
+    walk: u32,
+    ended: u32,
     /// Where /proc has to do: what each process held, and had when it was seen first.
     read: HashMap<Slot, (ProcessKey, Holds)>,
 }
@@ -56,15 +77,24 @@ impl Memory {
         self.kernel.as_ref().err().map(String::as_str)
     }
 
+    /// What looks: `table`, `iterator` or `proc`.
+    pub fn by(&self) -> &'static str {
+        match &self.kernel {
+            Ok(Kernel { table: Some(_), .. }) => "table",
+            Ok(_) => "iterator",
+            Err(_) => "proc",
+        }
+    }
+
     /// Looks at all processes, whoever they belong to.
     pub fn look(&self, lineage: &Lineage) -> io::Result<Look<'_>> {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         match &self.kernel {
-            Ok(Kernel { visitor, held }) => {
+            Ok(kernel) => {
                 // 0 is never.
                 last.number = last.number.wrapping_add(1).max(1);
-                held.set(0, Held { look: last.number, ..Held::default() });
-                visitor.visit()?;
+                kernel.held.set(0, Held { look: last.number, ..Held::default() });
+                kernel.look(lineage, &mut last)?;
             }
             Err(_) => self.read(lineage, &mut last),
         }
@@ -110,6 +140,24 @@ impl Memory {
     }
 }
 
+impl Kernel {
+    fn look(&self, lineage: &Lineage, last: &mut Last) -> io::Result<()> {
+        let ended = lineage.ended();
+        let due = last.walk == 0
+            || last.number.wrapping_sub(last.walk) >= WALK_EVERY
+            || ended.wrapping_sub(last.ended) >= ENDED;
+        if let Some(program) = self.table.as_ref().filter(|_| !due) {
+            let mut first = 1;
+            while visit::run(program.as_fd(), first)? == SLOTS_AT_ONCE {
+                first += u64::from(SLOTS_AT_ONCE);
+            }
+            return Ok(());
+        }
+        (last.walk, last.ended) = (last.number, ended);
+        self.visitor.visit()
+    }
+}
+
 impl Look<'_> {
     /// What a process holds; `None` for one that was not there.
     pub fn of(&self, slot: Slot, key: ProcessKey) -> Option<Holds> {
@@ -122,21 +170,17 @@ impl Look<'_> {
             return None;
         }
         let bytes = |pages: u32| u64::from(pages) * self.memory.page;
-        let private = bytes(held.anon) + bytes(held.swap);
+        let private = held.anon.saturating_add(held.swap);
+        let inherited = held.inherited(private);
         Some(Holds {
-            private,
+            private: bytes(private),
             shared: bytes(held.shmem),
-            at_fork: match held.state {
-                FORKED => bytes(held.at_fork),
-                // All of it is its parent's.
-                SHARES => private,
-                _ => 0,
-            },
-            forked: matches!(held.state, FORKED | SHARES),
+            at_fork: bytes(inherited.unwrap_or(0)),
+            forked: inherited.is_some(),
             threads: held.threads,
             uid: held.uid,
             session: held.session,
-            zombies: if held.zombies_look == self.last.number { held.zombies } else { 0 },
+            zombies: if held.zombies_look == self.last.walk { held.zombies } else { 0 },
         })
     }
 }

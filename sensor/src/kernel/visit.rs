@@ -4,7 +4,7 @@
 use std::{
     fs::File,
     io,
-    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     sync::{Mutex, PoisonError},
 };
 
@@ -47,18 +47,35 @@ impl Visitor {
     }
 }
 
+/// Runs a loaded program that is attached to nothing, of a raw tracepoint, with one argument. What it answers. Since
+/// 5.10.
+pub(super) fn run(program: BorrowedFd<'_>, argument: u64) -> io::Result<u32> {
+    // SAFETY: a union of integers and pointers: all zero is valid, and what the command asks for.
+    let mut attributes: bpf_attr = unsafe { std::mem::zeroed() };
+    attributes.test.prog_fd = program.as_raw_fd().unsigned_abs();
+    attributes.test.ctx_in = std::ptr::from_ref(&argument) as u64;
+    attributes.test.ctx_size_in = size_of_val(&argument) as u32;
+    command(bpf_cmd::BPF_PROG_TEST_RUN, &mut attributes)?;
+    // SAFETY: the command has written it.
+    Ok(unsafe { attributes.test.retval })
+}
+
 /// A bpf(2) command that answers with a descriptor.
-pub(super) fn bpf(command: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<OwnedFd> {
-    // SAFETY: the attributes are those of the command and of that size.
-    let fd = unsafe {
-        libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<bpf_attr>())
-    };
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
+pub(super) fn bpf(name: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<OwnedFd> {
+    let fd = command(name, attributes)?;
     // SAFETY: a fresh descriptor that nobody else owns.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
     Ok(fd)
+}
+
+fn command(name: bpf_cmd, attributes: &mut bpf_attr) -> io::Result<RawFd> {
+    // SAFETY: the attributes are those of the command and of that size.
+    let answer = unsafe {
+        libc::syscall(libc::SYS_bpf, name, std::ptr::from_mut(attributes), size_of::<bpf_attr>())
+    };
+    if answer < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    RawFd::try_from(answer).map_err(io::Error::other)
 }

@@ -97,6 +97,11 @@ impl Sampler {
         self.memory.refused()
     }
 
+    /// What looks: `table`, `iterator` or `proc`.
+    pub fn by(&self) -> &'static str {
+        self.memory.by()
+    }
+
     /// Who holds memory now. Whoever lists trees is told as well.
     pub fn sample(&mut self) -> io::Result<MemorySample> {
         let sample = self.measure()?;

@@ -150,6 +150,53 @@ fn whose_birth_was_not_seen_counts_once_as_well() {
     assert!((200 * MIB..235 * MIB).contains(&idle.bytes), "{} MiB", idle.bytes / MIB);
 }
 
+/// A thread that is not the first ends that one by its exec, and takes its place.
+const THREAD_EXECUTES: &str = "
+import os, sys, threading
+after = '''
+import mmap, sys
+held = mmap.mmap(-1, 60 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, len(held), 4096): held[at] = 1
+print('done', flush=True)
+sys.stdin.readline()
+'''
+print('done', flush=True)
+sys.stdin.readline()
+threading.Thread(target=lambda: os.execv(sys.executable, ['python3', '-c', after])).start()
+";
+
+/// And one whose first thread ends goes on with the others.
+const FIRST_ENDS: &str = "
+import ctypes, mmap, os, sys, threading
+def rest():
+    print('done', flush=True)
+    sys.stdin.readline()
+    while 'Z' not in open('/proc/self/stat').read().rsplit(')', 1)[1]: pass
+    held = mmap.mmap(-1, 60 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    for at in range(0, len(held), 4096): held[at] = 1
+    print('done', flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+threading.Thread(target=rest).start()
+ctypes.CDLL(None).syscall(60, 0)
+";
+
+#[test]
+fn a_process_is_seen_whichever_thread_is_its_first() {
+    let Some((programs, lineage)) = loaded() else { return };
+    let memory = programs.memory();
+    for text in [THREAD_EXECUTES, FIRST_ENDS] {
+        let mut script = Script::start(text);
+        script.answer();
+        script.step();
+        // More than one way to look.
+        for _ in 0..=WALK_EVERY {
+            let held = tree(&memory, &lineage, script.child.id());
+            assert!((60 * MIB..80 * MIB).contains(&held.bytes), "{} MiB", held.bytes / MIB);
+        }
+    }
+}
+
 #[test]
 fn children_that_nobody_waits_for_are_counted() {
     const ZOMBIES: &str = "
@@ -174,7 +221,9 @@ sys.stdin.readline()
         std::thread::yield_now();
     }
     script.step();
-    assert_eq!(tree(&memory, &lineage, pid).zombies, 0);
+    // Who was waited for is seen by the next walk at the latest.
+    let seen: Vec<u32> = (0..WALK_EVERY).map(|_| tree(&memory, &lineage, pid).zombies).collect();
+    assert_eq!(seen.last(), Some(&0), "{seen:?}");
 }
 
 #[test]
