@@ -62,7 +62,7 @@ const NS_PER_MS: u64 = 1_000_000;
 
 /// Loops that are remembered: commands that failed at once, most of them once only. The least recently
 /// seen are forgotten, which lets their window begin anew.
-pub const LOOPS: u32 = 4096;
+pub const LOOPS: u32 = 2048;
 
 /// Whose loop: the process that starts the command, and the command's strict signature.
 #[repr(C)]

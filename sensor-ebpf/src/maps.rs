@@ -67,7 +67,7 @@ pub static GONE: Queue<ProcessKey> = Queue::with_max_entries(lineage::BURIED_AT_
 /// Who may free a node when two processes let go of it at once: the first to insert its start
 /// time. Old entries fall out by themselves.
 #[map]
-pub static CLAIMS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(4096, 0);
+pub static CLAIMS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(2048, 0);
 
 /// What was executed, by slot.
 #[map]

@@ -170,7 +170,8 @@ fn measured(kernel: &Kernel) -> Result<String, String> {
     memory.look(&kernel.lineage).map_err(failed)?;
     let took = began.elapsed().as_secs_f64() * 1_000.0;
     let (by, processes) = (memory.by(), kernel.lineage.living_count());
-    Ok(format!("by {by}, {took:.1} ms for {processes} processes"))
+    let not = memory.no_table().map(|why| format!("; not by table: {why}")).unwrap_or_default();
+    Ok(format!("by {by}, {took:.2} ms for {processes} processes{not}"))
 }
 
 /// What of kills is seen.

@@ -259,14 +259,7 @@ fn load_memory(
     };
     let table: &mut RawTracePoint = program(ebpf, IN_TABLE)?;
     let loaded = table.load().and_then(|()| owned(table.fd()?));
-    let table = match loaded {
-        Ok(table) => Some(table),
-        // Before 5.17 there is no `bpf_loop`.
-        Err(error) => {
-            tracing::debug!("memory is looked at by a walk over all tasks: {}", reason(&error));
-            None
-        }
-    };
+    let table = loaded.map_err(|error| reason(&error));
     Ok(Memory::new(visitor.map(|visitor| memory::Kernel { visitor, table, held })))
 }
 

@@ -37,8 +37,8 @@ pub struct Memory {
 pub(super) struct Kernel {
     /// Walks over all tasks.
     pub visitor: Visitor,
-    /// Goes through the table; `None`: this kernel does not take it.
-    pub table: Option<OwnedFd>,
+    /// Goes through the table; or why this kernel does not take it.
+    pub table: Result<OwnedFd, String>,
     pub held: Mapping<Held>,
 }
 
@@ -77,10 +77,15 @@ impl Memory {
         self.kernel.as_ref().err().map(String::as_str)
     }
 
+    /// Why each look is a walk over all tasks, if so.
+    pub fn no_table(&self) -> Option<&str> {
+        self.kernel.as_ref().ok()?.table.as_ref().err().map(String::as_str)
+    }
+
     /// What looks: `table`, `iterator` or `proc`.
     pub fn by(&self) -> &'static str {
         match &self.kernel {
-            Ok(Kernel { table: Some(_), .. }) => "table",
+            Ok(Kernel { table: Ok(_), .. }) => "table",
             Ok(_) => "iterator",
             Err(_) => "proc",
         }
@@ -146,7 +151,9 @@ impl Kernel {
         let due = last.walk == 0
             || last.number.wrapping_sub(last.walk) >= WALK_EVERY
             || ended.wrapping_sub(last.ended) >= ENDED;
-        if let Some(program) = self.table.as_ref().filter(|_| !due) {
+        if let Ok(program) = &self.table
+            && !due
+        {
             let mut first = 1;
             while visit::run(program.as_fd(), first)? == SLOTS_AT_ONCE {
                 first += u64::from(SLOTS_AT_ONCE);
