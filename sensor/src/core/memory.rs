@@ -52,6 +52,8 @@ struct Cost {
     /// What went wrong at the last look; empty: nothing.
     failure: String,
     took_ns: u64,
+    /// Of the last that was a walk over all tasks.
+    walk_took_ns: u64,
     processes: u32,
     every: Duration,
     /// When samples were finished, and the CPU time that each took.
@@ -105,7 +107,7 @@ impl Sampling {
                     found.recent.add(sample);
                     keep(sample);
                 }
-                found.note(&sample, every, cpu_time().saturating_sub(before));
+                found.note(&sample, sampler.walked(), every, cpu_time().saturating_sub(before));
                 // Who was asleep does not make up for it.
                 due = (due + every).max(Instant::now());
             }
@@ -125,6 +127,7 @@ impl Sampling {
             by: cost.by.into(),
             why: if cost.failure.is_empty() { &cost.refused } else { &cost.failure }.clone(),
             took_ns: cost.took_ns,
+            walk_took_ns: cost.walk_took_ns,
             cpu_percent: cost.share(),
             every_ms: cost.every.as_millis() as u32,
             processes: cost.processes,
@@ -138,13 +141,22 @@ impl Shared {
         self.cost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn note(&self, sample: &io::Result<MemorySample>, every: Duration, cpu: Duration) {
+    fn note(
+        &self,
+        sample: &io::Result<MemorySample>,
+        walked: bool,
+        every: Duration,
+        cpu: Duration,
+    ) {
         let mut cost = self.cost();
         cost.every = every;
         cost.spend(Instant::now(), cpu);
         match sample {
             Ok(sample) => {
                 (cost.took_ns, cost.processes) = (sample.took_ns, sample.processes);
+                if walked {
+                    cost.walk_took_ns = sample.took_ns;
+                }
                 cost.failure.clear();
             }
             Err(error) => {

@@ -166,6 +166,11 @@ impl Kernel {
 }
 
 impl Look<'_> {
+    /// Whether it was a walk over all tasks.
+    pub fn is_walk(&self) -> bool {
+        self.last.walk == self.last.number && self.memory.kernel.is_ok()
+    }
+
     /// What a process holds; `None` for one that was not there.
     pub fn of(&self, slot: Slot, key: ProcessKey) -> Option<Holds> {
         let Ok(Kernel { held, .. }) = &self.memory.kernel else {

@@ -224,6 +224,7 @@ pub fn status(paused: bool) -> GetStatusResponse {
             by: "proc".into(),
             why: nasty(),
             took_ns: 1_700_000,
+            walk_took_ns: 0,
             cpu_percent: 0.25,
             every_ms: 5_000,
             processes: 200,

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use tests::{Sensor, run::run, watch::number};
 
 use super::{
@@ -19,12 +19,19 @@ use super::{
     stats::{Interval, bootstrap, median},
 };
 
-/// Looks that are timed, and from one to the next where nothing happens.
+/// Looks of each kind that are timed, and from one to the next where nothing happens.
 const SAMPLES: u32 = 8;
 const PERIOD: Duration = Duration::from_secs(5);
 
+/// Processes that end before a look that is to walk over all tasks, as it does where so many may have to be waited
+/// for.
+const ENDED: u32 = 40;
+
 /// A walk takes ms.
 const WALKED_WITHIN: Duration = Duration::from_secs(20);
+
+/// From one question to the next how long the last look took.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 const NS_PER_MS: f64 = 1e6;
 
@@ -32,33 +39,64 @@ const NS_PER_MS: f64 = 1e6;
 pub fn measure(sensor: &Sensor, count: u32, budget: f64, print: &mut dyn FnMut(Row)) -> Result<()> {
     let name = format!("one memory sample at {count} processes");
     let walker = compile("walk", include_str!("walk.c"))?;
-    let (mut looks, mut walks, mut statms) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut by_walk, mut by_statm) = (Vec::new(), Vec::new());
-    let end = Instant::now() + PERIOD * SAMPLES * 2;
-    while looks.len() < SAMPLES as usize && Instant::now() < end {
+    let (mut looks, mut walking, mut walks, mut statms) =
+        (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut by_walking, mut by_walk, mut by_statm) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..SAMPLES {
         let walk = walked(&walker)?;
         let statm = statm()?;
-        let look = number(&sensor.status()?["memory_sampling"]["took_ns"])? as f64 / NS_PER_MS;
-        // No two looks take the same time to the nanosecond.
-        if looks.last() != Some(&look) {
-            looks.push(look);
-            walks.push(walk);
-            statms.push(statm);
-            by_walk.push(look / walk);
-            by_statm.push(look / statm);
+        let look = next_look(sensor, false)?;
+        for _ in 0..ENDED {
+            run(&mut Command::new("true"), WALKED_WITHIN)?.success()?;
         }
+        let long = next_look(sensor, true)?;
+        looks.push(look);
+        walking.push(long);
+        walks.push(walk);
+        statms.push(statm);
+        by_walking.push(look / long);
+        by_walk.push(look / walk);
+        by_statm.push(look / statm);
     }
     print(Row::new(&name, bootstrap(&looks, median), "ms", Some(budget)));
     print(Row::new(&format!("{name}: in the program"), in_program(sensor)?, "ms", None));
-    for (what, times) in [("the kernel's walk alone", walks), ("/proc/<pid>/statm instead", statms)]
-    {
+    for (what, times) in [
+        ("walking over all tasks, each eighth", walking),
+        ("the kernel's walk alone", walks),
+        ("/proc/<pid>/statm instead", statms),
+    ] {
         print(Row::new(&format!("{name}: {what}"), bootstrap(&times, median), "ms", None));
     }
-    for (what, ratios) in [("the walk alone", by_walk), ("statm", by_statm)] {
+    for (what, ratios) in
+        [("one that walks", by_walking), ("the walk alone", by_walk), ("statm", by_statm)]
+    {
         let name = format!("{name} against {what}");
         print(Row::new(&name, bootstrap(&ratios, median), "times", None));
     }
     Ok(())
+}
+
+/// ms of the next look that walks over all tasks, or of the next that does not.
+fn next_look(sensor: &Sensor, walks: bool) -> Result<f64> {
+    let ask = || -> Result<(u64, u64)> {
+        let sampling = sensor.status()?["memory_sampling"].take();
+        Ok((number(&sampling["took_ns"])?, number(&sampling["walk_took_ns"])?))
+    };
+    let before = ask()?.0;
+    let end = Instant::now() + PERIOD * SAMPLES;
+    while Instant::now() < end {
+        thread::sleep(ASK_EVERY);
+        let (took, walk) = ask()?;
+        // No two looks take the same time to the nanosecond.
+        if took != before && (took == walk) == walks {
+            return Ok(took as f64 / NS_PER_MS);
+        }
+    }
+    bail!(
+        "no look at memory {} for {:?}",
+        if walks { "walked" } else { "was by table" },
+        PERIOD * SAMPLES
+    )
 }
 
 /// ms of the kernel's walk over all tasks with a program that does nothing, after some time in which nothing happens.

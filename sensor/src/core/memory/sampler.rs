@@ -51,6 +51,7 @@ pub struct Sampler {
     roots: HashMap<ProcessKey, Root>,
     /// Names of the groups of the last sample.
     groups: HashMap<(GroupBy, u64), String>,
+    walked: bool,
 }
 
 /// What is asked once about a root.
@@ -89,6 +90,7 @@ impl Sampler {
             series_ns: clock::boot_ns(),
             roots: HashMap::new(),
             groups: HashMap::new(),
+            walked: false,
         }
     }
 
@@ -100,6 +102,11 @@ impl Sampler {
     /// What looks: `table`, `iterator` or `proc`.
     pub fn by(&self) -> &'static str {
         self.memory.by()
+    }
+
+    /// Whether the last look was a walk over all tasks.
+    pub fn walked(&self) -> bool {
+        self.walked
     }
 
     /// Who holds memory now. Whoever lists trees is told as well.
@@ -137,8 +144,9 @@ impl Sampler {
         })
     }
 
-    fn tally(&self) -> io::Result<Tally> {
+    fn tally(&mut self) -> io::Result<Tally> {
         let look = self.memory.look(&self.lineage)?;
+        self.walked = look.is_walk();
         Ok(self.trees.recent().tally(|slot, key| look.of(slot, key), &WORTH))
     }
 
