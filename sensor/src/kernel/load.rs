@@ -134,6 +134,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
     let offsets = types.offsets()?;
     let layout = types.memory();
     let (places, numbers) = oom::layout(&types);
+    let has_loop = types.enumerator("BPF_FUNC_loop").is_some();
     drop(types);
     let memory = layout.unwrap_or_default();
     let btf = aya::Btf::from_sys_fs()?;
@@ -188,7 +189,7 @@ pub fn load(options: &LoadOptions) -> Result<(Programs, Lineage, RingBuf<MapData
         Ok(visitor) => (Some(Arc::new(visitor)), None),
         Err(error) => (None, Some(reason(&error))),
     };
-    let memory = Arc::new(load_memory(&mut ebpf, &btf, layout.err())?);
+    let memory = Arc::new(load_memory(&mut ebpf, &btf, layout.err(), has_loop)?);
     let gears = load_gears(&mut ebpf, &btf, options.brake)?;
     let programs = Programs {
         ebpf,
@@ -246,20 +247,24 @@ fn owned(program: &ProgramFd) -> Result<OwnedFd, ProgramError> {
     program.as_fd().try_clone_to_owned().map_err(ProgramError::IOError)
 }
 
-/// What looks at who holds memory. `unknown`: a field that this kernel lacks.
+/// What looks at who holds memory. `unknown`: a field that this kernel lacks; `has_loop`: it has `bpf_loop`.
 fn load_memory(
     ebpf: &mut Ebpf,
     btf: &aya::Btf,
     unknown: Option<&'static str>,
+    has_loop: bool,
 ) -> Result<Memory, LoadError> {
     let held = mapped(ebpf, "HELD")?;
     let visitor = match unknown {
         Some(field) => Err(format!("this kernel has no {field}")),
         None => load_iterator(program(ebpf, MEMORY)?, btf).map_err(|error| reason(&error)),
     };
-    let table: &mut RawTracePoint = program(ebpf, IN_TABLE)?;
-    let loaded = table.load().and_then(|()| owned(table.fd()?));
-    let table = loaded.map_err(|error| reason(&error));
+    let table = if has_loop {
+        let table: &mut RawTracePoint = program(ebpf, IN_TABLE)?;
+        table.load().and_then(|()| owned(table.fd()?)).map_err(|error| reason(&error))
+    } else {
+        Err("this kernel has no bpf_loop, which came with Linux 5.17".into())
+    };
     Ok(Memory::new(visitor.map(|visitor| memory::Kernel { visitor, table, held })))
 }
 
