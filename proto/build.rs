@@ -67,6 +67,7 @@ const STRINGS: &[&str] = &[
     "TreeMemory.signature",
     "TreeMemory.alike_program",
     "SamplingStatus.took_ns",
+    "SamplingStatus.walk_took_ns",
     "LiveTree.stalled_ns",
     "OomKill.at_ns",
     "Killed.at_ns",
