@@ -40,6 +40,9 @@ pub enum Field {
     CloneFlags,
 }
 
+/// An offset of what this kernel does not have.
+pub const ABSENT: u64 = u64::MAX;
+
 /// Number of fields.
 pub const FIELDS: usize = 31;
 

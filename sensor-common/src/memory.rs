@@ -80,12 +80,9 @@ pub struct Layout {
     /// is in it.
     pub threads: u64,
     pub thread: u64,
-    /// `mm_struct.owner`, one of the threads that use it; [`ABSENT`] in a kernel that does not keep it.
+    /// `mm_struct.owner`, one of the threads that use it; [`ABSENT`](crate::layout::ABSENT) in a kernel that does not keep it.
     pub owner: u64,
 }
-
-/// No offset.
-pub const ABSENT: u64 = u64::MAX;
 
 const _: () = assert!(size_of::<Held>() == 64);
 

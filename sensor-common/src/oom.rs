@@ -2,6 +2,7 @@
 
 use crate::{
     ProcessKey,
+    layout::ABSENT,
     lineage::{ExecRecord, Image},
     memory::Held,
 };
@@ -54,9 +55,6 @@ pub const RECORD: u32 = 1 << 6;
 pub const OWNS: u32 = 1 << 7;
 /// It only forked: `at_fork` and its shared memory are its parent's as well.
 pub const INHERITS: u32 = 1 << 8;
-
-/// A field that this kernel does not have.
-pub const ABSENT: u64 = u64::MAX;
 
 /// Where this kernel keeps what is read here, bytes; [`ABSENT`]: nowhere, and what needs it stays
 /// unknown.

@@ -228,7 +228,7 @@ pub extern "C" fn sensor_baseline(ctx: *mut IterTask) -> i32 {
 }
 
 /// A look at who holds memory, from the table; attached to nothing, but run when user space asks. Arguments: (the
-/// first slot). Answers how many slots of those from there on were ever used.
+/// first slot).
 #[unsafe(no_mangle)]
 #[unsafe(link_section = "raw_tp")]
 pub extern "C" fn sensor_held(ctx: *mut u64) -> i32 {

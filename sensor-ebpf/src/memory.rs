@@ -8,9 +8,9 @@ use core::{ffi::c_void, ptr};
 
 use aya_ebpf::helpers::generated::{bpf_get_current_task, bpf_loop};
 use sensor_common::{
-    layout::Field,
+    layout::{ABSENT, Field},
     lineage::{ADOPTED, EXECUTED, Slot},
-    memory::{ABSENT, ANON, Held, Layout, NOBODY, OWN, SHARES, SHMEM, SLOTS_AT_ONCE, SWAP},
+    memory::{ANON, Held, Layout, NOBODY, OWN, SHARES, SHMEM, SLOTS_AT_ONCE, SWAP},
 };
 
 use crate::{
@@ -148,7 +148,8 @@ struct Round {
     look: u32,
 }
 
-/// Looks at whoever is in [`SLOTS_AT_ONCE`] slots from `first` on. Answers how many of them were ever used.
+/// Looks at whoever is in [`SLOTS_AT_ONCE`] slots from `first` on. Answers at how many: fewer, where it came to
+/// one that was never used.
 ///
 /// The kernel runs it as a reader of RCU: whoever is in a slot may end meanwhile, but the task is not freed.
 #[inline(always)]

@@ -16,11 +16,12 @@ use aya_ebpf::{
 };
 use sensor_common::{
     event,
+    layout::ABSENT,
     lineage::{EXECUTED, Slot},
     loss::Reason,
     oom::{
-        ABSENT, BY_KERNEL, BY_OOM, COUNTED, Comm, DYING, Doing, Kill, Killed, LEVELS, LIMITED,
-        Layout, Limit, MATTERS_PAGES, MATTERS_PROCESSES, Marked, NODE, Pages, RECORD, SIGKILL,
+        BY_KERNEL, BY_OOM, COUNTED, Comm, DYING, Doing, Kill, Killed, LEVELS, LIMITED, Layout,
+        Limit, MATTERS_PAGES, MATTERS_PROCESSES, Marked, NODE, Pages, RECORD, SIGKILL,
         TOLD_A_SECOND, Told, inherited,
     },
 };

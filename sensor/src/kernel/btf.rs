@@ -7,8 +7,8 @@
 use std::{fs, io, path::Path};
 
 use sensor_common::{
-    layout::{FIELDS, Field},
-    memory::{ABSENT, Layout},
+    layout::{ABSENT, FIELDS, Field},
+    memory::Layout,
 };
 
 /// Offsets in bytes, by [`Field`].

@@ -4,7 +4,7 @@
 use std::os::fd::OwnedFd;
 
 use aya::{Ebpf, maps::Array};
-use sensor_common::oom::{ABSENT, Layout};
+use sensor_common::{layout::ABSENT, oom::Layout};
 
 use super::{btf::Btf, load::attach_tracepoint};
 
