@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use tests::{
     Cage, Limits, Sensor, needs, process,
     run::until,
@@ -17,6 +18,9 @@ const MEMORY_LIMIT_KIB: u64 = 160 << 10;
 
 /// Room in the smallest table that the configuration allows.
 const ROOM: u32 = 1024;
+
+/// Two looks at memory, of which one at most walks over all tasks, at a sample every five seconds.
+const LOOKS: Duration = Duration::from_mins(1);
 
 #[test]
 fn twenty_thousand_processes() {
@@ -38,6 +42,7 @@ fn twenty_thousand_processes() {
     let status = sensor.status().unwrap();
     let known = status["processes"].as_u64().unwrap();
     assert!(known >= u64::from(count), "{known} processes known: {status:#}");
+    all_are_looked_at(&sensor, count);
     catches_a_planted_recursion(&sensor, &cage);
     let used: u64 = sensor
         .processes()
@@ -46,6 +51,17 @@ fn twenty_thousand_processes() {
         .sum();
     assert!(used <= MEMORY_LIMIT_KIB, "the daemon uses {used} KiB");
     assert!(sensor.incidents().unwrap().iter().all(|one| one["kind"] == "recursion"));
+}
+
+/// Whose memory it is, is seen of everybody, also where no walk over all tasks is made: by several calls, then.
+fn all_are_looked_at(sensor: &Sensor, count: u32) {
+    let mut last = Value::Null;
+    let seen = until(LOOKS, || {
+        last = sensor.status().unwrap()["memory_sampling"].take();
+        let by_table = last["by"] != "table" || last["took_ns"] != last["walk_took_ns"];
+        by_table && last["processes"].as_u64() >= Some(count.into())
+    });
+    assert!(seen, "{last:#}");
 }
 
 #[test]

@@ -93,6 +93,26 @@ fn a_kill_that_is_no_oom_has_a_sender() {
 }
 
 #[test]
+fn who_shares_a_victims_memory_ends_by_the_same_kill() {
+    needs!("cc");
+    let cage = cage();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let mut running = oom::fills_shared().unwrap().start(&cage).unwrap();
+    assert_eq!(running.wait(CATCH).unwrap().signal(), Some(SIGKILL));
+    let incident = found(&sensor, "oom_kill");
+    let victims = incident["oom"]["victims"].as_array().unwrap();
+    assert_eq!(victims.len(), 1, "{incident:#}");
+    let victim = &victims[0]["victim"]["process"]["pid"];
+    let mut watch = sensor.watch(0).unwrap();
+    let told = watch.find(CATCH, |record| record["observation"]["killed"].is_object()).unwrap();
+    let killed = &told.record["observation"]["killed"];
+    assert_eq!(&killed["victim"]["process"]["pid"], victim, "{killed:#}");
+    assert_ne!(&killed["process"]["process"]["pid"], victim, "{killed:#}");
+    assert_eq!(told.record["incident"], incident["id"]);
+    assert_eq!(about_oom(&sensor), 1);
+}
+
+#[test]
 fn oom_kills_in_a_row_are_one_loop() {
     needs!();
     let cage = cage();

@@ -1,9 +1,13 @@
 //! Programs that take more memory than they may, and one that is killed by somebody.
 
-use anyhow::Result;
+use std::{process::Command, time::Duration};
+
+use anyhow::{Context as _, Result};
 
 use super::Workload;
-use crate::names;
+use crate::{names, run::run};
+
+const COMPILED_WITHIN: Duration = Duration::from_mins(1);
 
 /// What a shell needs to fill any limit: a text that doubles.
 const FILL: &str = "x=0123456789abcdef\nwhile :; do x=\"$x$x\"; done\n";
@@ -27,6 +31,17 @@ pub fn fills_with_children() -> Result<Workload> {
     let script = format!("#!/bin/sh\nsleep 3600 &\nsleep 3600 &\nsleep 1\n{FILL}");
     let script = work.write_program(&names::word(), &script)?;
     Ok(work.runs([script]))
+}
+
+/// A program that fills its limit, with a process of its own, and no thread, that has the same memory.
+pub fn fills_shared() -> Result<Workload> {
+    let work = Workload::new()?;
+    let source = work.write("shared.c", include_str!("shared.c"))?;
+    let program = work.path().join(names::word());
+    let mut compiler = Command::new("cc");
+    compiler.args(["-O1", "-o"]).arg(&program).arg(source);
+    run(&mut compiler, COMPILED_WITHIN)?.success().context("cannot compile shared.c")?;
+    Ok(work.runs([program]))
 }
 
 /// A script that starts another one again and again, so many times, each of which fills its limit.

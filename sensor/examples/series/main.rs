@@ -34,8 +34,15 @@ const LEAK_FROM: f64 = 0.3;
 /// Leaks, percent of the memory an hour: all of it within 20 minutes, within 80, 12 hours, 2 days, 8 days.
 const LEAKS: [f64; 5] = [300.0, 75.0, 8.0, 2.0, 0.5];
 
-/// Rules that judge what these series have.
-const RULES: [&str; 5] = ["M1", "M2", "M3", "M4", "M5"];
+/// Rules that judge what these series have, and within how many seconds each says that all will be used up; M5 says
+/// nothing of the kind.
+const RULES: [(&str, Option<f64>); 5] = [
+    ("M1", Some(600.0)),
+    ("M2", Some(2.0 * 3600.0)),
+    ("M3", Some(24.0 * 3600.0)),
+    ("M4", Some(7.0 * 86_400.0)),
+    ("M5", None),
+];
 
 /// Machines that always have 80 to 95 % in use are no trees: halved, and as they are.
 const SCALES: [f64; 2] = [0.5, 1.0];
@@ -144,18 +151,34 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 fn alarms(set: &Set) {
     let span = |one: &Points| Some(one.last()?.0 - one.first()?.0);
     let days = set.series.iter().filter_map(span).sum::<f64>() / 86_400.0;
-    let mut alarms: BTreeMap<&str, usize> = RULES.iter().map(|rule| (*rule, 0)).collect();
+    let mut alarms: BTreeMap<&str, usize> = RULES.iter().map(|(rule, _)| (*rule, 0)).collect();
+    let mut came_true = alarms.clone();
     for one in &set.series {
-        for (_, rule) in found(one.iter().map(|(at, used)| (*at, used * set.scale))) {
-            *alarms.entry(rule).or_default() += 1;
+        let points: Points = one.iter().map(|(at, used)| (*at, used * set.scale)).collect();
+        for (at, rule) in found(points.iter().copied()) {
+            let counts = if comes_true(&points, at, rule) { &mut came_true } else { &mut alarms };
+            *counts.entry(rule).or_default() += 1;
         }
     }
     let Set { name, split, scale, series, .. } = set;
     let count = series.len();
     println!(
         "{}",
-        json!({"alarms": {"series": name, "split": split, "scale": scale, "count": count, "days": days, "by": alarms}})
+        json!({"alarms": {
+            "series": name, "split": split, "scale": scale, "count": count, "days": days, "by": alarms,
+            "came_true": came_true,
+        }})
     );
+}
+
+/// Whether all that is not kept in reserve was used up within the time of an alarm's forecast.
+fn comes_true(points: &[(f64, f64)], at: f64, rule: &str) -> bool {
+    let reserve = f64::from(Detect::default().memory().reserve_percent) / 100.0;
+    let within = RULES.iter().find(|(name, _)| *name == rule).and_then(|(_, within)| *within);
+    within.is_some_and(|within| {
+        let mut after = points.iter().filter(|it| it.0 >= at && it.0 <= at + within);
+        after.any(|(_, used)| *used >= 1.0 - OTHERS - reserve)
+    })
 }
 
 fn leaks(set: &Set, rate: f64) {

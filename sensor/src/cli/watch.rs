@@ -262,6 +262,12 @@ fn oom_kill(kill: &OomKill) -> String {
 
 fn end(killed: &Killed) -> String {
     let who = killed.process.as_ref().map_or_else(String::new, describe::actor);
+    if let Some(victim) = &killed.victim {
+        let victim = describe::actor(victim);
+        return format!(
+            "SIGKILL ended {who}, by the kernel: it shared the memory of {victim}, which the OOM killer took"
+        );
+    }
     let by = match (&killed.sender, killed.by_kernel) {
         (Some(sender), false) => format!("by {} of uid {}", describe::actor(sender), sender.uid),
         (Some(sender), true) => format!("by the kernel, on behalf of {}", describe::actor(sender)),

@@ -2,9 +2,12 @@
 //! before it is needed, and a place at the end of the OOM killer's list. All of it may be refused, and is
 //! done without then.
 
-use std::{fs, hint, io};
+use std::{fs, hint, io, ptr};
 
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::{
+    mm::{Advice, madvise},
+    thread::{CapabilitySet, capabilities},
+};
 
 /// Of -1000 (never) to 1000. Not never: a leak of our own must have an end, too.
 const OOM_SCORE: i32 = -900;
@@ -18,10 +21,34 @@ pub fn lock_memory() -> io::Result<()> {
     if !capabilities(None)?.effective.contains(CapabilitySet::IPC_LOCK) {
         return Err(io::Error::other("this needs CAP_IPC_LOCK"));
     }
+    // What cannot be let go of is locked with the rest.
+    let _ = forget_text();
     // SAFETY: changes how the kernel keeps our pages, nothing that a program could notice.
     let locked =
         unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
     if locked == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Lets go of the code that ran until now, most of which was for the start alone. What runs again is taken from the
+/// page cache, where it stays.
+fn forget_text() -> io::Result<()> {
+    for (start, length) in text(&fs::read_to_string("/proc/self/maps")?) {
+        // SAFETY: pages of a file that are never written to: whoever touches one gets the same again.
+        unsafe { madvise(ptr::with_exposed_provenance_mut(start), length, Advice::LinuxDontNeed)? };
+    }
+    Ok(())
+}
+
+/// Address and length of what is mapped from files to be executed, of the lines of `/proc/self/maps`.
+fn text(maps: &str) -> impl Iterator<Item = (usize, usize)> {
+    maps.lines().filter_map(|line| {
+        let (range, line) = line.split_once(' ')?;
+        let is_text = line.starts_with("r-xp ") && line.contains(" /");
+        let (start, end) = range.split_once('-').filter(|_| is_text)?;
+        let address = |digits| usize::from_str_radix(digits, 16).ok();
+        let start = address(start)?;
+        Some((start, address(end)?.checked_sub(start)?))
+    })
 }
 
 /// What a reaction may take from the heap without asking the kernel, bytes. A containment of 700
@@ -134,6 +161,25 @@ mod tests {
         let [first, second] = faults[..] else { panic!("{said}") };
         // One that is cold takes some 250, unless its heap was that of another thread before.
         assert!(first < 20 && second < 20, "{first}, {second}");
+    }
+
+    #[test]
+    fn text_is_what_is_executed_from_files() {
+        let maps = "\
+            55d0c0000000-55d0c0200000 r--p 00000000 fe:00 1234    /usr/bin/sensor\n\
+            55d0c0200000-55d0c1400000 r-xp 00200000 fe:00 1234    /usr/bin/sensor\n\
+            55d0c1400000-55d0c1500000 rw-p 01400000 fe:00 1234    /usr/bin/sensor\n\
+            7f0000000000-7f0000001000 r-xp 00000000 00:00 0 \n\
+            7f0000100000-7f0000180000 r-xp 00028000 fe:00 99      /usr/lib/a name - with/lib c.so.6 (deleted)\n\
+            7ffd00000000-7ffd00002000 r-xp 00000000 00:00 0       [vdso]\n\
+            zz-7f r-xp 0 0 0 /\n\n";
+        let found: Vec<_> = text(maps).collect();
+        assert_eq!(found, [(0x55d0_c020_0000, 0x120_0000), (0x7f00_0010_0000, 0x8_0000)]);
+        // This very function is in some of it, and goes on afterwards.
+        let here = text_is_what_is_executed_from_files as fn() as usize;
+        let maps = fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(text(&maps).any(|(start, length)| (start..start + length).contains(&here)));
+        forget_text().unwrap();
     }
 
     #[test]

@@ -369,6 +369,10 @@ pub fn samples() -> Vec<Record> {
             sender: Some(Actor { comm: "a\x1b".into(), ..Actor::default() }),
             ..Killed::default()
         })),
+        fact(Fact::Killed(Killed {
+            victim: Some(Actor { comm: "a\x1b".into(), ..Actor::default() }),
+            ..Killed::default()
+        })),
         fact(Fact::Pressure(pressure)),
         Body::Transition(transition),
         Body::Transcript(Transcript {

@@ -447,6 +447,7 @@ pub fn records() -> Vec<Record> {
             bytes: 1 << 20,
             processes: 9,
             untold: 1,
+            victim: Some(actor()),
         })),
         fact(observation::Fact::Pressure(pressure)),
         fact(observation::Fact::Usage(usage)),

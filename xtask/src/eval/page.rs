@@ -130,7 +130,7 @@ configuration. Malign: until an incident is contained and explained, or only exp
 where it is not to be contained; honest: to its end.
 3. **Replayed.** Long recordings of honest work, and observations of memory over hours and days, with a label each \
 ([tests/traces](../tests/traces)), go through the same detectors.
-4. **Made series.** 216 days of memory that are made with the shapes of published ones (full machines of a cluster, services \
+4. **Made series.** 864 days of memory that are made with the shapes of published ones (full machines of a cluster, services \
 that warm up, garbage collectors, day and night, new versions, jobs), each as one tree on a host of its own, go through the \
 detectors of growth, once as they are and once with a leak from a third on. What recorded series make of them, which are \
 no part of this project, stands in [growth.md](growth.md#how-often-it-is-wrong).

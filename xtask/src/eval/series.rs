@@ -41,7 +41,7 @@ pub struct Seen {
     pub leaks: Vec<Leaks>,
 }
 
-/// Alarms in series to which nothing was added, by detector.
+/// Alarms in series to which nothing was added, by detector: false ones, and those whose forecast came true.
 #[derive(Clone, Debug, Deserialize, PartialEq)]
 pub struct Alarms {
     series: String,
@@ -50,6 +50,7 @@ pub struct Alarms {
     count: usize,
     days: f64,
     by: BTreeMap<String, u64>,
+    came_true: BTreeMap<String, u64>,
 }
 
 /// What became of a leak in each of some series.
@@ -177,7 +178,7 @@ impl Seen {
             .unwrap_or_default();
         // Writing to a String cannot fail.
         let mut text = format!(
-            "| series | split | count | days | {} | all |\n|---|---|---|---|{}---|\n",
+            "| series | split | count | days | {} | all | came true |\n|---|---|---|---|{}---|---|\n",
             rules.join(" | "),
             "---|".repeat(rules.len())
         );
@@ -188,15 +189,22 @@ impl Seen {
         for it in &self.alarms {
             let each: Vec<String> = it.by.values().map(|count| rate(*count, it.days)).collect();
             let all = rate(it.by.values().sum(), it.days);
+            let came_true: Vec<String> = it
+                .came_true
+                .iter()
+                .filter(|(_, count)| **count > 0)
+                .map(|(rule, count)| format!("{count} {rule}"))
+                .collect();
             let _ = writeln!(
                 text,
-                "| {} × {} | {} | {} | {:.1} | {} | {all} |",
+                "| {} × {} | {} | {} | {:.1} | {} | {all} | {} |",
                 it.series,
                 it.scale,
                 it.split,
                 it.count,
                 it.days,
-                each.join(" | ")
+                each.join(" | "),
+                came_true.join(", ")
             );
         }
         text.push_str(
@@ -231,8 +239,8 @@ pub mod tests {
     use super::*;
 
     const SAID: &str = r#"
-{"alarms":{"series":"pods","split":"tune","scale":0.5,"count":9,"days":100.0,"by":{"M1":7,"M2":0}}}
-{"alarms":{"series":"pods","split":"held out","scale":0.5,"count":12,"days":200.0,"by":{"M1":0,"M2":20}}}
+{"alarms":{"series":"pods","split":"tune","scale":0.5,"count":9,"days":100.0,"by":{"M1":7,"M2":0},"came_true":{"M1":0,"M2":3}}}
+{"alarms":{"series":"pods","split":"held out","scale":0.5,"count":12,"days":200.0,"by":{"M1":0,"M2":20},"came_true":{"M1":0,"M2":0}}}
 {"leaks":{"series":"pods","split":"held out","scale":0.5,"percent_an_hour":8.0,"count":12,"full":11,"found":12,"after_h":3.7,"before_full_h":null,"by":{"M1":2,"M3":10}}}
 "#;
 
@@ -258,9 +266,9 @@ pub mod tests {
     fn each_line_becomes_one_of_a_table() {
         let text = seen().markdown();
         for line in [
-            "| series | split | count | days | M1 | M2 | all |",
-            "| pods × 0.5 | tune | 9 | 100.0 | 0.070 | 0 | 0.070 |",
-            "| pods × 0.5 | held out | 12 | 200.0 | 0 | 0.100 | 0.100 |",
+            "| series | split | count | days | M1 | M2 | all | came true |",
+            "| pods × 0.5 | tune | 9 | 100.0 | 0.070 | 0 | 0.070 | 3 M2 |",
+            "| pods × 0.5 | held out | 12 | 200.0 | 0 | 0.100 | 0.100 |  |",
             "| pods × 0.5 | held out | 8 | 12 | 11 | 12 | 3.70 | – | 2 M1, 10 M3 |",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");

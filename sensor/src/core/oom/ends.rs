@@ -1,4 +1,4 @@
-//! Ends by SIGKILL that are not the OOM killer's: who was ended by whom.
+//! Ends by SIGKILL of whoever is no victim of the OOM killer: who was ended by whom.
 
 use sensor_common::oom::{BY_KERNEL, Kill, Killed};
 
@@ -14,7 +14,7 @@ use crate::{
 /// Ends by SIGKILL that are remembered, for whoever asks who did it.
 const ENDS: usize = 64;
 
-/// SIGKILL ended a process, and not the OOM killer's.
+/// SIGKILL ended a process that the OOM killer did not choose.
 #[derive(Debug)]
 pub struct Ending {
     pub(super) killed: Killed,
@@ -39,6 +39,11 @@ impl Desk {
             ..self.actor(killed.process, &killed.comm, killed.uid, None)
         };
         let known = killed.known != 0;
+        let by_kernel = known && flags & BY_KERNEL != 0;
+        let behind = recorded(by).filter(|_| by_kernel);
+        let behind = behind.and_then(|trigger| self.deaths.kills.behind(trigger, at_ns));
+        let victim = behind.and_then(|case| case.oom.victims.last()?.victim.clone());
+        let case = behind.map(|case| case.number);
         let fact = proto::Killed {
             at_ns: killed.at_ns,
             process: Some(process),
@@ -46,17 +51,22 @@ impl Desk {
                 cgroup: clean(&sender_cgroup),
                 ..self.actor(by, &sender_comm, sender_uid, sender.as_ref())
             }),
-            by_kernel: known && flags & BY_KERNEL != 0,
+            by_kernel,
             sent_ns: if known { at_ns } else { 0 },
             bytes: if known { (pages.anon + pages.swap + pages.shmem) * PAGE } else { 0 },
             processes: killed.live,
             untold: killed.untold,
+            victim,
         };
         if self.deaths.ends.len() >= ENDS {
             self.deaths.ends.pop_front();
         }
         self.deaths.ends.push_back(fact.clone());
-        let incident = self.whose(killed.process, killed.parent);
+        let of_case = self.deaths.oom.iter().find(|(_, going)| Some(going.case) == case);
+        let incident = match of_case {
+            Some((id, _)) => id.clone(),
+            None => self.whose(killed.process, killed.parent),
+        };
         let observed = Body::Observation(proto::Observation { fact: Some(Fact::Killed(fact)) });
         self.log.append(Draft { incident, ..Draft::bulk(observed) });
     }
@@ -84,7 +94,11 @@ impl Desk {
         let end = self.deaths.ends.iter().rev().find(|end| is(&end.process))?;
         let sender = end.sender.as_ref()?;
         let pid = sender.process.unwrap_or_default().pid;
-        let whom = if end.by_kernel { "the kernel, on behalf of " } else { "" };
+        let whom = match (&end.victim, end.by_kernel) {
+            (Some(_), _) => "the OOM killer, on behalf of ",
+            (None, true) => "the kernel, on behalf of ",
+            (None, false) => "",
+        };
         Some(format!("{whom}`{}` ({pid}) of uid {}", sender.comm, sender.uid))
     }
 }

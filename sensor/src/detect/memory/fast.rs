@@ -46,6 +46,10 @@ pub const MORE: u64 = 64;
 /// host: of the 145 one was left, and of leaks that a pod is full by within 20 minutes 75 of 78 were still told of.
 const BREATH: u64 = 7;
 
+/// One part of so many of the growth has to be above the most that there was before: jobs of one size that come and go
+/// are each a hair above the last.
+const NEW: u64 = 8;
+
 /// A growth is even if it rose in so many samples, a second or more each: what is one piece of work is done within
 /// two or three; ...
 pub const EVEN_SAMPLES: u32 = 6;
@@ -222,7 +226,8 @@ impl Fast {
         // What it takes is missing in the room, and it never had so much: on a host that is always almost
         // full every breath would be the last.
         let missing = drop.saturating_mul(2) >= grown;
-        let breathes = grown < self.latest.bytes / BREATH || self.latest.bytes <= self.before;
+        let breathes = grown < self.latest.bytes / BREATH
+            || self.latest.bytes <= self.before.saturating_add(grown / NEW);
         if grown < room.notable(limits) || !carries || !missing || breathes {
             return None;
         }
@@ -334,6 +339,11 @@ mod tests {
 
     /// Samples in which a tree that has these parts of a host, percent, one a minute, is told of. Others have 2 %.
     fn told(percent: &[u64]) -> Vec<usize> {
+        told_each(60, percent)
+    }
+
+    /// The same of one in so many seconds.
+    fn told_each(seconds: u64, percent: &[u64]) -> Vec<usize> {
         let limits = Limits::default();
         let mut fast = Fast::default();
         let total = 16 * 1024 * MIB;
@@ -347,7 +357,7 @@ mod tests {
             };
             let room = Room::of(&host, None, &limits);
             fast.follow(
-                (at as u64 + 1) * 60 * S,
+                (at as u64 + 1) * seconds * S,
                 Point { bytes, ..Point::default() },
                 &room,
                 &limits,
@@ -369,6 +379,23 @@ mod tests {
         // Nor when it comes back there from a little below, which is no end of a growth by what it gave back.
         let again = [stays.clone(), vec![88; 30], vec![88, 90, 93, 95, 96, 96, 96]].concat();
         assert_eq!(told(&again), told(&stays));
+    }
+
+    #[test]
+    fn jobs_of_one_size_are_told_of_once_at_most() {
+        // From 60 % up within ten minutes, and back after as long; then the same again, a little higher each time.
+        let job = |top: u64| {
+            let rises = (60..=top).flat_map(|part| [part; 2]).collect();
+            [vec![60; 60], rises, vec![top; 60], vec![60; 60]].concat()
+        };
+        let told = |percent: &[u64]| told_each(10, percent);
+        let one = job(85);
+        assert!(!told(&one).is_empty(), "nobody knows yet that it comes to an end");
+        let again = [one.clone(), job(86), job(86), job(87)].concat();
+        assert_eq!(told(&again), told(&one));
+        // One that goes on where the others stopped.
+        let leak = [again.clone(), (60..=97).flat_map(|part| [part; 2]).collect()].concat();
+        assert!(told(&leak).iter().any(|at| *at > again.len()), "{:?}", told(&leak));
     }
 
     #[test]

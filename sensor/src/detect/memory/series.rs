@@ -91,6 +91,11 @@ impl Series {
         ended
     }
 
+    /// How long it was watched, in whole buckets of the longest ring, of which there are 48 hours at most.
+    pub fn watched_ns(&self) -> u64 {
+        self.rings.last().map_or(0, |ring| ring.buckets().len() as u64 * ring.length_ns())
+    }
+
     /// Growth of something within a window.
     pub fn grown(&self, window: Window, of: impl Fn(&Point) -> u64) -> u64 {
         match window {

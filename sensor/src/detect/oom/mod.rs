@@ -132,6 +132,14 @@ impl Kills {
         case.judged(step, samples, growths)
     }
 
+    /// The kill that has ended whoever this process asked for memory then, by SIGKILL that the kernel sent: beside its
+    /// victims it ends those that share memory with them.
+    pub fn behind(&self, trigger: proto::ProcessKey, sent_ns: u64) -> Option<&Case> {
+        self.cases.iter().rev().find(|case| {
+            case.trigger == Some(trigger) && sent_ns.abs_diff(case.last_ns) <= JOINED_NS
+        })
+    }
+
     pub fn case(&self, number: u64) -> Option<&Case> {
         self.cases.iter().find(|case| case.number == number)
     }

@@ -11,7 +11,7 @@ use std::{
     collections::{HashMap, HashSet},
 };
 
-use super::{Census, INIT, Member};
+use super::{Census, Counted, INIT, Member};
 use crate::{lineage::ProcessKey, proto::GroupBy};
 
 /// Of a process, bytes.
@@ -299,7 +299,7 @@ impl Census {
 
     /// Sums over what has something in common.
     fn gather(&self, holds: &[Option<Holds>], sums: &[Sum], worth: &Worth) -> Vec<Gathering> {
-        let mut groups: HashMap<(i32, u64), Gathering> = HashMap::new();
+        let mut groups = Groups::default();
         for (at, holds) in holds.iter().enumerate() {
             let Some(holds) = holds else { continue };
             let counted = &self.members[at].counted;
@@ -309,19 +309,12 @@ impl Census {
                 (GroupBy::User, holds.uid.into()),
                 (GroupBy::Cgroup, counted.cgroup),
             ];
-            for (by, what) in keys {
+            for (kind, (by, what)) in keys.into_iter().enumerate() {
                 // Nobody knows what it runs, or it has no session.
                 if what == 0 && by != GroupBy::User {
                     continue;
                 }
-                let group = groups.entry((by.into(), what)).or_insert(Gathering {
-                    by,
-                    what,
-                    processes: 0,
-                    bytes: 0,
-                    eldest: counted.key,
-                    slot: counted.slot,
-                });
+                let group = groups.of(kind, by, what, counted);
                 group.processes += 1;
                 group.bytes += sums[at].own;
                 if counted.key.start_ns < group.eldest.start_ns {
@@ -329,8 +322,8 @@ impl Census {
                 }
             }
         }
-        let mut all: Vec<Gathering> =
-            groups.into_values().filter(|group| group.bytes >= worth.bytes).collect();
+        let mut all = groups.all;
+        all.retain(|group| group.bytes >= worth.bytes);
         all.sort_unstable_by_key(|it| (it.by as i32, Reverse(it.bytes), it.what));
         let mut told = 0;
         let mut kind = GroupBy::Unspecified;
@@ -342,6 +335,34 @@ impl Census {
             told <= worth.groups
         });
         all
+    }
+}
+
+/// Groups as they are found.
+#[derive(Default)]
+struct Groups {
+    all: Vec<Gathering>,
+    places: HashMap<(i32, u64), usize>,
+    /// Of each kind the place of the last one: who stands beside each other in a tree is mostly in the same.
+    last: [usize; 4],
+}
+
+impl Groups {
+    /// The one with this in common; `first`: who is in it, if it is new.
+    fn of(&mut self, kind: usize, by: GroupBy, what: u64, first: &Counted) -> &mut Gathering {
+        let last = self.last[kind];
+        let is_it = self.all.get(last).is_some_and(|group| group.by == by && group.what == what);
+        let at = if is_it {
+            last
+        } else {
+            *self.places.entry((by.into(), what)).or_insert_with(|| {
+                let (eldest, slot) = (first.key, first.slot);
+                self.all.push(Gathering { by, what, processes: 0, bytes: 0, eldest, slot });
+                self.all.len() - 1
+            })
+        };
+        self.last[kind] = at;
+        &mut self.all[at]
     }
 }
 

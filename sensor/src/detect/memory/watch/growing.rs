@@ -25,6 +25,12 @@ use crate::{
     proto::MemorySample,
 };
 
+const DAY_NS: u64 = 86_400_000_000_000;
+
+/// Whoever was not yet watched for a day may rise as the day does: M3 tells of it only if all will be used up within as
+/// long as it has seen it rise, s.
+const UNKNOWN_DAY_S: u64 = 8 * 3600;
+
 /// What crossed, before it is known whose it is.
 #[derive(Clone, Copy, Debug)]
 struct Crossed {
@@ -42,9 +48,13 @@ impl Watch {
             let horizon_s = Some(f64::from(if rush.quick { limits.fast_s } else { limits.soon_s }));
             return Some(Crossed { rule: Rule::M1, growth: of_rush(&rush), horizon_s });
         }
+        let medium_s = match series.watched_ns() {
+            DAY_NS.. => limits.medium_s,
+            _ => limits.medium_s.min(UNKNOWN_DAY_S),
+        };
         let rings = [
             (Rule::M2, URGENT_S, limits.urgent_s),
-            (Rule::M3, SLOW_S, limits.medium_s),
+            (Rule::M3, SLOW_S, medium_s),
             (Rule::M4, SLOW_S, limits.slow_s),
         ];
         let mut bloat = None;
@@ -60,7 +70,8 @@ impl Watch {
                 return Some(Crossed { rule, growth, horizon_s: Some(horizon_s as f64) });
             }
             // Whoever is younger than the ring of eight hours is still becoming what it is.
-            if at > 0 && age_ns > 16 * LENGTHS_NS[1] && trend.bloats(room, limits) {
+            let settled = age_ns > 16 * LENGTHS_NS[1] && series.watched_ns() >= DAY_NS;
+            if at > 0 && settled && trend.bloats(room, limits) {
                 bloat = bloat.or(Some(Crossed { rule: Rule::M5, growth, horizon_s: None }));
             }
         }
