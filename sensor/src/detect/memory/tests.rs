@@ -408,6 +408,11 @@ fn honest_work_is_silent() {
         let turn = (at as f64 / DAY as f64 * std::f64::consts::TAU).sin();
         service((GIB as f64 * (1.75 + 0.75 * turn)) as u64 + noise(at, 5, 50) * MIB, at)
     });
+    // By day 5 GiB, by night 1 GiB, first seen by night: on and on it would fill the host by the next one.
+    silent("a first day", Host::of_gib(16, 60), 3 * DAY, &|at| {
+        let turn = (at as f64 / DAY as f64 * std::f64::consts::TAU).cos();
+        service((GIB as f64 * (3.0 - 2.0 * turn)) as u64 + noise(at, 5, 50) * MIB, at)
+    });
     // A database takes its buffer of 6 GiB at once, or within an hour, and keeps it.
     for (seconds, every) in [(6, 1), (HOUR, 10)] {
         silent("database", Host::of_gib(16, every), 2 * HOUR, &|at| {
