@@ -55,6 +55,9 @@ pub const RECORD: u32 = 1 << 6;
 pub const OWNS: u32 = 1 << 7;
 /// It only forked: `at_fork` and its shared memory are its parent's as well.
 pub const INHERITS: u32 = 1 << 8;
+/// Whoever the signal was sent by, or on behalf of, was ending itself: as where the first process of a pid namespace
+/// takes all others of it along.
+pub const SENDER_ENDS: u32 = 1 << 9;
 
 /// Where this kernel keeps what is read here, bytes; [`ABSENT`]: nowhere, and what needs it stays
 /// unknown.

@@ -170,7 +170,10 @@ unsafe extern "C" fn look_at_slot(index: u64, round: *mut Round) -> i64 {
     // SAFETY: a value of the array.
     let (task, mut memory) = unsafe { (Task((*held).task), (*held).memory) };
     if task.0 == 0 {
-        return 1;
+        // One may be taken and not filled yet; the one after it is then, if anybody has come since.
+        // SAFETY: as above.
+        let next = HELD.get_ptr(slot.wrapping_add(1)).map_or(0, |next| unsafe { (*next).task });
+        return i64::from(next == 0);
     }
     if task.0 == NOBODY {
         return 0;
@@ -216,6 +219,8 @@ pub fn look(task: Task) {
         if let Some(slot) = slot_of(tgid)
             && let Some(held) = HELD.get_ptr_mut(slot)
         {
+            // SAFETY: a value of the array. Of an exec that was missed, too, the first thread is known from now on.
+            unsafe { (*held).task = task.0 };
             measure(task, memory, slot, held, number());
         }
     } else if task.is_zombie() && task.living_threads() == 0 {

@@ -21,7 +21,7 @@ use sensor_common::{
     loss::Reason,
     oom::{
         BY_KERNEL, BY_OOM, COUNTED, Comm, DYING, Doing, Kill, Killed, LEVELS, LIMITED, Layout,
-        Limit, MATTERS_PAGES, MATTERS_PROCESSES, Marked, NODE, Pages, RECORD, SIGKILL,
+        Limit, MATTERS_PAGES, MATTERS_PROCESSES, Marked, NODE, Pages, RECORD, SENDER_ENDS, SIGKILL,
         TOLD_A_SECOND, Told, inherited,
     },
 };
@@ -126,6 +126,7 @@ fn remember(info: u64, task: u64) -> u32 {
         // Above 0 are the kernel's reasons, as siginfo(2) has them.
         by_kernel = u32::from(field::<i32>(info, place!(siginfo_code)) > 0);
     }
+    let sender_ends = u32::from(current().is_exiting());
     let kill = Kill {
         target: task.key(),
         sender: current().key(),
@@ -134,7 +135,7 @@ fn remember(info: u64, task: u64) -> u32 {
         task: task.0,
         pages: pages_of(task),
         sender_uid: own_uid(),
-        flags: by_kernel * BY_KERNEL,
+        flags: by_kernel * BY_KERNEL | sender_ends * SENDER_ENDS,
         sender_comm: own_comm(),
     };
     // The least recently seen makes room; where that fails, its target ends by nobody's signal.

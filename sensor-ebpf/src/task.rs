@@ -18,6 +18,9 @@ pub type Address = u64;
 /// PF_KTHREAD of include/linux/sched.h, unchanged since 2.6.
 pub const KERNEL_THREAD: u32 = 0x0020_0000;
 
+/// PF_EXITING, as old.
+const EXITING: u32 = 0x4;
+
 #[inline(always)]
 fn offset(field: Field) -> u64 {
     // SAFETY: within the array; volatile because user space replaces the content before loading.
@@ -107,6 +110,12 @@ impl Task {
     #[inline(always)]
     pub fn is_kernel_thread(self) -> bool {
         read::<u32>(self.0, Field::TaskFlags) & KERNEL_THREAD != 0
+    }
+
+    /// Whether this thread ends.
+    #[inline(always)]
+    pub fn is_exiting(self) -> bool {
+        read::<u32>(self.0, Field::TaskFlags) & EXITING != 0
     }
 
     /// Threads of the group that have not begun to exit.

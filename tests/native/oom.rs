@@ -97,7 +97,8 @@ fn who_shares_a_victims_memory_ends_by_the_same_kill() {
     needs!("cc");
     let cage = cage();
     let sensor = Sensor::start(&cage, "").unwrap();
-    let mut running = oom::fills_shared().unwrap().start(&cage).unwrap();
+    let work = oom::fills_shared().unwrap();
+    let mut running = work.start(&cage).unwrap();
     assert_eq!(running.wait(CATCH).unwrap().signal(), Some(SIGKILL));
     let incident = found(&sensor, "oom_kill");
     let victims = incident["oom"]["victims"].as_array().unwrap();
@@ -110,6 +111,26 @@ fn who_shares_a_victims_memory_ends_by_the_same_kill() {
     assert_ne!(&killed["process"]["process"]["pid"], victim, "{killed:#}");
     assert_eq!(told.record["incident"], incident["id"]);
     assert_eq!(about_oom(&sensor), 1);
+}
+
+#[test]
+fn who_ends_with_a_victims_namespace_shared_nothing() {
+    needs!("unshare");
+    let cage = cage();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let work = oom::fills_with_its_namespace().unwrap();
+    let _running = work.start(&cage).unwrap();
+    let incident = found(&sensor, "oom_kill");
+    assert_eq!(incident["oom"]["victims"].as_array().unwrap().len(), 1, "{incident:#}");
+    let mut watch = sensor.watch(0).unwrap();
+    let told = watch.find(CATCH, |record| record["observation"]["killed"].is_object()).unwrap();
+    let killed = &told.record["observation"]["killed"];
+    assert_eq!(
+        (&killed["by_kernel"], &killed["victim"]),
+        (&true.into(), &Value::Null),
+        "{killed:#}"
+    );
+    assert_eq!(killed["process"]["comm"], "sleep");
 }
 
 #[test]

@@ -44,6 +44,14 @@ pub fn fills_shared() -> Result<Workload> {
     Ok(work.runs([program]))
 }
 
+/// A script that fills its limit as the first process of a pid namespace, which ends with it, an idle child included.
+pub fn fills_with_its_namespace() -> Result<Workload> {
+    let work = Workload::new()?;
+    let script = format!("#!/bin/sh\nsleep 3600 &\nsleep 1\n{FILL}");
+    let script = work.write_program(&names::word(), &script)?;
+    Ok(work.runs(["unshare".into(), "--pid".into(), "--fork".into(), script.into_os_string()]))
+}
+
 /// A script that starts another one again and again, so many times, each of which fills its limit.
 pub fn restarts(times: u32) -> Result<Workload> {
     let work = Workload::new()?;

@@ -34,15 +34,8 @@ const LEAK_FROM: f64 = 0.3;
 /// Leaks, percent of the memory an hour: all of it within 20 minutes, within 80, 12 hours, 2 days, 8 days.
 const LEAKS: [f64; 5] = [300.0, 75.0, 8.0, 2.0, 0.5];
 
-/// Rules that judge what these series have, and within how many seconds each says that all will be used up; M5 says
-/// nothing of the kind.
-const RULES: [(&str, Option<f64>); 5] = [
-    ("M1", Some(600.0)),
-    ("M2", Some(2.0 * 3600.0)),
-    ("M3", Some(24.0 * 3600.0)),
-    ("M4", Some(7.0 * 86_400.0)),
-    ("M5", None),
-];
+/// Rules that judge what these series have.
+const RULES: [&str; 5] = ["M1", "M2", "M3", "M4", "M5"];
 
 /// Machines that always have 80 to 95 % in use are no trees: halved, and as they are.
 const SCALES: [f64; 2] = [0.5, 1.0];
@@ -60,8 +53,15 @@ struct Set {
     series: Vec<Points>,
 }
 
-/// Each finding with its second.
-fn found(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, &'static str)> {
+/// What was found.
+struct Alarm {
+    at: f64,
+    rule: &'static str,
+    /// It says that all will be used up within so many seconds; M5 does not.
+    within: Option<f64>,
+}
+
+fn found(points: impl Iterator<Item = (f64, f64)>) -> Vec<Alarm> {
     let mut watch = Watch::new(Detect::default().memory());
     let mut found = Vec::new();
     for (at, used) in points {
@@ -89,7 +89,9 @@ fn found(points: impl Iterator<Item = (f64, f64)>) -> Vec<(f64, &'static str)> {
         };
         for told in watch.see(&sample) {
             if let Told::Found(finding) = told {
-                found.push((at, finding.rule));
+                let forecast = finding.measures.iter().find(|it| it.name == "full_in_at_least");
+                let within = forecast.and_then(|forecast| forecast.threshold);
+                found.push(Alarm { at, rule: finding.rule, within });
             }
         }
     }
@@ -151,13 +153,13 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 fn alarms(set: &Set) {
     let span = |one: &Points| Some(one.last()?.0 - one.first()?.0);
     let days = set.series.iter().filter_map(span).sum::<f64>() / 86_400.0;
-    let mut alarms: BTreeMap<&str, usize> = RULES.iter().map(|(rule, _)| (*rule, 0)).collect();
+    let mut alarms: BTreeMap<&str, usize> = RULES.iter().map(|rule| (*rule, 0)).collect();
     let mut came_true = alarms.clone();
     for one in &set.series {
         let points: Points = one.iter().map(|(at, used)| (*at, used * set.scale)).collect();
-        for (at, rule) in found(points.iter().copied()) {
-            let counts = if comes_true(&points, at, rule) { &mut came_true } else { &mut alarms };
-            *counts.entry(rule).or_default() += 1;
+        for alarm in found(points.iter().copied()) {
+            let counts = if comes_true(&points, &alarm) { &mut came_true } else { &mut alarms };
+            *counts.entry(alarm.rule).or_default() += 1;
         }
     }
     let Set { name, split, scale, series, .. } = set;
@@ -171,14 +173,17 @@ fn alarms(set: &Set) {
     );
 }
 
-/// Whether all that is not kept in reserve was used up within the time of an alarm's forecast.
-fn comes_true(points: &[(f64, f64)], at: f64, rule: &str) -> bool {
+/// Whether all that is not kept in reserve was used up after an alarm, and within the time that it says. What was used
+/// up already was no forecast.
+fn comes_true(points: &[(f64, f64)], alarm: &Alarm) -> bool {
     let reserve = f64::from(Detect::default().memory().reserve_percent) / 100.0;
-    let within = RULES.iter().find(|(name, _)| *name == rule).and_then(|(_, within)| *within);
-    within.is_some_and(|within| {
-        let mut after = points.iter().filter(|it| it.0 >= at && it.0 <= at + within);
-        after.any(|(_, used)| *used >= 1.0 - OTHERS - reserve)
-    })
+    let is_full = |point: &(f64, f64)| point.1 >= 1.0 - OTHERS - reserve;
+    let from = points.partition_point(|point| point.0 < alarm.at);
+    let after = points.get(from..).unwrap_or_default();
+    let Some(within) = alarm.within.filter(|_| !after.first().is_some_and(is_full)) else {
+        return false;
+    };
+    after.iter().take_while(|point| point.0 <= alarm.at + within).any(is_full)
 }
 
 fn leaks(set: &Set, rate: f64) {
@@ -201,10 +206,10 @@ fn leaks(set: &Set, rate: f64) {
         }
         let alarm = found(leaking.iter().copied().filter(|it| end.is_none_or(|end| it.0 <= end)))
             .into_iter()
-            .find(|(at, _)| *at > from);
+            .find(|alarm| alarm.at > from);
         count += 1;
         full += usize::from(end.is_some());
-        if let Some((at, rule)) = alarm {
+        if let Some(Alarm { at, rule, .. }) = alarm {
             seen += 1;
             *by.entry(rule).or_default() += 1;
             lags.push((at - from) / 3600.0);

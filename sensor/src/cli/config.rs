@@ -11,7 +11,7 @@ const EXAMPLES: &str = "\
 Examples:
   sensor config check                           is /etc/sensor/sensor.toml good?
   sensor config check ./sensor.toml
-  sensor config show                            every key as it is in force
+  sensor config show                            every key as the file has it, or its default
   sensor config default > ./sensor.toml         every key with its reason, to start from";
 
 #[derive(Debug, Args)]
@@ -28,7 +28,7 @@ enum What {
         /// Instead of /etc/sensor/sensor.toml.
         file: Option<PathBuf>,
     },
-    /// Every key as it is in force.
+    /// Every key as the file has it, or its default: what is in force from the next start.
     Show {
         /// Instead of /etc/sensor/sensor.toml.
         file: Option<PathBuf>,

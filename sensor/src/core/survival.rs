@@ -21,17 +21,15 @@ pub fn lock_memory() -> io::Result<()> {
     if !capabilities(None)?.effective.contains(CapabilitySet::IPC_LOCK) {
         return Err(io::Error::other("this needs CAP_IPC_LOCK"));
     }
-    // What cannot be let go of is locked with the rest.
-    let _ = forget_text();
     // SAFETY: changes how the kernel keeps our pages, nothing that a program could notice.
     let locked =
         unsafe { libc::mlockall(libc::MCL_CURRENT | libc::MCL_FUTURE | libc::MCL_ONFAULT) };
     if locked == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Lets go of the code that ran until now, most of which was for the start alone. What runs again is taken from the
-/// page cache, where it stays.
-fn forget_text() -> io::Result<()> {
+/// Lets go of the code that ran until now, before memory is locked: for a start, and not for a reaction. What runs again
+/// is read from its file again, or is still in the page cache.
+pub fn forget_text() -> io::Result<()> {
     for (start, length) in text(&fs::read_to_string("/proc/self/maps")?) {
         // SAFETY: pages of a file that are never written to: whoever touches one gets the same again.
         unsafe { madvise(ptr::with_exposed_provenance_mut(start), length, Advice::LinuxDontNeed)? };

@@ -60,6 +60,8 @@ struct Live {
     culprit: Option<ProcessKey>,
     /// Findings of the same cause in incidents that were resolved a short while before it.
     before: u32,
+    /// When it was told of last, boot clock, ns; of an earlier run of the daemon when it was opened.
+    told_ns: u64,
 }
 
 impl Live {
@@ -79,6 +81,14 @@ impl Live {
         let grows = |rule: &str| memory::Rule::named(rule).map(memory::Rule::follows);
         let known = self.incident.finding.as_ref().and_then(|finding| grows(&finding.rule));
         self.culprit == culprit || known == grows(rule)
+    }
+
+    /// Whether all that a growth is about was born after this one was told of: then it is not what grew, but another
+    /// cause. Whoever joins a group is one more of the same.
+    fn is_before(&self, finding: &Finding) -> bool {
+        finding.kind == proto::Kind::MemoryGrowth
+            && self.roots().len() == 1
+            && finding.roots().iter().all(|root| root.start_ns > self.told_ns)
     }
 }
 
@@ -103,7 +113,8 @@ impl Incidents {
             .into_iter()
             .map(|incident| {
                 let culprit = culprit_of(&incident);
-                (incident.id.clone(), Live { incident, culprit, before: 0 })
+                let told_ns = incident.opened_ns;
+                (incident.id.clone(), Live { incident, culprit, before: 0, told_ns })
             })
             .collect();
         Self { live, looked_into, ..Self::default() }
@@ -147,7 +158,12 @@ impl Incidents {
         };
         self.live.insert(
             incident.id.clone(),
-            Live { incident: incident.clone(), culprit: finding.culprit, before },
+            Live {
+                incident: incident.clone(),
+                culprit: finding.culprit,
+                before,
+                told_ns: scene.now_ns,
+            },
         );
         Change { from: State::Unspecified, why, incident, opened: true }
     }
@@ -187,13 +203,17 @@ impl Incidents {
             .find(|live| {
                 live.incident.kind == finding.kind as i32
                     && live.explains(finding.rule, Some(culprit))
+                    && !live.is_before(finding)
                     && live.roots().iter().any(|known| line.contains(known))
             })
             .map(|live| live.incident.id.clone())
     }
 
     fn merge(&mut self, id: &str, finding: &Finding, scene: &Scene) -> Change {
-        let known = self.live.get(id).and_then(|live| live.culprit);
+        let known = self.live.get_mut(id).and_then(|live| {
+            live.told_ns = scene.now_ns;
+            live.culprit
+        });
         self.change(id, scene.now, |incident| {
             incident.occurrences += 1;
             let stronger = incident
@@ -240,6 +260,11 @@ impl Incidents {
         }
         live.incident.updated_at = Some(now);
         Some(Change { from, why, incident: live.incident.clone(), opened: false })
+    }
+
+    /// When an incident that is not resolved was told of last, boot clock, ns.
+    pub fn told_ns(&self, id: &str) -> Option<u64> {
+        self.live.get(id).map(|live| live.told_ns)
     }
 
     /// Ends an incident.

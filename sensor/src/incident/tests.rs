@@ -17,9 +17,10 @@ fn finding(tgid: u32, contain: bool) -> Finding {
     }
 }
 
+/// `now_ns`: since all of them were born.
 fn scene(now_ns: u64, ancestors: &[u32]) -> Scene {
     Scene {
-        now_ns,
+        now_ns: now_ns + 1,
         now: NOW,
         host: "h".into(),
         boot_id: "b".into(),
@@ -176,6 +177,22 @@ fn what_grows_below_who_waits_for_no_child_is_another_cause() {
         // By then it is known for its memory, and what grows below it is the same.
         assert!(!incidents.report(&growth("M1", 9), scene(2, &[7]), "c".into()).opened);
     }
+}
+
+#[test]
+fn who_was_born_after_a_growth_was_told_of_is_another_cause() {
+    let growth = |tgid, born| Finding {
+        kind: proto::Kind::MemoryGrowth,
+        rule: "M1",
+        culprit: Some(ProcessKey::new(tgid, born)),
+        ..finding(tgid, true)
+    };
+    let mut incidents = Incidents::default();
+    assert!(incidents.report(&growth(7, 1), scene(10, &[]), "a".into()).opened);
+    // It was there, and grew with it.
+    assert!(!incidents.report(&growth(8, 5), scene(20, &[7]), "b".into()).opened);
+    assert!(incidents.report(&growth(9, 30), scene(40, &[7]), "c".into()).opened);
+    assert_eq!((incidents.roots("a")[0].tgid, incidents.roots("c")[0].tgid), (7, 9));
 }
 
 #[test]

@@ -160,8 +160,9 @@ impl Kernel {
             }
             return Ok(());
         }
+        self.visitor.visit()?;
         (last.walk, last.ended) = (last.number, ended);
-        self.visitor.visit()
+        Ok(())
     }
 }
 

@@ -37,6 +37,7 @@ pub use self::{
     visit::Visitor,
     witness::{Told, Watched, Witness},
 };
+use crate::core::survival;
 
 /// Who carries a mark, for the guardian: from the descriptors that it inherited, in the order of
 /// [`Programs::guardian_maps`].
@@ -72,6 +73,10 @@ impl Kernel {
             None => lineage.living_count(),
         };
         programs.everybody_known();
+        // Parsers and loaders, which run no more. What follows is what a reaction is made of.
+        if let Err(error) = survival::forget_text() {
+            tracing::debug!("the code of the start stays in memory: {error}");
+        }
         selftest::run(&lineage)?;
         let brake = programs.choose_brake(&lineage)?;
         Ok(Self { programs, lineage, ring, brake, baseline_processes })

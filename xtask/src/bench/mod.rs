@@ -6,6 +6,7 @@ mod black_box;
 mod brake;
 mod idle;
 mod latency;
+mod make;
 mod overhead;
 mod programs;
 mod recursion;
@@ -40,7 +41,7 @@ pub struct Args {
     /// Idle cost at 10,000 processes as well
     #[arg(long)]
     full: bool,
-    /// Only the groups whose name contains this: overhead, latency, recursion, brake,
+    /// Only the groups whose name contains this: overhead, make, latency, recursion, brake,
     /// `black_box`, redaction, agents, idle
     #[arg(long)]
     only: Option<String>,
@@ -115,8 +116,9 @@ impl Effort {
 
 type Group = fn(&Path, Effort, &mut dyn FnMut(Row)) -> Result<()>;
 
-const GROUPS: [(&str, Group); 8] = [
+const GROUPS: [(&str, Group); 9] = [
     ("overhead", overhead::measure),
+    ("make", make::measure),
     ("latency", latency::measure),
     ("recursion", recursion::measure),
     ("brake", brake::measure),

@@ -43,16 +43,31 @@ const LOOPS: [(&str, &str, f64); 4] = [
 pub fn measure(sensor: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Result<()> {
     let program = compile("spawn", SPAWN)?;
     let cage = Cage::new(Limits::tasks(100))?;
-    let mut ratios = [const { Vec::new() }; LOOPS.len()];
-    let mut noise = [const { Vec::new() }; LOOPS.len()];
+    let names = LOOPS.map(|(name, _, budget)| (name.to_owned(), budget));
+    compare(sensor, &cage, effort, &names, &|| blocks(&program), print)?;
+    count(sensor, &program, &cage, print)
+}
+
+/// Rows of what takes so much time, in turns without, without, and with a daemon. `names`: of each, with its budget in
+/// percent.
+pub(super) fn compare<const N: usize>(
+    sensor: &Path,
+    cage: &Cage,
+    effort: Effort,
+    names: &[(String, f64); N],
+    blocks: &dyn Fn() -> Result<[f64; N]>,
+    print: &mut dyn FnMut(Row),
+) -> Result<()> {
+    let mut ratios = [const { Vec::new() }; N];
+    let mut noise = [const { Vec::new() }; N];
     let end = Instant::now() + effort.overhead;
     loop {
-        let off = blocks(&program)?;
-        let again = blocks(&program)?;
-        let daemon = Sensor::start_binary(sensor, &cage, "")?;
-        let on = blocks(&program)?;
+        let off = blocks()?;
+        let again = blocks()?;
+        let daemon = Sensor::start_binary(sensor, cage, "")?;
+        let on = blocks()?;
         drop(daemon);
-        for which in 0..LOOPS.len() {
+        for which in 0..N {
             noise[which].push(percent(again[which], off[which]));
             ratios[which].push(percent(on[which], f64::midpoint(off[which], again[which])));
         }
@@ -60,17 +75,17 @@ pub fn measure(sensor: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Res
             let Interval { low, high, .. } = bootstrap(ratios, median);
             (high - low) / 2.0 <= NARROW
         });
-        let enough = ratios[0].len() >= effort.pairs;
+        let enough = noise.iter().all(|pairs| pairs.len() >= effort.pairs);
         if (enough && narrow) || Instant::now() >= end {
             break;
         }
     }
-    for (which, (name, _, budget)) in LOOPS.iter().enumerate() {
+    for (which, (name, budget)) in names.iter().enumerate() {
         print(Row::new(name, bootstrap(&ratios[which], median), "%", Some(*budget)));
         let name = format!("{name}: off against off");
         print(Row::new(&name, bootstrap(&noise[which], median), "%", None));
     }
-    count(sensor, &program, &cage, print)
+    Ok(())
 }
 
 /// The programs' own time in each loop, as the kernel counts it.

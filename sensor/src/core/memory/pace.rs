@@ -3,7 +3,10 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use crate::proto::{HostMemory, MemorySample, ProcessKey};
+use crate::{
+    detect::memory::TOLD_OF,
+    proto::{HostMemory, MemorySample, ProcessKey, TreeMemory},
+};
 
 /// Growth that fills a host within minutes is followed by this; a sample is recorded each time, so that a
 /// replay sees what the detectors saw: 6 KiB with 70 trees that are told of, 100 MiB a day of a log that has
@@ -75,13 +78,21 @@ impl Pace {
         is_fast(fallen, available)
             || sample.trees.iter().any(|tree| {
                 let before = tree.root.and_then(|root| self.bytes.get(&root));
-                // Whoever is told of for the first time held little, or was not there.
-                let before =
-                    before.copied().unwrap_or(if self.at_ns == 0 { tree.bytes } else { 0 });
+                let before = before.copied().unwrap_or_else(|| self.unseen(tree));
                 let limit = tree.limit_bytes.unwrap_or(u64::MAX);
                 let room = limit.saturating_sub(tree.limit_used_bytes.unwrap_or(0));
                 is_fast(tree.bytes.saturating_sub(before), available.min(room))
             })
+    }
+
+    /// What a tree had that was not in the last sample: it was not there, or had too little to be told of.
+    fn unseen(&self, tree: &TreeMemory) -> u64 {
+        let born = tree.root.is_some_and(|root| root.start_ns > self.at_ns);
+        match (self.at_ns, born) {
+            (0, _) => tree.bytes,
+            (_, true) => 0,
+            (_, false) => tree.bytes.min(TOLD_OF),
+        }
     }
 }
 
@@ -96,7 +107,6 @@ fn is_little(host: &HostMemory) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::TreeMemory;
 
     const MIB: u64 = 1 << 20;
 

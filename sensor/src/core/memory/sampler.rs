@@ -229,13 +229,17 @@ impl Sampler {
         let told = named.into_iter().map(|group| {
             // A dead root is in no cgroup; the living below it that hold much are told of as well.
             let members = trees.iter().filter(|tree| tree.alive && group.has(tree));
+            let eldest = members.clone().map(|tree| tree.root).min_by_key(|it| it.start_ns);
             let theirs =
                 members.filter_map(|tree| Some(self.roots.get(&tree.root)?.groups.as_slice()));
             let room = limits.shared(theirs);
+            let told = group.told();
             GroupMemory {
                 limit_bytes: room.map(|room| room.most),
                 limit_used_bytes: room.map(|room| room.used),
-                ..group.told()
+                // Whoever reads it knows those that are told of.
+                eldest: eldest.and_then(key).or(told.eldest),
+                ..told
             }
         });
         told.collect()

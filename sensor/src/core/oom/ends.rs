@@ -1,6 +1,6 @@
 //! Ends by SIGKILL of whoever is no victim of the OOM killer: who was ended by whom.
 
-use sensor_common::oom::{BY_KERNEL, Kill, Killed};
+use sensor_common::oom::{BY_KERNEL, Kill, Killed, SENDER_ENDS};
 
 use super::{PAGE, marks::recorded};
 use crate::{
@@ -40,7 +40,7 @@ impl Desk {
         };
         let known = killed.known != 0;
         let by_kernel = known && flags & BY_KERNEL != 0;
-        let behind = recorded(by).filter(|_| by_kernel);
+        let behind = recorded(by).filter(|_| by_kernel && flags & SENDER_ENDS == 0);
         let behind = behind.and_then(|trigger| self.deaths.kills.behind(trigger, at_ns));
         let victim = behind.and_then(|case| case.oom.victims.last()?.victim.clone());
         let case = behind.map(|case| case.number);

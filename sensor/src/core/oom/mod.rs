@@ -274,7 +274,8 @@ impl Desk {
         let open = self.incidents.iter().filter(|it| it.kind() == Kind::MemoryGrowth);
         let growth = |it: &Incident| {
             let measures = &it.finding.as_ref()?.measures;
-            Growth::of(&it.id, self.incidents.roots(&it.id), it.opened_ns, measures)
+            let told_ns = self.incidents.told_ns(&it.id)?;
+            Growth::of(&it.id, self.incidents.roots(&it.id), told_ns, measures)
         };
         open.filter_map(growth).collect()
     }

@@ -195,6 +195,19 @@ fn who_came_while_nobody_looked_has_grown_since_the_last_look() {
     assert_eq!(value(finding, measures::OVER) as u64, at);
 }
 
+#[test]
+fn a_rise_that_nobody_saw_is_no_rush() {
+    // For ten minutes there is no sensor, and meanwhile a database takes what it needs.
+    let (host, mut forks) = (Host::of_gib(8, 5), host::Forks::default());
+    let mut watch = super::Watch::new(super::Limits::default());
+    let before = (0..10 * MINUTE).step_by(5);
+    for now in before.chain((20 * MINUTE..40 * MINUTE).step_by(5)) {
+        let bytes = if now < 15 * MINUTE { GIB } else { 4 * GIB + GIB / 2 };
+        let told = watch.see(&host.sample(now, &service(bytes, now), &mut forks));
+        assert_eq!(told, [], "{now}");
+    }
+}
+
 /// As `watch` of a host on which there are always more trees than a sample tells of.
 fn watch_cut(host: &Host, seconds: u64, at: impl Fn(u64) -> Vec<Process>) -> Vec<(u64, Told)> {
     let mut watch = super::Watch::new(super::Limits::default());

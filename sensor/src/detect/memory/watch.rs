@@ -96,7 +96,8 @@ impl Watch {
         } else if sample.at_ns <= self.last_ns {
             return Vec::new();
         } else {
-            self.now_ns += (sample.at_ns - self.last_ns).min(PAUSE_NS);
+            // A pause is one by the clock as well, and no more.
+            self.now_ns += (sample.at_ns - self.last_ns).min(PAUSE_NS + 1);
             if restarted {
                 self.restart(sample.series_ns);
             }

@@ -20,8 +20,8 @@ use crate::{
 pub struct Kills {
     seen: oom::Kills,
     recent: Recent,
-    /// Growth that is not over, by its culprit: when it was told first, and as it was told last.
-    growing: BTreeMap<Option<ProcessKey>, (u64, Finding)>,
+    /// Growth that is not over, by its culprit, as it was told last.
+    growing: BTreeMap<Option<ProcessKey>, Finding>,
     /// Of cases that go on.
     open: BTreeMap<u64, Open>,
 }
@@ -50,9 +50,7 @@ impl Kills {
 
     /// Growth is told of: one more time, where it is known.
     pub fn grows(&mut self, finding: &Finding) {
-        let known = self.growing.get(&finding.culprit);
-        let told_ns = known.map_or(finding.at_ns, |(told_ns, _)| *told_ns);
-        self.growing.insert(finding.culprit, (told_ns, finding.clone()));
+        self.growing.insert(finding.culprit, finding.clone());
     }
 
     pub fn shrinks(&mut self, culprit: Option<ProcessKey>) {
@@ -68,7 +66,7 @@ impl Kills {
         let samples: Vec<&MemorySample> = samples.iter().collect();
         let growths = self.growing.values();
         let growths: Vec<Growth> = growths
-            .filter_map(|(told_ns, told)| Growth::of("", told.roots(), *told_ns, &told.measures))
+            .filter_map(|told| Growth::of("", told.roots(), told.at_ns, &told.measures))
             .collect();
         let Judged { case, oom, finding, .. } = self.seen.judge(kill, &samples, &growths);
         let found = found(&finding, &oom, samples.last().copied(), at);
