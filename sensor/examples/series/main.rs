@@ -53,6 +53,8 @@ struct Set {
     series: Vec<Points>,
 }
 
+const SHORTLY_S: f64 = 300.0;
+
 /// What was found.
 struct Alarm {
     at: f64,
@@ -173,17 +175,18 @@ fn alarms(set: &Set) {
     );
 }
 
-/// Whether all that is not kept in reserve was used up after an alarm, and within the time that it says. What was used
-/// up already was no forecast.
+/// Whether all that is not kept in reserve was used up when an alarm came, or after it within the time that it says.
+/// Where it had been used up shortly before, that was no forecast.
 fn comes_true(points: &[(f64, f64)], alarm: &Alarm) -> bool {
     let reserve = f64::from(Detect::default().memory().reserve_percent) / 100.0;
     let is_full = |point: &(f64, f64)| point.1 >= 1.0 - OTHERS - reserve;
-    let from = points.partition_point(|point| point.0 < alarm.at);
-    let after = points.get(from..).unwrap_or_default();
-    let Some(within) = alarm.within.filter(|_| !after.first().is_some_and(is_full)) else {
-        return false;
-    };
-    after.iter().take_while(|point| point.0 <= alarm.at + within).any(is_full)
+    let since = |at: f64| points.get(points.partition_point(|it| it.0 < at)..).unwrap_or_default();
+    let before = since(alarm.at - SHORTLY_S).iter().take_while(|point| point.0 < alarm.at);
+    let was_full = { before }.any(is_full);
+    let within = alarm.within.filter(|_| !was_full);
+    within.is_some_and(|within| {
+        since(alarm.at).iter().take_while(|point| point.0 <= alarm.at + within).any(is_full)
+    })
 }
 
 fn leaks(set: &Set, rate: f64) {

@@ -96,8 +96,10 @@ impl Watch {
         } else if sample.at_ns <= self.last_ns {
             return Vec::new();
         } else {
-            // A pause is one by the clock as well, and no more.
-            self.now_ns += (sample.at_ns - self.last_ns).min(PAUSE_NS + 1);
+            let since_ns = sample.at_ns - self.last_ns;
+            // What is long enough is a pause by the clock as well, and no more.
+            let most_ns = if since_ns > 2 * PAUSE_NS { PAUSE_NS + 1 } else { PAUSE_NS };
+            self.now_ns += since_ns.min(most_ns);
             if restarted {
                 self.restart(sample.series_ns);
             }
