@@ -19,12 +19,13 @@ pub fn parallel(count: u32, at_once: u32, seconds: &str) -> Result<Workload> {
 }
 
 /// Two function bombs beside each other, one after the other, of a script that has run for longer than what
-/// is taken for a newcomer.
+/// is taken for a newcomer. Each begins when what the script forks next runs its own program: what only forked could
+/// be another half.
 pub fn halves() -> Result<Workload> {
     let work = Workload::new()?;
     let name = names::word();
     let body = format!(
-        "{name}() {{\n    {name} | {name} &\n}}\nsleep 11\n({name}; wait) &\nsleep 3\n({name}; wait) &\nsleep 600\n"
+        "{name}() {{\n    {name} | {name} &\n}}\nsleep 11\n(sleep 0.5; {name}; wait) &\nsleep 3\n(sleep 0.5; {name}; wait) &\nsleep 600\n"
     );
     let script = work.write(&names::word(), &body)?;
     Ok(work.runs(["bash".into(), script.into_os_string()]))
