@@ -1,13 +1,13 @@
 //! Many processes that do nothing.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 
 use super::{Running, Workload};
 use crate::{
     cage::{Cage, Limits},
-    run::{run, until},
+    run::until,
 };
 
 /// A forked child of a small static program costs the kernel about 70 KB.
@@ -19,11 +19,7 @@ const READY_LIMIT: Duration = Duration::from_mins(2);
 /// So many processes that wait for ever.
 pub fn of(count: u32) -> Result<Workload> {
     let work = Workload::new()?;
-    let source = work.write("crowd.c", include_str!("crowd.c"))?;
-    let program = work.path().join("crowd");
-    let mut compiler = Command::new("cc");
-    compiler.args(["-O2", "-static", "-o"]).arg(&program).arg(source);
-    run(&mut compiler, Duration::from_mins(1))?.success().context("cannot compile crowd.c")?;
+    let program = work.compile("crowd", include_str!("crowd.c"), &["-O2", "-static"])?;
     Ok(work.runs([program.into_os_string(), count.to_string().into()]))
 }
 

@@ -30,8 +30,10 @@ use tempfile::TempDir;
 use crate::{
     cage::Cage,
     daemon::open_to_all,
-    run::{wait, write_program},
+    run::{run, wait, write_program},
 };
+
+const COMPILED_WITHIN: Duration = Duration::from_mins(1);
 
 /// A command and the directory that was made for it.
 #[derive(Debug)]
@@ -109,6 +111,17 @@ impl Workload {
         let path = self.place(path)?;
         write_program(&path, content)?;
         Ok(path)
+    }
+
+    /// A program of this C source at a path of its own.
+    fn compile(&self, path: &str, source: &str, options: &[&str]) -> Result<PathBuf> {
+        let program = self.place(path)?;
+        let source = self.write("program.c", source)?;
+        let mut compiler = Command::new("cc");
+        compiler.args(options).arg("-o").arg(&program).arg(source);
+        let compiled = run(&mut compiler, COMPILED_WITHIN)?.success();
+        compiled.with_context(|| format!("cannot compile {}", program.display()))?;
+        Ok(program)
     }
 
     /// The command, in the cage, with its output kept in `output.log` below its directory.

@@ -1,11 +1,10 @@
 //! A recursion that stands among names: of its directory, its program's, its task.
 
-use std::{fs, path::Path, process::Command, time::Duration};
+use std::{fs, path::Path};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::Workload;
-use crate::run::run;
 
 /// Runs itself again, 20 times a second.
 const AGAIN: &str = "
@@ -23,12 +22,7 @@ int main(int argc, char **argv) {
 /// Runs in a directory of the one name; its program has the other in a directory of the third.
 pub fn among(cwd: &str, program: &str, programs: &str) -> Result<Workload> {
     let mut work = Workload::new()?;
-    let source = work.write("again.c", AGAIN)?;
-    let file = work.path().join(programs).join(program);
-    fs::create_dir(work.path().join(programs))?;
-    let mut compiler = Command::new("cc");
-    compiler.arg("-o").arg(&file).arg(source);
-    run(&mut compiler, Duration::from_mins(1))?.success().context("cannot compile it")?;
+    let file = work.compile(&format!("{programs}/{program}"), AGAIN, &[])?;
     work.cwd = work.path().join(cwd);
     fs::create_dir(&work.cwd)?;
     Ok(work.runs([file]))

@@ -1,13 +1,9 @@
 //! Programs that take more memory than they may, and one that is killed by somebody.
 
-use std::{process::Command, time::Duration};
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::Workload;
-use crate::{names, run::run};
-
-const COMPILED_WITHIN: Duration = Duration::from_mins(1);
+use crate::names;
 
 /// What a shell needs to fill any limit: a text that doubles.
 const FILL: &str = "x=0123456789abcdef\nwhile :; do x=\"$x$x\"; done\n";
@@ -36,11 +32,7 @@ pub fn fills_with_children() -> Result<Workload> {
 /// A program that fills its limit, with a process of its own, and no thread, that has the same memory.
 pub fn fills_shared() -> Result<Workload> {
     let work = Workload::new()?;
-    let source = work.write("shared.c", include_str!("shared.c"))?;
-    let program = work.path().join(names::word());
-    let mut compiler = Command::new("cc");
-    compiler.args(["-O1", "-o"]).arg(&program).arg(source);
-    run(&mut compiler, COMPILED_WITHIN)?.success().context("cannot compile shared.c")?;
+    let program = work.compile(&names::word(), include_str!("shared.c"), &["-O1"])?;
     Ok(work.runs([program]))
 }
 

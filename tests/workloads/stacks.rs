@@ -1,11 +1,8 @@
 //! Programs whose stacks should name the function that is to blame.
 
-use std::{process::Command, time::Duration};
-
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 
 use super::Workload;
-use crate::run::run;
 
 const SPINNING: &str = r"
 #include <unistd.h>
@@ -96,11 +93,7 @@ int main(int argc, char **argv) {
 
 fn compiled(name: &str, source: &str) -> Result<Workload> {
     let work = Workload::new()?;
-    let file = work.write(&format!("{name}.c"), source)?;
-    let program = work.path().join(name);
-    let mut compiler = Command::new("cc");
-    compiler.args(["-O0", "-o"]).arg(&program).arg(file);
-    run(&mut compiler, Duration::from_mins(1))?.success().context("cannot compile it")?;
+    let program = work.compile(name, source, &["-O0"])?;
     Ok(work.runs([program]))
 }
 

@@ -53,6 +53,7 @@ struct Set {
     series: Vec<Points>,
 }
 
+/// Who was full so shortly before an alarm was not warned by it.
 const SHORTLY_S: f64 = 300.0;
 
 /// What was found.
@@ -63,6 +64,7 @@ struct Alarm {
     within: Option<f64>,
 }
 
+/// What is found in a series, in its order.
 fn found(points: impl Iterator<Item = (f64, f64)>) -> Vec<Alarm> {
     let mut watch = Watch::new(Detect::default().memory());
     let mut found = Vec::new();

@@ -27,8 +27,8 @@ pub fn lock_memory() -> io::Result<()> {
     if locked == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Lets go of the code that ran until now, before memory is locked: for a start, and not for a reaction. What runs again
-/// is read from its file again, or is still in the page cache.
+/// Lets go of the code that ran until now, which is for a start and for no reaction, so that it is not locked with the
+/// rest. What runs again is in the page cache, or read from its file once more.
 pub fn forget_text() -> io::Result<()> {
     for (start, length) in text(&fs::read_to_string("/proc/self/maps")?) {
         // SAFETY: pages of a file that are never written to: whoever touches one gets the same again.

@@ -84,7 +84,7 @@ impl Live {
     }
 
     /// Whether all that a growth is about was born after this one was told of: then it is not what grew, but another
-    /// cause. Whoever joins a group is one more of the same.
+    /// cause. Whoever joins a group is one more of the same. So the detector has it (`detect::memory::claims`).
     fn is_before(&self, finding: &Finding) -> bool {
         finding.kind == proto::Kind::MemoryGrowth
             && self.roots().len() == 1

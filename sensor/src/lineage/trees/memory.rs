@@ -309,12 +309,12 @@ impl Census {
                 (GroupBy::User, holds.uid.into()),
                 (GroupBy::Cgroup, counted.cgroup),
             ];
-            for (kind, (by, what)) in keys.into_iter().enumerate() {
+            for (by, what) in keys {
                 // Nobody knows what it runs, or it has no session.
                 if what == 0 && by != GroupBy::User {
                     continue;
                 }
-                let group = groups.of(kind, by, what, counted);
+                let group = groups.of(by, what, counted);
                 group.processes += 1;
                 group.bytes += sums[at].own;
                 if counted.key.start_ns < group.eldest.start_ns {
@@ -344,13 +344,13 @@ struct Groups {
     all: Vec<Gathering>,
     places: HashMap<(i32, u64), usize>,
     /// Of each kind the place of the last one: who stands beside each other in a tree is mostly in the same.
-    last: [usize; 4],
+    last: [usize; GroupBy::Cgroup as usize + 1],
 }
 
 impl Groups {
     /// The one with this in common; `first`: who is in it, if it is new.
-    fn of(&mut self, kind: usize, by: GroupBy, what: u64, first: &Counted) -> &mut Gathering {
-        let last = self.last[kind];
+    fn of(&mut self, by: GroupBy, what: u64, first: &Counted) -> &mut Gathering {
+        let last = self.last[by as usize];
         let is_it = self.all.get(last).is_some_and(|group| group.by == by && group.what == what);
         let at = if is_it {
             last
@@ -361,7 +361,7 @@ impl Groups {
                 self.all.len() - 1
             })
         };
-        self.last[kind] = at;
+        self.last[by as usize] = at;
         &mut self.all[at]
     }
 }

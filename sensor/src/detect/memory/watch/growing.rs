@@ -69,7 +69,7 @@ impl Watch {
             if trend.exhausts(s, horizon_s, room, limits) {
                 return Some(Crossed { rule, growth, horizon_s: Some(horizon_s as f64) });
             }
-            // Whoever is younger than the ring of eight hours is still becoming what it is.
+            // Whoever is young, or was not watched for a day, is still becoming what it is.
             let settled = age_ns > 16 * LENGTHS_NS[1] && series.watched_ns() >= DAY_NS;
             if at > 0 && settled && trend.bloats(room, limits) {
                 bloat = bloat.or(Some(Crossed { rule: Rule::M5, growth, horizon_s: None }));
