@@ -83,12 +83,10 @@ impl Live {
         self.culprit == culprit || known == grows(rule)
     }
 
-    /// Whether all that a growth is about was born after this one was told of: then it is not what grew, but another
-    /// cause. Whoever joins a group is one more of the same. So the detector has it (`detect::memory::claims`).
+    /// Whether a growth is another cause than this one, which was told of before it began.
     fn is_before(&self, finding: &Finding) -> bool {
         finding.kind == proto::Kind::MemoryGrowth
-            && self.roots().len() == 1
-            && finding.roots().iter().all(|root| root.start_ns > self.told_ns)
+            && memory::is_another(&self.roots(), self.told_ns, &finding.roots())
     }
 }
 
@@ -196,8 +194,10 @@ impl Incidents {
             };
             return self.live.values().find(same).map(|live| live.incident.id.clone());
         }
-        let line: HashSet<ProcessKey> =
+        let mut line: HashSet<ProcessKey> =
             finding.roots().into_iter().chain(scene.ancestors.iter().copied()).collect();
+        // A group keeps whom it was told of first, gone or not.
+        line.insert(culprit);
         self.live
             .values()
             .find(|live| {

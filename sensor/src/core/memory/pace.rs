@@ -165,4 +165,27 @@ mod tests {
         let mut pace = Pace::new(false);
         assert_eq!(pace.after(&sample(100, 1_638, 100, None)), BY_PROC);
     }
+
+    #[test]
+    fn who_comes_back_to_the_list_has_not_grown_by_all_it_has() {
+        let (mut pace, mut at_s) = (Pace::new(true), 100);
+        let mut after = |held: Option<u64>, start_ns: u64| {
+            at_s += 5;
+            let mut sample = sample(at_s, 4_000, held.unwrap_or(0), None);
+            sample.trees[0].root = Some(ProcessKey { pid: 7, start_ns });
+            sample.trees.truncate(usize::from(held.is_some()));
+            pace.after(&sample)
+        };
+        // Told of with 64 MiB, then with less not, then again: a hair more.
+        for held in [Some(64), None, Some(65), None, Some(64)] {
+            assert_eq!(after(held, 1), CALM);
+        }
+        assert_eq!(after(None, 1), CALM);
+        // Whoever was there and had less than that, and has 50 MiB more now, fills the rest within 400 s; so does
+        // who was not there at all.
+        assert_eq!(after(Some(64 + 50), 1), QUICK);
+        (0..8).for_each(|_| drop(after(None, 1)));
+        assert_eq!(after(None, 1), CALM, "it is over");
+        assert_eq!(after(Some(50), u64::MAX), QUICK);
+    }
 }

@@ -54,6 +54,12 @@ pub enum Now {
     AtMost(u64),
 }
 
+/// Whether a growth is about somebody else than one that was told of: whoever was not born yet is not what grew. Whoever
+/// joins a group is one more of the same.
+pub fn is_another(known: &[ProcessKey], told_ns: u64, roots: &[ProcessKey]) -> bool {
+    known.len() == 1 && roots.iter().all(|root| root.start_ns > told_ns)
+}
+
 /// Findings by their culprit.
 #[derive(Clone, Debug, Default)]
 pub struct Claims(BTreeMap<Option<ProcessKey>, Claim>);
@@ -69,15 +75,25 @@ impl Claim {
         Self { rule, culprit, members, base, peak: value, told_ns, grew_ns: now_ns, patience_ns }
     }
 
-    /// A more urgent rule tells of it. What is followed is now what that rule saw, from where it stands.
+    /// Those that grow with it are followed as well. Whether there are any.
+    pub fn join(&mut self, members: &[ProcessKey]) -> bool {
+        let known = self.members.len();
+        let new = members.iter().filter(|key| !self.members.contains(key));
+        let new: Vec<ProcessKey> = new.copied().collect();
+        self.members.extend(new);
+        self.members.len() > known
+    }
+
+    /// A more urgent rule tells of it. What is followed is now what that rule saw, from where it stands, where that is
+    /// something else than before: others (`joined`), or something else of the same.
     pub fn rise(
         &mut self,
-        rule: Rule,
+        (rule, joined): (Rule, bool),
         (grown, value): (u64, u64),
         (now_ns, told_ns): (u64, u64),
         patience_ns: u64,
     ) {
-        if self.rule.follows() != rule.follows() {
+        if joined || self.rule.follows() != rule.follows() {
             (self.base, self.peak) = (value.saturating_sub(grown), value);
             self.grew_ns = now_ns;
         }
@@ -108,8 +124,7 @@ impl Claim {
 impl Claims {
     /// The most urgent claim about what a finding is about: about its culprit, or, where the same grows, about
     /// somebody above or below it or a group that it is in. That a supervisor does not wait for its children is
-    /// another cause than that one of them takes memory; and what was not born yet when it was told that somebody
-    /// above it grows is not what grew.
+    /// another cause than that one of them takes memory.
     pub fn about(
         &mut self,
         (culprit, members): (Option<ProcessKey>, &[ProcessKey]),
@@ -120,16 +135,12 @@ impl Claims {
             let near = |member: &ProcessKey| members.iter().any(|key| sight.related(*key, *member));
             claim.members.iter().any(near)
         };
-        // Whoever joins a group is one more of the same.
-        let younger = |claim: &Claim| {
-            let after = |key: &ProcessKey| key.start_ns > claim.told_ns;
-            claim.members.len() == 1 && members.iter().all(after)
-        };
+        let another = |claim: &Claim| is_another(&claim.members, claim.told_ns, members);
         self.0
             .values_mut()
             .filter(|claim| {
                 let same = claim.rule.follows() == follows;
-                claim.culprit == culprit || same && related(claim) && !younger(claim)
+                claim.culprit == culprit || same && related(claim) && !another(claim)
             })
             .max_by_key(|claim| claim.rule)
     }

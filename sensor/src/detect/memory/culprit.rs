@@ -9,8 +9,11 @@ use crate::{
     proto::{GroupBy, GroupMemory, TreeMemory},
 };
 
-/// A tree carries a growth if so many percent of it are its own.
+/// A tree carries a growth if so many percent of it are its own, ...
 pub const CARRIES: u64 = 90;
+
+/// ... or so many, and of what grew lately as many as above: what is beside it was a start.
+const MOSTLY: u64 = 66;
 
 /// Links that are followed upward at most: a sample that comes from elsewhere may lead in a circle.
 const DEEPEST: usize = 64;
@@ -20,6 +23,14 @@ pub struct Sight<'a> {
     trees: BTreeMap<ProcessKey, &'a TreeMemory>,
     /// In order of their keys.
     children: BTreeMap<ProcessKey, Vec<ProcessKey>>,
+}
+
+/// What a tree grew by.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Grown {
+    pub all: u64,
+    /// In the later part of the window, or a second: it is compared with others of the same window only.
+    pub lately: u64,
 }
 
 pub fn key_of(key: &crate::proto::ProcessKey) -> ProcessKey {
@@ -63,11 +74,19 @@ impl<'a> Sight<'a> {
         keys.iter().copied().filter(|key| !above(key)).collect()
     }
 
-    /// The lowest process whose tree carries the growth of the tree of `top`.
-    pub fn lowest(&self, top: ProcessKey, grown: impl Fn(ProcessKey) -> u64) -> ProcessKey {
+    /// The lowest process whose tree carries the growth of the tree of `top`. `grown`: within the window in which it
+    /// grew.
+    pub fn lowest(&self, top: ProcessKey, grown: impl Fn(ProcessKey) -> Grown) -> ProcessKey {
         let whole = grown(top);
+        let has = |part: u64, whole: u64, percent: u64| {
+            u128::from(part) * 100 >= u128::from(whole) * u128::from(percent)
+        };
         let carries = |key: &ProcessKey| {
-            u128::from(grown(*key)) * 100 >= u128::from(whole) * u128::from(CARRIES)
+            let part = grown(*key);
+            has(part.all, whole.all, CARRIES)
+                || whole.lately > 0
+                    && has(part.all, whole.all, MOSTLY)
+                    && has(part.lately, whole.lately, CARRIES)
         };
         let mut lowest = top;
         for _ in 0..DEEPEST {

@@ -208,7 +208,7 @@ impl Fast {
     }
 
     /// Bytes a second over the last half minute to minute.
-    fn recent_slope(&self) -> f64 {
+    pub fn recent_slope(&self) -> f64 {
         let (then_ns, then) = self.recent[0];
         let dt = self.at_ns.saturating_sub(then_ns) as f64 / 1e9;
         let grown = self.latest.bytes.saturating_sub(then) as f64;

@@ -2,6 +2,7 @@
 
 mod host;
 mod piling;
+mod whose;
 
 use host::{DAY, GIB, HOUR, Host, MIB, MINUTE, Process, noise};
 
@@ -75,27 +76,6 @@ fn leaks_are_found_in_time_with_their_slope_and_their_end() {
             assert!(soonest <= full * 1.05 && full <= last * 1.05, "{soonest} {full} {last}");
         }
     }
-}
-
-#[test]
-fn what_was_not_there_yet_is_another_cause_than_what_grows_above_it() {
-    let host = Host::of_gib(8, 10);
-    let told = |born: Option<u64>| {
-        host.watch(100 * MINUTE, |at| {
-            let mut all = service(like_python(50 * 1024)(at.min(80 * MINUTE)), at);
-            let leak = at.saturating_sub(90 * MINUTE) * 20 * MIB;
-            let child = Process::new(40, 20 * MIB + leak).below(20);
-            all.extend(match born {
-                None => Some(child),
-                Some(born) => (at >= born).then(|| child.born(born)),
-            });
-            all
-        })
-    };
-    // Its service was told of long before.
-    assert_eq!(short(&told(Some(89 * MINUTE))), [("M2", Some(20)), ("M1", Some(40))]);
-    // Who was there when it was told of may have been meant.
-    assert_eq!(short(&told(None)), [("M2", Some(20)), ("M1", Some(20))]);
 }
 
 #[test]

@@ -281,15 +281,19 @@ impl Watch {
             if claim.rule >= rule {
                 return None;
             }
-            let same = claim.culprit == culprit || group.is_some();
-            let culprit = if same { culprit } else { claim.culprit };
-            let group = group.filter(|_| same);
+            let culprit = claim.culprit;
+            // What was one tree of them is one of many now.
+            let group = group.filter(|group| {
+                let is_one = culprit.is_some_and(|one| group.members.contains(&one));
+                is_one || claim.members.len() > 1
+            });
+            let joined = group.as_ref().is_some_and(|group| claim.join(&group.members));
             let held =
                 claim.members.iter().filter_map(|key| held(&self.trees, now_ns, follows, *key));
             let value_now = held.fold(0, u64::saturating_add);
             let grown = value.saturating_sub(base);
             let times = (now_ns, sample.at_ns);
-            claim.rise(rule, (grown, value_now), times, patience(window));
+            claim.rise((rule, joined), (grown, value_now), times, patience(window));
             return Some(finding(sample, rule, (culprit, group), told, buckets));
         }
         self.claims.put(Claim::new(

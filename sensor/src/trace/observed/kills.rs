@@ -20,8 +20,8 @@ use crate::{
 pub struct Kills {
     seen: oom::Kills,
     recent: Recent,
-    /// Growth that is not over, by its culprit, as it was told last.
-    growing: BTreeMap<Option<ProcessKey>, Finding>,
+    /// Growth that is not over, by its culprit: as it was told last, and whoever was named with it.
+    growing: BTreeMap<Option<ProcessKey>, (Finding, Vec<ProcessKey>)>,
     /// Of cases that go on.
     open: BTreeMap<u64, Open>,
 }
@@ -50,7 +50,14 @@ impl Kills {
 
     /// Growth is told of: one more time, where it is known.
     pub fn grows(&mut self, finding: &Finding) {
-        self.growing.insert(finding.culprit, finding.clone());
+        let (told, roots) = self
+            .growing
+            .entry(finding.culprit)
+            .or_insert_with(|| (finding.clone(), finding.culprit.into_iter().collect()));
+        *told = finding.clone();
+        let new = finding.roots().into_iter().filter(|root| !roots.contains(root));
+        let new: Vec<ProcessKey> = new.collect();
+        roots.extend(new);
     }
 
     pub fn shrinks(&mut self, culprit: Option<ProcessKey>) {
@@ -66,7 +73,7 @@ impl Kills {
         let samples: Vec<&MemorySample> = samples.iter().collect();
         let growths = self.growing.values();
         let growths: Vec<Growth> = growths
-            .filter_map(|told| Growth::of("", told.roots(), told.at_ns, &told.measures))
+            .filter_map(|(told, roots)| Growth::of("", roots.clone(), told.at_ns, &told.measures))
             .collect();
         let Judged { case, oom, finding, .. } = self.seen.judge(kill, &samples, &growths);
         let found = found(&finding, &oom, samples.last().copied(), at);

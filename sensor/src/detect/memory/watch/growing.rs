@@ -10,7 +10,7 @@ use crate::{
         memory::{
             Rule,
             claims::Claim,
-            culprit::{CARRIES, Sight, key_of},
+            culprit::{CARRIES, Grown, Sight, key_of},
             fast::Rush,
             measures::{self, measure},
             rings::Point,
@@ -112,7 +112,10 @@ impl Watch {
             while let Some(top) = open.pop() {
                 let Some(what) = crossed.get(&top) else { continue };
                 let grown = |key: ProcessKey| self.grown(key, &what.growth, sample.at_ns);
-                let lowest = sight.lowest(top, grown);
+                let lowest = sight.lowest(top, |key| Grown {
+                    all: grown(key),
+                    lately: self.grown_lately(key, what.growth.window, top),
+                });
                 // Several that each cross are several causes.
                 let below: BTreeSet<ProcessKey> = keys
                     .iter()
@@ -131,8 +134,12 @@ impl Watch {
                 let piles_up = self.claims.piles_up(lowest);
                 let crowd = (!piles_up).then(|| sight.crowd_below(lowest, grown)).flatten();
                 // Lower down the growth itself may look a little different, and is told as it is there.
-                let told = crossed.get(&lowest).filter(|one| one.rule == rule).unwrap_or(what);
-                found.extend(self.claim_growth(sample, sight, lowest, crowd, *told));
+                let told = crossed.get(&lowest).filter(|one| one.rule == rule).copied();
+                let told = told.unwrap_or_else(|| {
+                    let growth = Growth { grown: grown(lowest), ..what.growth };
+                    Crossed { growth, ..*what }
+                });
+                found.extend(self.claim_growth(sample, sight, lowest, crowd, told));
             }
         }
         found.extend(self.growing_together(sample, sight, ended));
@@ -151,6 +158,27 @@ impl Watch {
                 series.grown(growth.window, |point| point.bytes)
             }
         })
+    }
+
+    /// The same in the later half of a ring as `top` has it, or how fast lately, bytes a second.
+    fn grown_lately(&self, key: ProcessKey, window: Window, top: ProcessKey) -> u64 {
+        let series = |key| self.trees.get(&key).filter(|one| one.seen_ns == self.now_ns);
+        let (Some(series), Some(top)) = (series(key), series(top)) else { return 0 };
+        match window {
+            Window::Ring(ring) => {
+                let buckets = top.rings[ring].buckets();
+                let Some(since) = buckets.get(buckets.len() / 2).map(|it| it.index) else {
+                    return 0;
+                };
+                match series.rings[ring].buckets().first() {
+                    Some(first) if first.index <= since => {
+                        series.grown_since(ring, since, |point| point.bytes)
+                    }
+                    _ => series.latest.bytes,
+                }
+            }
+            Window::Fast => series.fast.recent_slope() as u64,
+        }
     }
 
     /// How much of the growth of what is around it a series has, and has to have, percent.

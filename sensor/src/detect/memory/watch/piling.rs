@@ -8,7 +8,7 @@ use crate::{
         Finding,
         memory::{
             Rule,
-            culprit::{Sight, key_of},
+            culprit::{Grown, Sight, key_of},
             measures::{self, measure},
             rings::BUCKETS,
             series::{Ended, LENGTHS_NS},
@@ -49,7 +49,7 @@ impl Watch {
         let mut found = Vec::new();
         for top in sight.topmost(&keys) {
             let grown = |key: ProcessKey| crossed.get(&key).map_or(0, |one| u64::from(one.live));
-            let lowest = sight.lowest(top, grown);
+            let lowest = sight.lowest(top, |key| Grown { all: grown(key), lately: 0 });
             let (Some(one), Some(tree)) = (crossed.get(&lowest), sight.tree(lowest)) else {
                 continue;
             };
