@@ -33,6 +33,9 @@ use crate::{
 /// 80 minutes and of 8 hours would have told of it.
 pub const UNSEEN_NS: u64 = 9 * 3600 * 1_000_000_000;
 
+/// Why it is over then.
+pub const UNSEEN: &str = "it was not seen to grow any more";
+
 /// One that was frozen has so long to grow on once it runs again, ns: the rule of minutes takes a growth for over after
 /// as long.
 const THAWED_NS: u64 = 20 * 60 * 1_000_000_000;
@@ -218,7 +221,7 @@ impl Desk {
             !over
         });
         for id in ended {
-            self.resolve(&id, "it was not seen to grow any more");
+            self.resolve(&id, UNSEEN);
         }
     }
 }

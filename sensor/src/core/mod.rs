@@ -36,8 +36,11 @@ mod vigil;
 
 use std::{io, path::PathBuf};
 
-pub use self::configured::load_options;
 use self::daemon::Daemon;
+pub use self::{
+    configured::load_options,
+    growth::{UNSEEN, UNSEEN_NS},
+};
 use crate::{
     cgroup::CgroupError,
     config::Config,

@@ -12,6 +12,7 @@ use serde::Serialize;
 use super::key_of;
 use crate::{
     config::Config,
+    core::UNSEEN,
     detect::{
         Finding,
         memory::{Told, Watch},
@@ -302,9 +303,14 @@ impl Replay {
     fn grows(&mut self, sample: &MemorySample, record: &Record) {
         if sample.series_ns != self.series_ns && self.report.log.samples > 1 {
             self.begin();
+            self.kills.restart(sample.at_ns);
         }
         self.series_ns = sample.series_ns;
         self.kills.sample(sample, record.at, &mut self.report.findings);
+        for culprit in self.kills.unseen(sample.at_ns) {
+            let end = End { at: record.at, at_ns: sample.at_ns, why: UNSEEN.to_owned() };
+            self.report.end(culprit, &end);
+        }
         for told in self.watch.see(sample) {
             match told {
                 Told::Found(finding) => {
@@ -315,16 +321,23 @@ impl Replay {
                 Told::Over(over) => {
                     self.kills.shrinks(over.culprit);
                     let end = End { at: record.at, at_ns: over.at_ns, why: over.why };
-                    let open = self.report.findings.iter_mut().rev().filter(|it| it.over.is_none());
-                    let open = open.filter(|it| it.cgroup.is_none());
-                    let is = |found: &&mut Found| {
-                        found.culprit.as_ref().map(|one| (one.pid, one.start_ns))
-                            == over.culprit.map(|key| (key.tgid, key.start_ns))
-                    };
-                    open.filter(is).for_each(|found| found.over = Some(end.clone()));
+                    self.report.end(over.culprit, &end);
                 }
             }
         }
+    }
+}
+
+impl Report {
+    /// Growth is over.
+    fn end(&mut self, culprit: Option<ProcessKey>, end: &End) {
+        let growths = self.findings.iter_mut().filter(|found| found.cgroup.is_none());
+        let theirs = growths.filter(|found| {
+            found.over.is_none()
+                && found.culprit.as_ref().map(|one| (one.pid, one.start_ns))
+                    == culprit.map(|key| (key.tgid, key.start_ns))
+        });
+        theirs.for_each(|found| found.over = Some(end.clone()));
     }
 }
 
@@ -365,9 +378,12 @@ impl Found {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{
-        HostMemory, Incident, MemorySample, Observation, ProcessKey as Key, Started, Transition,
-        TreeMemory,
+    use crate::{
+        core::UNSEEN_NS,
+        proto::{
+            HostMemory, Incident, MemorySample, Observation, ProcessKey as Key, Started,
+            Transition, TreeMemory,
+        },
     };
 
     /// A leak of 40 MiB a minute below a supervisor, seen every 5 s; beside it records of all kinds.
@@ -455,6 +471,27 @@ mod tests {
         let twice = replay(&again, &Config::default(), None).unwrap();
         assert!(twice.findings.iter().map(bits).eq(live.iter().map(bits)));
         assert!(Export::open(&again).is_err());
+    }
+
+    #[test]
+    fn growth_that_a_restart_cut_off_is_over_when_nobody_sees_it() {
+        let mut replay = Replay::new(&Config::default());
+        log().iter().for_each(|record| replay.apply(record));
+        assert!(replay.report.findings[0].over.is_none());
+        // The next daemon begins where the leak is gone, and looks on.
+        let restarted_ns = 6_000 * 1_000_000_000;
+        let mut last = 0;
+        while replay.report.findings[0].over.is_none() {
+            assert!(last < 2 * UNSEEN_NS, "for ever");
+            let at_ns = restarted_ns + last;
+            let sample = MemorySample { at_ns, series_ns: restarted_ns, ..MemorySample::default() };
+            let fact = Some(Fact::Memory(sample));
+            let body = Some(Body::Observation(Observation { fact }));
+            replay.apply(&Record { body, ..Record::default() });
+            last += 60_000_000_000;
+        }
+        let over = replay.report.findings[0].over.as_ref().unwrap();
+        assert_eq!((over.at_ns, over.why.as_str()), (restarted_ns + UNSEEN_NS, UNSEEN));
     }
 
     /// A host that gets short twice, and a cgroup beside it, looked at once a second.

@@ -6,7 +6,7 @@ use prost_types::Timestamp;
 
 use super::{End, Found, name_in, word};
 use crate::{
-    core::memory::Recent,
+    core::{UNSEEN_NS, memory::Recent},
     detect::{
         Finding,
         oom::{self, Judged, culprit::Growth, holders::BEFORE_NS, key, over, quiet_ns, severity},
@@ -20,10 +20,19 @@ use crate::{
 pub struct Kills {
     seen: oom::Kills,
     recent: Recent,
-    /// Growth that is not over, by its culprit: as it was told last, and whoever was named with it.
-    growing: BTreeMap<Option<ProcessKey>, (Finding, Vec<ProcessKey>)>,
+    /// Growth that is not over, by its culprit.
+    growing: BTreeMap<Option<ProcessKey>, Growing>,
     /// Of cases that go on.
     open: BTreeMap<u64, Open>,
+}
+
+struct Growing {
+    /// As it was told last.
+    told: Finding,
+    /// Whoever was named with it.
+    roots: Vec<ProcessKey>,
+    /// When it is over unless it is told of again: another daemon has not seen it. Boot clock, ns.
+    unseen_until_ns: Option<u64>,
 }
 
 struct Open {
@@ -50,14 +59,24 @@ impl Kills {
 
     /// Growth is told of: one more time, where it is known.
     pub fn grows(&mut self, finding: &Finding) {
-        let (told, roots) = self
-            .growing
-            .entry(finding.culprit)
-            .or_insert_with(|| (finding.clone(), finding.culprit.into_iter().collect()));
-        *told = finding.clone();
-        let new = finding.roots().into_iter().filter(|root| !roots.contains(root));
-        let new: Vec<ProcessKey> = new.collect();
+        let known = self.growing.remove(&finding.culprit).map(|known| known.roots);
+        let mut roots = known.unwrap_or_else(|| finding.culprit.into_iter().collect());
+        let new: Vec<ProcessKey> =
+            finding.roots().into_iter().filter(|root| !roots.contains(root)).collect();
         roots.extend(new);
+        let growing = Growing { told: finding.clone(), roots, unseen_until_ns: None };
+        self.growing.insert(finding.culprit, growing);
+    }
+
+    /// Another daemon goes on: what grew before it has to be seen to grow within its time.
+    pub fn restart(&mut self, at_ns: u64) {
+        self.growing.values_mut().for_each(|one| one.unseen_until_ns = Some(at_ns + UNSEEN_NS));
+    }
+
+    /// Whose growth is over because nobody saw it any more.
+    pub fn unseen(&mut self, at_ns: u64) -> Vec<Option<ProcessKey>> {
+        let is_over = |one: &Growing| one.unseen_until_ns.is_some_and(|until| at_ns >= until);
+        self.growing.extract_if(.., |_, one| is_over(one)).map(|(culprit, _)| culprit).collect()
     }
 
     pub fn shrinks(&mut self, culprit: Option<ProcessKey>) {
@@ -73,7 +92,7 @@ impl Kills {
         let samples: Vec<&MemorySample> = samples.iter().collect();
         let growths = self.growing.values();
         let growths: Vec<Growth> = growths
-            .filter_map(|(told, roots)| Growth::of("", roots.clone(), told.at_ns, &told.measures))
+            .filter_map(|it| Growth::of("", it.roots.clone(), it.told.at_ns, &it.told.measures))
             .collect();
         let Judged { case, oom, finding, .. } = self.seen.judge(kill, &samples, &growths);
         let found = found(&finding, &oom, samples.last().copied(), at);
