@@ -330,6 +330,7 @@ mod tests {
             members: Vec::new(),
             measures,
             over: None,
+            whose: None,
         }
     }
 

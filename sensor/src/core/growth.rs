@@ -20,7 +20,7 @@ use crate::{
     clock,
     detect::{
         Finding,
-        memory::{Limits, Over, Told, Watch},
+        memory::{Limits, Over, Told, Watch, Whose},
     },
     incident,
     kernel::Detail,
@@ -44,6 +44,8 @@ const THAWED_NS: u64 = 20 * 60 * 1_000_000_000;
 #[derive(Debug)]
 pub struct Grown {
     pub finding: Finding,
+    /// Whose growth it is part of.
+    pub whose: Whose,
     pub decision: Decision,
     /// The culprit's, itself first; empty where there is none.
     pub ancestry: Vec<Node>,
@@ -80,7 +82,7 @@ impl Growth {
         }
         for told in self.watch.see(sample) {
             match told {
-                Told::Found(finding) if self.is_in_scope(&finding) => {
+                Told::Found(finding, whose) if self.is_in_scope(&finding) => {
                     let culprit = finding.culprit;
                     let ancestry = culprit.map(|key| self.reactor.lineage.ancestry(key));
                     let paused = self.reactor.paused.load(Ordering::Relaxed);
@@ -88,10 +90,11 @@ impl Growth {
                     self.reactor.tell(Notice::Grown(Box::new(Grown {
                         decision: policy.decide(finding.rule, finding.contain, paused),
                         finding: *finding,
+                        whose,
                         ancestry: ancestry.unwrap_or_default(),
                     })));
                 }
-                Told::Found(_) => {}
+                Told::Found(..) => {}
                 Told::Over(over) => self.reactor.tell(Notice::Shrunk(over)),
             }
         }
@@ -116,7 +119,7 @@ impl Growth {
 
 impl Desk {
     pub fn grown(&mut self, grown: Grown) {
-        let Grown { finding, decision, ancestry } = grown;
+        let Grown { finding, whose, decision, ancestry } = grown;
         let mut scene = self.scene(finding.culprit, finding.at_ns, &ancestry);
         if let Some(group) = &finding.group {
             scene.identity = identity_of(group, scene.identity);
@@ -127,6 +130,7 @@ impl Desk {
         let (id, opened) = (change.incident.id.clone(), change.opened);
         let is_growth = change.incident.kind() == Kind::MemoryGrowth;
         self.unseen.remove(&id);
+        self.incidents.grows(&id, whose);
         self.announce(change);
         if !is_growth {
             return;
@@ -138,22 +142,21 @@ impl Desk {
             matter.subject.finding = finding.clone();
         }
         if matches!(decision, Decision::Contain { .. }) {
-            self.stop(&id, &format!("{} was crossed", finding.rule));
+            self.stop(&id, finding.roots(), &format!("{} was crossed", finding.rule));
         } else {
             self.tell_why_not(&id, &decision, finding.contain);
         }
         self.study(&id);
     }
 
-    /// Freezes whoever grows, as a person could. What stands already stays as it is, and whom a person let run
-    /// runs.
-    fn stop(&mut self, id: &str, why: &str) {
+    /// Freezes whoever grows, as a person could: not all that an incident is about. What stands already stays as it is,
+    /// and whom a person let run runs.
+    fn stop(&mut self, id: &str, roots: Vec<ProcessKey>, why: &str) {
         let containments = &self.containments;
         let settled = containments.is_let_run(id)
             || containments.is_busy(id)
             || containments.of(id).is_some_and(|it| it.frozen)
             || self.acting.contains(id);
-        let roots = self.incidents.roots(id);
         if settled || roots.is_empty() {
             return;
         }
@@ -189,13 +192,7 @@ impl Desk {
 
     /// A growth is over. Of what stands because somebody froze it that is not known: it is looked at again once it runs.
     pub fn shrunk(&mut self, over: &Over) {
-        let ended: Vec<(String, State)> = self
-            .incidents
-            .told_of(over.rule, over.culprit)
-            .into_iter()
-            .map(|incident| (incident.id.clone(), incident.state()))
-            .collect();
-        for (id, state) in ended {
+        for (id, state) in self.incidents.shrinks(over.culprit) {
             if state == State::Contained || self.acting.contains(&id) {
                 self.unseen.insert(id, clock::boot_ns() + THAWED_NS);
             } else {

@@ -121,9 +121,11 @@ impl Desk {
             return self.studied_all(id, again, evidence);
         }
         let culprit = killing.as_ref().and_then(|killing| self.blamed(id, killing));
+        let of_group = self.matters.get(id).is_some_and(|it| it.subject.finding.group.is_some());
         self.change(id, |incident| {
             if let Some(tree) = tree {
-                if let Some(group) = &mut incident.group {
+                // One of them alone may be told of later.
+                if let Some(group) = incident.group.as_mut().filter(|_| of_group) {
                     group.processes = tree.processes;
                     group.anon_bytes = tree.anon_bytes;
                 }

@@ -8,7 +8,7 @@ mod group;
 mod tests;
 mod words;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use prost_types::Timestamp;
 
@@ -62,6 +62,8 @@ struct Live {
     before: u32,
     /// When it was told of last, boot clock, ns; of an earlier run of the daemon when it was opened.
     told_ns: u64,
+    /// Growth that goes on, by whose it is.
+    growths: BTreeSet<memory::Whose>,
 }
 
 impl Live {
@@ -112,7 +114,8 @@ impl Incidents {
             .map(|incident| {
                 let culprit = culprit_of(&incident);
                 let told_ns = incident.opened_ns;
-                (incident.id.clone(), Live { incident, culprit, before: 0, told_ns })
+                let live = Live { incident, culprit, before: 0, told_ns, growths: BTreeSet::new() };
+                (live.incident.id.clone(), live)
             })
             .collect();
         Self { live, looked_into, ..Self::default() }
@@ -161,6 +164,7 @@ impl Incidents {
                 culprit: finding.culprit,
                 before,
                 told_ns: scene.now_ns,
+                growths: BTreeSet::new(),
             },
         );
         Change { from: State::Unspecified, why, incident, opened: true }
@@ -194,10 +198,8 @@ impl Incidents {
             };
             return self.live.values().find(same).map(|live| live.incident.id.clone());
         }
-        let mut line: HashSet<ProcessKey> =
+        let line: HashSet<ProcessKey> =
             finding.roots().into_iter().chain(scene.ancestors.iter().copied()).collect();
-        // A group keeps whom it was told of first, gone or not.
-        line.insert(culprit);
         self.live
             .values()
             .find(|live| {
@@ -324,15 +326,23 @@ impl Incidents {
         self.get(id).or_else(|| self.looked_into.get(id))
     }
 
-    /// Unresolved incidents of growth that end with what a rule told of a culprit, or of the host.
-    pub fn told_of(&self, rule: &str, culprit: Option<ProcessKey>) -> Vec<&Incident> {
-        let theirs = |live: &&Live| {
-            let roots = live.roots();
-            live.incident.kind() == proto::Kind::MemoryGrowth
-                && live.explains(rule, culprit)
-                && culprit.map_or(roots.is_empty(), |culprit| roots.contains(&culprit))
-        };
-        self.live.values().filter(theirs).map(|live| &live.incident).collect()
+    /// A growth is part of an incident: as the detector has it, by whose it is.
+    pub fn grows(&mut self, id: &str, whose: memory::Whose) {
+        if let Some(live) = self.live.get_mut(id) {
+            live.growths.insert(whose);
+        }
+    }
+
+    /// A growth is over. The unresolved incidents that it was all of that went on, each with its state.
+    pub fn shrinks(&mut self, whose: memory::Whose) -> Vec<(String, State)> {
+        let mut over = Vec::new();
+        for (id, live) in &mut self.live {
+            let is_growth = live.incident.kind() == proto::Kind::MemoryGrowth;
+            if is_growth && live.growths.remove(&whose) && live.growths.is_empty() {
+                over.push((id.clone(), live.incident.state()));
+            }
+        }
+        over
     }
 
     /// Roots of what to stop: the culprit, or the members of a group; none of a host-wide kind.

@@ -161,11 +161,6 @@ fn what_grows_below_who_waits_for_no_child_is_another_cause() {
         let leak = incidents.report(&growth("M1", 9), scene(1, &[7]), "b".into());
         assert!(leak.opened, "{piles}");
         assert_eq!((culprit(&incidents, "a"), culprit(&incidents, "b")), (7, 9));
-        let ended = |rule, tgid| {
-            let told = incidents.told_of(rule, Some(ProcessKey::new(tgid, 1)));
-            told.iter().map(|incident| incident.id.clone()).collect::<Vec<_>>()
-        };
-        assert_eq!((ended(piles, 7), ended("M1", 9)), (vec!["a".into()], vec!["b".into()]));
         // Nor the other way round.
         let mut incidents = Incidents::default();
         incidents.report(&growth("M2", 7), scene(0, &[]), "a".into());
@@ -196,18 +191,39 @@ fn who_was_born_after_a_growth_was_told_of_is_another_cause() {
 }
 
 #[test]
-fn a_member_of_a_group_that_stops_piling_up_does_not_end_the_growth_of_all() {
+fn an_incident_of_growth_ends_with_the_last_of_what_it_is_about() {
+    let whose = |tgid| Some(ProcessKey::new(tgid, 1));
+    let growth =
+        |rule, tgid| Finding { kind: proto::Kind::MemoryGrowth, rule, ..finding(tgid, true) };
+    let over = |incidents: &mut Incidents, tgid| {
+        incidents.shrinks(whose(tgid)).into_iter().map(|(id, _)| id).collect::<Vec<_>>()
+    };
+    // One of a group does not wait for its children: that ends by itself, and nothing else with it.
     let mut incidents = Incidents::default();
     let together =
         Finding { kind: proto::Kind::MemoryGrowth, rule: "M2", ..of_group(&[10, 20, 30]) };
-    let zombies = Finding { kind: proto::Kind::MemoryGrowth, rule: "R5", ..finding(20, true) };
-    assert!(incidents.report(&together, scene(0, &[]), "a".into()).opened);
-    assert!(incidents.report(&zombies, scene(1, &[]), "b".into()).opened);
-    let told = |rule, tgid| {
-        let told = incidents.told_of(rule, Some(ProcessKey::new(tgid, 1)));
-        told.iter().map(|incident| incident.id.as_str()).collect::<Vec<_>>()
-    };
-    assert_eq!((told("R5", 20), told("M2", 10)), (vec!["b"], vec!["a"]));
+    assert!(incidents.report(&together, scene(10, &[]), "a".into()).opened);
+    incidents.grows("a", whose(10));
+    assert!(incidents.report(&growth("R5", 20), scene(11, &[]), "b".into()).opened);
+    incidents.grows("b", whose(20));
+    assert_eq!(over(&mut incidents, 20), ["b"]);
+    assert_eq!(over(&mut incidents, 10), ["a"]);
+    // Two growths of one incident: it goes on with the other one.
+    let mut incidents = Incidents::default();
+    incidents.report(&growth("M3", 7), scene(10, &[]), "a".into());
+    incidents.grows("a", whose(7));
+    assert!(!incidents.report(&growth("M2", 9), scene(11, &[7]), "b".into()).opened);
+    incidents.grows("a", whose(9));
+    assert!(over(&mut incidents, 7).is_empty());
+    assert_eq!(over(&mut incidents, 9), ["a"]);
+    // One that is known from before a restart, and is told again by somebody below.
+    let mut before = incidents.get("a").unwrap().clone();
+    before.culprit = Some(proto::Culprit { pid: 7, start_ns: 1, ..Default::default() });
+    let mut incidents = Incidents::restore([before]);
+    assert!(over(&mut incidents, 7).is_empty(), "nobody told of it yet");
+    assert!(!incidents.report(&growth("M2", 9), scene(11, &[7]), "b".into()).opened);
+    incidents.grows("a", whose(9));
+    assert_eq!(over(&mut incidents, 9), ["a"]);
 }
 
 #[test]

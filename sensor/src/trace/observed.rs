@@ -15,7 +15,7 @@ use crate::{
     core::UNSEEN,
     detect::{
         Finding,
-        memory::{Told, Watch},
+        memory::{Told, Watch, Whose},
         pressure::{self, Detector, Said},
         usage,
     },
@@ -93,6 +93,9 @@ pub struct Found {
     pub measures: Vec<Measure>,
     /// Why and when it was over; null: it was not.
     pub over: Option<End>,
+    /// Of growth whose it is part of.
+    #[serde(skip)]
+    pub whose: Whose,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -307,16 +310,17 @@ impl Replay {
         }
         self.series_ns = sample.series_ns;
         self.kills.sample(sample, record.at, &mut self.report.findings);
-        for culprit in self.kills.unseen(sample.at_ns) {
+        for whose in self.kills.unseen(sample.at_ns) {
             let end = End { at: record.at, at_ns: sample.at_ns, why: UNSEEN.to_owned() };
-            self.report.end(culprit, &end);
+            self.report.end(whose, &end);
         }
         for told in self.watch.see(sample) {
             match told {
-                Told::Found(finding) => {
+                Told::Found(finding, whose) => {
                     let name = |key| name_in(sample, key);
-                    self.report.findings.push(Found::of(&finding, name, record.at));
-                    self.kills.grows(&finding);
+                    let found = Found { whose, ..Found::of(&finding, name, record.at) };
+                    self.report.findings.push(found);
+                    self.kills.grows(&finding, whose);
                 }
                 Told::Over(over) => {
                     self.kills.shrinks(over.culprit);
@@ -329,14 +333,10 @@ impl Replay {
 }
 
 impl Report {
-    /// Growth is over.
-    fn end(&mut self, culprit: Option<ProcessKey>, end: &End) {
+    /// A growth is over.
+    fn end(&mut self, whose: Whose, end: &End) {
         let growths = self.findings.iter_mut().filter(|found| found.cgroup.is_none());
-        let theirs = growths.filter(|found| {
-            found.over.is_none()
-                && found.culprit.as_ref().map(|one| (one.pid, one.start_ns))
-                    == culprit.map(|key| (key.tgid, key.start_ns))
-        });
+        let theirs = growths.filter(|found| found.over.is_none() && found.whose == whose);
         theirs.for_each(|found| found.over = Some(end.clone()));
     }
 }
@@ -371,6 +371,7 @@ impl Found {
             members: members.unwrap_or_default().iter().copied().map(process).collect(),
             measures: finding.measures.clone(),
             over: None,
+            whose: None,
         }
     }
 }
@@ -437,7 +438,7 @@ mod tests {
         let mut live = Vec::new();
         for sample in log.iter().filter_map(sample_of) {
             for told in watch.see(sample) {
-                if let Told::Found(finding) = told {
+                if let Told::Found(finding, _) = told {
                     live.push(Found::of(&finding, |key| name_in(sample, key), None));
                 }
             }

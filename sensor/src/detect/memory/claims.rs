@@ -2,8 +2,18 @@
 
 use std::collections::BTreeMap;
 
-use super::{Rule, culprit::Sight, fast::MORE};
-use crate::lineage::ProcessKey;
+use super::{
+    Rule,
+    culprit::{Sight, is_part},
+    fast::{MORE, OVER_NS},
+};
+use crate::{detect::group::Group, lineage::ProcessKey};
+
+/// What was told of is so many percent of what grows above it, or more: then it is the same growth.
+const SAME: u64 = 50;
+
+/// Whose growth it is part of, as that was told of first: [`Over`] names it by this. `None`: the host's.
+pub type Whose = Option<ProcessKey>;
 
 /// What a finding was about, as it is followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,10 +29,14 @@ pub enum Follows {
 #[derive(Clone, Debug)]
 pub struct Claim {
     pub rule: Rule,
+    /// What told of it before M1 did.
+    rose_from: Option<Rule>,
     /// The culprit, or the eldest of a group; `None`: the host.
     pub culprit: Option<ProcessKey>,
     /// Of a group all its trees, else the culprit.
     pub members: Vec<ProcessKey>,
+    /// As it was told of last.
+    pub group: Option<Group>,
     /// Where it began, as it is followed.
     pub base: u64,
     peak: u64,
@@ -37,8 +51,7 @@ pub struct Claim {
 /// Growth is over.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Over {
-    /// Whose finding it was; `None`: the host's.
-    pub culprit: Option<ProcessKey>,
+    pub culprit: Whose,
     pub rule: &'static str,
     /// A sentence without its end.
     pub why: String,
@@ -67,20 +80,32 @@ pub struct Claims(BTreeMap<Option<ProcessKey>, Claim>);
 impl Claim {
     pub fn new(
         rule: Rule,
-        (culprit, members): (Option<ProcessKey>, Vec<ProcessKey>),
+        (culprit, members, group): (Option<ProcessKey>, Vec<ProcessKey>, Option<Group>),
         (base, value): (u64, u64),
         (now_ns, told_ns): (u64, u64),
         patience_ns: u64,
     ) -> Self {
-        Self { rule, culprit, members, base, peak: value, told_ns, grew_ns: now_ns, patience_ns }
+        Self {
+            rule,
+            rose_from: None,
+            culprit,
+            members,
+            group,
+            base,
+            peak: value,
+            told_ns,
+            grew_ns: now_ns,
+            patience_ns,
+        }
     }
 
-    /// Those that grow with it are followed as well. Whether there are any.
-    pub fn join(&mut self, members: &[ProcessKey]) -> bool {
+    /// A group grows with it and is followed as well. Whether there is anybody new.
+    pub fn join(&mut self, group: &Group) -> bool {
         let known = self.members.len();
-        let new = members.iter().filter(|key| !self.members.contains(key));
+        let new = group.members.iter().filter(|key| !self.members.contains(key));
         let new: Vec<ProcessKey> = new.copied().collect();
         self.members.extend(new);
+        self.group = Some(group.clone());
         self.members.len() > known
     }
 
@@ -97,6 +122,7 @@ impl Claim {
             (self.base, self.peak) = (value.saturating_sub(grown), value);
             self.grew_ns = now_ns;
         }
+        self.rose_from = (rule == Rule::M1).then_some(self.rule);
         (self.rule, self.told_ns) = (rule, told_ns);
         self.patience_ns = self.patience_ns.max(patience_ns);
     }
@@ -116,31 +142,67 @@ impl Claim {
             return Some("half of what it grew by, or more, is given back".to_owned());
         }
         let quiet_ns = now_ns.saturating_sub(self.grew_ns);
+        // Its rush is over, and may begin anew: that is to be told again.
+        if quiet_ns > OVER_NS
+            && let Some(rule) = self.rose_from.take()
+        {
+            self.rule = rule;
+        }
         let minutes = quiet_ns / 60_000_000_000;
         (quiet_ns > self.patience_ns).then(|| format!("it has not grown for {minutes} min"))
     }
 }
 
+fn sum(keys: &[ProcessKey], of: impl Fn(ProcessKey) -> u64) -> u64 {
+    keys.iter().fold(0, |sum, key| sum.saturating_add(of(*key)))
+}
+
 impl Claims {
-    /// The most urgent claim about what a finding is about: about its culprit, or, where the same grows, about
-    /// somebody above or below it or a group that it is in. That a supervisor does not wait for its children is
-    /// another cause than that one of them takes memory.
+    /// What was told of below somebody who grows by a `whole`, and is half of that, or more: of what grew lately, or,
+    /// where it was as urgent, since it was told of. That is the same growth.
+    pub fn carriers(
+        &self,
+        above: &[ProcessKey],
+        (rule, whole): (Rule, u64),
+        sight: &Sight<'_>,
+        lately: impl Fn(ProcessKey) -> u64,
+    ) -> Vec<Whose> {
+        let whole_lately = sum(above, &lately);
+        let held = |key| sight.tree(key).map_or(0, |tree| tree.bytes);
+        let carries = |claim: &&Claim| {
+            let is_below =
+                |key: &&ProcessKey| sight.line(**key).skip(1).any(|one| above.contains(&one));
+            let theirs: Vec<ProcessKey> = claim.members.iter().filter(is_below).copied().collect();
+            let (part, all) = (sum(&theirs, &lately), sum(&theirs, held));
+            let since = all.saturating_sub(claim.base);
+            claim.rule.follows() == Follows::Bytes
+                && (part > 0 && is_part(part, whole_lately, SAME)
+                    || claim.rule >= rule && since > 0 && is_part(since, whole, SAME))
+        };
+        self.0.values().filter(carries).map(|claim| claim.culprit).collect()
+    }
+
+    /// The most urgent claim that a finding is a part of: about its culprit, or, where the same grows, about somebody
+    /// above it or a group that it is in or below, or one of those that carry it. Where more grows than what was told
+    /// of, that is another cause; so is that a supervisor does not wait for its children than that one of them takes
+    /// memory.
     pub fn about(
         &mut self,
         (culprit, members): (Option<ProcessKey>, &[ProcessKey]),
-        follows: Follows,
+        (follows, carriers): (Follows, &[Whose]),
         sight: &Sight<'_>,
     ) -> Option<&mut Claim> {
-        let related = |claim: &Claim| {
-            let near = |member: &ProcessKey| members.iter().any(|key| sight.related(*key, *member));
-            claim.members.iter().any(near)
+        let is_within = |claim: &Claim| {
+            let within =
+                |key: &ProcessKey| sight.line(*key).any(|one| claim.members.contains(&one));
+            members.iter().any(within) && !is_another(&claim.members, claim.told_ns, members)
         };
-        let another = |claim: &Claim| is_another(&claim.members, claim.told_ns, members);
         self.0
             .values_mut()
             .filter(|claim| {
-                let same = claim.rule.follows() == follows;
-                claim.culprit == culprit || same && related(claim) && !another(claim)
+                claim.culprit == culprit
+                    || carriers.contains(&claim.culprit)
+                    || claim.rule.follows() == follows && is_within(claim)
             })
             .max_by_key(|claim| claim.rule)
     }

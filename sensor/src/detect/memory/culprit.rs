@@ -12,8 +12,15 @@ use crate::{
 /// A tree carries a growth if so many percent of it are its own, ...
 pub const CARRIES: u64 = 90;
 
-/// ... or so many, and of what grew lately as many as above: what is beside it was a start.
-const MOSTLY: u64 = 66;
+/// ... or so many, and of what grew lately as many as above: what is beside it is over. Of a rush a part is enough: it is
+/// what goes on now.
+pub const MOSTLY: u64 = 66;
+pub const RUSHES: u64 = 25;
+
+/// Whether a part is so many percent of the whole.
+pub fn is_part(part: u64, whole: u64, percent: u64) -> bool {
+    u128::from(part) * 100 >= u128::from(whole) * u128::from(percent)
+}
 
 /// Links that are followed upward at most: a sample that comes from elsewhere may lead in a circle.
 const DEEPEST: usize = 64;
@@ -29,7 +36,7 @@ pub struct Sight<'a> {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Grown {
     pub all: u64,
-    /// In the later part of the window, or a second: it is compared with others of the same window only.
+    /// In the later part of the window.
     pub lately: u64,
 }
 
@@ -63,11 +70,6 @@ impl<'a> Sight<'a> {
         std::iter::successors(Some(key), |key| self.parent(*key)).take(DEEPEST)
     }
 
-    /// One is the other, or above it.
-    pub fn related(&self, one: ProcessKey, other: ProcessKey) -> bool {
-        self.line(one).any(|key| key == other) || self.line(other).any(|key| key == one)
-    }
-
     /// Those that have none of the others above them.
     pub fn topmost(&self, keys: &BTreeSet<ProcessKey>) -> Vec<ProcessKey> {
         let above = |key: &ProcessKey| self.line(*key).skip(1).any(|one| keys.contains(&one));
@@ -75,18 +77,20 @@ impl<'a> Sight<'a> {
     }
 
     /// The lowest process whose tree carries the growth of the tree of `top`. `grown`: within the window in which it
-    /// grew.
-    pub fn lowest(&self, top: ProcessKey, grown: impl Fn(ProcessKey) -> Grown) -> ProcessKey {
+    /// grew. `least`: percent of who carries what grew lately.
+    pub fn lowest(
+        &self,
+        top: ProcessKey,
+        least: u64,
+        grown: impl Fn(ProcessKey) -> Grown,
+    ) -> ProcessKey {
         let whole = grown(top);
-        let has = |part: u64, whole: u64, percent: u64| {
-            u128::from(part) * 100 >= u128::from(whole) * u128::from(percent)
-        };
         let carries = |key: &ProcessKey| {
             let part = grown(*key);
-            has(part.all, whole.all, CARRIES)
+            is_part(part.all, whole.all, CARRIES)
                 || whole.lately > 0
-                    && has(part.all, whole.all, MOSTLY)
-                    && has(part.lately, whole.lately, CARRIES)
+                    && is_part(part.all, whole.all, least)
+                    && is_part(part.lately, whole.lately, CARRIES)
         };
         let mut lowest = top;
         for _ in 0..DEEPEST {
@@ -172,7 +176,7 @@ impl<'a> Sight<'a> {
         whole: u64,
         grown: &impl Fn(ProcessKey) -> u64,
     ) -> Option<Group> {
-        let carries = |sum: u64| u128::from(sum) * 100 >= u128::from(whole) * u128::from(CARRIES);
+        let carries = |sum: u64| is_part(sum, whole, CARRIES);
         members.retain(|key| grown(*key) > 0);
         let all = members.iter().fold(0_u64, |sum, key| sum.saturating_add(grown(*key)));
         if members.len() < 2

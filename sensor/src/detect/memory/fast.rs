@@ -103,7 +103,8 @@ pub struct Fast {
     steady_row: u32,
     /// Since when the steady one has, ns of the clock.
     steady_since_ns: u64,
-    /// Two earlier moments (ns of the clock, bytes): the older one is [`RECENT_NS`] old or more.
+    /// Two earlier moments (ns of the clock, bytes): the first samples of the last two spans of [`RECENT_NS`], which
+    /// are the same for all; or its own first one.
     recent: [(u64, u64); 2],
 }
 
@@ -168,7 +169,7 @@ impl Fast {
             self.quick.follow(value, dt, QUICK);
         }
         self.steady.follow(value, dt, STEADY);
-        if now_ns.saturating_sub(self.recent[1].0) >= RECENT_NS {
+        if now_ns / RECENT_NS != self.recent[1].0 / RECENT_NS {
             self.recent = [self.recent[1], (now_ns, bytes)];
         }
         if let Some(rise) = bytes.checked_sub(self.latest.bytes).filter(|rise| *rise > 0) {
@@ -207,12 +208,15 @@ impl Fast {
         }
     }
 
-    /// Bytes a second over the last half minute to minute.
-    pub fn recent_slope(&self) -> f64 {
-        let (then_ns, then) = self.recent[0];
-        let dt = self.at_ns.saturating_sub(then_ns) as f64 / 1e9;
-        let grown = self.latest.bytes.saturating_sub(then) as f64;
-        if dt > 0.0 { grown / dt } else { 0.0 }
+    /// Bytes by which it grew within the last half minute to minute, or since it is there.
+    pub fn grown_lately(&self) -> u64 {
+        self.latest.bytes.saturating_sub(self.recent[0].1)
+    }
+
+    /// The same, a second.
+    fn recent_slope(&self) -> f64 {
+        let dt = self.at_ns.saturating_sub(self.recent[0].0) as f64 / 1e9;
+        if dt > 0.0 { self.grown_lately() as f64 / dt } else { 0.0 }
     }
 
     /// Whether what is left will soon be used up, and by this tree.

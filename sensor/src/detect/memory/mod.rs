@@ -32,7 +32,7 @@ mod workers;
 mod zombies;
 
 pub use self::{
-    claims::{Follows, Over, is_another},
+    claims::{Follows, Over, Whose, is_another},
     measures::{severity, summary},
     watch::{Told, Watch},
 };

@@ -46,6 +46,11 @@ impl Room {
         }
     }
 
+    /// As it was before so many bytes of it were taken.
+    pub fn before(self, taken: u64) -> Self {
+        Self { left: self.left.saturating_add(taken), ..self }
+    }
+
     /// Growth that is worth a word, bytes.
     pub fn notable(&self, limits: &Limits) -> u64 {
         let part = self.host / 100 * u64::from(limits.growth_percent);

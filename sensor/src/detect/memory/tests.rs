@@ -16,7 +16,7 @@ use crate::{
 fn findings(told: &[(u64, Told)]) -> Vec<(u64, &Finding)> {
     told.iter()
         .filter_map(|(at, one)| match one {
-            Told::Found(finding) => Some((*at, &**finding)),
+            Told::Found(finding, _) => Some((*at, &**finding)),
             Told::Over(_) => None,
         })
         .collect()
@@ -347,6 +347,27 @@ fn memory_that_goes_into_no_process_has_no_culprit() {
     assert_eq!(short(&found), [("M6", None)]);
     let finding = findings(&found)[0].1;
     assert!(value(finding, "tmpfs_grown") >= value(finding, "grown") * 0.9);
+}
+
+#[test]
+fn what_is_in_no_process_is_not_over_because_a_process_ends() {
+    // Files in memory, until somebody removes them after 100 minutes; a process ends after 90.
+    let host = Host::of_gib(16, 5);
+    let mut watch = super::Watch::new(super::Limits::default());
+    let mut forks = host::Forks::default();
+    let mut found = Vec::new();
+    for at in (0..110 * MINUTE).step_by(5) {
+        let held = if at < 90 * MINUTE { 5 * GIB } else { 100 * MIB };
+        let mut sample = host.sample(at, &service(held, at), &mut forks);
+        let files = if at < 100 * MINUTE { at * 1000 * 1024 } else { 0 };
+        let seen = sample.host.as_mut().unwrap();
+        seen.shmem_bytes = Some(files);
+        seen.available_bytes = seen.available_bytes.map(|left| left.saturating_sub(files));
+        found.extend(watch.see(&sample).into_iter().map(|told| (at, told)));
+    }
+    assert_eq!(short(&found), [("M6", None)]);
+    let Some((at, Told::Over(over))) = found.last() else { panic!("{found:?}") };
+    assert_eq!((*at, over.culprit), (100 * MINUTE, None));
 }
 
 #[test]

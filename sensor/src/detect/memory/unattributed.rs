@@ -35,6 +35,11 @@ pub fn in_processes(point: &Point) -> u64 {
     point.root_bytes.saturating_add(point.limit_used)
 }
 
+/// What is not available and in no process.
+pub fn outside(point: &Point) -> u64 {
+    point.bytes.saturating_sub(point.root_bytes)
+}
+
 /// Growth of a host that is mostly outside of processes.
 pub fn found(
     host: &Series,

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Limits, Rule, TOLD_OF,
-    claims::{Claim, Claims, Follows, Now, Over},
+    claims::{Claim, Claims, Follows, Now, Over, Whose},
     culprit::{Sight, key_of},
     fast::{OVER_NS, PAUSE_NS},
     measures,
@@ -37,7 +37,7 @@ const PATIENCE_BUCKETS: u64 = 4;
 /// What a sample leads to.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Told {
-    Found(Box<Finding>),
+    Found(Box<Finding>, Whose),
     /// What was found is over.
     Over(Over),
 }
@@ -130,7 +130,9 @@ impl Watch {
         if self.limits.unreaped {
             found.extend(self.unreaping(sample, &sight));
         }
-        told.extend(found.into_iter().map(|finding| Told::Found(Box::new(finding))));
+        told.extend(
+            found.into_iter().map(|(finding, whose)| Told::Found(Box::new(finding), whose)),
+        );
         told
     }
 
@@ -178,7 +180,9 @@ impl Watch {
                     let had = if born { 0 } else { tree.bytes.min(TOLD_OF) };
                     let root_bytes = tree.root_bytes.min(had);
                     let earlier = Point { bytes: had, root_bytes, ..point };
-                    series.fast.follow(then, earlier, &room, &self.limits);
+                    // What it took since was left then.
+                    let then_room = room.before(tree.bytes - had);
+                    series.fast.follow(then, earlier, &then_room, &self.limits);
                 }
                 series
             });
@@ -192,6 +196,7 @@ impl Watch {
             for series in self.trees.values_mut().filter(|series| series.seen_ns < now_ns) {
                 let forks = series.latest.forks;
                 series.add(now_ns, Point { forks, ..Point::default() });
+                series.zombies.follow(now_ns, 0);
             }
         }
     }
@@ -241,7 +246,7 @@ impl Watch {
         self.claims.follow(now_ns, sample.at_ns, |claim| {
             let follows = claim.rule.follows();
             if follows == Follows::Host {
-                return Some(Now::Is(host.latest.bytes));
+                return Some(Now::Is(unattributed::outside(&host.latest)));
             }
             let (mut sum, mut exact) = (0_u64, true);
             for key in &claim.members {
@@ -256,55 +261,65 @@ impl Watch {
         })
     }
 
-    /// Tells of a finding unless something as urgent was told about the same tree, or that the same grows in one
-    /// above or below it. What was told before keeps its culprit.
-    #[expect(clippy::too_many_arguments, reason = "the parts of one finding")]
+    /// Tells of what crossed unless something as urgent was told about the same growth.
     fn tell(
         &mut self,
         sample: &MemorySample,
         sight: &Sight<'_>,
-        rule: Rule,
-        ((culprit, members), group): ((Option<ProcessKey>, Vec<ProcessKey>), Option<Group>),
-        (base, value): (u64, u64),
-        told: Vec<crate::proto::Measure>,
-        buckets: usize,
-    ) -> Option<Finding> {
-        let window = match rule {
-            Rule::M1 | Rule::R5 => Window::Fast,
-            Rule::M2 | Rule::M6 | Rule::R4 => Window::Ring(0),
-            Rule::M3 => Window::Ring(1),
-            Rule::M4 | Rule::M5 => Window::Ring(2),
-        };
+        crossing: Crossing,
+    ) -> Option<(Finding, Whose)> {
+        let Crossing { rule, mut culprit, mut group, base, value, carriers, .. } = crossing;
         let now_ns = self.now_ns;
         let follows = rule.follows();
-        if let Some(claim) = self.claims.about((culprit, &members), follows, sight) {
-            if claim.rule >= rule {
-                return None;
-            }
-            let culprit = claim.culprit;
-            // What was one tree of them is one of many now.
-            let group = group.filter(|group| {
-                let is_one = culprit.is_some_and(|one| group.members.contains(&one));
-                is_one || claim.members.len() > 1
-            });
-            let joined = group.as_ref().is_some_and(|group| claim.join(&group.members));
-            let held =
-                claim.members.iter().filter_map(|key| held(&self.trees, now_ns, follows, *key));
-            let value_now = held.fold(0, u64::saturating_add);
-            let grown = value.saturating_sub(base);
-            let times = (now_ns, sample.at_ns);
-            claim.rise((rule, joined), (grown, value_now), times, patience(window));
-            return Some(finding(sample, rule, (culprit, group), told, buckets));
+        let members =
+            group.as_ref().map_or_else(|| culprit.into_iter().collect(), |it| it.members.clone());
+        let about = (culprit, &members[..]);
+        let Some(claim) = self.claims.about(about, (follows, &carriers), sight) else {
+            self.claims.put(Claim::new(
+                rule,
+                (culprit, members, group.clone()),
+                (base, value),
+                (now_ns, sample.at_ns),
+                crossing.patience_ns,
+            ));
+            let (told, buckets) = (crossing.told, crossing.buckets);
+            return Some((finding(sample, rule, (culprit, group), told, buckets), culprit));
+        };
+        if claim.rule >= rule {
+            return None;
         }
-        self.claims.put(Claim::new(
-            rule,
-            (culprit, members),
-            (base, value),
-            (now_ns, sample.at_ns),
-            patience(window),
-        ));
-        Some(finding(sample, rule, (culprit, group), told, buckets))
+        if carriers.contains(&claim.culprit) {
+            // It was seen further up, and is what was told of.
+            (culprit, group) = (claim.culprit, claim.group.clone());
+        }
+        // What was one tree of them is one of many now.
+        let joined = group.as_ref().is_some_and(|group| claim.join(group));
+        let held = claim.members.iter().filter_map(|key| held(&self.trees, now_ns, follows, *key));
+        let value_now = held.fold(0, u64::saturating_add);
+        let grown = value.saturating_sub(base);
+        let times = (now_ns, sample.at_ns);
+        claim.rise((rule, joined), (grown, value_now), times, crossing.patience_ns);
+        let whose = claim.culprit;
+        let (told, buckets) = (crossing.told, crossing.buckets);
+        Some((finding(sample, rule, (culprit, group), told, buckets), whose))
     }
+}
+
+/// What crossed, and whose it is.
+struct Crossing {
+    rule: Rule,
+    /// Of a group its eldest.
+    culprit: Option<ProcessKey>,
+    group: Option<Group>,
+    /// What there was, and is, of what grows.
+    base: u64,
+    value: u64,
+    told: Vec<crate::proto::Measure>,
+    buckets: usize,
+    /// How long without growth until it is over, ns.
+    patience_ns: u64,
+    /// What was told of before and carries it.
+    carriers: Vec<Whose>,
 }
 
 /// The sums that are followed, once each whatever a log holds, in order of what says most: two of one name are

@@ -9,6 +9,7 @@ use crate::{
     core::{UNSEEN_NS, memory::Recent},
     detect::{
         Finding,
+        memory::Whose,
         oom::{self, Judged, culprit::Growth, holders::BEFORE_NS, key, over, quiet_ns, severity},
     },
     lineage::ProcessKey,
@@ -20,8 +21,8 @@ use crate::{
 pub struct Kills {
     seen: oom::Kills,
     recent: Recent,
-    /// Growth that is not over, by its culprit.
-    growing: BTreeMap<Option<ProcessKey>, Growing>,
+    /// Growth that is not over, by whose it is.
+    growing: BTreeMap<Whose, Growing>,
     /// Of cases that go on.
     open: BTreeMap<u64, Open>,
 }
@@ -58,14 +59,14 @@ impl Kills {
     }
 
     /// Growth is told of: one more time, where it is known.
-    pub fn grows(&mut self, finding: &Finding) {
-        let known = self.growing.remove(&finding.culprit).map(|known| known.roots);
+    pub fn grows(&mut self, finding: &Finding, whose: Whose) {
+        let known = self.growing.remove(&whose).map(|known| known.roots);
         let mut roots = known.unwrap_or_else(|| finding.culprit.into_iter().collect());
         let new: Vec<ProcessKey> =
             finding.roots().into_iter().filter(|root| !roots.contains(root)).collect();
         roots.extend(new);
         let growing = Growing { told: finding.clone(), roots, unseen_until_ns: None };
-        self.growing.insert(finding.culprit, growing);
+        self.growing.insert(whose, growing);
     }
 
     /// Another daemon goes on: what grew before it has to be seen to grow within its time.
@@ -74,13 +75,13 @@ impl Kills {
     }
 
     /// Whose growth is over because nobody saw it any more.
-    pub fn unseen(&mut self, at_ns: u64) -> Vec<Option<ProcessKey>> {
+    pub fn unseen(&mut self, at_ns: u64) -> Vec<Whose> {
         let is_over = |one: &Growing| one.unseen_until_ns.is_some_and(|until| at_ns >= until);
-        self.growing.extract_if(.., |_, one| is_over(one)).map(|(culprit, _)| culprit).collect()
+        self.growing.extract_if(.., |_, one| is_over(one)).map(|(whose, _)| whose).collect()
     }
 
-    pub fn shrinks(&mut self, culprit: Option<ProcessKey>) {
-        self.growing.remove(&culprit);
+    pub fn shrinks(&mut self, whose: Whose) {
+        self.growing.remove(&whose);
     }
 
     /// A victim: of a kill that is new, or of one that is found already, which is then told as it is now.
@@ -251,7 +252,7 @@ mod tests {
                 Fact::Memory(sample) => {
                     recent.add(sample);
                     for one in watch.see(sample) {
-                        if let Told::Found(found) = one {
+                        if let Told::Found(found, _) = one {
                             let (roots, at_ns) = (found.roots(), found.at_ns);
                             growths.extend(Growth::of("i1", roots, at_ns, &found.measures));
                         }

@@ -2,10 +2,19 @@
 
 use super::{
     agents, findings,
-    host::{Forks, GIB, HOUR, Host, MIB, MINUTE, Process},
+    host::{GIB, HOUR, Host, MIB, MINUTE, Process},
     like_python, service, short, value,
 };
-use crate::detect::memory::{Limits, Told, Watch};
+use crate::detect::memory::Told;
+
+/// Whose growth each finding is part of.
+fn whose(told: &[(u64, Told)]) -> Vec<Option<u32>> {
+    let found = told.iter().filter_map(|(_, one)| match one {
+        Told::Found(_, whose) => Some(whose.map(|key| key.tgid)),
+        Told::Over(_) => None,
+    });
+    found.collect()
+}
 
 #[test]
 fn what_was_not_there_yet_is_another_cause_than_what_grows_above_it() {
@@ -24,8 +33,10 @@ fn what_was_not_there_yet_is_another_cause_than_what_grows_above_it() {
     };
     // Its service was told of long before.
     assert_eq!(short(&told(Some(89 * MINUTE))), [("M2", Some(20)), ("M1", Some(40))]);
-    // Who was there when it was told of may have been meant.
-    assert_eq!(short(&told(None)), [("M2", Some(20)), ("M1", Some(20))]);
+    // Who was there when it was told of was part of it.
+    let told = told(None);
+    assert_eq!(short(&told), [("M2", Some(20)), ("M1", Some(40))]);
+    assert_eq!(whose(&told), [Some(20), Some(20)]);
 }
 
 #[test]
@@ -52,7 +63,105 @@ fn who_only_started_beside_a_leak_is_no_part_of_it() {
 }
 
 #[test]
-fn a_group_keeps_whom_it_was_told_of_first() {
+fn who_began_and_stands_is_not_who_grows() {
+    // A leak of 5 MiB a second; a program takes 700 MiB within ten seconds, and is two thirds of what went when the rest
+    // goes.
+    for phase in 0..30 {
+        let host = Host { total: 1600 * MIB, free: 1500 * MIB, limit: None, every: 1 };
+        let told = host.watch(3 * MINUTE, |at| {
+            let at = (at + phase) as i64;
+            let began = (at - 40).clamp(0, 10) as u64 * 70 * MIB;
+            vec![
+                Process::new(10, 4 * MIB),
+                Process::new(20, 10 * MIB + at as u64 * 5 * MIB).below(10).born(0),
+                Process::new(30, began).below(10).born(40_u64.saturating_sub(phase)),
+            ]
+        });
+        assert!(short(&told).iter().all(|one| one.1 != Some(30)), "{phase}: {told:?}");
+    }
+}
+
+#[test]
+fn one_of_a_group_that_rushes_is_named_itself() {
+    // Seven agents; when all have been told of, one of them takes 30 MiB a second.
+    let rush = 50 * MINUTE;
+    let told = Host::of_gib(14, 5).watch(55 * MINUTE, |at| {
+        let mut all = agents(at, 7);
+        let one = all.iter_mut().find(|one| one.pid == 204);
+        one.unwrap().own += at.saturating_sub(rush) * 30 * MIB;
+        all
+    });
+    assert_eq!(short(&told), [("M2", Some(200)), ("M1", Some(204))], "{told:?}");
+    assert!(findings(&told)[1].1.group.is_none());
+    assert_eq!(whose(&told), [Some(200), Some(200)], "it is part of the same");
+}
+
+#[test]
+fn more_than_what_was_told_of_is_another_cause() {
+    // One worker of a master leaks for hours; then all eight hurry.
+    let rush = 330 * MINUTE;
+    let told = Host::of_gib(12, 20).watch(rush + 20 * MINUTE, |at| {
+        let all = at.saturating_sub(rush) * 2 * MIB;
+        let worker = |one: u32| {
+            let leaks = if one == 0 { at / 4 * MIB } else { 0 };
+            Process::new(200 + one, 100 * MIB + leaks + all).below(20).runs(5)
+        };
+        let mut tree = vec![Process::new(10, 4 * MIB), Process::new(20, 10 * MIB).below(10)];
+        tree.extend((0..8).map(worker));
+        tree
+    });
+    let first = short(&told)[0];
+    assert_eq!((first.1, short(&told).last().unwrap()), (Some(200), &("M1", Some(20))), "{told:?}");
+    assert_eq!(whose(&told).last(), Some(&Some(20)), "{told:?}");
+}
+
+#[test]
+fn a_leak_that_was_told_of_slowly_may_rush_twice() {
+    // It leaks, rushes, stands for ten minutes as who is frozen does, and rushes on.
+    let (rush, stands) = (90 * MINUTE, 91 * MINUTE + 30);
+    let told = Host::of_gib(12, 5).watch(110 * MINUTE, |at| {
+        let hurry = |from: u64, to: u64| at.clamp(from, to) - from;
+        let rushed = hurry(rush, stands) + hurry(stands + 10 * MINUTE, 110 * MINUTE);
+        service(like_python(50 * 1024)(at.min(rush)) + rushed * 25 * MIB, at)
+    });
+    assert_eq!(short(&told), [("M2", Some(20)), ("M1", Some(20)), ("M1", Some(20))], "{told:?}");
+}
+
+#[test]
+fn a_newborn_that_takes_all_at_once_is_told_of_in_time() {
+    // Nobody above it is told of; a second is all there is between two samples and the end.
+    let host = Host { total: 8 * GIB, free: 6 * GIB, limit: None, every: 1 };
+    let told = host.watch(20, |at| {
+        let mut all = vec![Process::new(30, 300 * MIB)];
+        if at >= 10 {
+            all.push(Process::new(40, (at - 9) * 900 * MIB).born(9));
+        }
+        all
+    });
+    let found = findings(&told);
+    assert_eq!(short(&told), [("M1", Some(40))]);
+    assert!(found[0].0 <= 14, "after {} s", found[0].0);
+}
+
+#[test]
+fn a_worker_that_alone_carries_a_growth_is_told_of_as_its_own() {
+    // Its master is known for hours, the worker for 70 minutes.
+    let born = 2 * HOUR;
+    let told = Host::of_gib(8, 5).watch(born + 100 * MINUTE, |at| {
+        let mut all = vec![Process::new(20, 80 * MIB), Process::new(30, 300 * MIB)];
+        if at >= born {
+            let leak = (at - born) * 40 * MIB / 60;
+            all.push(Process::new(40, 20 * MIB + leak).below(20).born(born));
+        }
+        all
+    });
+    let (_, finding) = findings(&told)[0];
+    assert_eq!(finding.culprit.map(|key| key.tgid), Some(40), "{told:?}");
+    assert!(value(finding, "own_share") >= 95.0, "{finding:?}");
+}
+
+#[test]
+fn a_group_without_its_eldest_is_the_same_group() {
     // Seven agents; the eldest ends after they were told of, and the others hurry.
     let (end, hurry) = (45 * MINUTE, 50 * MINUTE);
     let told = Host::of_gib(12, 10).watch(3 * HOUR, |at| {
@@ -69,9 +178,8 @@ fn a_group_keeps_whom_it_was_told_of_first() {
         all
     });
     let found = findings(&told);
-    let rules: Vec<&str> = found.iter().map(|one| one.1.rule).collect();
-    assert_eq!(rules, ["M2", "M1"], "{told:?}");
-    assert!(found.iter().all(|one| one.1.culprit.map(|key| key.tgid) == Some(200)), "{told:?}");
+    assert_eq!(short(&told), [("M2", Some(200)), ("M1", Some(201))], "{told:?}");
+    assert_eq!(whose(&told), [Some(200), Some(200)]);
     let members = |at: usize| {
         let group = found[at].1.group.as_ref().unwrap_or_else(|| panic!("{told:?}"));
         group.members.iter().map(|key| key.tgid).collect::<Vec<u32>>()

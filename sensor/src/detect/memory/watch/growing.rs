@@ -2,15 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Watch, finding, followed, patience};
+use super::{Crossing, Watch, finding, followed, patience};
 use crate::{
     detect::{
         Finding,
         group::Group,
         memory::{
-            Rule,
+            Rule, Whose,
             claims::Claim,
-            culprit::{CARRIES, Grown, Sight, key_of},
+            culprit::{CARRIES, Grown, MOSTLY, RUSHES, Sight, key_of},
             fast::Rush,
             measures::{self, measure},
             rings::Point,
@@ -84,7 +84,7 @@ impl Watch {
         sample: &MemorySample,
         sight: &Sight<'_>,
         ended: Ended,
-    ) -> Vec<Finding> {
+    ) -> Vec<(Finding, Whose)> {
         let mut found = Vec::new();
         if !self.limits.growth {
             return found;
@@ -112,7 +112,8 @@ impl Watch {
             while let Some(top) = open.pop() {
                 let Some(what) = crossed.get(&top) else { continue };
                 let grown = |key: ProcessKey| self.grown(key, &what.growth, sample.at_ns);
-                let lowest = sight.lowest(top, |key| Grown {
+                let least = if what.growth.window == Window::Fast { RUSHES } else { MOSTLY };
+                let lowest = sight.lowest(top, least, |key| Grown {
                     all: grown(key),
                     lately: self.grown_lately(key, what.growth.window, top),
                 });
@@ -147,20 +148,25 @@ impl Watch {
         found
     }
 
-    /// Growth of a tree within the window in which something crossed. Whose root was born in it had nothing when
-    /// it began, however late the tree became large enough to be told of.
+    /// Growth of a tree within the window in which something crossed.
     fn grown(&self, key: ProcessKey, growth: &Growth, at_ns: u64) -> u64 {
+        self.grown_of(key, growth, at_ns, |point| point.bytes)
+    }
+
+    /// The same of something else than its bytes. Whose root was born in it had nothing when it began, however late the
+    /// tree became large enough to be told of.
+    fn grown_of(&self, key: ProcessKey, growth: &Growth, at_ns: u64, of: fn(&Point) -> u64) -> u64 {
         let series = self.trees.get(&key).filter(|one| one.seen_ns == self.now_ns);
         series.map_or(0, |series| {
             if key.start_ns >= at_ns.saturating_sub(growth.over_ns) {
-                series.latest.bytes
+                of(&series.latest)
             } else {
-                series.grown(growth.window, |point| point.bytes)
+                series.grown(growth.window, of)
             }
         })
     }
 
-    /// The same in the later half of a ring as `top` has it, or how fast lately, bytes a second.
+    /// The same lately: in the later half of a ring as `top` has it, or since half a minute to a minute ago.
     fn grown_lately(&self, key: ProcessKey, window: Window, top: ProcessKey) -> u64 {
         let series = |key| self.trees.get(&key).filter(|one| one.seen_ns == self.now_ns);
         let (Some(series), Some(top)) = (series(key), series(top)) else { return 0 };
@@ -177,7 +183,7 @@ impl Watch {
                     _ => series.latest.bytes,
                 }
             }
-            Window::Fast => series.fast.recent_slope() as u64,
+            Window::Fast => series.fast.grown_lately(),
         }
     }
 
@@ -206,11 +212,11 @@ impl Watch {
         culprit: ProcessKey,
         crowd: Option<Group>,
         Crossed { rule, growth, horizon_s }: Crossed,
-    ) -> Option<Finding> {
+    ) -> Option<(Finding, Whose)> {
         let tree = sight.tree(culprit)?;
         let series = self.trees.get(&culprit)?;
         let room = self.room(sample, tree);
-        let own = series.grown(growth.window, |point| point.root_bytes);
+        let own = self.grown_of(culprit, &growth, sample.at_ns, |point| point.root_bytes);
         let own = (u128::from(own) * 100 / u128::from(growth.grown.max(1))).min(100) as u64;
         let share = self.share(series, &growth, &room);
         let least = match rule {
@@ -229,9 +235,19 @@ impl Watch {
         let members = crowd.as_ref().map_or_else(|| vec![culprit], |crowd| crowd.members.clone());
         let held = members.iter().filter_map(|key| sight.tree(*key)).map(|tree| tree.bytes);
         let value = held.fold(0_u64, u64::saturating_add);
-        let who = (members.first().copied(), members);
-        let value = (value.saturating_sub(growth.grown), value);
-        self.tell(sample, sight, rule, (who, crowd), value, told, growth.buckets)
+        let lately = |key| self.grown_lately(key, growth.window, culprit);
+        let crossing = Crossing {
+            rule,
+            culprit: members.first().copied(),
+            carriers: self.claims.carriers(&members, (rule, growth.grown), sight, lately),
+            group: crowd,
+            base: value.saturating_sub(growth.grown),
+            value,
+            told,
+            buckets: growth.buckets,
+            patience_ns: patience(growth.window),
+        };
+        self.tell(sample, sight, crossing)
     }
 
     /// Sums over processes that have something in common: growth that no single tree carries.
@@ -240,7 +256,7 @@ impl Watch {
         sample: &MemorySample,
         sight: &Sight<'_>,
         ended: Ended,
-    ) -> Vec<Finding> {
+    ) -> Vec<(Finding, Whose)> {
         let mut found = Vec::new();
         for (key, group) in followed(sample) {
             let Some(series) = self.groups.get(&key) else { continue };
@@ -266,23 +282,30 @@ impl Watch {
             told.push(measure(measures::PROCESSES, group.processes.into(), None, "processes"));
             let held = crowd.members.iter().filter_map(|key| sight.tree(*key));
             let value = held.fold(0_u64, |sum, tree| sum.saturating_add(tree.bytes));
-            let value = (value.saturating_sub(growth.grown), value);
-            let who = (crowd.members.first().copied(), crowd.members.clone());
-            found.extend(self.tell(
-                sample,
-                sight,
+            let Some(eldest) = crowd.members.first().copied() else { continue };
+            let lately = |key| self.grown_lately(key, growth.window, eldest);
+            let crossing = Crossing {
                 rule,
-                (who, Some(crowd)),
+                culprit: Some(eldest),
+                carriers: self.claims.carriers(&crowd.members, (rule, growth.grown), sight, lately),
+                group: Some(crowd),
+                base: value.saturating_sub(growth.grown),
                 value,
                 told,
-                growth.buckets,
-            ));
+                buckets: growth.buckets,
+                patience_ns: patience(growth.window),
+            };
+            found.extend(self.tell(sample, sight, crossing));
         }
         found
     }
 
     /// M6.
-    fn growing_unattributed(&mut self, sample: &MemorySample, ended: Ended) -> Option<Finding> {
+    fn growing_unattributed(
+        &mut self,
+        sample: &MemorySample,
+        ended: Ended,
+    ) -> Option<(Finding, Whose)> {
         let host = sample.host.unwrap_or_default();
         host.available_bytes?;
         let room = Room::of(&host, None, &self.limits);
@@ -291,15 +314,16 @@ impl Watch {
         if self.claims.of_host().is_some() {
             return None;
         }
-        let value = self.host.latest.bytes;
+        let value = unattributed::outside(&self.host.latest);
+        let grown = self.host.grown(growth.window, unattributed::outside);
         self.claims.put(Claim::new(
             Rule::M6,
-            (None, Vec::new()),
-            (value.saturating_sub(growth.grown), value),
+            (None, Vec::new(), None),
+            (value.saturating_sub(grown), value),
             (self.now_ns, sample.at_ns),
             patience(growth.window),
         ));
-        Some(finding(sample, Rule::M6, (None, None), told, growth.buckets))
+        Some((finding(sample, Rule::M6, (None, None), told, growth.buckets), None))
     }
 }
 

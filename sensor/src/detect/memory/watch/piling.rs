@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::Watch;
+use super::{Crossing, Watch, patience};
 use crate::{
     detect::{
         Finding,
         memory::{
-            Rule,
-            culprit::{Grown, Sight, key_of},
+            Rule, Whose,
+            culprit::{Grown, MOSTLY, Sight, key_of},
             measures::{self, measure},
             rings::BUCKETS,
-            series::{Ended, LENGTHS_NS},
+            series::{Ended, LENGTHS_NS, Window},
             workers::{self, Accumulation},
         },
     },
@@ -26,7 +26,7 @@ impl Watch {
         sample: &MemorySample,
         sight: &Sight<'_>,
         ended: Ended,
-    ) -> Vec<Finding> {
+    ) -> Vec<(Finding, Whose)> {
         let limits = &self.limits;
         let mut crossed: BTreeMap<ProcessKey, Accumulation> = BTreeMap::new();
         for tree in &sample.trees {
@@ -49,7 +49,7 @@ impl Watch {
         let mut found = Vec::new();
         for top in sight.topmost(&keys) {
             let grown = |key: ProcessKey| crossed.get(&key).map_or(0, |one| u64::from(one.live));
-            let lowest = sight.lowest(top, |key| Grown { all: grown(key), lately: 0 });
+            let lowest = sight.lowest(top, MOSTLY, |key| Grown { all: grown(key), lately: 0 });
             let (Some(one), Some(tree)) = (crossed.get(&lowest), sight.tree(lowest)) else {
                 continue;
             };
@@ -61,20 +61,31 @@ impl Watch {
             told.push(measure(measures::HOLDS, tree.bytes as f64, None, "bytes"));
             let value = u64::from(tree.processes);
             let base = value.saturating_sub(one.live.into());
-            let who = (Some(lowest), vec![lowest]);
-            let told = self.tell(sample, sight, Rule::R4, (who, None), (base, value), told, 0);
-            let about = (Some(lowest), &[lowest][..]);
-            let claim = self.claims.about(about, Rule::R4.follows(), sight);
-            if let (Some(claim), Some(_)) = (claim, &told) {
-                claim.patience_ns = one.patience_ns;
-            }
-            found.extend(told);
+            found.extend(self.tell(
+                sample,
+                sight,
+                Crossing {
+                    rule: Rule::R4,
+                    culprit: Some(lowest),
+                    group: None,
+                    base,
+                    value,
+                    told,
+                    buckets: 0,
+                    patience_ns: one.patience_ns,
+                    carriers: Vec::new(),
+                },
+            ));
         }
         found
     }
 
     /// R5.
-    pub(super) fn unreaping(&mut self, sample: &MemorySample, sight: &Sight<'_>) -> Vec<Finding> {
+    pub(super) fn unreaping(
+        &mut self,
+        sample: &MemorySample,
+        sight: &Sight<'_>,
+    ) -> Vec<(Finding, Whose)> {
         let mut found = Vec::new();
         for tree in &sample.trees {
             let Some(key) = tree.root.as_ref().map(key_of).filter(|_| tree.alive) else { continue };
@@ -84,9 +95,21 @@ impl Watch {
                 .and_then(|series| series.zombies.unreaped(self.now_ns, &self.limits));
             let Some(unreaped) = unreaped else { continue };
             let told = measures::of_zombies(&unreaped, self.limits.zombies);
-            let value = (0, unreaped.count.into());
-            let who = (Some(key), vec![key]);
-            found.extend(self.tell(sample, sight, Rule::R5, (who, None), value, told, 0));
+            found.extend(self.tell(
+                sample,
+                sight,
+                Crossing {
+                    rule: Rule::R5,
+                    culprit: Some(key),
+                    group: None,
+                    base: 0,
+                    value: unreaped.count.into(),
+                    told,
+                    buckets: 0,
+                    patience_ns: patience(Window::Fast),
+                    carriers: Vec::new(),
+                },
+            ));
         }
         found
     }
