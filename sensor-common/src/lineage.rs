@@ -31,6 +31,8 @@ pub const EXECUTED: u32 = 1 << 1;
 pub const DEAD: u32 = 1 << 2;
 /// What it executed was told of, and so its end will be (see `witness`).
 pub const WITNESSED: u32 = 1 << 3;
+/// Its node is free for another one.
+pub const FREED: u32 = 1 << 4;
 
 /// One process, living or dead. 176 bytes.
 #[repr(C)]
@@ -58,6 +60,11 @@ pub struct Node {
 }
 
 impl Node {
+    /// Whether it is anybody's.
+    pub const fn is_used(&self) -> bool {
+        self.references != 0 && self.flags & FREED == 0
+    }
+
     /// Living processes of the tree, itself included: who was born less who is gone.
     #[inline(always)]
     pub const fn live(&self) -> u32 {

@@ -1,8 +1,8 @@
 //! Lineage: who begat whom.
 //!
 //! Hooks: `tp_btf/sched_process_fork`, `tp_btf/sched_process_exit`, `iter/task` (baseline).
-//! Emits nothing itself; keeps `NODES`, `INDEX` and the counters of the nearest 32 ancestors, has
-//! [`storm`] look at them, and tells [`respawn`] who ends.
+//! Emits nothing itself; keeps `NODES`, `INDEX` and the counters of the nearest 32 ancestors, and has
+//! [`storm`] look at them.
 
 use core::{
     intrinsics::{AtomicOrdering, atomic_xadd},
@@ -19,8 +19,8 @@ use aya_ebpf::{
 use sensor_common::{
     ProcessKey,
     lineage::{
-        ADOPTED, BURIED_AT_ONCE, COUNTED_ANCESTORS, DEAD, EXECUTED, FREED_AT_ONCE, Image, Node,
-        Slot,
+        ADOPTED, BURIED_AT_ONCE, COUNTED_ANCESTORS, DEAD, EXECUTED, FREED, FREED_AT_ONCE, Image,
+        Node, Slot,
     },
     loss::Reason,
     storm::{Window, chain_below},
@@ -29,7 +29,7 @@ use sensor_common::{
 use crate::{
     lifecycle,
     maps::{CLAIMS, ENTERED, EXECS, FREE, GONE, INDEX, KNOWN, UNFREED, lose, node, slot_of},
-    memory, respawn, storm,
+    memory, storm,
     task::Task,
 };
 
@@ -247,43 +247,26 @@ pub fn forked(task: Task, child: ProcessKey) -> (Slot, Slot) {
     (parent_slot, slot)
 }
 
-/// The process of `current`, its last thread, ends. Answers whether this is the one call that took
-/// its node away. `at_ns`: as [`lifecycle::now`] says it.
-#[inline(always)]
-pub fn ended(tgid: u32, at_ns: u64) -> bool {
-    let slot = take(tgid);
-    if slot != 0 {
-        // While its node is there.
-        respawn::sensor_ended(slot, at_ns);
-        leave(slot);
-    }
-    slot != 0
-}
-
 /// A process is gone, and nobody knows how it ended.
 #[inline(always)]
 fn exited(tgid: u32) {
-    let slot = take(tgid);
-    if slot != 0 {
+    if let Some(slot) = slot_of(tgid)
+        && take(tgid)
+    {
         leave(slot);
     }
 }
 
-/// Takes a process out of the index, for good. Its slot, or 0 where there was none, or another was
-/// quicker.
-#[inline(never)]
-fn take(tgid: u32) -> Slot {
-    let Some(slot) = slot_of(tgid) else {
-        lose(Reason::UnknownExit);
-        return 0;
-    };
-    // Two threads may both believe to be the last; one of them removes the entry.
-    if INDEX.remove(tgid).is_err() { 0 } else { slot }
+/// Takes a process out of the index, for good. Two threads may both believe to be its last: true for one of them, to whom
+/// the node belongs until it leaves.
+#[inline(always)]
+pub fn take(tgid: u32) -> bool {
+    INDEX.remove(tgid).is_ok()
 }
 
 /// Whoever was taken out is dead, and its node goes when nobody needs it.
 #[inline(never)]
-fn leave(slot: Slot) -> u32 {
+pub fn leave(slot: Slot) -> u32 {
     if let Some(gone) = node(slot) {
         // SAFETY: a value of the array; flags belong to this process, which is past its end.
         unsafe { (*gone).flags |= DEAD };
@@ -317,7 +300,8 @@ fn let_go(slot: Slot) -> bool {
     unsafe {
         let claim = (*held).key.start_ns;
         if ptr::read_volatile(&raw const (*held).references) == 1 {
-            // Ours is the last: nobody else can come or go.
+            // Ours is the last: nobody else can come or go. It stays 1: whoever let go a moment ago may still have to
+            // read it, and is not to see 0.
             return true;
         }
         add(&raw mut (*held).references, MINUS_ONE);
@@ -335,7 +319,7 @@ fn free_upwards(slot: Slot) -> u32 {
         let Some(freed) = node(slot) else { return 0 };
         // SAFETY: a value of the array that nobody else holds any more.
         let (parent, flags) = unsafe {
-            (*freed).references = 0;
+            (*freed).flags |= FREED;
             ((*freed).parent_slot, (*freed).flags)
         };
         if flags & EXECUTED != 0 {

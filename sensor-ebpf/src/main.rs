@@ -27,7 +27,7 @@ use aya_ebpf::{
 use brake::Fork;
 use cast::Cast;
 use pressure::Reclaim;
-use sensor_common::{ProcessKey, layout::Field};
+use sensor_common::{ProcessKey, layout::Field, loss::Reason};
 use task::Task;
 
 /// Raw tracepoint arguments: (parent, child). Runs in the parent, before the child does.
@@ -116,14 +116,21 @@ fn exit(task: Task, cast: Cast) -> i32 {
     if !cast::plays_exit(cast, slot) {
         return 0;
     }
-    // Before the node is gone.
-    oom::ended(slot.unwrap_or(0), task);
-    witness::ended(slot.unwrap_or(0));
-    let key = lifecycle::key_of(slot.unwrap_or(0));
-    let at_ns = lifecycle::now();
-    if lineage::ended(tgid, at_ns) {
-        lifecycle::exited(key, task.exit_code(), at_ns);
+    let Some(slot) = slot else {
+        maps::lose(Reason::UnknownExit);
+        return 0;
+    };
+    if !lineage::take(tgid) {
+        return 0;
     }
+    // Before the node is gone.
+    oom::ended(slot, task);
+    witness::ended(slot);
+    let key = lifecycle::key_of(slot);
+    let at_ns = lifecycle::now();
+    respawn::sensor_ended(slot, at_ns);
+    lineage::leave(slot);
+    lifecycle::exited(key, task.exit_code(), at_ns);
     0
 }
 

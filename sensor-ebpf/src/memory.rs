@@ -217,10 +217,17 @@ pub fn look(task: Task) {
     let memory = memory_of(task);
     if memory != 0 {
         if let Some(slot) = slot_of(tgid)
+            && let Some(entered) = node(slot)
             && let Some(held) = HELD.get_ptr_mut(slot)
         {
-            // SAFETY: a value of the array. Of an exec that was missed, too, the first thread is known from now on.
-            unsafe { (*held).task = task.0 };
+            // Who looks may be interrupted, and find the slot somebody else's.
+            // SAFETY: values of the arrays. Of an exec that was missed, too, the first thread is known from now on.
+            unsafe {
+                if (*entered).key.start_ns != task.start_ns() {
+                    return;
+                }
+                (*held).task = task.0;
+            }
             measure(task, memory, slot, held, number());
         }
     } else if task.is_zombie() && task.living_threads() == 0 {
@@ -294,7 +301,9 @@ fn measure(task: Task, memory: Address, slot: Slot, held: *mut Held, look: u32) 
         if (*held).start_ns == 0 || (*held).at_fork != OWN {
             settle(task, memory, slot, held);
         }
-        (*held).look = look;
+        if (*held).task == task.0 {
+            (*held).look = look;
+        }
     }
 }
 

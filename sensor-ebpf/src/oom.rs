@@ -140,6 +140,11 @@ fn remember(info: u64, task: u64) -> u32 {
     };
     // The least recently seen makes room; where that fails, its target ends by nobody's signal.
     let _ = KILLS.insert(kill.target.tgid, kill, u64::from(BPF_ANY));
+    let pid = task.pid();
+    if place!(by_pid) != 0 && pid != kill.target.tgid {
+        // The first thread has ended: the OOM killer will name this one.
+        let _ = KILLS.insert(pid, kill, u64::from(BPF_ANY));
+    }
     0
 }
 

@@ -122,14 +122,13 @@ impl Table {
                 (node.key.tgid != 0).then_some((slot, node))
             })
             .filter(|(slot, node)| {
-                node.references != 0
-                    && self.nodes.get(*slot).is_some_and(|again| again.key == node.key)
+                node.is_used() && self.nodes.get(*slot).is_some_and(|again| again.key == node.key)
             })
     }
 
     /// The node in a slot, whoever's it is.
     pub fn at(&self, slot: Slot) -> Option<Node> {
-        self.nodes.get(slot).filter(|node| node.references != 0)
+        self.nodes.get(slot).filter(Node::is_used)
     }
 
     /// Where a process's node is, living or dead. Looks at all of them: 0.1 µs each.
@@ -139,7 +138,7 @@ impl Table {
 
     /// The node in a slot, if it is this process's.
     pub fn node(&self, slot: Slot, key: ProcessKey) -> Option<Node> {
-        self.nodes.get(slot).filter(|node| node.key == key && node.references != 0)
+        self.nodes.get(slot).filter(|node| node.key == key && node.is_used())
     }
 
     /// The mark in a slot, if it is meant for this process.
