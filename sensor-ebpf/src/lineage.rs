@@ -237,6 +237,10 @@ pub fn forked(task: Task, child: ProcessKey) -> (Slot, Slot) {
         Some(slot) => slot,
         None => sensor_recover(),
     };
+    // The kernel's own threads have no node until they execute something.
+    if parent_slot == 0 && task.is_kernel_thread() {
+        return (0, 0);
+    }
     // SAFETY: has no preconditions. Right for the child as well, unless clone3 put it elsewhere.
     let cgroup = unsafe { bpf_get_current_cgroup_id() };
     let Some(slot) = create(task, child, parent_slot, cgroup, 0) else {

@@ -141,9 +141,10 @@ pub fn cpus(text: &[u8]) -> Option<(u64, u64)> {
     Some((total, all[3].checked_add(all[4])?))
 }
 
-/// Of `/proc/meminfo`, all that a memory sample tells.
+/// Of `/proc/meminfo`, all that a memory sample tells. What is set apart for hugepages nobody else gets: it is no part of
+/// all memory.
 pub fn host(text: &[u8]) -> HostMemory {
-    let mut host = HostMemory::default();
+    let (mut host, mut hugepages) = (HostMemory::default(), None);
     for line in lines(text) {
         let mut words = words(line);
         let place = match words.next() {
@@ -156,10 +157,13 @@ pub fn host(text: &[u8]) -> HostMemory {
             Some(b"SUnreclaim:") => &mut host.unreclaimable_bytes,
             Some(b"SwapTotal:") => &mut host.swap_total_bytes,
             Some(b"SwapFree:") => &mut host.swap_free_bytes,
+            Some(b"Hugetlb:") => &mut hugepages,
             _ => continue,
         };
         *place = words.next().and_then(number).and_then(|kib| kib.checked_mul(1024));
     }
+    let hugepages = hugepages.unwrap_or_default();
+    host.total_bytes = host.total_bytes.map(|total| total.saturating_sub(hugepages));
     host
 }
 
