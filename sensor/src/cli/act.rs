@@ -105,8 +105,12 @@ fn outcome(action: &Action, incident: Option<&Incident>) -> String {
     if let (ActionKind::Resolve, Some(incident)) = (action.kind(), incident) {
         return format!("incident {} is resolved", text::safe(&incident.id));
     }
-    let kind = json::action_kind::word(action.kind);
-    let mut line = format!("{kind}: {}", text::safe(&action.result));
+    let result = text::safe(&action.result);
+    let mut line = match action.kind() {
+        // Its result begins with that word.
+        ActionKind::Refuse => result,
+        _ => format!("{}: {result}", json::action_kind::word(action.kind)),
+    };
     if let Some(incident) = incident {
         let state = json::state::word(incident.state);
         line = format!("{line}; incident {} is {state}", text::safe(&incident.id));
@@ -149,6 +153,21 @@ mod tests {
         assert_eq!(
             outcome(&action, Some(&incident)),
             "kill: 43 processes ended\\x0a; incident 4k2m is resolved",
+        );
+    }
+
+    #[test]
+    fn a_refusal_is_said_once() {
+        let action = Action {
+            kind: ActionKind::Refuse.into(),
+            result: "refused: no process of its tree lives any more".into(),
+            ..Default::default()
+        };
+        let incident =
+            Incident { id: "4k2m".into(), state: State::Open.into(), ..Default::default() };
+        assert_eq!(
+            outcome(&action, Some(&incident)),
+            "refused: no process of its tree lives any more; incident 4k2m is open",
         );
     }
 }

@@ -372,7 +372,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Feed {
-    /// Whom the process runs as; `nobody` when there is no such user.
+    /// Whom the process runs as; `nobody`, in a group of its own, when there is no such user.
     pub user: String,
     pub tcp: Tcp,
 }

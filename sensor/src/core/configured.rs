@@ -1,7 +1,11 @@
 //! What the configuration means to the parts: values that they are started with.
 
-use std::path::{Path, PathBuf};
+use std::{
+    ops::RangeInclusive,
+    path::{Path, PathBuf},
+};
 
+use nix::unistd::{Gid, Group, Uid, User};
 use sensor_common::{gate::Rule, respawn::Limits};
 
 use super::CoreError;
@@ -12,7 +16,7 @@ use crate::{
     evidence::{Redactor, Sources, gather},
     feed::{access::Named, link::Tcp, tls::Files},
     host::cpus,
-    kernel::LoadOptions,
+    kernel::{Capability, LoadOptions, Working},
     respond::policy::{Mode, Policy},
 };
 
@@ -30,12 +34,77 @@ pub fn tcp(config: &config::Tcp) -> Option<Tcp> {
     })
 }
 
-/// (uid, gid) of a user, `nobody` where there is no such user.
-pub fn user(name: &str) -> Option<(u32, u32)> {
-    [name, "nobody"].into_iter().find_map(|name| {
-        let user = nix::unistd::User::from_name(name).ok()??;
-        Some((user.uid.as_raw(), user.gid.as_raw()))
-    })
+/// Runs what is not root where its own user does not exist.
+const NOBODY: &str = "nobody";
+
+/// Ids that distributions and systemd give to nobody, neither for good nor for a while.
+const UNUSED: RangeInclusive<u32> = 65_520..=65_533;
+
+/// Whom the feed runs as, and by which group it reads the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Feeder {
+    /// (uid, gid); `None`: it stays what core is.
+    pub ids: Option<(u32, u32)>,
+    /// Who that is; an error says what is wrong with it.
+    pub told: Result<String, String>,
+}
+
+impl Feeder {
+    /// By the configured name.
+    pub fn find(name: &str) -> Self {
+        let known = |name: &str| {
+            let user = User::from_name(name).ok()??;
+            Some((user.uid.as_raw(), user.gid.as_raw()))
+        };
+        let is_free = |id: &u32| {
+            matches!(Group::from_gid(Gid::from_raw(*id)), Ok(None))
+                && matches!(User::from_uid(Uid::from_raw(*id)), Ok(None))
+        };
+        Self::of(name, known(name), known(NOBODY), UNUSED.clone().find(is_free))
+    }
+
+    /// The same by what is known: ids of both users, and a group that nobody is in. In that of `nobody` are others as
+    /// well, each of which would read the log.
+    fn of(
+        name: &str,
+        own: Option<(u32, u32)>,
+        nobody: Option<(u32, u32)>,
+        free: Option<u32>,
+    ) -> Self {
+        let Some((uid, gid)) = own.or(nobody) else {
+            let told = format!("the feed runs as root: there is no user `{name}`, and no `nobody`");
+            return Self { ids: None, told: Err(told) };
+        };
+        let who = match own {
+            Some(_) => format!("user `{name}`"),
+            None => format!("user `nobody`, for there is no user `{name}`"),
+        };
+        let is_shared = nobody.is_some_and(|(_, shared)| shared == gid);
+        let (gid, told) = match free {
+            _ if !is_shared => (gid, Ok(who)),
+            Some(free) => (free, Ok(format!("{who}, and group {free}, which nobody else is in"))),
+            None => {
+                let what = "whatever is in the group of `nobody` can read the log";
+                (gid, Err(format!("{what}: the feed runs as {who}")))
+            }
+        };
+        Self { ids: Some((uid, gid)), told }
+    }
+}
+
+/// Whom the feed runs as, for `sensor doctor`.
+pub fn doctor(name: &str) -> Capability {
+    let (state, why, remedy) = match Feeder::find(name).told {
+        Ok(who) => (Working::Ok, who, ""),
+        Err(why) => (Working::Degraded, why, "create a user for it: useradd --system sensor"),
+    };
+    Capability {
+        name: "user of the feed",
+        state,
+        used_for: "answering clients without being root, and keeping the log from everybody else",
+        why,
+        remedy,
+    }
 }
 
 /// Scope as v2 paths; a directory below the mount stands for its path.
@@ -117,6 +186,32 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn who_runs_as_nobody_reads_the_log_by_a_group_of_its_own() {
+        let nobody = Some((65_534, 65_534));
+        let ids = |name, own, free| {
+            let found = Feeder::of(name, own, nobody, free);
+            (found.ids, found.told.is_ok())
+        };
+        let (free, of_its_own) = (Some(65_520), Some((65_534, 65_520)));
+        assert_eq!(ids("sensor", Some((990, 991)), free), (Some((990, 991)), true));
+        assert_eq!(ids("sensor", None, free), (of_its_own, true));
+        assert_eq!(ids("nobody", nobody, free), (of_its_own, true));
+        // As `adduser --system` of Debian makes it.
+        assert_eq!(ids("sensor", Some((990, 65_534)), free), (Some((990, 65_520)), true));
+        assert_eq!(ids("sensor", None, None), (nobody, false));
+        assert_eq!(Feeder::of("sensor", None, None, free).ids, None);
+        assert_eq!(
+            Feeder::of("sensor", None, nobody, free).told.unwrap(),
+            "user `nobody`, for there is no user `sensor`, and group 65520, which nobody else is in"
+        );
+        assert_eq!(
+            Feeder::of("sensor", None, nobody, None).told.unwrap_err(),
+            "whatever is in the group of `nobody` can read the log: the feed runs as user `nobody`, for there is no \
+             user `sensor`"
+        );
+    }
 
     #[test]
     fn a_group_of_the_scope_that_is_not_there_is_named() {

@@ -76,7 +76,8 @@ impl Daemon {
     pub fn start(config: &Config) -> Result<Self, CoreError> {
         let host = Host::read();
         let (started_at, started_ns) = (clock::wall(), clock::boot_ns());
-        let serve_user = configured::user(&config.feed.user);
+        let feeder = configured::Feeder::find(&config.feed.user);
+        let serve_user = feeder.ids;
         if let Some(user) = serve_user {
             match reach::barrier(&config.state_dir, user) {
                 Ok(None) => {}
@@ -103,6 +104,7 @@ impl Daemon {
         let (log, mut opened) = Log::open(&config.state_dir, &host, options)?;
 
         let mut degradations = configured::absent(&scope, &hierarchies);
+        degradations.extend(feeder.told.err());
         // Nothing is known of trees before the kernel side is there.
         let counted: Arc<OnceLock<Arc<Trees>>> = Arc::default();
         let before = std::mem::take(&mut opened.vitals);

@@ -101,6 +101,7 @@ pub fn run(config: &Config) -> Result<(), CoreError> {
 /// What `sensor doctor` would load, too.
 pub fn doctor(config: &Config) -> Vec<crate::kernel::Capability> {
     let mut found = crate::kernel::doctor(&load_options(config));
+    found.push(configured::doctor(&config.feed.user));
     found.push(investigations::readiness::doctor(&config.investigate));
     found
 }

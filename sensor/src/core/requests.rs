@@ -13,6 +13,7 @@ use super::{
     containments::Containment,
     desk::{Desk, Done},
     reactor::Containing,
+    vigil::GONE,
 };
 use crate::{
     clock,
@@ -20,7 +21,7 @@ use crate::{
     feed::link::{Question, Reply},
     incident,
     lineage::ProcessKey,
-    proto::{self, ActionKind, Incident, State, Verb},
+    proto::{self, ActionKind, Incident, Kind, State, Verb},
     record::{Draft, Receipt},
     respond::{Contained, Target},
 };
@@ -256,11 +257,11 @@ impl Desk {
                 })
             }
             Verb::Kill => {
-                let gone = self.is_gone(&incident);
-                if gone {
-                    self.resolve(&incident, &format!("{by} killed it"))
-                } else {
-                    self.change(&incident, |_| format!("{by} tried to kill it"))
+                let kind = self.incidents.get(&incident).map(Incident::kind).unwrap_or_default();
+                let killed = last.as_ref().is_some_and(|it| it.kind() == ActionKind::Kill);
+                match end(kind, killed, self.is_gone(&incident), &by) {
+                    Some(why) => self.resolve(&incident, &why),
+                    None => self.change(&incident, |_| format!("{by} tried to kill it")),
                 }
             }
             Verb::Resolve => {
@@ -288,7 +289,7 @@ impl Desk {
         };
         let culprit = ancestry.first().map(|node| node.key);
         let finding = Finding {
-            kind: proto::Kind::Manual,
+            kind: Kind::Manual,
             rule: "manual",
             culprit,
             group: None,
@@ -362,6 +363,16 @@ pub(super) async fn send_durable(receipt: Receipt, reply: Reply, what: What) {
     }
 }
 
+/// Why an incident is over after somebody wanted its tree killed; `None`: it goes on. `killed`: it was not refused.
+/// An OOM kill is not over because its culprit, who may be the victim, is gone.
+fn end(kind: Kind, killed: bool, gone: bool, by: &str) -> Option<String> {
+    match (gone, killed) {
+        (true, true) => Some(format!("{by} killed it")),
+        (true, false) if !incident::is_oom(kind) => Some(GONE.to_owned()),
+        _ => None,
+    }
+}
+
 /// Who asks, as it is recorded.
 fn person(ask: &Ask) -> String {
     if let Some(run) = &ask.run {
@@ -403,5 +414,25 @@ fn unknown(pid: u32) -> String {
         )
     } else {
         format!("there is no process {pid}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kill_that_was_refused_ends_no_oom_kill_and_killed_nobody() {
+        let end = |kind, killed, gone| end(kind, killed, gone, "user ann (uid 7)");
+        for kind in [Kind::OomKill, Kind::OomLoop] {
+            assert_eq!(end(kind, false, true), None);
+        }
+        let told = Some("the culprit and its tree are gone".to_owned());
+        assert_eq!(end(Kind::ForkStorm, false, true), told);
+        for kind in [Kind::OomKill, Kind::ForkStorm] {
+            assert_eq!(end(kind, true, true), Some("user ann (uid 7) killed it".into()));
+            assert_eq!(end(kind, true, false), None, "some of it lives");
+            assert_eq!(end(kind, false, false), None, "protected");
+        }
     }
 }

@@ -15,6 +15,9 @@ use crate::{
     respond::{Marks as _, Rehearsal},
 };
 
+/// Why an incident is over that goes on only as long as its culprit.
+pub const GONE: &str = "the culprit and its tree are gone";
+
 impl Desk {
     pub fn look_around(&mut self) {
         self.end_rehearsals();
@@ -71,7 +74,7 @@ impl Desk {
         let forest = self.lineage.forest(Detail::Links);
         for id in with_culprit {
             if !self.lives(&forest, &id) {
-                self.resolve(&id, "the culprit and its tree are gone");
+                self.resolve(&id, GONE);
             }
         }
     }

@@ -252,7 +252,7 @@ impl Sandbox {
         if user.uid.is_root() || user.gid.as_raw() == 0 {
             return Err(SandboxError::Root(self.user.to_string()));
         }
-        // Where there is no user of the feed's own, it runs as nobody, too, and reads all records by its group.
+        // By the group of the feed's user it would read all records.
         let gid = Some(user.gid.as_raw()).filter(|gid| Some(*gid) != self.log_gid);
         let (uid, gid) = (user.uid.as_raw(), gid.unwrap_or(STRANGERS));
         Ok(Some((Uid::from_raw(uid), Gid::from_raw(gid))))

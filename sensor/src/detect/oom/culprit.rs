@@ -2,8 +2,9 @@
 //! growth; else who holds most of it.
 
 use super::{
+    descent::Descent,
     held,
-    holders::{holders, within},
+    holders::{grown_since, holders, told, within},
     is_own, key,
     short::Short,
 };
@@ -15,7 +16,10 @@ use crate::{
 
 /// A tree whose growth is this share of the largest one's carries it, %: of nested trees the lowest such is
 /// to blame.
-const CARRIES: u64 = 90;
+pub(super) const CARRIES: u64 = 90;
+
+/// So does one below it with this share, %, and that of what grew lately: the rest was taken beside it when both began.
+const MOSTLY: u64 = 66;
 
 /// Who took a part like this of what was short, a quarter of the limit or of all memory, within the time that is
 /// looked at, is to blame whatever else went on.
@@ -84,25 +88,106 @@ pub fn blame(oom: &Oom, samples: &[&MemorySample], growths: &[Growth]) -> Blame 
     let before = within(samples, at_ns);
     let short = Short::of(oom);
     let holders = holders(&before, &oom.victims, &short);
+    let descent = Descent::of(&before, &oom.victims);
     let all = short.all(&before);
-    let most = holders.iter().map(|holder| holder.grown_bytes).max().unwrap_or_default();
-    let quick = all.is_some_and(|all| most >= all / SHARE);
-    let slow = || most >= LEAST && short.fallen(&before).is_some_and(|lost| most >= lost / HALF);
-    let grew = most > 0 && (quick || slow());
-    let older = |growth: &&Growth| !grew || !is_sampled(growth, &before);
-    let known = known(&holders, growths.iter().filter(older), at_ns)
-        .filter(|(_, bytes, _)| !grew || *bytes > most);
+    let lost = short.fallen(&before);
+    let is_much = |bytes: u64| {
+        let quick = all.is_some_and(|all| bytes >= all / SHARE);
+        bytes > 0 && (quick || bytes >= LEAST && lost.is_some_and(|lost| bytes >= lost / HALF))
+    };
+    let seen = Seen { holders: &holders, descent: &descent, before: &before, at_ns };
+    let grew = holders.first().is_some_and(|most| is_much(most.grown_bytes));
+    let (sampled, older): (Vec<_>, Vec<_>) =
+        growths.iter().partition(|growth| grew && is_sampled(growth, &before));
+    let known = known(&holders, older.into_iter(), at_ns)
+        .filter(|(root, bytes, _)| !grew || *bytes > seen.most_beside(*root));
     let culprit = if let Some((culprit, ..)) = known {
         Some(culprit)
     } else if grew {
-        let carries = |holder: &&OomHolder| holder.grown_bytes >= most / 100 * CARRIES;
-        let lowest = holders.iter().filter(carries).min_by_key(|one| (one.processes, one.bytes));
-        lowest.and_then(|holder| holder.root).map(key)
+        seen.carrier(&sampled, is_much).and_then(|holder| holder.root).map(key)
     } else {
         holds_most(&holders, oom, all)
     };
     let growth = culprit.and_then(|culprit| growths.iter().find(|it| it.roots.contains(&culprit)));
-    Blame { growth: growth.cloned(), culprit, holders }
+    Blame { growth: growth.cloned(), culprit, holders: told(&holders, &descent, culprit) }
+}
+
+/// What is seen of a kill: who held what, those first that had grown most, and the samples before it.
+struct Seen<'a> {
+    holders: &'a [OomHolder],
+    descent: &'a Descent,
+    before: &'a [&'a MemorySample],
+    at_ns: u64,
+}
+
+impl<'a> Seen<'a> {
+    /// The most that a tree has grown by, bytes; of those above this one without what is its growth.
+    fn most_beside(&self, root: ProcessKey) -> u64 {
+        let own = self.holders.iter().find(|one| one.root.map(key) == Some(root));
+        let own = own.map_or(0, |one| one.grown_bytes);
+        let beside = |one: &OomHolder| {
+            let above = one.root.is_some_and(|it| self.descent.is_above(key(it), root));
+            one.grown_bytes.saturating_sub(if above { own } else { 0 })
+        };
+        self.holders.iter().map(beside).max().unwrap_or_default()
+    }
+
+    /// The lowest tree that carries the growth: that of one that is known to grow, where the samples show all of it,
+    /// else the largest.
+    fn carrier(&self, growths: &[&Growth], is_much: impl Fn(u64) -> bool) -> Option<&'a OomHolder> {
+        let growing = self.growing(growths, is_much);
+        let top = growing.or(self.holders.first())?;
+        let among =
+            |one: &&OomHolder| growing.is_none() || one.root == top.root || self.is_below(one, top);
+        let carries = |one: &&OomHolder| {
+            has(one.grown_bytes, top.grown_bytes, CARRIES)
+                || self.is_below(one, top) && self.mostly(top, one)
+        };
+        let carriers = self.holders.iter().filter(among).filter(carries);
+        carriers.min_by_key(|one| (one.processes, one.bytes))
+    }
+
+    /// Of those that are known to grow the one that has grown most since that began: by much, and more than whoever is
+    /// beside it. Of nested ones the lowest.
+    fn growing(&self, growths: &[&Growth], is_much: impl Fn(u64) -> bool) -> Option<&'a OomHolder> {
+        let of = |growth: &&Growth| {
+            let theirs =
+                |one: &&OomHolder| one.root.is_some_and(|root| growth.roots.contains(&key(root)));
+            let since = |one: &OomHolder| grown_since(one, self.before, growth.since_ns);
+            let top = self.holders.iter().filter(theirs).max_by_key(|one| since(one))?;
+            let own = since(top);
+            let beside = |one: &OomHolder| {
+                let contained = if self.is_below(top, one) { own } else { 0 };
+                since(one).saturating_sub(contained)
+            };
+            let mut others =
+                self.holders.iter().filter(|one| one.root != top.root && !self.is_below(one, top));
+            (is_much(own) && others.all(|one| beside(one) < own)).then_some((own, top))
+        };
+        let found: Vec<(u64, &OomHolder)> = growths.iter().filter_map(of).collect();
+        let is_lowest = |top: &OomHolder| !found.iter().any(|(_, one)| self.is_below(one, top));
+        let lowest = found.iter().filter(|(_, top)| is_lowest(top));
+        lowest.max_by_key(|(own, _)| *own).map(|(_, top)| *top)
+    }
+
+    /// Whether it carries what grew lately, in the second half of that time, and most of the rest.
+    fn mostly(&self, top: &OomHolder, one: &OomHolder) -> bool {
+        let half_ns = self.at_ns.saturating_sub(top.grown_ns / 2);
+        let lately = |one: &OomHolder| grown_since(one, self.before, half_ns);
+        has(one.grown_bytes, top.grown_bytes, MOSTLY)
+            && lately(top) > 0
+            && has(lately(one), lately(top), CARRIES)
+    }
+
+    fn is_below(&self, one: &OomHolder, above: &OomHolder) -> bool {
+        let roots = one.root.zip(above.root);
+        roots.is_some_and(|(one, above)| self.descent.is_above(key(above), key(one)))
+    }
+}
+
+/// Whether a part is so many percent of the whole.
+pub(super) fn has(part: u64, whole: u64, percent: u64) -> bool {
+    u128::from(part) * 100 >= u128::from(whole) * u128::from(percent)
 }
 
 /// Whether the samples show all of a growth: then they know better than its forecast, and which of nested trees carries it.

@@ -1,9 +1,15 @@
 //! Who had the memory when the OOM killer acted, and since when: from the samples before it, because nobody
 //! looks at all processes while there is no memory.
 
-use super::{held, is_own, short::Short};
+use super::{
+    culprit::{CARRIES, has},
+    descent::Descent,
+    held, is_own, key,
+    short::Short,
+};
 use crate::{
     detect::memory::TOLD_OF,
+    lineage::ProcessKey,
     proto::{MemorySample, OomHolder, OomKill, TreeMemory},
 };
 
@@ -64,8 +70,7 @@ fn grown(
     victims: &[OomKill],
     at_ns: u64,
 ) -> OomHolder {
-    let alone = is_alone(tree, last);
-    let own = |tree: &TreeMemory| if alone { tree.root_bytes } else { tree.bytes };
+    let own = own(tree, last);
     let of = |sample: &MemorySample| {
         let same = sample.trees.iter().find(|one| one.root == tree.root);
         same.map(|one| (sample.at_ns, own(one)))
@@ -94,6 +99,44 @@ fn grown(
         grown_bytes,
         grown_ns: began.filter(|_| grown_bytes > 0).map_or(0, |(at, _)| at_ns.saturating_sub(*at)),
     }
+}
+
+/// By how much of that a holder has grown since then, bytes.
+pub(super) fn grown_since(holder: &OomHolder, before: &[&MemorySample], since_ns: u64) -> u64 {
+    let Some(last) = before.last() else { return holder.grown_bytes };
+    let then = before.iter().find(|sample| sample.at_ns >= since_ns).unwrap_or(last);
+    let had = find(holder, last).zip(find(holder, then));
+    let had = had.map_or(0, |(tree, then)| own(tree, last)(then));
+    holder.grown_bytes.min(holder.bytes.saturating_sub(had))
+}
+
+fn find<'a>(holder: &OomHolder, sample: &'a MemorySample) -> Option<&'a TreeMemory> {
+    sample.trees.iter().find(|tree| tree.root == holder.root)
+}
+
+/// Holders as they are told: who only stands above one that holds and has taken the same, as a shell above what it
+/// started, is left out.
+pub(super) fn told(
+    holders: &[OomHolder],
+    descent: &Descent,
+    culprit: Option<ProcessKey>,
+) -> Vec<OomHolder> {
+    let is_same = |one: &OomHolder, below: &OomHolder| {
+        let roots = one.root.zip(below.root);
+        roots.is_some_and(|(one, below)| descent.is_above(key(one), key(below)))
+            && has(below.bytes, one.bytes, CARRIES)
+            && has(below.grown_bytes, one.grown_bytes, CARRIES)
+    };
+    let is_told = |one: &&OomHolder| {
+        one.root.map(key) == culprit || !holders.iter().any(|below| is_same(one, below))
+    };
+    holders.iter().filter(is_told).cloned().collect()
+}
+
+/// What of a tree counts, bytes. `last`: the sample that it is in.
+fn own(tree: &TreeMemory, last: &MemorySample) -> impl Fn(&TreeMemory) -> u64 + use<> {
+    let alone = is_alone(tree, last);
+    move |tree| if alone { tree.root_bytes } else { tree.bytes }
 }
 
 /// What a tree had, and when, before the first sample that lists it: nothing when it was born, and if that was before all

@@ -6,6 +6,7 @@
 //! something. Pure: sees what is recorded of each victim, and no clock but that.
 
 pub mod culprit;
+mod descent;
 pub mod holders;
 pub mod short;
 

@@ -394,6 +394,135 @@ fn who_is_known_to_leak_is_to_blame() {
     assert_eq!(Growth::of("i4", Vec::new(), 0, &growth_measures()), None);
 }
 
+/// 10, a shell, starts 20, which takes 180 MiB within two seconds and no more, and 30, which leaks 4 MiB a second: so at
+/// each second, in a group of 300 MiB.
+fn beside_a_leak() -> Vec<MemorySample> {
+    let at = |seconds: u64| {
+        let (steady, leak) = (90 * MIB * seconds.min(2), 4 * MIB * seconds);
+        let below = |tree: TreeMemory| TreeMemory { parent: Some(process(10)), ..tree };
+        let trees = [
+            tree(10, 3, 2 * MIB + steady + leak),
+            below(tree(20, 1, steady)),
+            below(tree(30, 1, leak)),
+        ];
+        let limited = |tree| TreeMemory { limit_bytes: Some(300 * MIB), ..tree };
+        sample(seconds, trees.map(limited).to_vec())
+    };
+    (0..=29).map(at).collect()
+}
+
+fn killed_beside_a_leak() -> Oom {
+    let limit = Some(300 * MIB);
+    let sizes = OomKill { anon_bytes: Some(180 * MIB), file_bytes: None, ..kill(20, 30, "/a", 1) };
+    one(OomKill { limit_bytes: limit, limit_used_bytes: limit, ..sizes })
+}
+
+/// An incident about one of them, as it was told after 20 s: a leak of so many seconds.
+fn told_of(pid: u32, seconds: u64) -> Growth {
+    let measure =
+        |name: &str, value: f64| Measure { name: name.into(), value, ..Measure::default() };
+    let measures = [
+        measure("grown", (seconds * 4 * MIB) as f64),
+        measure("over", seconds as f64),
+        measure("slope", (4 * MIB) as f64),
+    ];
+    Growth::of("i1", vec![key(process(pid))], 20 * SECOND, &measures).unwrap()
+}
+
+#[test]
+fn who_started_the_one_that_leaks_has_not_grown_by_as_much() {
+    let (samples, oom) = (beside_a_leak(), killed_beside_a_leak());
+    let found = blamed(&samples, &oom, &[told_of(30, 15)]);
+    assert_eq!((whom(&found), found.growth.is_some()), (Some(30), true));
+    // Also where the shell's tree is known to grow.
+    let found = blamed(&samples, &oom, &[told_of(10, 18), told_of(30, 15)]);
+    assert_eq!(whom(&found), Some(30));
+    // Nothing is known but that the shell's tree grew: 20 has 61 % of it.
+    assert_eq!(whom(&blamed(&samples, &oom, &[])), Some(10));
+    // It began with 20, which took more since.
+    assert_eq!(whom(&blamed(&samples, &oom, &[told_of(30, 20)])), Some(10));
+    // 36 MiB are no quarter of the limit, and no half of what was lost.
+    let small: Vec<MemorySample> = beside_a_leak()
+        .into_iter()
+        .map(|mut sample| {
+            sample.trees[2].bytes /= 4;
+            sample
+        })
+        .collect();
+    assert_eq!(whom(&blamed(&small, &oom, &[told_of(30, 15)])), Some(10));
+}
+
+#[test]
+fn who_started_a_leak_of_hours_has_not_grown_by_as_much() {
+    // 30 leaks 75 MiB in a quarter of an hour, and 20 beside it takes 345: less than 400.
+    let mut samples = on_host(slow(), |at| 450 * MIB - at * MIB / 2);
+    for sample in &mut samples {
+        let at = sample.at_ns / SECOND;
+        let other = 20 * MIB + at * 345 * MIB / 900;
+        let leak = sample.trees[1].bytes;
+        let below = |tree: TreeMemory| TreeMemory { parent: Some(process(10)), ..tree };
+        sample.trees =
+            vec![tree(10, 3, other + leak), below(tree(20, 1, other)), below(tree(30, 1, leak))];
+    }
+    let found = blamed(&samples, &killed_after_slow(), &[growth("i1", 30, 800)]);
+    assert_eq!((whom(&found), found.growth.is_some()), (Some(30), true));
+    // 20 has 82 % of it, and of what grew lately no more.
+    assert_eq!(whom(&blamed(&samples, &killed_after_slow(), &[])), Some(10));
+}
+
+#[test]
+fn who_grew_lately_and_most_is_to_blame_and_not_who_started_it() {
+    // 20 takes 100 MiB within its first seconds, 30 beside it 10 MiB a second.
+    let trees = |seconds: u64, parent: Option<proto::ProcessKey>| {
+        let (steady, leak) = (50 * MIB * seconds.min(2), 10 * MIB * seconds);
+        let below = |tree: TreeMemory| TreeMemory { parent, ..tree };
+        vec![
+            tree(10, 3, 80 * MIB + steady + leak),
+            below(tree(20, 1, steady)),
+            below(tree(30, 1, leak)),
+        ]
+    };
+    let of = |last: u64, parent: Option<proto::ProcessKey>| {
+        let samples: Vec<MemorySample> =
+            (0..=last).map(|at| sample(at, trees(at, parent))).collect();
+        let samples = on_host(samples, |at| (900 - 10 * at) * MIB);
+        let victim = of_host(OomKill { anon_bytes: Some(MIB), ..kill(40, last + 1, "/", 1) });
+        whom(&blamed(&samples, &one(victim), &[]))
+    };
+    let shell = Some(process(10));
+    assert_eq!(of(60, shell), Some(30), "600 of 700 MiB");
+    assert_eq!(of(15, shell), Some(10), "150 of 250 MiB");
+    assert_eq!(of(60, None), Some(10), "nobody knows that it is below");
+}
+
+#[test]
+fn who_only_stands_above_what_holds_the_memory_is_not_told_of() {
+    let mut samples = minute();
+    let above = |samples: &mut Vec<MemorySample>| {
+        for sample in samples {
+            sample.trees[2].parent = Some(process(10));
+        }
+    };
+    above(&mut samples);
+    let victim = of_host(OomKill { anon_bytes: Some(100 * MIB), ..kill(40, 61, "/", 1) });
+    let found = blamed(&on_host(samples, |_| 0), &one(victim), &[]);
+    assert_eq!((pids(&found.holders), whom(&found)), (vec![30, 40, 20], Some(30)));
+    // Beside what 30 has there is what 20 has.
+    let found = blamed(&beside_a_leak(), &killed_beside_a_leak(), &[]);
+    assert_eq!(pids(&found.holders), [10, 20, 30]);
+}
+
+#[test]
+fn a_record_by_which_somebody_is_above_itself_ends_no_walk() {
+    let mut samples = minute();
+    for sample in &mut samples {
+        sample.trees[0].parent = Some(process(30));
+        sample.trees[2].parent = Some(process(10));
+    }
+    let victim = of_host(OomKill { anon_bytes: Some(100 * MIB), ..kill(40, 61, "/", 1) });
+    assert!(whom(&blamed(&on_host(samples, |_| 0), &one(victim), &[])).is_some());
+}
+
 fn growth_measures() -> [Measure; 3] {
     ["grown", "over", "slope"].map(|name| Measure {
         name: name.into(),
