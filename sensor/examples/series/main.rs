@@ -92,7 +92,7 @@ fn found(points: impl Iterator<Item = (f64, f64)>) -> Vec<Alarm> {
             ..MemorySample::default()
         };
         for told in watch.see(&sample) {
-            if let Told::Found(finding) = told {
+            if let Told::Found(finding, _) = told {
                 let forecast = finding.measures.iter().find(|it| it.name == "full_in_at_least");
                 let within = forecast.and_then(|forecast| forecast.threshold);
                 found.push(Alarm { at, rule: finding.rule, within });

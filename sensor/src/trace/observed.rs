@@ -477,7 +477,9 @@ mod tests {
     #[test]
     fn growth_that_a_restart_cut_off_is_over_when_nobody_sees_it() {
         let mut replay = Replay::new(&Config::default());
-        log().iter().for_each(|record| replay.apply(record));
+        for record in log() {
+            replay.apply(&record);
+        }
         assert!(replay.report.findings[0].over.is_none());
         // The next daemon begins where the leak is gone, and looks on.
         let restarted_ns = 6_000 * 1_000_000_000;

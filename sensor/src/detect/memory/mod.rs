@@ -33,6 +33,7 @@ mod zombies;
 
 pub use self::{
     claims::{Follows, Over, Whose, is_another},
+    culprit::{CARRIES, MOSTLY, is_part},
     measures::{severity, summary},
     watch::{Told, Watch},
 };

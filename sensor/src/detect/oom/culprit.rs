@@ -9,17 +9,13 @@ use super::{
     short::Short,
 };
 use crate::{
-    detect::memory::measures::{GROWN, OVER, SLOPE},
+    detect::memory::{
+        CARRIES, MOSTLY, is_part,
+        measures::{GROWN, OVER, SLOPE},
+    },
     lineage::ProcessKey,
     proto::{HostMemory, Measure, MemorySample, Oom, OomHolder},
 };
-
-/// A tree whose growth is this share of the largest one's carries it, %: of nested trees the lowest such is
-/// to blame.
-pub(super) const CARRIES: u64 = 90;
-
-/// So does one below it with this share, %, and that of what grew lately: the rest was taken beside it when both began.
-const MOSTLY: u64 = 66;
 
 /// Who took a part like this of what was short, a quarter of the limit or of all memory, within the time that is
 /// looked at, is to blame whatever else went on.
@@ -140,7 +136,7 @@ impl<'a> Seen<'a> {
         let among =
             |one: &&OomHolder| growing.is_none() || one.root == top.root || self.is_below(one, top);
         let carries = |one: &&OomHolder| {
-            has(one.grown_bytes, top.grown_bytes, CARRIES)
+            is_part(one.grown_bytes, top.grown_bytes, CARRIES)
                 || self.is_below(one, top) && self.mostly(top, one)
         };
         let carriers = self.holders.iter().filter(among).filter(carries);
@@ -174,20 +170,15 @@ impl<'a> Seen<'a> {
     fn mostly(&self, top: &OomHolder, one: &OomHolder) -> bool {
         let half_ns = self.at_ns.saturating_sub(top.grown_ns / 2);
         let lately = |one: &OomHolder| grown_since(one, self.before, half_ns);
-        has(one.grown_bytes, top.grown_bytes, MOSTLY)
+        is_part(one.grown_bytes, top.grown_bytes, MOSTLY)
             && lately(top) > 0
-            && has(lately(one), lately(top), CARRIES)
+            && is_part(lately(one), lately(top), CARRIES)
     }
 
     fn is_below(&self, one: &OomHolder, above: &OomHolder) -> bool {
         let roots = one.root.zip(above.root);
         roots.is_some_and(|(one, above)| self.descent.is_above(key(above), key(one)))
     }
-}
-
-/// Whether a part is so many percent of the whole.
-pub(super) fn has(part: u64, whole: u64, percent: u64) -> bool {
-    u128::from(part) * 100 >= u128::from(whole) * u128::from(percent)
 }
 
 /// Whether the samples show all of a growth: then they know better than its forecast, and which of nested trees carries it.

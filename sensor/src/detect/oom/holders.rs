@@ -1,14 +1,9 @@
 //! Who had the memory when the OOM killer acted, and since when: from the samples before it, because nobody
 //! looks at all processes while there is no memory.
 
-use super::{
-    culprit::{CARRIES, has},
-    descent::Descent,
-    held, is_own, key,
-    short::Short,
-};
+use super::{descent::Descent, held, is_own, key, short::Short};
 use crate::{
-    detect::memory::TOLD_OF,
+    detect::memory::{CARRIES, TOLD_OF, is_part},
     lineage::ProcessKey,
     proto::{MemorySample, OomHolder, OomKill, TreeMemory},
 };
@@ -124,8 +119,8 @@ pub(super) fn told(
     let is_same = |one: &OomHolder, below: &OomHolder| {
         let roots = one.root.zip(below.root);
         roots.is_some_and(|(one, below)| descent.is_above(key(one), key(below)))
-            && has(below.bytes, one.bytes, CARRIES)
-            && has(below.grown_bytes, one.grown_bytes, CARRIES)
+            && is_part(below.bytes, one.bytes, CARRIES)
+            && is_part(below.grown_bytes, one.grown_bytes, CARRIES)
     };
     let is_told = |one: &&OomHolder| {
         one.root.map(key) == culprit || !holders.iter().any(|below| is_same(one, below))
