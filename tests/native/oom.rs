@@ -1,7 +1,9 @@
 //! OOM kills: told of with victim, trigger and limit; several victims at once are one, several in a row a loop;
 //! and exit 137 that is none is told apart, with whoever sent the signal.
 
-use std::{fs, os::unix::process::ExitStatusExt as _, thread, time::Duration};
+use std::{
+    collections::BTreeSet, fs, os::unix::process::ExitStatusExt as _, thread, time::Duration,
+};
 
 use serde_json::Value;
 use tests::{Cage, Limits, Sensor, needs, skip, test_name, workloads::oom};
@@ -165,6 +167,7 @@ fn an_oom_loop_goes_on_when_the_daemon_was_restarted() {
     let mut running = work.start(&cage).unwrap();
     assert_eq!(running.wait(CATCH).unwrap().signal(), Some(SIGKILL));
     let first = found(&sensor, "oom_kill");
+    let before = ids(&sensor, &first);
     sensor.kill_core().unwrap();
     sensor.restart().unwrap();
     let mut running = work.start(&cage).unwrap();
@@ -172,7 +175,20 @@ fn an_oom_loop_goes_on_when_the_daemon_was_restarted() {
     let incident = found(&sensor, "oom_loop");
     assert_eq!((&incident["id"], &incident["oom"]["kills"]), (&first["id"], &2.into()));
     assert_eq!(about_oom(&sensor), 1);
+    // What the second run of the daemon gathers does not go by the ids of what the first one had.
+    let more = |one: &Value| id(one) == id(&first) && ids(&sensor, one).len() > before.len();
+    let after = ids(&sensor, &sensor.wait_for(CATCH, more).unwrap());
+    let different: BTreeSet<&String> = after.iter().collect();
+    assert_eq!(different.len(), after.len(), "{after:?}");
+    assert!(before.iter().all(|id| different.contains(id)), "{before:?} {after:?}");
     cage.clear().unwrap();
+}
+
+/// Ids of all evidence of an incident.
+fn ids(sensor: &Sensor, incident: &Value) -> Vec<String> {
+    let evidence = sensor.json(&["evidence", id(incident), "--json"]).unwrap();
+    let ids = evidence.as_array().unwrap().iter();
+    ids.map(|piece| piece["id"].as_str().unwrap().to_owned()).collect()
 }
 
 /// Whether the kernel ends all of a cage together, as `memory.oom.group` has it.

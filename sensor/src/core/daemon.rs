@@ -263,6 +263,7 @@ impl Daemon {
             matters: HashMap::new(),
             sources: HashMap::new(),
             loops: HashMap::new(),
+            given: HashMap::new(),
             unseen: HashMap::new(),
             deaths: oom::Deaths::default(),
             quiet_ns: configured::quiet_ns(&config.detect.respawns()),

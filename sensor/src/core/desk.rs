@@ -120,6 +120,8 @@ pub struct Desk {
     pub sources: HashMap<String, u32>,
     /// Respawn loops by their incident.
     pub loops: HashMap<String, Looping>,
+    /// How many evidence ids incidents of an earlier run have used.
+    pub given: HashMap<String, u32>,
     /// Memory incidents of an earlier run, or frozen ones, that nobody sees grow, and until when that is waited for, ns.
     pub unseen: HashMap<String, u64>,
     /// What is known of kills.

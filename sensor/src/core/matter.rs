@@ -75,6 +75,9 @@ impl Desk {
         }
         matter.studying = true;
         matter.studied = true;
+        if let Some(given) = self.given.remove(incident) {
+            matter.subject.given = given;
+        }
         let subject = matter.subject.clone();
         let (lineage, gatherer, done) =
             (Arc::clone(&self.lineage), Arc::clone(&self.gatherer), self.done.clone());

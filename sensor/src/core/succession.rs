@@ -12,9 +12,10 @@ use super::{
 };
 use crate::{
     clock,
+    evidence::EvidenceLog,
     incident::{self, Incidents},
     proto::{ActionKind, Incident, Kind, State},
-    record::Opened,
+    record::{Opened, Reader},
     respond::{Held, Marks as _, guardian::Predecessor},
 };
 
@@ -56,9 +57,22 @@ impl Desk {
         self.forget_shortages();
         self.recall_kills(state_dir);
         self.recall_spending(state_dir);
+        self.recall_evidence(state_dir);
         let ids: Vec<String> = self.incidents.iter().map(|incident| incident.id.clone()).collect();
         for id in ids {
             self.take_up(&id);
+        }
+    }
+
+    /// How many ids the evidence of what is not resolved has used: the next one goes on from there.
+    fn recall_evidence(&mut self, state_dir: &Path) {
+        let given = Reader::open(state_dir).and_then(|log| {
+            let ids = self.incidents.iter().map(|incident| incident.id.clone());
+            ids.map(|id| EvidenceLog::given_in(&log, &id).map(|given| (id, given))).collect()
+        });
+        match given {
+            Ok(given) => self.given = given,
+            Err(error) => tracing::warn!("evidence is numbered from 1 again: {error}"),
         }
     }
 

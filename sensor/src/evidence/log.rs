@@ -1,6 +1,13 @@
 //! Numbers an incident's evidence.
 
-use crate::{clock, proto};
+use crate::{
+    clock,
+    proto::{self, record::Body},
+    record::{Filter, ReadError, Reader},
+};
+
+/// Records that one look into a log takes.
+const PAGE: u32 = 256;
 
 /// Evidence of one incident on its way to the record, with the ids that a diagnosis cites.
 #[derive(Debug, Default)]
@@ -13,6 +20,25 @@ impl EvidenceLog {
     /// Goes on where `given` ids were used before: after a restart, or for a later look.
     pub fn after(given: u32) -> Self {
         Self { given, fresh: Vec::new() }
+    }
+
+    /// How many ids an incident has used, as a log has them.
+    pub fn given_in(log: &Reader, incident: &str) -> Result<u32, ReadError> {
+        let filter = Filter::new(incident, &["evidence"])?;
+        let (mut next, mut given) = (0, 0);
+        loop {
+            let page = log.records(next, &filter, PAGE)?;
+            for record in &page.records {
+                if let Some(Body::Evidence(evidence)) = &record.body {
+                    let number = evidence.id.strip_prefix('e').and_then(|id| id.parse().ok());
+                    given = given.max(number.unwrap_or(0));
+                }
+            }
+            if page.end {
+                return Ok(given);
+            }
+            next = page.next_seq;
+        }
     }
 
     /// How many ids were used so far.

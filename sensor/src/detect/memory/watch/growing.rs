@@ -245,7 +245,7 @@ impl Watch {
             value,
             told,
             buckets: growth.buckets,
-            patience_ns: patience(growth.window),
+            patience_ns: patience_of(rule, &growth),
         };
         self.tell(sample, sight, crossing)
     }
@@ -293,7 +293,7 @@ impl Watch {
                 value,
                 told,
                 buckets: growth.buckets,
-                patience_ns: patience(growth.window),
+                patience_ns: patience_of(rule, &growth),
             };
             found.extend(self.tell(sample, sight, crossing));
         }
@@ -325,6 +325,11 @@ impl Watch {
         ));
         Some((finding(sample, Rule::M6, (None, None), told, growth.buckets), None))
     }
+}
+
+/// What uses nothing up is followed as the longest ring is, whichever has seen it.
+fn patience_of(rule: Rule, growth: &Growth) -> u64 {
+    patience(if rule == Rule::M5 { Window::Ring(LENGTHS_NS.len() - 1) } else { growth.window })
 }
 
 /// The quicker estimate gives the nearer end of the forecast.
