@@ -51,7 +51,7 @@ pub struct Node {
     pub forks: u32,
     /// Exits in the tree, its own included.
     pub exits: u32,
-    /// Written by the process's own programs only.
+    /// Written by the process's own programs, and at last by whoever frees the node.
     pub flags: u32,
     /// Not 0: a gate was crossed with this node on top; execs in its tree are worth a record.
     pub suspect: u32,

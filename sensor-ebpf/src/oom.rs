@@ -142,7 +142,7 @@ fn remember(info: u64, task: u64) -> u32 {
     let _ = KILLS.insert(kill.target.tgid, kill, u64::from(BPF_ANY));
     let pid = task.pid();
     if place!(by_pid) != 0 && pid != kill.target.tgid {
-        // The first thread has ended: the OOM killer will name this one.
+        // Where the first thread has ended the OOM killer names this one.
         let _ = KILLS.insert(pid, kill, u64::from(BPF_ANY));
     }
     0
