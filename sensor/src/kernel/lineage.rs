@@ -83,6 +83,7 @@ impl Lineage {
             cgroup: node.cgroup,
             program: node.image.exe,
             signature: node.image.strict,
+            executed_ns: if node.flags & EXECUTED == 0 { 0 } else { node.image.generations[0] },
         };
         self.table.nodes().map(counted).collect()
     }

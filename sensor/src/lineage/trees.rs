@@ -38,6 +38,8 @@ pub struct Counted {
     /// knows.
     pub program: u64,
     pub signature: u64,
+    /// When it executed that, boot clock, ns; 0: as `program`.
+    pub executed_ns: u64,
 }
 
 /// A process in its tree.

@@ -112,10 +112,12 @@ fn shared(flags: u32, pages: Pages, at_fork: u32, ancestry: &[Node]) -> Option<u
     if flags & OWNS != 0 {
         return Some(0);
     }
-    // What a dead process left that executed nothing, it had from above.
-    let above = ancestry.get(1..).unwrap_or_default();
-    let forker = above.iter().find(|node| node.alive || node.exec.is_some());
-    let at_fork = forker.filter(|node| node.alive).map_or(0, |_| u64::from(at_fork));
+    // What a dead process left that executed nothing, it had from above; who has executed something since has it
+    // no more.
+    let executed_ns = |node: &Node| node.exec.as_ref().map_or(0, |exec| exec.at_ns);
+    let forker = ancestry.windows(2).find(|pair| pair[1].alive || pair[1].exec.is_some());
+    let has_it = |pair: &&[Node]| pair[1].alive && executed_ns(&pair[1]) <= pair[0].key.start_ns;
+    let at_fork = forker.filter(has_it).map_or(0, |_| u64::from(at_fork));
     Some(at_fork.min(pages.anon.saturating_add(pages.swap)).saturating_add(pages.shmem))
 }
 
@@ -210,6 +212,10 @@ mod tests {
         // A daemon whose forker is gone has alone what it had then.
         assert_eq!(of(COUNTED | INHERITS, &[node(false, true), node(true, true)]), Some(7));
         assert_eq!(of(COUNTED | INHERITS, &[]), Some(7));
+        // And so has a worker of a server that has executed itself since.
+        let mut reloaded = node(true, true);
+        reloaded.exec.as_mut().unwrap().at_ns = 1;
+        assert_eq!(of(COUNTED | INHERITS, &[reloaded]), Some(7));
         assert_eq!((of(COUNTED, &server), of(OWNS, &server)), (None, None));
     }
 }

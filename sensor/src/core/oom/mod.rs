@@ -122,8 +122,11 @@ impl Desk {
         }
         let (step, case) = self.deaths.kills.took(&kill);
         let case = case.clone();
-        let mut known = self.deaths.oom.iter().filter(|(_, going)| going.case == case.number);
-        let known = known.next().map(|(id, _)| id.clone());
+        let of_it = |(id, going): &(&String, &Going)| {
+            // A person may have resolved it meanwhile.
+            going.case == case.number && self.incidents.get(id).is_some()
+        };
+        let known = self.deaths.oom.iter().find(of_it).map(|(id, _)| id.clone());
         if let (Step::Victim, Some(id)) = (step, &known)
             && self.took_victim(id, &case)
         {

@@ -66,6 +66,8 @@ pub struct Case {
     place: String,
     signature: u64,
     parent: Option<proto::ProcessKey>,
+    /// The limit that was met at the newest kill; `None`: none was.
+    limit_bytes: Option<u64>,
     /// Who asked for memory at the newest kill.
     trigger: Option<proto::ProcessKey>,
     /// When it killed, boot clock, ns, newest last.
@@ -194,18 +196,28 @@ impl Case {
     fn is_same(&self, kill: &OomKill, place: &str, keys: &Keys) -> bool {
         let since = kill.at_ns.saturating_sub(self.last_ns);
         let command = keys.signature != 0 && keys.signature == self.signature;
-        let near = !place.is_empty() && place == self.place
-            || keys.parent.is_some() && keys.parent == self.parent;
-        near && since <= LOOP_NS || command && since <= RESTART_NS
+        self.is_near(kill, place, keys) && since <= LOOP_NS
+            || command && self.has_limit_of(kill) && since <= RESTART_NS
+    }
+
+    /// In the same place, or below the same parent: there in groups of their own it is one command at one limit, as
+    /// a supervisor starts it again; others are services of one manager.
+    fn is_near(&self, kill: &OomKill, place: &str, keys: &Keys) -> bool {
+        let again = place == self.place
+            || keys.signature == self.signature && self.has_limit_of(kill);
+        !place.is_empty() && place == self.place
+            || keys.parent.is_some() && keys.parent == self.parent && again
+    }
+
+    fn has_limit_of(&self, kill: &OomKill) -> bool {
+        self.limit_bytes == kill.limit_bytes.filter(|_| is_met(kill))
     }
 
     fn take(&mut self, kill: &OomKill, place: String, keys: &Keys, step: Step) {
         self.last_ns = kill.at_ns;
         self.oom.killed += 1;
         if step != Step::Victim {
-            let near = step == Step::Again
-                && (!place.is_empty() && place == self.place
-                    || keys.parent.is_some() && keys.parent == self.parent);
+            let near = step == Step::Again && self.is_near(kill, &place, keys);
             self.oom.kills += 1;
             self.oom.victims.clear();
             self.times.push_back(kill.at_ns);
@@ -220,6 +232,7 @@ impl Case {
             self.place = place;
             self.signature = keys.signature;
             self.parent = keys.parent;
+            self.limit_bytes = kill.limit_bytes.filter(|_| is_met(kill));
             self.trigger = trigger(kill);
             let (first, times) = (self.times.front().copied(), self.times.len() as u64);
             self.oom.period_ns = match first {

@@ -114,6 +114,26 @@ fn below_one_parent_it_is_a_loop_too() {
 }
 
 #[test]
+fn services_of_one_manager_are_a_loop_each() {
+    let service = |pid, seconds, group: &str, signature, limit_mib: u64| {
+        let limit = Some(limit_mib * MIB);
+        let mut kill = kill(pid, seconds, group, signature);
+        kill.victim.as_mut().unwrap().parent = Some(process(3));
+        OomKill { limit_bytes: limit, limit_used_bytes: limit, ..kill }
+    };
+    let mut kills = Kills::default();
+    let mut took = |kill: OomKill| {
+        let (step, case) = kills.took(&kill);
+        (step, case.number, case.looping)
+    };
+    assert_eq!(took(service(5, 0, "/a", 1, 100)), (Step::First, 1, false));
+    assert_eq!(took(service(6, 60, "/b", 2, 100)), (Step::First, 2, false), "another command");
+    assert_eq!(took(service(7, 120, "/c", 1, 200)), (Step::First, 3, false), "another limit");
+    // As a supervisor of containers starts one again.
+    assert_eq!(took(service(8, 180, "/d", 1, 100)), (Step::Again, 1, true));
+}
+
+#[test]
 fn a_group_that_dies_with_the_groups_below_it_is_one_kill() {
     let mut kills = Kills::default();
     let asked_by = |kill: OomKill, pid: u32| OomKill {

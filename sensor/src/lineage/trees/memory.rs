@@ -188,25 +188,26 @@ impl Census {
         self.members.iter().map(parent).collect()
     }
 
-    /// Of processes that only forked and whose forker is gone, those who hold what it left to all of them:
-    /// the eldest of each.
+    /// Of processes that only forked and whose forker has that memory no more, as it is gone or has executed
+    /// something since, those who hold what it left to all of them: the eldest of each.
     fn heirs(&self, holds: &[Option<Holds>], parents: &[Option<usize>]) -> HashSet<usize> {
+        let counted = |at: usize| &self.members[at].counted;
         let mut eldest: HashMap<usize, usize> = HashMap::new();
         for (at, _) in holds.iter().enumerate().filter(|(_, it)| it.is_some_and(|it| it.forked)) {
-            let Some(mut left_by) = parents[at] else { continue };
+            let (mut forked, Some(mut forker)) = (at, parents[at]) else { continue };
             // What a dead process had without executing anything, it had from above.
-            while !self.members[left_by].counted.alive
-                && self.members[left_by].counted.program == 0
-                && let Some(above) = parents[left_by]
+            while !counted(forker).alive
+                && counted(forker).program == 0
+                && let Some(above) = parents[forker]
             {
-                left_by = above;
+                (forked, forker) = (forker, above);
             }
-            if self.members[left_by].counted.alive {
+            let Counted { alive, executed_ns, .. } = *counted(forker);
+            if alive && executed_ns <= counted(forked).key.start_ns {
                 continue;
             }
-            let start = |at: usize| self.members[at].counted.key.start_ns;
-            let one = eldest.entry(left_by).or_insert(at);
-            if start(at) < start(*one) {
+            let one = eldest.entry(forker).or_insert(at);
+            if counted(at).key.start_ns < counted(*one).key.start_ns {
                 *one = at;
             }
         }

@@ -11,6 +11,7 @@ struct Process {
     tgid: u32,
     parent: u32,
     dead: bool,
+    executed_ns: u64,
     /// 0: it only forked.
     program: u64,
     private: u64,
@@ -32,6 +33,7 @@ fn tally(processes: &[Process], worth: &Worth) -> Tally {
         parent: key(it.parent),
         alive: !it.dead,
         program: it.program,
+        executed_ns: it.executed_ns,
         signature: it.program + 1,
         cgroup: 1,
         ..Counted::default()
@@ -102,6 +104,29 @@ fn what_a_dead_forker_left_counts_once() {
     assert_eq!(mib(&tally, 11), (210, 210), "the eldest stands for all");
     assert_eq!(mib(&tally, 12), (5, 0));
     assert!(tally.trees.iter().all(|tree| tree.root.tgid != 1), "the host is no tree");
+}
+
+#[test]
+fn what_a_forker_left_that_executed_something_since_counts_once() {
+    // A master of 200 MiB with two workers reloads: it executes itself, and forks another two.
+    let reloaded_ns = key(20).start_ns;
+    let all = [
+        Process { executed_ns: reloaded_ns, ..process(10, 1, PYTHON, 50) },
+        Process { at_fork: 200, ..process(11, 10, 0, 210) },
+        Process { at_fork: 200, ..process(12, 10, 0, 200) },
+        Process { at_fork: 50, ..process(21, 10, 0, 55) },
+        Process { at_fork: 50, ..process(22, 10, 0, 50) },
+    ];
+    let told = tally(&all, &ALL);
+    assert_eq!(mib(&told, 10), (50 + 210 + 5, 50));
+    assert_eq!((mib(&told, 11), mib(&told, 12)), ((210, 210), (0, 0)));
+    // So does one below a dead one that was forked before.
+    let all = [
+        Process { executed_ns: reloaded_ns, ..process(10, 1, PYTHON, 50) },
+        Process { dead: true, ..process(11, 10, 0, 0) },
+        Process { at_fork: 200, ..process(30, 11, 0, 201) },
+    ];
+    assert_eq!(mib(&tally(&all, &ALL), 10), (251, 50));
 }
 
 #[test]
