@@ -296,7 +296,7 @@ pub extern "C" fn sensor_limit() -> u32 {
 #[inline(always)]
 pub fn ended(slot: Slot, task: Task) {
     const BY_SIGNAL: u32 = 0x7f;
-    if slot != 0 && u64::from(task.exit_code() & BY_SIGNAL) == SIGKILL {
+    if u64::from(task.exit_code() & BY_SIGNAL) == SIGKILL {
         sensor_killed(slot);
     }
 }

@@ -74,9 +74,6 @@ pub extern "C" fn sensor_ran(slot: Slot) -> u32 {
 /// The process in a slot ends, whose last thread is `current`.
 #[inline(always)]
 pub fn ended(slot: Slot) {
-    if slot == 0 {
-        return;
-    }
     // SAFETY: a value of the array.
     if node(slot).is_some_and(|this| unsafe { (*this).flags & WITNESSED != 0 }) {
         sensor_left(slot);

@@ -2,7 +2,7 @@
 
 use sensor_common::oom::{BY_KERNEL, Kill, Killed, SENDER_ENDS};
 
-use super::{PAGE, marks::recorded};
+use super::{bytes, marks::recorded};
 use crate::{
     core::desk::Desk,
     detect::oom::key,
@@ -53,7 +53,7 @@ impl Desk {
             }),
             by_kernel,
             sent_ns: if known { at_ns } else { 0 },
-            bytes: if known { (pages.anon + pages.swap + pages.shmem) * PAGE } else { 0 },
+            bytes: if known { bytes(pages.anon + pages.swap + pages.shmem) } else { 0 },
             processes: killed.live,
             untold: killed.untold,
             victim,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::PAGE;
+use super::bytes;
 use crate::{
     clock,
     core::{
@@ -172,10 +172,7 @@ fn add_candidates(oom: &mut Oom, report: &Report) {
                 root: Some(proto::ProcessKey { pid: candidate.pid, start_ns: 0 }),
                 comm: candidate.comm.clone(),
                 processes: 1,
-                bytes: candidate
-                    .rss_pages
-                    .saturating_add(candidate.swap_entries)
-                    .saturating_mul(PAGE),
+                bytes: bytes(candidate.rss_pages.saturating_add(candidate.swap_entries)),
                 ..proto::OomHolder::default()
             });
         }

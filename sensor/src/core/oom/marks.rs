@@ -8,7 +8,7 @@ use sensor_common::{
     oom::{COUNTED, DYING, INHERITS, Killed, LIMITED, Marked, NODE, OWNS, Pages, RECORD},
 };
 
-use super::{Marking, PAGE, ends::Ending};
+use super::{Marking, bytes, ends::Ending};
 use crate::{
     core::{
         desk::Desk,
@@ -154,8 +154,8 @@ impl Desk {
     pub(super) fn oom_kill(&self, marking: &Marking) -> OomKill {
         let marked = &marking.marked;
         let pages = marked.pages;
-        let counted = |count: u64| (marked.flags & COUNTED != 0).then_some(count * PAGE);
-        let limit = |count: u64| (marked.flags & LIMITED != 0).then_some(count * PAGE);
+        let counted = |pages: u64| (marked.flags & COUNTED != 0).then_some(bytes(pages));
+        let limit = |pages: u64| (marked.flags & LIMITED != 0).then_some(bytes(pages));
         let victim = marking.ancestry.first();
         let clean = |group: &str| self.gatherer.redactor().line(group);
         OomKill {
@@ -184,8 +184,7 @@ impl Desk {
             limit_cgroup: clean(&marking.limit_cgroup),
             limit_cgroup_id: if marked.flags & LIMITED != 0 { marked.limit.cgroup } else { 0 },
             victim_cgroup_id: marked.victim_cgroup,
-            shared_bytes: shared(marked.flags, pages, marked.at_fork, &marking.ancestry)
-                .map(|count| count * PAGE),
+            shared_bytes: shared(marked.flags, pages, marked.at_fork, &marking.ancestry).map(bytes),
         }
     }
 }

@@ -48,9 +48,6 @@ use crate::{
     record::Draft,
 };
 
-/// Bytes of a page, wherever eBPF programs of ours are run.
-const PAGE: u64 = 4096;
-
 /// From the last victim to a look at the kernel's log: it writes its report before and after the mark.
 const SETTLES: Duration = Duration::from_millis(700);
 
@@ -379,6 +376,11 @@ impl Desk {
             }
         }
     }
+}
+
+/// The kernel counts in pages: 4 KiB on x86, up to 64 on arm64.
+fn bytes(pages: u64) -> u64 {
+    pages.saturating_mul(rustix::param::page_size() as u64)
 }
 
 /// How the host's memory went before a kill.

@@ -203,8 +203,8 @@ impl Case {
     /// In the same place, or below the same parent: there in groups of their own it is one command at one limit, as
     /// a supervisor starts it again; others are services of one manager.
     fn is_near(&self, kill: &OomKill, place: &str, keys: &Keys) -> bool {
-        let again = place == self.place
-            || keys.signature == self.signature && self.has_limit_of(kill);
+        let again =
+            place == self.place || keys.signature == self.signature && self.has_limit_of(kill);
         !place.is_empty() && place == self.place
             || keys.parent.is_some() && keys.parent == self.parent && again
     }
