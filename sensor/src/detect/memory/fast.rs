@@ -185,6 +185,8 @@ impl Fast {
         }
         let ended = bytes < self.peak - self.peak / GIVEN_BACK
             || bytes < self.base.bytes
+            // Others gave back more than it took, as where the OOM killer spared it: it takes of that from now on.
+            || room.left > self.base_left
             || now_ns.saturating_sub(self.more_ns) > OVER_NS
             || now_ns.saturating_sub(self.since_ns) > LONGEST_NS;
         if ended {
@@ -371,6 +373,36 @@ mod tests {
             }
         }
         told
+    }
+
+    #[test]
+    fn who_is_spared_by_the_oom_killer_and_goes_on_is_told_of() {
+        // Of 1,000 MiB a large one has 600, and another one takes 3 a second of what is left. At the end the large one
+        // is killed, and after as long again nothing is left of what it had.
+        let limits = Limits::default();
+        let mut fast = Fast::default();
+        let (mut told, mut others) = (Vec::new(), 600);
+        for at in 0_u64.. {
+            let used = 20 + 3 * at;
+            if used + others >= 1000 {
+                if others == 0 {
+                    break;
+                }
+                others = 0;
+            }
+            let host = proto::HostMemory {
+                total_bytes: Some(1000 * MIB),
+                available_bytes: Some((1000 - used - others) * MIB),
+                ..Default::default()
+            };
+            let room = Room::of(&host, None, &limits);
+            let point = Point { bytes: used * MIB, ..Point::default() };
+            fast.follow((at + 1) * S, point, &room, &limits);
+            told.extend(fast.rush(&room, &limits).map(|_| (others, at)));
+        }
+        assert!(told.first().is_some_and(|(others, _)| *others == 600), "{told:?}");
+        let again = told.iter().find(|(others, _)| *others == 0);
+        assert!(again.is_some_and(|(_, at)| *at < 250), "a minute before its end: {told:?}");
     }
 
     #[test]
