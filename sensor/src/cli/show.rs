@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{
     evidence::Redactor,
+    incident,
     investigate::{Window, window},
     record::Export,
     render::Marker,
@@ -484,12 +485,6 @@ fn next(page: &mut String, incident: &Incident, style: &Style) {
         table.push([format!("sensor {verb} {id}").into(), Cell::toned(what, Tone::Faint)]);
     };
     verb("evidence", "what was gathered: the tree, the chain, files, the kernel's log");
-    // Whom the OOM killer took is gone already.
-    let taken = incident.oom.iter().flat_map(|oom| &oom.victims);
-    let mut taken = taken.filter_map(|kill| kill.victim.as_ref()?.process);
-    let acts = incident.culprit.as_ref().is_some_and(|culprit| {
-        taken.all(|key| (key.pid, key.start_ns) != (culprit.pid, culprit.start_ns))
-    });
     let (freeze, kill) = if incident.group.is_some() {
         ("stop all of their trees where they stand; they can go on later", "end all of their trees")
     } else {
@@ -502,7 +497,7 @@ fn next(page: &mut String, incident: &Incident, style: &Style) {
             verb("resolve", "close the incident and let everything run");
         }
         State::Open | State::Unspecified => {
-            if acts {
+            if incident::can_be_stopped(incident) {
                 verb("freeze", freeze);
                 verb("kill", kill);
             }
