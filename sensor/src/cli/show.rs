@@ -457,14 +457,14 @@ fn actions(page: &mut String, incident: &Incident, view: &View) {
 /// What the kernel side did to those who may not fork, if anything.
 fn braked_text(braked: &Braked) -> Option<String> {
     let said: Vec<String> = [
-        (braked.paused, "forks paused"),
-        (braked.passed, "forks under way came to their end"),
-        (braked.executed, "stopped as they executed a program"),
-        (braked.refused, "forks refused"),
+        (braked.paused, "fork paused", "forks paused"),
+        (braked.passed, "fork under way came to its end", "forks under way came to their end"),
+        (braked.executed, "stopped as it executed a program", "stopped as they executed a program"),
+        (braked.refused, "fork refused", "forks refused"),
     ]
     .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, what)| format!("{count} {what}"))
+    .filter(|(count, ..)| *count > 0)
+    .map(|(count, one, many)| text::count(count, one, many))
     .collect();
     (!said.is_empty()).then(|| format!("in the kernel: {}", said.join(", ")))
 }

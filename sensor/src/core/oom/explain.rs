@@ -24,6 +24,7 @@ use crate::{
     evidence::{EvidenceLog, gather::Gatherer, oom_report::Report},
     kernel::{Detail, Lineage},
     lineage::ProcessKey,
+    present::text::count,
     proto::{self, HostMemory, MemorySample, Oom, OomKill, OomScope, evidence::Content},
 };
 
@@ -208,12 +209,12 @@ impl Gatherer {
     fn holders(&self, oom: &Oom) -> proto::Evidence {
         let line = |holder: &proto::OomHolder| {
             format!(
-                "{}\t{} B\tgrown {} B in {:.1} s\t{} processes\t{}\n",
+                "{}\t{} B\tgrown {} B in {:.1} s\t{}\t{}\n",
                 holder.root.unwrap_or_default().pid,
                 holder.bytes,
                 holder.grown_bytes,
                 holder.grown_ns as f64 / 1e9,
-                holder.processes,
+                count(holder.processes, "process", "processes"),
                 holder.comm,
             )
         };
