@@ -33,6 +33,7 @@ use crate::{
     evidence::Redactor,
     incident,
     investigate::{Window, window},
+    present::measure,
     record::Export,
     render::Marker,
 };
@@ -393,16 +394,6 @@ fn turn(
     }
 }
 
-/// A number as people read it: bytes in the unit that fits, what else there is as it is, with its unit.
-fn of_unit(value: f64, unit: &str, shown: &str) -> String {
-    match unit {
-        "bytes" => text::bytes(value as u64),
-        "bytes/s" => format!("{} a second", text::bytes(value as u64)),
-        _ if shown.is_empty() => text::number(value),
-        _ => format!("{} {shown}", text::number(value)),
-    }
-}
-
 fn numbers(page: &mut String, incident: &Incident, finding: &Finding, style: &Style) {
     let aside = format!(
         "rule {}, confidence {}",
@@ -413,12 +404,11 @@ fn numbers(page: &mut String, incident: &Incident, finding: &Finding, style: &St
     let mut table = Table::headless();
     for measure in &finding.measures {
         let threshold = measure.threshold.map_or_else(String::new, |limit| {
-            format!("threshold {}", of_unit(limit, &measure.unit, ""))
+            format!("threshold {}", measure::threshold(limit, &measure.unit))
         });
-        let unit = text::safe(&measure.unit);
         table.push([
-            text::safe(&measure.name).into(),
-            of_unit(measure.value, &measure.unit, &unit).into(),
+            text::safe(&measure::name(&measure.name)).into(),
+            measure::value(measure.value, &measure.unit).into(),
             Cell::toned(threshold, Tone::Faint),
         ]);
     }
