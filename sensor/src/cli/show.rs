@@ -49,6 +49,9 @@ Examples (4k2m begins the incident's id):
 /// Trees of a group that are named; `--json` has all.
 const MEMBERS_SHOWN: usize = 10;
 
+/// Beside what was found at an earlier kill of a loop than the one that is told.
+const EARLIER: &str = "of an earlier kill: each run of a loop is another process";
+
 /// Actions further than this before the opening are of another boot's clock.
 const SAME_STORY_NS: u64 = 60_000_000_000;
 
@@ -173,13 +176,15 @@ pub(crate) fn story(incident: &Incident, view: &View, source: Source<'_>) -> Str
     let mut page = String::new();
     headline(&mut page, incident, view, source);
     if let Some(culprit) = &incident.culprit {
+        let aside = if incident::is_of_an_earlier_kill(incident) { EARLIER } else { "" };
+        title(&mut page, "Culprit", aside, style);
         culprit_of(&mut page, culprit, incident.group.as_ref(), style);
     }
     if let Some(oom) = &incident.oom {
         oom::section(&mut page, oom, style);
     }
     if let Some(diagnosis) = &incident.diagnosis {
-        cause(&mut page, diagnosis, style);
+        cause(&mut page, incident, diagnosis, style);
     }
     if let Some(finding) = &incident.finding {
         numbers(&mut page, incident, finding, style);
@@ -275,7 +280,6 @@ fn standstill(incident: &Incident, view: &View) -> String {
 }
 
 fn culprit_of(page: &mut String, culprit: &Culprit, group: Option<&Group>, style: &Style) {
-    title(page, "Culprit", "", style);
     if let Some(group) = group {
         group_of(page, group, style);
     }
@@ -326,7 +330,7 @@ fn group_of(page: &mut String, group: &Group, style: &Style) {
     let _ = writeln!(page, "  {}", style.paint(Tone::Faint, "the eldest of them:"));
 }
 
-fn cause(page: &mut String, diagnosis: &Diagnosis, style: &Style) {
+fn cause(page: &mut String, incident: &Incident, diagnosis: &Diagnosis, style: &Style) {
     let mut aside = format!(
         "says {}, confidence {}",
         text::safe(&diagnosis.by),
@@ -334,6 +338,9 @@ fn cause(page: &mut String, diagnosis: &Diagnosis, style: &Style) {
     );
     if !diagnosis.evidence.is_empty() {
         let _ = write!(aside, ", evidence {}", text::safe(&diagnosis.evidence.join(" ")));
+    }
+    if incident::is_of_an_earlier_kill(incident) {
+        let _ = write!(aside, ", {EARLIER}");
     }
     title(page, "Cause", &aside, style);
     paragraph(page, &diagnosis.cause, 2, style);
@@ -412,7 +419,9 @@ fn numbers(page: &mut String, incident: &Incident, finding: &Finding, style: &St
             Cell::toned(threshold, Tone::Faint),
         ]);
     }
-    if let Some(tree) = &incident.tree {
+    // The tree is the one of whoever is named.
+    let tree = incident.tree.as_ref().filter(|_| !incident::is_of_an_earlier_kill(incident));
+    if let Some(tree) = tree {
         let mut total = |name: &str, value: String| {
             table.push([name.into(), value.into(), Cell::default()]);
         };
