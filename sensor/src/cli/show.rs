@@ -31,7 +31,9 @@ use super::{
 };
 use crate::{
     evidence::Redactor,
+    incident,
     investigate::{Window, window},
+    present::measure,
     record::Export,
     render::Marker,
 };
@@ -46,6 +48,9 @@ Examples (4k2m begins the incident's id):
 
 /// Trees of a group that are named; `--json` has all.
 const MEMBERS_SHOWN: usize = 10;
+
+/// Beside what was found at an earlier kill of a loop than the one that is told.
+const EARLIER: &str = "of an earlier kill: each run of a loop is another process";
 
 /// Actions further than this before the opening are of another boot's clock.
 const SAME_STORY_NS: u64 = 60_000_000_000;
@@ -171,13 +176,15 @@ pub(crate) fn story(incident: &Incident, view: &View, source: Source<'_>) -> Str
     let mut page = String::new();
     headline(&mut page, incident, view, source);
     if let Some(culprit) = &incident.culprit {
+        let aside = if incident::is_of_an_earlier_kill(incident) { EARLIER } else { "" };
+        title(&mut page, "Culprit", aside, style);
         culprit_of(&mut page, culprit, incident.group.as_ref(), style);
     }
     if let Some(oom) = &incident.oom {
         oom::section(&mut page, oom, style);
     }
     if let Some(diagnosis) = &incident.diagnosis {
-        cause(&mut page, diagnosis, style);
+        cause(&mut page, incident, diagnosis, style);
     }
     if let Some(finding) = &incident.finding {
         numbers(&mut page, incident, finding, style);
@@ -273,7 +280,6 @@ fn standstill(incident: &Incident, view: &View) -> String {
 }
 
 fn culprit_of(page: &mut String, culprit: &Culprit, group: Option<&Group>, style: &Style) {
-    title(page, "Culprit", "", style);
     if let Some(group) = group {
         group_of(page, group, style);
     }
@@ -324,7 +330,7 @@ fn group_of(page: &mut String, group: &Group, style: &Style) {
     let _ = writeln!(page, "  {}", style.paint(Tone::Faint, "the eldest of them:"));
 }
 
-fn cause(page: &mut String, diagnosis: &Diagnosis, style: &Style) {
+fn cause(page: &mut String, incident: &Incident, diagnosis: &Diagnosis, style: &Style) {
     let mut aside = format!(
         "says {}, confidence {}",
         text::safe(&diagnosis.by),
@@ -332,6 +338,9 @@ fn cause(page: &mut String, diagnosis: &Diagnosis, style: &Style) {
     );
     if !diagnosis.evidence.is_empty() {
         let _ = write!(aside, ", evidence {}", text::safe(&diagnosis.evidence.join(" ")));
+    }
+    if incident::is_of_an_earlier_kill(incident) {
+        let _ = write!(aside, ", {EARLIER}");
     }
     title(page, "Cause", &aside, style);
     paragraph(page, &diagnosis.cause, 2, style);
@@ -392,16 +401,6 @@ fn turn(
     }
 }
 
-/// A number as people read it: bytes in the unit that fits, what else there is as it is, with its unit.
-fn of_unit(value: f64, unit: &str, shown: &str) -> String {
-    match unit {
-        "bytes" => text::bytes(value as u64),
-        "bytes/s" => format!("{} a second", text::bytes(value as u64)),
-        _ if shown.is_empty() => text::number(value),
-        _ => format!("{} {shown}", text::number(value)),
-    }
-}
-
 fn numbers(page: &mut String, incident: &Incident, finding: &Finding, style: &Style) {
     let aside = format!(
         "rule {}, confidence {}",
@@ -412,16 +411,17 @@ fn numbers(page: &mut String, incident: &Incident, finding: &Finding, style: &St
     let mut table = Table::headless();
     for measure in &finding.measures {
         let threshold = measure.threshold.map_or_else(String::new, |limit| {
-            format!("threshold {}", of_unit(limit, &measure.unit, ""))
+            format!("threshold {}", measure::threshold(limit, &measure.unit))
         });
-        let unit = text::safe(&measure.unit);
         table.push([
-            text::safe(&measure.name).into(),
-            of_unit(measure.value, &measure.unit, &unit).into(),
+            text::safe(&measure::name(&measure.name)).into(),
+            measure::value(measure.value, &measure.unit).into(),
             Cell::toned(threshold, Tone::Faint),
         ]);
     }
-    if let Some(tree) = &incident.tree {
+    // The tree is the one of whoever is named.
+    let tree = incident.tree.as_ref().filter(|_| !incident::is_of_an_earlier_kill(incident));
+    if let Some(tree) = tree {
         let mut total = |name: &str, value: String| {
             table.push([name.into(), value.into(), Cell::default()]);
         };
@@ -456,14 +456,14 @@ fn actions(page: &mut String, incident: &Incident, view: &View) {
 /// What the kernel side did to those who may not fork, if anything.
 fn braked_text(braked: &Braked) -> Option<String> {
     let said: Vec<String> = [
-        (braked.paused, "forks paused"),
-        (braked.passed, "forks under way came to their end"),
-        (braked.executed, "stopped as they executed a program"),
-        (braked.refused, "forks refused"),
+        (braked.paused, "fork paused", "forks paused"),
+        (braked.passed, "fork under way came to its end", "forks under way came to their end"),
+        (braked.executed, "stopped as it executed a program", "stopped as they executed a program"),
+        (braked.refused, "fork refused", "forks refused"),
     ]
     .into_iter()
-    .filter(|(count, _)| *count > 0)
-    .map(|(count, what)| format!("{count} {what}"))
+    .filter(|(count, ..)| *count > 0)
+    .map(|(count, one, many)| text::count(count, one, many))
     .collect();
     (!said.is_empty()).then(|| format!("in the kernel: {}", said.join(", ")))
 }
@@ -484,12 +484,6 @@ fn next(page: &mut String, incident: &Incident, style: &Style) {
         table.push([format!("sensor {verb} {id}").into(), Cell::toned(what, Tone::Faint)]);
     };
     verb("evidence", "what was gathered: the tree, the chain, files, the kernel's log");
-    // Whom the OOM killer took is gone already.
-    let taken = incident.oom.iter().flat_map(|oom| &oom.victims);
-    let mut taken = taken.filter_map(|kill| kill.victim.as_ref()?.process);
-    let acts = incident.culprit.as_ref().is_some_and(|culprit| {
-        taken.all(|key| (key.pid, key.start_ns) != (culprit.pid, culprit.start_ns))
-    });
     let (freeze, kill) = if incident.group.is_some() {
         ("stop all of their trees where they stand; they can go on later", "end all of their trees")
     } else {
@@ -502,7 +496,7 @@ fn next(page: &mut String, incident: &Incident, style: &Style) {
             verb("resolve", "close the incident and let everything run");
         }
         State::Open | State::Unspecified => {
-            if acts {
+            if incident::can_be_stopped(incident) {
                 verb("freeze", freeze);
                 verb("kill", kill);
             }

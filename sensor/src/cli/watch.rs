@@ -162,10 +162,10 @@ fn body(record: &Record) -> (String, Tone) {
                 ),
             };
             let line = format!(
-                "sensor {} on kernel {}, {} processes known, {} of kernel memory{degraded}",
+                "sensor {} on kernel {}, {} known, {} of kernel memory{degraded}",
                 text::safe(&started.version),
                 text::safe(&started.kernel),
-                started.baseline_processes,
+                text::count(started.baseline_processes, "process", "processes"),
                 text::bytes(started.map_bytes),
             );
             (line, Tone::Plain)

@@ -126,6 +126,10 @@ impl Desk {
         let culprit = killing.as_ref().and_then(|killing| self.blamed(id, killing));
         let of_group = self.matters.get(id).is_some_and(|it| it.subject.finding.group.is_some());
         self.change(id, |incident| {
+            let is_present = killing.is_none_or(|it| Self::oom_studied(incident, &it, culprit));
+            if !is_present && incident.diagnosis.is_some() {
+                return "evidence of an earlier kill was gathered".to_owned();
+            }
             if let Some(tree) = tree {
                 // One of them alone may be told of later.
                 if let Some(group) = incident.group.as_mut().filter(|_| of_group) {
@@ -133,9 +137,6 @@ impl Desk {
                     group.anon_bytes = tree.anon_bytes;
                 }
                 incident.tree = Some(tree);
-            }
-            if let Some(killing) = killing {
-                Self::oom_studied(incident, &killing, culprit);
             }
             if let Some(diagnosis) = diagnosis {
                 if let Some(line) = headline(&diagnosis.cause) {

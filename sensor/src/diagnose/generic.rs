@@ -1,7 +1,7 @@
 //! What can be said when no rule knows the tools: the cycle as it is, or the numbers of the finding.
 
 use super::{Claim, cycle::Cycle, words::Words};
-use crate::detect::Finding;
+use crate::{detect::Finding, present::measure};
 
 /// Steps that are told; the whole cycle stands beside the text.
 const TOLD: usize = 6;
@@ -31,11 +31,11 @@ pub(super) fn numbers(finding: &Finding) -> Claim {
         .measures
         .iter()
         .map(|measure| {
-            let limit =
-                measure.threshold.map(|limit| format!(" (threshold {limit})")).unwrap_or_default();
-            let unit =
-                if measure.unit.is_empty() { String::new() } else { format!(" {}", measure.unit) };
-            format!("{} {}{unit}{limit}", measure.name, measure.value)
+            let limit = measure.threshold.map_or_else(String::new, |limit| {
+                format!(" (threshold {})", measure::threshold(limit, &measure.unit))
+            });
+            let value = measure::value(measure.value, &measure.unit);
+            format!("{} {value}{limit}", measure::name(&measure.name))
         })
         .collect();
     let numbers = if measures.is_empty() { "no numbers".to_owned() } else { measures.join(", ") };

@@ -28,6 +28,7 @@ use crate::{
     detect::{Finding, usage},
     evidence::Redactor,
     lineage::{FileId, ProcessKey},
+    present::text::count,
     proto,
 };
 
@@ -178,9 +179,13 @@ pub fn threshold(finding: &Finding, cited: &[String]) -> proto::Diagnosis {
 /// How far it went, as one more sentence.
 fn size(cycle: &Cycle<'_>) -> String {
     let Cycle { period, turns, depth, turns_per_second: pace, .. } = cycle;
-    let steps = if *period == 1 { "step" } else { "steps" };
+    let steps = count(*period as u64, "step", "steps");
+    let (turns, depth) = (
+        count(*turns as u64, "turn makes", "turns make"),
+        count(*depth as u64, "process", "processes"),
+    );
     let pace = if *pace > 0.0 { format!(", {pace:.1} turns a second") } else { String::new() };
-    format!(" A turn has {period} {steps}; {turns} turns make {depth} processes{pace}.")
+    format!(" A turn has {steps}; {turns} {depth}{pace}.")
 }
 
 fn shown(cycle: &Cycle<'_>, redactor: &Redactor) -> proto::Cycle {

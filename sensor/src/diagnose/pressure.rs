@@ -135,10 +135,14 @@ pub fn diagnose(case: &Case<'_>) -> proto::Diagnosis {
         } else {
             0.6
         };
-        remedy = format!(
-            "End {} or bound it with a memory limit, if it may not grow like that.",
-            named(first.0)
-        );
+        // Of a dead one its children hold it.
+        let whom = if first.0.alive { "" } else { "what is left of " };
+        let bound = if shortage.pressure.cgroup.is_empty() {
+            "bound it with a memory limit"
+        } else {
+            "give it a limit of its own below this one"
+        };
+        remedy = format!("End {whom}{} or {bound}, if it may not grow like that.", named(first.0));
         let incidents: Vec<String> = growers
             .iter()
             .filter_map(|(tree, _)| {

@@ -435,6 +435,34 @@ pub fn is_oom(kind: proto::Kind) -> bool {
     matches!(kind, proto::Kind::OomKill | proto::Kind::OomLoop)
 }
 
+/// Whether there is somebody to stop: whom the OOM killer took is gone, and so are the earlier runs of a loop.
+pub fn can_be_stopped(incident: &Incident) -> bool {
+    let taken = |oom: &proto::Oom| names(incident, oom.victims.iter().filter_map(victim));
+    incident.culprit.is_some()
+        && !incident.oom.as_ref().is_some_and(taken)
+        && !is_of_an_earlier_kill(incident)
+}
+
+/// Not every kill of a loop is looked into: the newest one may tell neither as victim nor as holder of memory of the
+/// culprit that was found at an earlier one.
+pub fn is_of_an_earlier_kill(incident: &Incident) -> bool {
+    incident.culprit.is_some()
+        && incident.oom.as_ref().is_some_and(|oom| {
+            let holders = oom.holders.iter().filter_map(|holder| holder.root);
+            oom.kills > 1 && !names(incident, oom.victims.iter().filter_map(victim).chain(holders))
+        })
+}
+
+fn victim(kill: &proto::OomKill) -> Option<proto::ProcessKey> {
+    kill.victim.as_ref()?.process
+}
+
+/// Whether the culprit is among them.
+fn names(incident: &Incident, mut among: impl Iterator<Item = proto::ProcessKey>) -> bool {
+    let culprit = incident.culprit.as_ref().map(|culprit| (culprit.pid, culprit.start_ns));
+    among.any(|key| Some((key.pid, key.start_ns)) == culprit)
+}
+
 pub fn claim(finding: &Finding) -> proto::Finding {
     proto::Finding {
         rule: finding.rule.into(),

@@ -7,6 +7,7 @@ use super::Past;
 use crate::{
     config::{Access, Stage},
     evidence::Redactor,
+    present::text::count,
     proto::Findings,
     render::{Kind, Marker, Rendering},
 };
@@ -124,9 +125,9 @@ fn block(words: &[u8], redactor: &Redactor) -> String {
 /// The same run once more: it was cut off.
 fn resumed(past: &Past, redactor: &Redactor) -> String {
     let mut text = format!(
-        "\nYou have worked on this before and were cut off ({} times so far): pick up where you left off. A call \
+        "\nYou have worked on this before and were cut off ({} so far): pick up where you left off. A call \
          that was under way then has not been answered; ask again if you need it. All evidence stands below anew.\n",
-        past.lives
+        count(past.lives, "time", "times")
     );
     if !past.submitted.is_empty() {
         let _ = writeln!(text, "You had submitted findings with the verdict {}.", past.submitted);

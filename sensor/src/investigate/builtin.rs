@@ -7,8 +7,10 @@ use sensor_proto::json::escape;
 
 use super::{Dossier, End, Event, Redact, lines::SHOWN};
 use crate::{
-    present::text::count,
-    proto::{self, ActionKind, Evidence, State, evidence::Content, file_fact},
+    detect::memory::measures::LIMIT,
+    incident,
+    present::text::{self, count},
+    proto::{self, ActionKind, Evidence, Kind, OomScope, State, evidence::Content, file_fact},
 };
 
 /// PSI above this share of time says that work waits: a busy build reaches 10 to 30 %.
@@ -54,7 +56,7 @@ fn step(incident: &proto::Incident, evidence: &Evidence) -> Option<Step> {
         Content::Tree(tree) => of_tree(incident, tree),
         Content::Chain(chain) => of_chain(incident, chain),
         Content::File(file) => of_file(incident, evidence, file),
-        Content::Text(text) => of_text(&evidence.name, &String::from_utf8_lossy(text))?,
+        Content::Text(text) => of_text(incident, &evidence.name, &String::from_utf8_lossy(text))?,
         // For people: what it says of a tree, the evidence about the tree says better, and what only names
         // and counts is for whoever knows the program.
         Content::Vitals(_)
@@ -84,7 +86,8 @@ fn of_tree(incident: &proto::Incident, tree: &proto::ProcessTree) -> Step {
     let mut names: Vec<String> =
         programs.iter().take(NAMED).map(|(name, count)| format!("{count} × {name}")).collect();
     if programs.len() > NAMED {
-        names.push(format!("{} other programs", programs.len() - NAMED));
+        let others = (programs.len() - NAMED) as u64;
+        names.push(count(others, "other program", "other programs"));
     }
     let total = tree.processes.len() + tree.omitted as usize;
     let standing = tree.processes.iter().filter(|process| stands(process)).count();
@@ -106,9 +109,12 @@ fn of_tree(incident: &proto::Incident, tree: &proto::ProcessTree) -> Step {
             (State::Contained, _) => {
                 "the tree is held by its cgroup's freezer, or a part of it still runs".to_owned()
             }
+            _ if total == 0 => "nothing of it lives any more".to_owned(),
             _ => "the tree runs, and may go on growing".to_owned(),
         },
-        next: if depth >= 6 {
+        next: if total == 0 {
+            "see what started it, and whether it runs again".to_owned()
+        } else if depth >= 6 {
             "read the chain from the culprit to the deepest process".to_owned()
         } else {
             "see which of the programs has the most instances, and who starts it".to_owned()
@@ -133,17 +139,21 @@ fn of_chain(incident: &proto::Incident, chain: &proto::Chain) -> Step {
             let steps: Vec<String> = cycle.steps.iter().map(|step| command(&step.argv)).collect();
             (
                 format!(
-                    "{} processes, in which {} steps repeat {} times: {}",
-                    chain.links.len(),
-                    steps.len(),
-                    cycle.turns,
+                    "{}, in which {} {}: {}",
+                    count(chain.links.len() as u64, "process", "processes"),
+                    count(steps.len() as u64, "step repeats", "steps repeat"),
+                    count(cycle.turns, "time", "times"),
                     steps.join(" → ")
                 ),
                 "each turn starts the next one, so it does not end by itself".to_owned(),
             )
         }
         None => (
-            format!("{} processes: {}", chain.links.len(), commands.join(" → ")),
+            format!(
+                "{}: {}",
+                count(chain.links.len() as u64, "process", "processes"),
+                commands.join(" → ")
+            ),
             "no repeating period was found in it".to_owned(),
         ),
     };
@@ -181,7 +191,7 @@ fn of_file(incident: &proto::Incident, evidence: &Evidence, file: &proto::FileFa
         .is_some_and(|diagnosis| diagnosis.evidence.contains(&evidence.id));
     let (seen, means) = match file.state() {
         file_fact::State::Present => (
-            format!("a file of {} bytes", file.size),
+            format!("a file of {}", count(file.size, "byte", "bytes")),
             if cited { "it is part of the cause" } else { "it is there, as its program expects" },
         ),
         file_fact::State::Absent => (
@@ -206,17 +216,17 @@ fn of_file(incident: &proto::Incident, evidence: &Evidence, file: &proto::FileFa
 }
 
 /// Text evidence that the playbook can read; other text is left to people.
-fn of_text(name: &str, text: &str) -> Option<Step> {
+fn of_text(incident: &proto::Incident, name: &str, text: &str) -> Option<Step> {
     match name {
-        "pressure" => of_pressure(text),
-        "meminfo" => of_meminfo(text),
+        "pressure" => of_pressure(incident, text),
+        "meminfo" => of_meminfo(incident, text),
         "kernel_log" => Some(of_kernel_log(text)),
         _ => None,
     }
 }
 
 /// PSI: <https://docs.kernel.org/accounting/psi.html>.
-fn of_pressure(text: &str) -> Option<Step> {
+fn of_pressure(incident: &proto::Incident, text: &str) -> Option<Step> {
     let highest = text
         .split_ascii_whitespace()
         .filter_map(|word| word.strip_prefix("avg10=")?.parse::<f64>().ok())
@@ -228,37 +238,67 @@ fn of_pressure(text: &str) -> Option<Step> {
         seen: format!("work waited for a resource in up to {highest:.1} % of the last 10 s"),
         means: if stalled { "everybody on this host feels it" } else { "the host keeps up" }
             .to_owned(),
-        next: if stalled {
+        next: if !stalled {
+            "there is time to look closely"
+        } else if incident::can_be_stopped(incident) {
             "contain first, explain afterwards"
         } else {
-            "there is time to look closely"
+            "see who waits, and for what"
         }
         .to_owned(),
     })
 }
 
-fn of_meminfo(text: &str) -> Option<Step> {
+/// A limit that was met, or that growth comes to: whose, and bytes.
+fn limit(incident: &proto::Incident) -> Option<(String, u64)> {
+    let oom = incident.oom.as_ref().filter(|oom| oom.scope() == OomScope::Cgroup);
+    if let Some((oom, bytes)) = oom.and_then(|oom| Some((oom, oom.limit_bytes?))) {
+        let whose = if oom.cgroup.is_empty() { "a group" } else { &oom.cgroup };
+        return Some((whose.to_owned(), bytes));
+    }
+    let measures = incident.finding.iter().flat_map(|finding| &finding.measures);
+    let limit = { measures }.find(|measure| measure.name == LIMIT)?;
+    Some(("the culprit's group".to_owned(), limit.value as u64))
+}
+
+fn of_meminfo(incident: &proto::Incident, text: &str) -> Option<Step> {
     let kib = |name: &str| -> Option<u64> {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         line.split_ascii_whitespace().next()?.parse().ok()
     };
     let (available, total) = (kib("MemAvailable")?, kib("MemTotal")?.max(1));
     let scarce = (available as f64) < SCARCE * total as f64;
+    let about_memory = matches!(
+        incident.kind(),
+        Kind::MemoryGrowth | Kind::MemoryPressure | Kind::OomKill | Kind::OomLoop
+    );
+    let (means, next) = match limit(incident) {
+        _ if scarce => (
+            "the kernel is about to kill processes".to_owned(),
+            if incident::can_be_stopped(incident) {
+                "kill the tree if it is of no use"
+            } else {
+                "see who holds most of it"
+            },
+        ),
+        Some((whose, bytes)) => (
+            format!(
+                "the host has memory: what is short is the limit of {whose}, {}",
+                text::bytes(bytes)
+            ),
+            "look at who is in that group, and what they need",
+        ),
+        // Who was killed has given back what it had, and a group may be short alone.
+        None if about_memory => {
+            ("the host has some memory left now".to_owned(), "look at who had grown")
+        }
+        None => ("memory is not what runs out first".to_owned(), "look at processes and time"),
+    };
     Some(Step {
         looked: "the host's memory".to_owned(),
         seen: format!("{} of {} MiB are available", available >> 10, total >> 10),
-        means: if scarce {
-            "the kernel is about to kill processes"
-        } else {
-            "memory is not what runs out first"
-        }
-        .to_owned(),
-        next: if scarce {
-            "kill the tree if it is of no use"
-        } else {
-            "look at processes and time"
-        }
-        .to_owned(),
+        means,
+        next: next.to_owned(),
     })
 }
 
@@ -357,6 +397,7 @@ fn actions(incident: &proto::Incident) -> Step {
         means: match incident.state() {
             State::Contained => "it does no further harm while it is contained",
             State::Resolved => "it is over",
+            _ if incident::is_oom(incident.kind()) => "it may come back",
             _ if refused => "it was not contained, and may go on",
             _ => "it may go on",
         }
@@ -368,6 +409,10 @@ fn actions(incident: &proto::Incident) -> Step {
             State::Resolved => "mend the cause, or it comes back".to_owned(),
             _ if incident.culprit.is_none() => {
                 "there is nobody to stop: look at who grows".to_owned()
+            }
+            _ if !incident::can_be_stopped(incident) => {
+                "whoever it was has ended: see what starts it again, and with how much work"
+                    .to_owned()
             }
             _ => format!("`sensor freeze {id}` to stop it while you look"),
         },

@@ -210,6 +210,54 @@ fn the_playbook_claims_nothing_of_what_it_does_not_know() {
     assert!(other.contains("what else it says is for a person"), "{other}");
 }
 
+/// 7 met the limit of /a, and was killed.
+fn killed_at_a_limit() -> Dossier {
+    let key = proto::ProcessKey { pid: 7, start_ns: 1 };
+    let victim = proto::Actor { process: Some(key), ..Default::default() };
+    let mut oom = proto::Oom {
+        cgroup: "/a".into(),
+        limit_bytes: Some(100 << 20),
+        kills: 1,
+        victims: vec![proto::OomKill { victim: Some(victim), ..Default::default() }],
+        ..Default::default()
+    };
+    oom.set_scope(proto::OomScope::Cgroup);
+    let mut told = dossier();
+    told.evidence.retain(|piece| piece.name == "meminfo");
+    told.incident.culprit = Some(proto::Culprit { pid: 7, start_ns: 1, ..Default::default() });
+    told.incident.oom = Some(oom);
+    told.incident.set_kind(proto::Kind::OomKill);
+    told.incident.set_state(proto::State::Open);
+    told
+}
+
+#[test]
+fn the_playbook_speaks_of_the_limit_that_was_met() {
+    let lines = |dossier: &Dossier| {
+        let outcome = run(&Driver::Builtin, dossier, &Stop::new().unwrap());
+        let lines = outcome.of("playbook");
+        (lines[0].to_owned(), lines[lines.len() - 1].to_owned())
+    };
+    let mut told = killed_at_a_limit();
+    let (memory, done) = lines(&told);
+    let wanted = "It means: the host has memory: what is short is the limit of /a, 100 MiB. Next: look at who is in \
+                  that group";
+    assert!(memory.contains(wanted), "{memory}");
+    assert!(done.contains("whoever it was has ended") && !done.contains("freeze"), "{done}");
+    // Whoever was spared can be stopped.
+    told.incident.culprit.as_mut().unwrap().pid = 8;
+    assert!(lines(&told).1.contains("`sensor freeze abcdefghij`"));
+    // By what growth comes to.
+    told.incident.oom = None;
+    let limit = crate::detect::memory::measures::measure("limit", 209_715_200.0, None, "bytes");
+    told.incident.finding = Some(proto::Finding { measures: vec![limit], ..Default::default() });
+    let (memory, _) = lines(&told);
+    assert!(memory.contains("the limit of the culprit's group, 200 MiB"), "{memory}");
+    told.incident.finding = None;
+    let (memory, _) = lines(&told);
+    assert!(memory.contains("the host has some memory left now"), "{memory}");
+}
+
 #[test]
 fn the_playbook_needs_no_evidence() {
     let empty = Dossier {

@@ -1,7 +1,10 @@
 //! A dry run: what a containment would do is found out and counted, and nobody is stopped.
 
 use super::{Doing, Responder, Target, View, brake::unmark_all, count};
-use crate::proto::{self, ActionKind};
+use crate::{
+    present::text,
+    proto::{self, ActionKind},
+};
 
 /// A tree whose forks are counted as if it were contained.
 #[derive(Clone, Debug)]
@@ -47,9 +50,9 @@ impl Responder {
             why: &target.why,
             started_ns: *started_ns,
         };
-        let forks = braked.paused + braked.passed;
+        let forks = text::count(braked.paused + braked.passed, "fork was made", "forks were made");
         let result = format!(
-            "dry run, nothing was stopped: {} would stand, and {forks} forks were made that would not \
+            "dry run, nothing was stopped: {} would stand, and {forks} that would not \
              have been",
             count(*processes)
         );

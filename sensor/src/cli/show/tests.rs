@@ -2,7 +2,8 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 use prost_types::Timestamp;
 use sensor_proto::v1::{
-    ActionKind, Cost, Investigation, InvestigationState, Kind, Measure, ProcessKey, Severity, Tree,
+    ActionKind, Actor, Cost, Investigation, InvestigationState, Kind, Measure, Oom, OomHolder,
+    OomKill, ProcessKey, Severity, Tree,
 };
 
 use super::*;
@@ -163,6 +164,53 @@ fn a_group_is_shown_before_its_eldest() {
     assert!(page.contains(documented), "{documented} is not in {page}");
     assert!(page.contains("the culprit's trees stand still; they are thawed at"), "{page}");
     assert!(page.contains("end all of their trees"), "{page}");
+}
+
+#[test]
+fn numbers_have_words_and_units() {
+    let mut told = incident();
+    let finding = told.finding.as_mut().unwrap();
+    finding.measures = vec![
+        measure("full_in_at_least", 5400.0, 3600.0, "s"),
+        measure("own_share", 99.0, 90.0, "%"),
+        measure("victims", 1.0, 2.0, "processes"),
+        measure("of_another_version", 2.0, 1.0, "s"),
+    ];
+    let page = story(&told, &view(), Source::Daemon);
+    for line in [
+        "\n  used up at the soonest in  1 h        threshold 1 h\n",
+        "\n  of it the process itself   99 %       threshold 90\n",
+        "\n  killed                     1 process  threshold 2\n",
+        "\n  of another version         2 s        threshold 1 s\n",
+    ] {
+        assert!(page.contains(line), "{line} is not in {page}");
+    }
+}
+
+#[test]
+fn what_was_found_at_an_earlier_kill_is_told_as_that() {
+    let actor = |pid| {
+        let process = Some(ProcessKey { pid, start_ns: 0 });
+        Some(Actor { process, ..Default::default() })
+    };
+    let mut told = incident();
+    told.set_state(State::Open);
+    let kill = |pid| OomKill { victim: actor(pid), ..Default::default() };
+    told.oom = Some(Oom { kills: 5, victims: vec![kill(4121)], ..Default::default() });
+    // Taken: nobody is left to stop, and all is of one kill.
+    let page = story(&told, &view(), Source::Daemon);
+    assert!(!page.contains("sensor freeze") && !page.contains(EARLIER), "{page}");
+    assert!(page.contains("processes of the tree"), "{page}");
+    told.oom.as_mut().unwrap().victims = vec![kill(5000)];
+    let page = story(&told, &view(), Source::Daemon);
+    assert!(page.contains(&format!("\nCulprit  {EARLIER}\n")), "{page}");
+    assert!(page.contains(&format!("evidence e2 e5, {EARLIER}\n")), "{page}");
+    assert!(!page.contains("processes of the tree") && !page.contains("sensor freeze"), "{page}");
+    // Spared, and still the one that holds the memory.
+    let root = Some(ProcessKey { pid: 4121, start_ns: 0 });
+    told.oom.as_mut().unwrap().holders = vec![OomHolder { root, ..Default::default() }];
+    let page = story(&told, &view(), Source::Daemon);
+    assert!(page.contains("sensor freeze") && !page.contains(EARLIER), "{page}");
 }
 
 #[test]

@@ -24,6 +24,7 @@ use crate::{
     evidence::{EvidenceLog, gather::Gatherer, oom_report::Report},
     kernel::{Detail, Lineage},
     lineage::ProcessKey,
+    present::text::count,
     proto::{self, HostMemory, MemorySample, Oom, OomKill, OomScope, evidence::Content},
 };
 
@@ -205,12 +206,12 @@ impl Gatherer {
     fn holders(&self, oom: &Oom) -> proto::Evidence {
         let line = |holder: &proto::OomHolder| {
             format!(
-                "{}\t{} B\tgrown {} B in {:.1} s\t{} processes\t{}\n",
+                "{}\t{} B\tgrown {} B in {:.1} s\t{}\t{}\n",
                 holder.root.unwrap_or_default().pid,
                 holder.bytes,
                 holder.grown_bytes,
                 holder.grown_ns as f64 / 1e9,
-                holder.processes,
+                count(holder.processes, "process", "processes"),
                 holder.comm,
             )
         };
@@ -376,15 +377,17 @@ mod tests {
         // Whoever is stopped stays the one that it is about.
         let mut contained = incident.clone();
         contained.set_state(proto::State::Contained);
-        Desk::oom_studied(&mut contained, &killing, named(8));
+        assert!(Desk::oom_studied(&mut contained, &killing, named(8)));
         assert_eq!(contained.culprit, named(7));
         // Nor does a look at an earlier kill say anything.
         let mut later = incident.clone();
         later.oom.as_mut().unwrap().kills = 2;
-        Desk::oom_studied(&mut later, &killing, named(8));
+        assert!(!Desk::oom_studied(&mut later, &killing, named(8)));
         assert_eq!(later.culprit, named(7));
-        Desk::oom_studied(&mut incident, &killing, named(8));
+        incident.tree = Some(proto::Tree::default());
+        assert!(Desk::oom_studied(&mut incident, &killing, named(8)));
         assert_eq!((incident.culprit.clone(), used(&incident)), (named(8), false));
+        assert_eq!(incident.tree, None, "that was the tree of 7");
         assert_eq!(incident.severity(), proto::Severity::Critical, "the host was short");
         let mut subject = finding;
         killing.claim(&mut subject);

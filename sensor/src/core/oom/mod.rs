@@ -314,12 +314,16 @@ impl Desk {
     }
 
     /// Puts what a look found into an incident: what the kernel's log adds, and who is to blame by that. Whoever is
-    /// stopped stays the one that it is about.
-    pub fn oom_studied(incident: &mut Incident, seen: &Killing, culprit: Option<proto::Culprit>) {
+    /// stopped stays the one that it is about. `false`: it was a look at an earlier kill, which says nothing of this one.
+    pub fn oom_studied(
+        incident: &mut Incident,
+        seen: &Killing,
+        culprit: Option<proto::Culprit>,
+    ) -> bool {
         let kind = incident.kind();
-        let Some(known) = &mut incident.oom else { return };
+        let Some(known) = &mut incident.oom else { return false };
         if known.kills != seen.oom.kills {
-            return;
+            return false;
         }
         let found = seen.oom.clone();
         known.scope = found.scope;
@@ -332,8 +336,14 @@ impl Desk {
             finding.measures = measures(known);
         }
         if incident.state() != State::Contained {
+            let of = |it: &Option<proto::Culprit>| it.as_ref().map(|it| (it.pid, it.start_ns));
+            if of(&incident.culprit) != of(&culprit) {
+                // That one's tree is not this one's.
+                incident.tree = None;
+            }
             incident.culprit = culprit;
         }
+        true
     }
 
     /// What the log has of kills.

@@ -26,6 +26,7 @@ use crate::{
     evidence::proc::Proc,
     kernel::Detail,
     lineage::{Forest, ProcessKey},
+    present::text,
     respond::surge::{Surge, YOUNG_NS},
 };
 
@@ -164,7 +165,10 @@ impl Reactor {
         let Some(standing) = self.containments.claim_more(&held.incident) else { return true };
         let count = joined.len();
         self.containments.know(&joined, &standing.held.incident);
-        let mut target = standing.target(&format!("{count} more of its trees were started"));
+        let mut target = standing.target(&format!(
+            "{} started",
+            text::count(count as u64, "more of its trees was", "more of its trees were")
+        ));
         target.roots.extend(joined);
         kept.rests_until = Instant::now() + kept.pause;
         kept.pause *= 2;

@@ -67,6 +67,17 @@ pub enum Now {
     AtMost(u64),
 }
 
+/// What is left of those that a claim follows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Left {
+    /// One that was told of lives, or nobody knows.
+    Some,
+    /// What they started, while they have ended.
+    Orphans,
+    /// None has as much that a sample tells of it.
+    Nothing,
+}
+
 /// Whether a growth is about somebody else than one that was told of: whoever was not born yet is not what grew. Whoever
 /// joins a group is one more of the same.
 pub fn is_another(known: &[ProcessKey], told_ns: u64, roots: &[ProcessKey]) -> bool {
@@ -128,7 +139,12 @@ impl Claim {
     }
 
     /// Follows it; says why it is over.
-    fn follow(&mut self, now_ns: u64, now: Now) -> Option<String> {
+    fn follow(
+        &mut self,
+        now_ns: u64,
+        now: Now,
+        left: impl FnOnce(&Self) -> Left,
+    ) -> Option<String> {
         let value = match now {
             Now::Is(value) => value,
             Now::AtMost(most) if most <= self.peak => most,
@@ -139,7 +155,7 @@ impl Claim {
         if value > self.peak.saturating_add(grown / MORE) {
             (self.peak, self.grew_ns) = (value, now_ns);
         } else if value < self.base.saturating_add(grown / 2) {
-            return Some("half of what it grew by, or more, is given back".to_owned());
+            return Some(shrunk(self.rule.follows(), left(self)).to_owned());
         }
         let quiet_ns = now_ns.saturating_sub(self.grew_ns);
         // Its rush is over, and may begin anew: that is to be told again.
@@ -150,6 +166,22 @@ impl Claim {
         }
         let minutes = quiet_ns / 60_000_000_000;
         (quiet_ns > self.patience_ns).then(|| format!("it has not grown for {minutes} min"))
+    }
+}
+
+/// Why a growth is over of which half or more is gone. Whether somebody has ended or gave it back is told as far as a
+/// sample knows.
+fn shrunk(follows: Follows, left: Left) -> &'static str {
+    match (follows, left) {
+        (Follows::Bytes, Left::Nothing) => "it has ended, or holds less than 64 MiB by now",
+        (Follows::Bytes, Left::Orphans) => {
+            "it has ended, and what it started holds less than half of what it grew by"
+        }
+        (Follows::Bytes | Follows::Host, _) => "half of what it grew by, or more, is given back",
+        (Follows::Processes, Left::Nothing) => "it has ended, or few processes are left of it",
+        (Follows::Processes, _) => "half of the processes that came, or more, have ended",
+        (Follows::Zombies, Left::Nothing) => "it has ended, or has waited for its children",
+        (Follows::Zombies, _) => "half of the children that it left, or more, were waited for",
     }
 }
 
@@ -226,17 +258,18 @@ impl Claims {
         self.0.insert(claim.culprit, claim);
     }
 
-    /// Follows all of them; `value`: what each has now. Those that are over are no more.
+    /// Follows all of them; `value`: what each has now, `left`: of whom. Those that are over are no more.
     pub fn follow(
         &mut self,
         now_ns: u64,
         at_ns: u64,
         value: impl Fn(&Claim) -> Option<Now>,
+        left: impl Fn(&Claim) -> Left,
     ) -> Vec<Over> {
         let mut over = Vec::new();
         self.0.retain(|culprit, claim| {
             let Some(value) = value(claim) else { return true };
-            let why = claim.follow(now_ns, value);
+            let why = claim.follow(now_ns, value, &left);
             if let Some(why) = &why {
                 let (culprit, why) = (*culprit, why.clone());
                 over.push(Over { culprit, rule: claim.rule.name(), why, at_ns });

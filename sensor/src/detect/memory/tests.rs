@@ -380,6 +380,29 @@ fn what_is_over_is_told() {
     assert_eq!(short(&told), [("M2", Some(20))]);
     let Some((at, Told::Over(over))) = told.last() else { panic!("{told:?}") };
     assert_eq!((*at, over.culprit.map(|key| key.tgid)), (100 * MINUTE, Some(20)));
+    assert_eq!(over.why, "half of what it grew by, or more, is given back");
+    // Ends, as where the OOM killer takes it.
+    let told = Host::of_gib(9, 5).watch(3 * HOUR, |at| {
+        let mut all = service(like_python(50 * 1024)(at), at);
+        all.truncate(if at < 100 * MINUTE { 2 } else { 1 });
+        all
+    });
+    let Some((at, Told::Over(over))) = told.last() else { panic!("{told:?}") };
+    assert_eq!(
+        (*at, over.why.as_str()),
+        (100 * MINUTE, "it has ended, or holds less than 64 MiB by now")
+    );
+    // Ends, while one that it started stays.
+    let told = Host::of_gib(9, 5).watch(3 * HOUR, |at| {
+        let mut all = service(like_python(50 * 1024)(at), at);
+        all.push(Process::new(40, 70 * MIB).below(20));
+        let grower = all.remove(1);
+        all.push(if at < 100 * MINUTE { grower } else { grower.dead() });
+        all
+    });
+    let Some((_, Told::Over(over))) = told.last() else { panic!("{told:?}") };
+    let why = "it has ended, and what it started holds less than half of what it grew by";
+    assert_eq!(over.why, why);
     // Stays where it is.
     let told = Host::of_gib(9, 5)
         .watch(4 * HOUR, |at| service(like_python(50 * 1024)(at.min(100 * MINUTE)), at));

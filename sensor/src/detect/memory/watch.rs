@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use super::{
     Limits, Rule, TOLD_OF,
-    claims::{Claim, Claims, Follows, Now, Over, Whose},
+    claims::{Claim, Claims, Follows, Left, Now, Over, Whose},
     culprit::{Sight, key_of},
     fast::{OVER_NS, PAUSE_NS},
     measures,
@@ -243,7 +243,7 @@ impl Watch {
         let (trees, host, now_ns) = (&self.trees, &self.host, self.now_ns);
         let complete = sample.omitted == 0 && !sample.trees_unknown;
         let most_left_out = most_left_out(sample);
-        self.claims.follow(now_ns, sample.at_ns, |claim| {
+        let value = |claim: &Claim| {
             let follows = claim.rule.follows();
             if follows == Follows::Host {
                 return Some(Now::Is(unattributed::outside(&host.latest)));
@@ -258,7 +258,21 @@ impl Watch {
                 sum = sum.saturating_add(value.or(bound)?);
             }
             Some(if exact { Now::Is(sum) } else { Now::AtMost(sum) })
-        })
+        };
+        let left = |claim: &Claim| {
+            let seen = sample.trees.iter().filter(|tree| {
+                tree.root.as_ref().is_some_and(|root| claim.members.contains(&key_of(root)))
+            });
+            let seen: Vec<bool> = seen.map(|tree| tree.alive).collect();
+            match seen.as_slice() {
+                // Who was left out may hold more than that.
+                [] if complete => Left::Nothing,
+                [] => Left::Some,
+                alive if alive.contains(&true) => Left::Some,
+                _ => Left::Orphans,
+            }
+        };
+        self.claims.follow(now_ns, sample.at_ns, value, left)
     }
 
     /// Tells of what crossed unless something as urgent was told about the same growth.

@@ -20,9 +20,8 @@ pub(super) fn explain(told: &Told<'_>) -> Option<Claim> {
         told.bytes(HOLDS),
     );
     let remedy = format!(
-        "Give the caches of {who} a bound; if it has none, it leaks: take two heap profiles some hours apart. A \
-         restart{} gives the memory back until then.",
-        told.pid()
+        "Give the caches of {who} a bound; if it has none, it leaks: take two heap profiles some hours apart. {}",
+        told.restart()
     );
     Some(Claim { by: "memory_bloat", cause, remedy, confidence: 0.5, evidence: Vec::new() })
 }

@@ -28,6 +28,8 @@ pub struct Held {
     pub processes: usize,
     /// Ended, and not waited for.
     pub zombies: usize,
+    /// Nothing of it lived any more as it was looked at.
+    pub ended: bool,
 }
 
 impl Held {
@@ -35,6 +37,7 @@ impl Held {
         let roots: HashSet<(u32, u64)> = roots.iter().map(|key| (key.tgid, key.start_ns)).collect();
         let mut held =
             Self { processes: tree.processes.len() + tree.omitted as usize, ..Self::default() };
+        held.ended = held.processes == 0;
         let mut below: BTreeMap<&[Vec<u8>], Below> = BTreeMap::new();
         for process in &tree.processes {
             held.zombies += usize::from(process.state == "Z");

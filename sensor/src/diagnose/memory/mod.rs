@@ -92,6 +92,14 @@ impl Told<'_> {
         self.finding.culprit.map_or(String::new(), |key| format!(" (process {})", key.tgid))
     }
 
+    /// What a restart does, as a sentence: of whoever has ended nothing has to be given back.
+    fn restart(&self) -> String {
+        if self.held.ended {
+            return "It has ended meanwhile, and what it held is free again.".to_owned();
+        }
+        format!("A restart of {}{} gives the memory back until then.", self.who(), self.pid())
+    }
+
     /// `1.2 GiB in 81 min, 15.1 MiB a minute`
     fn pace(&self) -> String {
         let over = self.value(OVER).map(seconds).unwrap_or_default();

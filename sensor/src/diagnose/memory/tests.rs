@@ -154,9 +154,34 @@ fn a_fast_leak_is_told_apart_from_a_spike() {
     );
     // Nobody takes two profiles some minutes apart of what is at its end in six seconds.
     assert!(leak.remedy.contains("sensor freeze"), "{}", leak.remedy);
+    assert!(leak.remedy.contains("while there is memory"), "{}", leak.remedy);
     for (rose, fastest) in [(3.0, 1.1), (14.0, 6.0)] {
         assert_eq!(of(rose, fastest).by, "memory_spike", "{rose} {fastest}");
     }
+}
+
+#[test]
+fn advice_is_about_what_lives_and_what_bounds_it() {
+    let of = |more: &[(&'static str, f64)], ended| {
+        let soon = grows(99.0).into_iter().map(|(name, it)| match name {
+            SOONEST => (name, 60.0),
+            _ => (name, it),
+        });
+        let told: Vec<_> = soon.chain(more.iter().copied()).collect();
+        said(&finding("M2", &told), &Held { ended, ..Held::default() }).remedy
+    };
+    let caged = of(&[(LIMIT, 10_240.0 * MIB)], false);
+    assert!(caged.contains("while some of its cgroup's limit is left"), "{caged}");
+    assert!(!caged.contains("limit of its own"), "{caged}");
+    let ended = of(&[], true);
+    assert!(
+        ended.starts_with("It has ended meanwhile, and what it held is free again."),
+        "{ended}"
+    );
+    assert!(!ended.contains("freeze") && !ended.contains("restart of"), "{ended}");
+    // Nobody was listed of a tree that is nobody's any more.
+    assert!(Held::of(&proto::ProcessTree::default(), &[]).ended);
+    assert!(!Held::of(&proto::ProcessTree { omitted: 1, ..Default::default() }, &[]).ended);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! One tree grew until there was nothing left.
 
 use super::{Case, Claim, Words, culprit, size, span, spike::SUDDEN_NS};
+use crate::{present::text::count, proto::OomScope};
 
 pub(super) fn explain(case: &Case<'_>, _: &Words<'_>) -> Option<Claim> {
     let (holder, who) = culprit(case)?;
@@ -10,7 +11,7 @@ pub(super) fn explain(case: &Case<'_>, _: &Words<'_>) -> Option<Claim> {
     }
     let with = match holder.processes {
         0 | 1 => String::new(),
-        count => format!(", with its {} descendants,", count - 1),
+        all => format!(", with its {},", count(all - 1, "descendant", "descendants")),
     };
     let is_victim = case
         .oom
@@ -38,13 +39,18 @@ pub(super) fn explain(case: &Case<'_>, _: &Words<'_>) -> Option<Claim> {
             growth.incident,
         )
     });
+    // Who met a limit has one.
+    let bound = match case.oom.limit_bytes.filter(|_| case.oom.scope() == OomScope::Cgroup) {
+        Some(limit) => {
+            let whose = if case.oom.cgroup.is_empty() { "its group" } else { &case.oom.cgroup };
+            format!("More than {} for {whose} would only put it off.", size(limit))
+        }
+        None => "A memory limit of its own would have it end alone, before others.".to_owned(),
+    };
     Some(Claim {
         by: "oom_growth",
         cause: format!("{now}{before}{spared}"),
-        remedy: format!(
-            "Find out what {who} keeps: it grew steadily, as a leak does. A memory limit of its own would have \
-             it end alone, before others."
-        ),
+        remedy: format!("Find out what {who} keeps: it grew steadily, as a leak does. {bound}"),
         confidence: 0.85,
         evidence: Vec::new(),
     })

@@ -88,6 +88,20 @@ fn a_single_kill_at_a_limit() {
 }
 
 #[test]
+fn what_bounds_it_is_the_limit_that_was_met() {
+    let mut oom = killed();
+    oom.holders = vec![OomHolder { processes: 2, ..holder(55, 80 * MIB, 60 * MIB, 30 * SECOND) }];
+    let said = diagnosed(&oom, Some(55), After::default());
+    assert!(said.cause.contains("`node` (55), with its 1 descendant, had grown"), "{}", said.cause);
+    let bound = "More than 100 MiB for /a would only put it off.";
+    assert!(said.remedy.ends_with(bound), "{}", said.remedy);
+    let mut oom = Oom { cgroup: String::new(), limit_bytes: None, ..oom };
+    oom.set_scope(OomScope::Host);
+    let said = diagnosed(&oom, Some(55), After::default());
+    assert!(said.remedy.contains("A memory limit of its own"), "{}", said.remedy);
+}
+
+#[test]
 fn one_that_grew_and_was_spared() {
     let mut oom = killed();
     oom.holders = vec![holder(55, 80 * MIB, 60 * MIB, 30 * SECOND)];

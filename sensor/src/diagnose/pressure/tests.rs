@@ -188,7 +188,11 @@ fn who_grows_outside_of_a_cgroup_does_not_take_from_it() {
         told.cause,
         "Memory is short on /box: 40.0 MiB of 1.0 GiB left. `p20` (20) (+500 MiB in 3 min) takes it."
     );
-    assert!(told.remedy.starts_with("End `p20` (20) or bound it"), "{}", told.remedy);
+    assert!(
+        told.remedy.starts_with("End `p20` (20) or give it a limit of its own below this"),
+        "{}",
+        told.remedy
+    );
     // 500 of the 584 MiB that are gone in it; of the 2400 of the host that would be little.
     assert!(told.confidence > 0.8, "{}", told.confidence);
     assert_eq!(shortage.growing(), [ProcessKey::new(20, 20)]);

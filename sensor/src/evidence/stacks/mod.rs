@@ -34,7 +34,7 @@ use self::{
     sample::Samples,
 };
 use super::{Redactor, parse::Parser, proc::Proc};
-use crate::{lineage::ProcessKey, proto};
+use crate::{lineage::ProcessKey, present::text::count, proto};
 
 /// How long running threads are sampled: 60 samples of each CPU.
 const SAMPLED: Duration = Duration::from_millis(300);
@@ -97,7 +97,9 @@ fn sampled(proc: &Proc, processes: &[ProcessKey], stacks: &mut proto::Stacks) ->
             stacks.samples = samples.taken;
             stacks.samples_omitted = samples.taken;
             if samples.lost > 0 {
-                stacks.notes.push(format!("{} samples of the host were lost", samples.lost));
+                let lost =
+                    count(samples.lost, "sample of the host was", "samples of the host were");
+                stacks.notes.push(format!("{lost} lost"));
             }
             if samples.full > 0 {
                 stacks.notes.push(format!("samples of {} CPUs did not all fit", samples.full));

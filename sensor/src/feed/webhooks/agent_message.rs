@@ -11,7 +11,10 @@ use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
 use super::message::{Message, identity};
-use crate::proto::{self, InvestigationState, record::Body};
+use crate::{
+    present::measure,
+    proto::{self, InvestigationState, record::Body},
+};
 
 /// Kinds of records that become messages.
 pub const KINDS: [&str; 2] = ["investigation", "transcript"];
@@ -57,10 +60,13 @@ fn investigation(
 fn facts(incident: &proto::Incident) -> String {
     let mut text = format!("Incident {}: {}\n", incident.id, incident.summary);
     for measure in incident.finding.iter().flat_map(|finding| &finding.measures) {
-        let limit = measure.threshold.map_or_else(String::new, |it| format!(" (threshold: {it})"));
-        let proto::Measure { name, value, unit, .. } = measure;
+        let limit = measure.threshold.map_or_else(String::new, |it| {
+            format!(" (threshold: {})", measure::threshold(it, &measure.unit))
+        });
+        let (name, value) =
+            (measure::name(&measure.name), measure::value(measure.value, &measure.unit));
         // Writing to a String cannot fail.
-        let _ = write!(text, "\n- {name}: {value} {unit}{limit}");
+        let _ = write!(text, "\n- {name}: {value}{limit}");
     }
     text
 }

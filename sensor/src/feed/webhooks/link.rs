@@ -34,6 +34,7 @@ use crate::{
         frames,
         supervisor::{self, Supervisor},
     },
+    present::text::count,
     proto,
 };
 
@@ -289,13 +290,11 @@ impl Accounts {
         }
         let mut details = Vec::new();
         for (webhook, State { delivery, heartbeat }) in &self.0 {
-            let waiting = delivery.waiting;
-            match (delivery.why.is_empty(), waiting) {
+            let waiting = count(delivery.waiting, "record waits", "records wait");
+            match (delivery.why.is_empty(), delivery.waiting) {
                 (true, 0) => {}
-                (true, _) => details.push(format!("{webhook}: {waiting} records wait")),
-                (false, _) => {
-                    details.push(format!("{webhook}: {}, {waiting} records wait", delivery.why));
-                }
+                (true, _) => details.push(format!("{webhook}: {waiting}")),
+                (false, _) => details.push(format!("{webhook}: {}, {waiting}", delivery.why)),
             }
             if !heartbeat.is_empty() {
                 details.push(format!("{webhook}: no heartbeat: {heartbeat}"));

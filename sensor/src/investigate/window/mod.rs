@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 pub use self::tokens::estimate;
 use crate::{
     evidence::{Redactor, redact},
+    present::text::count,
     proto,
     render::{Excerpt, Facts, Marker, Reference, Rendering},
 };
@@ -176,12 +177,16 @@ impl Window {
         let mut said: Vec<String> = self
             .left_out
             .iter()
-            .map(|(section, count)| format!("- {}: {count} more lines", section.title()))
+            .map(|(section, left)| {
+                let more = count(*left as u64, "more line", "more lines");
+                format!("- {}: {more}", section.title())
+            })
             .collect();
         if self.cut > 0 {
             said.push(format!(
-                "- {} texts are cut: {} bytes of them are not shown",
-                self.cut, self.cut_bytes
+                "- {} cut: {} not shown",
+                count(self.cut as u64, "text is", "texts are"),
+                count(self.cut_bytes as u64, "byte of them is", "bytes of them are"),
             ));
         }
         if !self.replaced.is_empty() {
