@@ -93,7 +93,7 @@ pub fn threshold(value: f64, unit: &str) -> String {
     match unit {
         "bytes" => text::bytes(value as u64),
         "bytes/s" => format!("{} a second", text::bytes(value as u64)),
-        "s" if value >= 100.0 => time::duration((value * 1e9) as u64),
+        "s" if value >= 100.0 => time::seconds(value),
         "s" => format!("{} s", text::number(value)),
         _ => text::number(value),
     }
@@ -174,7 +174,7 @@ mod tests {
             (1.5, "times", "1.5 times"),
             (11.0, "", "11"),
             (1.13, "s", "1.13 s"),
-            (5400.0, "s", "1 h"),
+            (5400.0, "s", "90 min"),
             (1_048_576.0, "bytes", "1.0 MiB"),
             (1_048_576.0, "bytes/s", "1.0 MiB a second"),
             (3.0, "\x1b[", "3 \\x1b["),

@@ -43,6 +43,16 @@ pub fn duration(ns: u64) -> String {
     }
 }
 
+/// The same of seconds, in words: what is counted in minutes and in hours is longer than elsewhere, because a
+/// forecast of `1 h to 1 h` says less than `70 min to 95 min`.
+pub fn seconds(s: f64) -> String {
+    match s as u64 {
+        100..7_200 => format!("{:.0} min", s / 60.0),
+        7_200..172_800 => format!("{:.0} h", s / 3600.0),
+        _ => duration((s * 1e9) as u64),
+    }
+}
+
 /// How long ago: `just now`, `4 min ago`; `in 6 min` where a clock was set back.
 pub fn ago(time: Option<Timestamp>, now: Timestamp) -> String {
     let Some(time) = time else { return "?".to_owned() };

@@ -1,6 +1,7 @@
 //! Memory that goes and is in no process: said plainly, because nobody can be named.
 
-use super::{Claim, Told, seconds};
+use super::{Claim, Told};
+use crate::present::time::seconds;
 use crate::{
     detect::memory::measures::{ANON, GROWN, OVER, TMPFS},
     present::text,

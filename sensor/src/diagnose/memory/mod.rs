@@ -20,7 +20,7 @@ use crate::{
         memory::measures::{self, LATEST, LEFT, LIMIT, OVER, SLOPE, SOONEST},
     },
     evidence::Redactor,
-    present::{text, time},
+    present::{text, time::seconds},
     proto,
 };
 
@@ -130,16 +130,6 @@ impl Told<'_> {
             " If it goes on like that, {what} is used up in {when}; {} are left.",
             self.bytes(LEFT)
         )
-    }
-}
-
-/// A duration in seconds, in words: what is counted in minutes and in hours is longer than elsewhere, because a
-/// forecast of `1 h to 1 h` says less than `70 min to 95 min`.
-fn seconds(s: f64) -> String {
-    match s as u64 {
-        100..7_200 => format!("{:.0} min", s / 60.0),
-        7_200..172_800 => format!("{:.0} h", s / 3600.0),
-        _ => time::duration((s * 1e9) as u64),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Workers that pile up: who spawns them, what they run, how often, and that none ends.
 
-use super::{Claim, Told, seconds};
+use super::{Claim, Told};
+use crate::present::time::seconds;
 use crate::{
     detect::memory::measures::{BORN, HOLDS, MORE, OVER, WORKERS},
     present::text,

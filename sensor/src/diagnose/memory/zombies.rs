@@ -1,6 +1,7 @@
 //! Children that ended and that nobody waits for.
 
-use super::{Claim, Told, seconds};
+use super::{Claim, Told};
+use crate::present::time::seconds;
 use crate::detect::memory::measures::{MORE_ZOMBIES, OVER, ZOMBIES};
 
 pub(super) fn explain(told: &Told<'_>) -> Option<Claim> {
