@@ -12,6 +12,22 @@ const COMPRESSION: i32 = 3;
 /// 8 MiB: what zstd's own tools accept without being asked, and four times what level 3 writes.
 const WINDOW_LOG: u32 = 23;
 
+/// Where a file stops making sense: behind so many of its messages, which are called `what`. `why`: what is wrong
+/// there; none where it just ends.
+pub fn damage(what: &str, read: u64, why: Option<&io::Error>) -> String {
+    let place = match read {
+        0 => format!("before its first {what}"),
+        _ => format!("behind {what} {read}"),
+    };
+    match why {
+        // zstd says so where a frame stops in its middle.
+        Some(why) if why.kind() != io::ErrorKind::UnexpectedEof => {
+            format!("damaged {place}: {why}")
+        }
+        _ => format!("cut off {place}"),
+    }
+}
+
 /// Writes the messages.
 pub struct Packer<W: Write> {
     stream: zstd::Encoder<'static, W>,

@@ -5,7 +5,6 @@ use std::{
     fmt::Write as _,
     fs::{self, DirBuilder, OpenOptions},
     io::{self, Write as _},
-    net::IpAddr,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -16,6 +15,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     Issuer, KeyPair, KeyUsagePurpose, SanType, string::Ia5String,
 };
+use rustls::pki_types::{DnsName, ServerName};
 
 use super::{error::CliError, out};
 
@@ -43,11 +43,11 @@ pub struct CertsArgs {
     /// Folder of the authority; made where it does not exist.
     dir: PathBuf,
     /// DNS name or IP address under which clients reach this host; makes server.pem and server.key.
-    #[arg(long, value_name = "NAME")]
-    server: Vec<String>,
+    #[arg(long, value_name = "NAME", value_parser = server)]
+    server: Vec<ServerName<'static>>,
     /// DNS name of a client, as in feed.tcp.readers and feed.tcp.operators; makes a folder for it.
-    #[arg(long, value_name = "NAME", value_parser = name)]
-    client: Vec<String>,
+    #[arg(long, value_name = "NAME", value_parser = client)]
+    client: Vec<DnsName<'static>>,
     /// Days until the server's and clients' certificates expire.
     #[arg(long, default_value_t = 365, value_parser = clap::value_parser!(u32).range(1..=3_650))]
     days: u32,
@@ -78,17 +78,16 @@ fn make(args: &CertsArgs) -> Result<String, CliError> {
     if !args.server.is_empty() {
         let paths = (args.dir.join("server.pem"), args.dir.join("server.key"));
         let mut params = leaf(args.days, ExtendedKeyUsagePurpose::ServerAuth);
-        params.subject_alt_names =
-            args.server.iter().map(|name| alternative(name)).collect::<Result<_, _>>()?;
+        params.subject_alt_names = args.server.iter().map(alternative).collect::<Result<_, _>>()?;
         issue(&authority, params, &paths)?;
         tell("server", &paths.0);
     }
     for name in &args.client {
-        let folder = args.dir.join("clients").join(name);
+        let folder = args.dir.join("clients").join(name.as_ref());
         directory(&folder)?;
         let paths = (folder.join("client.pem"), folder.join("client.key"));
         let mut params = leaf(args.days, ExtendedKeyUsagePurpose::ClientAuth);
-        params.subject_alt_names = vec![alternative(name)?];
+        params.subject_alt_names = vec![alternative(&ServerName::DnsName(name.clone()))?];
         issue(&authority, params, &paths)?;
         write(&folder.join("ca.pem"), &read(&certificate)?, 0o644)?;
         tell("client", &folder);
@@ -136,26 +135,26 @@ fn issue(
     write(certificate, &made.pem(), 0o644)
 }
 
-fn alternative(name: &str) -> Result<SanType, rcgen::Error> {
-    Ok(match name.parse::<IpAddr>() {
-        Ok(address) => SanType::IpAddress(address),
-        Err(_) => SanType::DnsName(Ia5String::try_from(name)?),
+fn alternative(name: &ServerName<'_>) -> Result<SanType, rcgen::Error> {
+    Ok(match name {
+        ServerName::IpAddress(address) => SanType::IpAddress((*address).into()),
+        name => SanType::DnsName(Ia5String::try_from(name.to_str().as_ref())?),
+    })
+}
+
+fn server(text: &str) -> Result<ServerName<'static>, String> {
+    let name = ServerName::try_from(text.to_owned()).ok().filter(|_| !text.ends_with('.'));
+    name.ok_or_else(|| {
+        "it must be a DNS name, as in build7.example, or an IP address, as in 192.0.2.7 or \
+         2001:db8::7, without a port"
+            .into()
     })
 }
 
 /// A client's name is a folder's as well.
-fn name(text: &str) -> Result<String, String> {
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    if text.len() <= 253 && text.split('.').all(label) {
-        Ok(text.to_owned())
-    } else {
-        Err("it must be a DNS name, as in ada.example".into())
-    }
+fn client(text: &str) -> Result<DnsName<'static>, String> {
+    let name = DnsName::try_from(text.to_owned()).ok().filter(|_| !text.ends_with('.'));
+    name.ok_or_else(|| "it must be a DNS name, as in ada.example".into())
 }
 
 fn directory(path: &Path) -> Result<(), CliError> {
@@ -243,12 +242,61 @@ mod tests {
     }
 
     #[test]
+    fn a_servers_name_is_a_dns_name_or_an_address() {
+        for wrong in [
+            "",
+            "bad name",
+            "a..b",
+            "-a",
+            "*.example",
+            "\u{e4}.example",
+            "300.1.1.1",
+            "10.0.0.1/8",
+            "[::1]",
+            "https://x",
+            "x:7443",
+            "a.",
+            "..",
+            "a/b",
+        ] {
+            let error = server(wrong).unwrap_err();
+            assert!(
+                error.contains("DNS name") && error.contains("IP address"),
+                "{wrong:?}: {error}"
+            );
+        }
+        for right in ["build7.example", "localhost", "my_host", "192.0.2.7", "::1"] {
+            let name = server(right).unwrap();
+            let is_address = matches!(alternative(&name), Ok(SanType::IpAddress(_)));
+            assert_eq!(
+                (name.to_str().as_ref(), is_address),
+                (right, right.contains("::") || right.starts_with("192"))
+            );
+        }
+    }
+
+    #[test]
     fn a_clients_name_is_a_dns_name_and_never_a_path() {
-        for wrong in ["", ".", "..", "a/b", "../x", "a..b", "-a", "a b", "ä", &"x".repeat(64)] {
-            assert!(name(wrong).is_err(), "{wrong:?}");
+        let long = "x".repeat(64);
+        for wrong in [
+            "",
+            ".",
+            "..",
+            "a/b",
+            "../x",
+            "a..b",
+            "-a",
+            "a b",
+            "\u{e4}",
+            "a.",
+            "192.0.2.7",
+            "::1",
+            &long,
+        ] {
+            assert!(client(wrong).is_err(), "{wrong:?}");
         }
         for right in ["a", "ada.example", "build-7.example", "X1"] {
-            assert_eq!(name(right).as_deref(), Ok(right));
+            assert_eq!(client(right).unwrap().as_ref(), right);
         }
     }
 }

@@ -44,6 +44,11 @@ pub enum CliError {
     Write { path: PathBuf, source: io::Error },
     #[error("cannot read {path}: {source}", path = .path.display())]
     Read { path: PathBuf, source: io::Error },
+    #[error(
+        "{path} is {damage}; what could be read is shown, and a copy that is whole has the rest",
+        path = .path.display()
+    )]
+    Partial { path: PathBuf, damage: String },
     #[error("cannot make the certificate: {0}")]
     Certificate(#[from] rcgen::Error),
     #[error("cannot start: {0}")]

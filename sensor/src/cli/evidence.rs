@@ -165,7 +165,7 @@ async fn piece(
 fn of_file(file: &Path, json: bool) -> Result<(), CliError> {
     let view = View::current();
     let mut before = "[\n";
-    show::from_file(file, |record| match item_of(record) {
+    let export = show::from_file(file, |record| match item_of(record) {
         Some(item) if json => {
             out::print(before)?;
             before = ",\n";
@@ -174,7 +174,10 @@ fn of_file(file: &Path, json: bool) -> Result<(), CliError> {
         Some(item) => out::print(&section(item, &view)),
         None => Ok(()),
     })?;
-    if json { out::print(if before == "[\n" { "[]\n" } else { "\n]\n" }) } else { Ok(()) }
+    if json {
+        out::print(if before == "[\n" { "[]\n" } else { "\n]\n" })?;
+    }
+    show::whole(file, export.damage)
 }
 
 pub fn item_of(record: &Record) -> Option<&Evidence> {

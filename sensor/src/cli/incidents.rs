@@ -23,9 +23,12 @@ Examples:
   sensor incidents
   sensor incidents --state contained
   sensor incidents --kind recursion --since 2h
-  sensor incidents --since 2026-11-21 --json | jq '.[].culprit.argv'";
+  sensor incidents --since 2026-11-21 --json | jq '.[].culprit.argv'
 
-/// Of a command line, in a table.
+On a terminal what does not fit is cut, and a summary goes below its row; into a pipe or a file
+goes all of it.";
+
+/// Of a command line, on a terminal.
 const CULPRIT_WIDTH: usize = 32;
 
 #[derive(Debug, Args)]
@@ -68,7 +71,8 @@ fn list(answer: &ListIncidentsResponse, view: &View) -> String {
     if answer.incidents.is_empty() {
         return "no such incidents\n".to_owned();
     }
-    let mut table = Table::new(["ID", "OPENED", "KIND", "SEVERITY", "STATE", "CULPRIT", "SUMMARY"]);
+    let mut table =
+        Table::new(["ID", "OPENED", "KIND", "SEVERITY", "STATE", "CULPRIT", "SUMMARY"]).below();
     for incident in &answer.incidents {
         let culprit = match (&incident.group, &incident.culprit) {
             (Some(group), _) => describe::group_name(group),
@@ -83,7 +87,11 @@ fn list(answer: &ListIncidentsResponse, view: &View) -> String {
             describe::kind(incident).into(),
             Cell::toned(json::severity::word(incident.severity), describe::severity_tone(incident)),
             Cell::toned(json::state::word(incident.state), describe::state_tone(incident.state())),
-            text::fit(&culprit, CULPRIT_WIDTH).into(),
+            match view.style.width {
+                Some(_) => text::fit(&culprit, CULPRIT_WIDTH),
+                None => culprit,
+            }
+            .into(),
             text::safe(&incident.summary).into(),
         ]);
     }
@@ -97,4 +105,69 @@ fn list(answer: &ListIncidentsResponse, view: &View) -> String {
         );
     }
     page
+}
+
+#[cfg(test)]
+mod tests {
+    use sensor_proto::v1::{Culprit, Incident, Severity};
+
+    use super::*;
+    use crate::cli::style::Style;
+
+    fn view(width: Option<usize>) -> View {
+        View {
+            style: Style { colour: false, width },
+            zone: TimeZone::UTC,
+            now: prost_types::Timestamp { seconds: 2_000_000_000, nanos: 0 },
+            now_ns: 0,
+            boot_id: String::new(),
+        }
+    }
+
+    fn incident(id: &str, argv: &str, summary: &str) -> Incident {
+        Incident {
+            id: id.into(),
+            opened_at: Some(prost_types::Timestamp { seconds: 1_999_999_280, nanos: 0 }),
+            kind: Kind::UncleanShutdown.into(),
+            severity: Severity::Critical.into(),
+            state: State::Contained.into(),
+            culprit: Some(Culprit {
+                pid: 4_194_304,
+                argv: vec![argv.into()],
+                ..Culprit::default()
+            }),
+            summary: summary.into(),
+            ..Incident::default()
+        }
+    }
+
+    #[test]
+    fn the_list_fits_the_terminal_and_an_id_is_never_cut() {
+        let wide = "\u{5b89}\u{5168}".repeat(40);
+        let incidents = vec![
+            incident("4k2mz9qw0a", "node", "it runs itself again and again"),
+            incident("5k2mz9qw0a", &wide, &wide),
+            incident(
+                "6k2mz9qw0a",
+                "\x1b[2J\n\u{202e}x",
+                "\x1b[2J\n\u{202e}\u{1f469}\u{200d}\u{1f467}x\u{0301}",
+            ),
+        ];
+        let answer = ListIncidentsResponse { incidents, ..ListIncidentsResponse::default() };
+        for columns in 30..250 {
+            let page = list(&answer, &view(Some(columns)));
+            assert!(page.lines().all(|line| text::width(line) <= columns), "{columns}\n{page}");
+            for id in ["4k2mz9qw0a", "5k2mz9qw0a", "6k2mz9qw0a"] {
+                assert!(page.lines().any(|line| line.starts_with(id)), "{columns}\n{page}");
+            }
+            assert!(!page.chars().any(|c| c.is_control() && c != '\n'), "{page:?}");
+        }
+        let page = list(&answer, &view(Some(80)));
+        let first = "4k2mz9qw0a  12 min ago  unclean_shutdown  critical  contained  4194304 node\n    \
+                     it runs itself again and again\n";
+        assert!(page.contains(first), "{page}");
+        let piped = list(&answer, &view(None));
+        assert_eq!(piped.lines().count(), 4, "a line each");
+        assert!(piped.contains(&format!("4194304 {wide}  {wide}\n")), "{piped}");
+    }
 }

@@ -1,8 +1,8 @@
 //! The command line: one file per verb, and the few things that they share.
 //!
 //! Texts for people are pure functions of what the daemon answered and a [`out::View`]; effects
-//! are in the `run` of each verb. Exit codes: 0 done; 1 failed, one line on standard error; 2
-//! wrong usage.
+//! are in the `run` of each verb. Exit codes: 0 done; 1 failed, or a file told in part, one line on
+//! standard error; 2 wrong usage.
 
 mod act;
 mod ask;
@@ -63,7 +63,8 @@ Examples:
   sensor top                      who has the processes, and who makes them
   sensor doctor                   what this kernel and this user can do
 
-Exit: 0 done; 1 failed, one line on standard error says what and what to do; 2 wrong usage.";
+Exit: 0 done; 1 failed, or only a part of a file could be read: one line on standard error says
+what and what to do; 2 wrong usage.";
 
 /// Options of all verbs that ask a daemon; a heading of their own puts them behind the verb's.
 const CONNECTION: &str = "Connection";
@@ -138,7 +139,7 @@ enum Verb {
     Resume(act::SwitchArgs),
     /// Record every fork, exec and exit of this host into a trace.
     Record(record::RecordArgs),
-    /// Put a trace through the gates and the detectors again.
+    /// Put a trace, or what a log observed, through the detectors again.
     Replay(replay::ReplayArgs),
     /// Make certificates for clients on other hosts.
     Certs(certs::CertsArgs),

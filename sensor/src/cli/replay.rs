@@ -1,7 +1,10 @@
 //! `sensor replay`: a trace through the gates and the detectors, or a log through those of memory, pressure, OOM kills and
 //! thresholds. Needs neither root nor a daemon.
 
-use std::{fmt::Write as _, path::PathBuf};
+use std::{
+    fmt::Write as _,
+    path::{Path, PathBuf},
+};
 
 use clap::Args;
 use sensor_common::gate::Rule;
@@ -9,11 +12,13 @@ use sensor_common::gate::Rule;
 use super::{
     error::CliError,
     out::{self, View},
+    show,
     style::{Style, Tone},
     table::{Cell, Table},
     text, time,
 };
 use crate::{
+    cgroup::Hierarchies,
     config::Config,
     detect::{memory::measures, usage},
     trace::{
@@ -32,7 +37,11 @@ Examples:
       growth, pressure, OOM kills and thresholds of this host, as far back as its log goes
   sudo sensor replay /var/lib/sensor --keep week.observations
       and what was observed in a file of its own
-  sensor replay week.observations --config ./other-thresholds.toml";
+  sensor replay week.observations --config ./other-thresholds.toml
+
+Of a log all that was observed is replayed, whatever scope.cgroup says. A file that is cut off
+or damaged is replayed as far as it can be read; an error says where that ends, and the exit
+code is 1.";
 
 #[derive(Debug, Args)]
 #[command(after_help = EXAMPLES)]
@@ -46,16 +55,17 @@ pub struct ReplayArgs {
     /// Of a log: write its observations, and nothing else of it, into this new file.
     #[arg(long, value_name = "FILE", conflicts_with = "cgroup")]
     keep: Option<PathBuf>,
-    /// Only what ran in this cgroup and below: a v2 path as in /proc/PID/cgroup.
+    /// Of a trace: only what ran in this cgroup and below, a v2 path as in /proc/PID/cgroup, instead of in those
+    /// of the configuration's scope.cgroup.
     #[arg(long, value_name = "PATH")]
-    cgroup: Option<PathBuf>,
+    cgroup: Option<String>,
     /// Configuration instead of /etc/sensor/sensor.toml: other thresholds, other policy.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
 pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
-    let config = Config::load(args.config.as_deref())?;
+    let mut config = Config::load(args.config.as_deref())?;
     if observed::is_log(&args.file) {
         return run_log(args, &config);
     }
@@ -63,12 +73,17 @@ pub fn run(args: &ReplayArgs) -> Result<(), CliError> {
         let why = "--keep is for logs: a trace is a file of its own already".to_owned();
         return Err(CliError::Usage(why));
     }
-    let report =
-        replay::replay(&args.file, &config, args.cgroup.as_deref()).map_err(CliError::part)?;
-    if args.json {
-        return out::json(&report);
+    if let Some(cgroup) = &args.cgroup {
+        config.scope.cgroup = vec![cgroup.clone()];
     }
-    out::print(&page(&report, &View::current()))
+    config.scope.cgroup = v2_paths(config.scope.cgroup);
+    let report = replay::replay(&args.file, &config).map_err(CliError::part)?;
+    if args.json {
+        out::json(&report)?;
+    } else {
+        out::print(&page(&report, &View::current()))?;
+    }
+    show::whole(&args.file, report.trace.damage)
 }
 
 fn run_log(args: &ReplayArgs, config: &Config) -> Result<(), CliError> {
@@ -80,10 +95,22 @@ fn run_log(args: &ReplayArgs, config: &Config) -> Result<(), CliError> {
     let report =
         observed::replay(&args.file, config, args.keep.as_deref()).map_err(CliError::part)?;
     if args.json {
-        return out::json(&report);
+        out::json(&report)?;
+    } else {
+        out::print(&log_page(&report, &View::current()))?;
     }
-    out::print(&log_page(&report, &View::current()))
+    show::whole(&args.file, report.log.damage)
 }
+
+/// A trace knows cgroups by their paths; whoever names one may name its directory as well, as in a configuration.
+fn v2_paths(scope: Vec<String>) -> Vec<String> {
+    let hierarchies = Hierarchies::discover().ok();
+    let path = |dir: &str| Some(hierarchies.as_ref()?.path(Path::new(dir))?.display().to_string());
+    scope.into_iter().map(|one| path(&one).unwrap_or(one)).collect()
+}
+
+/// Narrower than this, UNTIL does not fit beside the others; `--json` has it as well.
+const WITH_UNTIL: usize = 96;
 
 pub(crate) fn log_page(report: &observed::Report, view: &View) -> String {
     let style = &view.style;
@@ -107,15 +134,19 @@ pub(crate) fn log_page(report: &observed::Report, view: &View) -> String {
         text::count(log.kills, "victim", "victims"),
     );
     if let Some(damage) = &log.damage {
-        let _ = writeln!(page, "  {}", style.paint(Tone::Warning, &text::safe(damage)));
+        let said = text::safe(&format!("it is {damage}"));
+        let _ = writeln!(page, "  {}", style.paint(Tone::Warning, &said));
     }
     page.push('\n');
     if report.findings.is_empty() {
         page.push_str("no findings\n");
         return page;
     }
+    let until = style.width.is_none_or(|columns| columns >= WITH_UNTIL);
     let mut table =
-        Table::new(["AT", "RULE", "SEVERITY", "GROWN", "OVER", "FULL IN", "UNTIL", "CULPRIT"]);
+        Table::new(["AT", "RULE", "SEVERITY", "GROWN", "OVER", "FULL IN", "UNTIL", "CULPRIT"])
+            .only([true, true, true, true, true, true, until, true])
+            .below();
     for found in &report.findings {
         let value =
             |name: &str| found.measures.iter().find(|it| it.name == name).map(|it| it.value);
@@ -186,8 +217,9 @@ pub(crate) fn page(report: &Report, view: &View) -> String {
         text::count(trace.exits, "exit", "exits"),
         trace.peak_live,
     );
-    if let Some(scope) = &report.scope {
-        let _ = writeln!(page, "  only what ran in {} and below", text::safe(scope));
+    if !report.scope.is_empty() {
+        let scope = text::safe(&report.scope.join(", "));
+        let _ = writeln!(page, "  only what ran in {scope} and below");
     }
     if trace.lost > 0 {
         let reasons: Vec<String> = trace
@@ -198,9 +230,9 @@ pub(crate) fn page(report: &Report, view: &View) -> String {
         let lost = format!("the kernel side lost something: {}", reasons.join(", "));
         let _ = writeln!(page, "  {}", style.paint(Tone::Warning, &lost));
     }
-    if !trace.complete {
-        let cut = "it was cut off: the recorder did not end in good order";
-        let _ = writeln!(page, "  {}", style.paint(Tone::Warning, cut));
+    if let Some(damage) = &trace.damage {
+        let said = text::safe(&format!("it is {damage}"));
+        let _ = writeln!(page, "  {}", style.paint(Tone::Warning, &said));
     }
     page.push_str(&agreement(&report.agreement, style));
     page.push('\n');
@@ -208,7 +240,7 @@ pub(crate) fn page(report: &Report, view: &View) -> String {
         page.push_str("no findings\n");
         return page;
     }
-    let mut table = Table::new(["AT", "KIND", "RULE", "WOULD", "CULPRIT", "COMMAND"]);
+    let mut table = Table::new(["AT", "KIND", "RULE", "WOULD", "CULPRIT", "COMMAND"]).below();
     for (first, contained) in by_culprit(&report.findings) {
         let would = match contained {
             Some(found) if found.at_ns == first.at_ns => Cell::toned("contain", Tone::Bad),

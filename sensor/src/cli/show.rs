@@ -6,7 +6,6 @@ mod oom;
 
 use std::{
     fmt::Write as _,
-    io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -125,16 +124,16 @@ fn show_file(name: &Path, args: &ShowArgs) -> Result<(), CliError> {
         (true, true) => out::json_line(&RecordLine::from(record)),
         (true, false) => out::print(&format!("{}\n", watch::line(record, &view))),
     })?;
-    if args.records {
-        return Ok(());
-    }
-    if args.markdown {
-        return document(&export.incident, &pieces, args);
-    }
-    if args.json {
-        return out::json(&export.incident);
-    }
-    out::print(&story(&export.incident, &view, Source::File { name, start: &export.start }))
+    match (args.records, args.markdown, args.json) {
+        (true, ..) => Ok(()),
+        (_, true, _) => document(&export.incident, &pieces, args),
+        (_, _, true) => out::json(&export.incident),
+        _ => {
+            let source = Source::File { name, start: &export.start };
+            out::print(&story(&export.incident, &view, source))
+        }
+    }?;
+    whole(name, export.damage)
 }
 
 /// The evidence window.
@@ -154,7 +153,7 @@ fn tokens(text: &str) -> Result<usize, String> {
     Ok(tokens)
 }
 
-/// Reads an exported incident, hands on each of its records, and warns of what cannot be read.
+/// Reads an exported incident and hands on each of its records; see [`whole`] for what cannot be read.
 pub fn from_file(
     file: &Path,
     mut each: impl FnMut(&Record) -> Result<(), CliError>,
@@ -163,12 +162,13 @@ pub fn from_file(
     for record in export.by_ref() {
         each(&record)?;
     }
-    if let Some(damage) = &export.damage {
-        let warning = format!("{} is {damage}; what can be read is shown", file.display());
-        // Nobody is left to tell when this fails.
-        let _ = writeln!(io::stderr(), "sensor: {}", text::safe(&warning));
-    }
     Ok(export)
+}
+
+/// Fails where a file was cut off or damaged, once what can be read of it is told: a part of it is not what was
+/// asked for.
+pub fn whole(file: &Path, damage: Option<String>) -> Result<(), CliError> {
+    damage.map_or(Ok(()), |damage| Err(CliError::Partial { path: file.to_owned(), damage }))
 }
 
 pub(crate) fn story(incident: &Incident, view: &View, source: Source<'_>) -> String {

@@ -1,5 +1,7 @@
 //! `sensor status`: how the daemon is.
 
+use std::fmt::Write as _;
+
 use clap::Args;
 use sensor_proto::v1::{GetStatusRequest, GetStatusResponse, SamplingStatus};
 
@@ -60,7 +62,7 @@ fn report(status: &GetStatusResponse, view: &View) -> String {
         text::safe(&status.kernel),
     );
 
-    let mut facts = Table::headless();
+    let mut facts = Table::headless().wrapped();
     facts.push([
         "automatic action".into(),
         if status.paused {
@@ -90,7 +92,7 @@ fn report(status: &GetStatusResponse, view: &View) -> String {
     }
     report.push_str(&facts.render(0, style));
 
-    let mut parts = Table::new(["PART", "STATE", "DETAIL"]);
+    let mut parts = Table::new(["PART", "STATE", "DETAIL"]).wrapped();
     for part in &status.parts {
         parts.push([
             text::safe(&part.part).into(),
@@ -104,9 +106,12 @@ fn report(status: &GetStatusResponse, view: &View) -> String {
         report
             .push_str("\nwhat this host does not do for the sensor (`sensor doctor` says more):\n");
         for degradation in &status.degradations {
-            let line = format!("  {}", style.paint(Tone::Warning, &text::safe(degradation)));
-            report.push_str(&line);
-            report.push('\n');
+            let said = text::safe(degradation);
+            let lines = style.width.map(|columns| text::wrap(&said, columns.saturating_sub(2)));
+            for line in lines.unwrap_or_else(|| vec![said]) {
+                // Writing to a String cannot fail.
+                let _ = writeln!(report, "  {}", style.paint(Tone::Warning, &line));
+            }
         }
     }
 

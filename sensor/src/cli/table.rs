@@ -1,4 +1,4 @@
-//! Aligned columns. The last one takes what the terminal leaves: it is cut there, or wrapped.
+//! Aligned columns. The last one takes what the terminal leaves: it is cut there, or wrapped, or goes below its row.
 
 use std::fmt::Write as _;
 
@@ -31,6 +31,11 @@ impl Cell {
         Self { text: text.into(), tone }
     }
 
+    /// Its beginning.
+    fn fit(&self, columns: usize) -> Self {
+        Self::toned(text::fit(&self.text, columns), self.tone)
+    }
+
     /// Its lines, at least one.
     fn wrap(&self, columns: usize) -> Vec<Self> {
         let lines = text::wrap(&self.text, columns);
@@ -44,6 +49,14 @@ impl<T: Into<String>> From<T> for Cell {
     }
 }
 
+/// What becomes of the last column where the terminal is too narrow for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Last {
+    Cut,
+    Wrapped,
+    Below,
+}
+
 /// Rows under a head.
 #[derive(Clone, Debug)]
 pub struct Table<const N: usize> {
@@ -52,16 +65,18 @@ pub struct Table<const N: usize> {
     /// Columns of numbers: flush right, and how wide at least. 0: text.
     numbers: [usize; N],
     shown: [bool; N],
-    wraps: bool,
+    last: Last,
 }
 
 impl<const N: usize> Table<N> {
     pub const fn new(head: [&'static str; N]) -> Self {
-        Self { head: Some(head), rows: Vec::new(), numbers: [0; N], shown: [true; N], wraps: false }
+        let mut table = Self::headless();
+        table.head = Some(head);
+        table
     }
 
     pub const fn headless() -> Self {
-        Self { head: None, rows: Vec::new(), numbers: [0; N], shown: [true; N], wraps: false }
+        Self { head: None, rows: Vec::new(), numbers: [0; N], shown: [true; N], last: Last::Cut }
     }
 
     /// Has these columns hold numbers: flush right, and at least so wide, so that a page that is shown again
@@ -82,7 +97,15 @@ impl<const N: usize> Table<N> {
     /// Has the last column take more lines instead of being cut.
     #[must_use]
     pub const fn wrapped(mut self) -> Self {
-        self.wraps = true;
+        self.last = Last::Wrapped;
+        self
+    }
+
+    /// Has the last column stand below its row, in one line, where little room is left beside the others; and
+    /// these are cut where even they do not fit, from the right, but never the first, which is an id or a time.
+    #[must_use]
+    pub const fn below(mut self) -> Self {
+        self.last = Last::Below;
         self
     }
 
@@ -111,12 +134,23 @@ impl<const N: usize> Table<N> {
         }
         let beside = room.is_none_or(|room| room >= BESIDE);
         let inner = if beside { taken } else { indent + BELOW };
+        if let (Some(columns), false, Last::Below) = (style.width, beside, self.last) {
+            // Behind the last of them no gap is needed.
+            self.squeeze(&mut widths, taken.saturating_sub(columns + GAP));
+        }
         let mut lines = String::new();
         for mut row in rows {
             let mut below = Vec::new();
-            if let (true, Some(columns), Some(last)) = (self.wraps, style.width, row.last_mut()) {
-                below = last.wrap(columns.saturating_sub(inner));
-                *last = if beside { below.remove(0) } else { Cell::default() };
+            if let (Some(columns), Some(last)) = (style.width, row.last_mut()) {
+                let columns = columns.saturating_sub(inner);
+                match self.last {
+                    Last::Wrapped => below = last.wrap(columns),
+                    Last::Below if !beside => below.push(last.fit(columns)),
+                    _ => {}
+                }
+                if !below.is_empty() {
+                    *last = if beside { below.remove(0) } else { Cell::default() };
+                }
             }
             lines.push_str(&self.line(&row, &widths, indent, style));
             lines.push('\n');
@@ -127,6 +161,16 @@ impl<const N: usize> Table<N> {
             }
         }
         lines
+    }
+
+    /// Takes so many columns from all but the first and the last; each keeps one, for its `…`.
+    fn squeeze(&self, widths: &mut [usize; N], mut over: usize) {
+        let between = 1..N.saturating_sub(1);
+        for index in between.rev().filter(|index| self.shown[*index]) {
+            let taken = over.min(widths[index].saturating_sub(1));
+            widths[index] -= taken;
+            over -= taken;
+        }
     }
 
     fn line(&self, row: &[Cell], widths: &[usize], indent: usize, style: &Style) -> String {
@@ -214,6 +258,25 @@ mod tests {
     }
 
     #[test]
+    fn a_column_below_takes_one_line_and_the_first_is_never_cut() {
+        let mut table = Table::new(["ID", "WHO", "WHAT"]).below();
+        table.push(["4k2mz9qw0a".into(), "somebody".into(), "word ".repeat(9).into()]);
+        let shown = |columns| table.render(0, &Style { colour: false, width: Some(columns) });
+        assert_eq!(
+            shown(52),
+            "ID          WHO       WHAT\n4k2mz9qw0a  somebody  word word word word word word…\n"
+        );
+        assert_eq!(
+            shown(51),
+            "ID          WHO\n    WHAT\n4k2mz9qw0a  somebody\n    word word word word word word word word word \n",
+            "29 columns are left beside them"
+        );
+        assert_eq!(shown(17), "ID          WHO\n    WHAT\n4k2mz9qw0a  some…\n    word word wo…\n");
+        let all = table.render(0, &Style::PLAIN);
+        assert!(all.contains(&"word ".repeat(9)), "{all}");
+    }
+
+    #[test]
     fn columns_that_are_not_shown_take_no_room() {
         let mut table = Table::new(["A", "N", "C"]).numbers([0, 4, 0]).only([true, false, true]);
         table.push(["x".into(), "12345".into(), "word ".repeat(9).into()]);
@@ -234,6 +297,18 @@ mod tests {
                 prop_assert!(text::width(line) <= columns);
                 prop_assert!(!line.chars().any(char::is_control));
             }
+        }
+
+        #[test]
+        fn what_goes_below_fits_any_terminal(cells in proptest::collection::vec("\\PC{0,60}", 3), columns in 20_usize..200) {
+            let [a, b, c] = [&cells[0], &cells[1], &cells[2]].map(|cell| text::safe(cell));
+            let mut table = Table::new(["ID", "A", "B", "C"]).below();
+            table.push(["4k2mz9qw0a".into(), a.into(), b.into(), c.into()]);
+            let shown = table.render(0, &Style { colour: false, width: Some(columns) });
+            for line in shown.lines() {
+                prop_assert!(text::width(line) <= columns, "{shown}");
+            }
+            prop_assert!(shown.contains("4k2mz9qw0a"), "{shown}");
         }
     }
 }

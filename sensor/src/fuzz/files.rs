@@ -164,7 +164,7 @@ fn both(unpacked: &[u8], head: Vec<u8>) -> Vec<Vec<u8>> {
 pub fn trace(bytes: &[u8]) {
     let file = file(bytes, Vec::new());
     let Ok(reader) = Reader::new(file.as_slice(), Path::new("x")) else { return };
-    match replay::read(reader, &Config::default(), None) {
+    match replay::read(reader, &Config::default()) {
         Ok(report) => {
             harmless(&crate::cli::replay::page(&report, &records::view()));
             records::json(&report);

@@ -10,7 +10,7 @@ use std::{
 use super::MAX_RECORD_BYTES;
 use crate::{
     clock,
-    packed::{Packer, Unpacker},
+    packed::{Packer, Unpacker, damage},
     proto::{ExportEnd, ExportEntry, ExportStart, Incident, Record, export_entry::Entry},
 };
 
@@ -38,7 +38,8 @@ pub enum ExportError {
     )]
     Exists(PathBuf),
     #[error(
-        "{file} is no exported incident ({why}); `sensor export ID FILE` writes one",
+        "{file} is no export ({why}); `sensor export ID FILE` writes one of an incident, and \
+         `sensor replay LOG --keep FILE` one of observations",
         file = .file.display()
     )]
     NoExport { file: PathBuf, why: String },
@@ -175,7 +176,7 @@ pub struct Export<R: Read = File> {
     /// Records that were read.
     pub records: u64,
     over: bool,
-    /// What is wrong with the file behind what was read, once there is no more.
+    /// Where the file was cut off or damaged, and how, once there is no more: goes on behind "it is".
     pub damage: Option<String>,
 }
 
@@ -233,7 +234,7 @@ impl<R: Read> Export<R> {
     pub(crate) fn read_records(mut from: R, size: u64, file: &Path) -> Result<Self, ExportError> {
         let foreign = |why: &str| ExportError::NoExport { file: file.to_owned(), why: why.into() };
         let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::UnexpectedEof => foreign("it ends before an incident begins"),
+            io::ErrorKind::UnexpectedEof => foreign("it ends before anything in it can be read"),
             _ => ExportError::Io { what: "read", file: file.to_owned(), source },
         };
         let (mut magic, mut version) = ([0; MAGIC.len()], [0; 4]);
@@ -249,7 +250,7 @@ impl<R: Read> Export<R> {
         let most = size.saturating_mul(MOST_TIMES).max(MOST_ANYWAY);
         let mut stream = Unpacker::new(from, ENTRY_LIMIT, most).map_err(failed)?;
         let first = stream.message::<ExportEntry>().map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => foreign("it ends before an incident begins"),
+            io::ErrorKind::UnexpectedEof => foreign("it ends before anything in it can be read"),
             _ => foreign(&error.to_string()),
         })?;
         let Some(Entry::Start(mut start)) = first.and_then(|entry| entry.entry) else {
@@ -260,14 +261,13 @@ impl<R: Read> Export<R> {
     }
 
     /// The end is one only if nothing follows, and if the checksum, which is compared there, is right.
-    fn end(&mut self, records: u64) -> Option<String> {
+    fn end(&mut self, records: u64) -> io::Result<()> {
         if records != self.records {
-            return Some(format!("it had {records} records"));
+            return Err(io::Error::other(format!("it had {records} records")));
         }
-        match self.stream.message::<ExportEntry>() {
-            Ok(None) => None,
-            Ok(Some(_)) => Some("something follows its end".to_owned()),
-            Err(error) => Some(error.to_string()),
+        match self.stream.message::<ExportEntry>()? {
+            None => Ok(()),
+            Some(_) => Err(io::Error::other("something follows its end")),
         }
     }
 }
@@ -280,21 +280,17 @@ impl<R: Read> Iterator for Export<R> {
         if self.over {
             return None;
         }
-        let damage = match self.stream.message::<ExportEntry>() {
+        let ended = match self.stream.message::<ExportEntry>() {
             Ok(Some(ExportEntry { entry: Some(Entry::Record(record)) })) => {
                 self.records += 1;
                 return Some(record);
             }
             Ok(Some(ExportEntry { entry: Some(Entry::End(end)) })) => self.end(end.records),
-            Ok(Some(_)) => Some("an entry of a kind that does not belong there".to_owned()),
-            Ok(None) => Some("it was cut off".to_owned()),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
-                Some("it was cut off".to_owned())
-            }
-            Err(error) => Some(error.to_string()),
+            Ok(Some(_)) => Err(io::Error::other("an entry of a kind that does not belong there")),
+            Ok(None) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Err(error) => Err(error),
         };
-        self.damage =
-            damage.map(|why| format!("damaged behind record {} of the file: {why}", self.records));
+        self.damage = ended.err().map(|why| damage("record", self.records, Some(&why)));
         self.over = true;
         None
     }

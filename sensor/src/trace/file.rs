@@ -9,7 +9,7 @@ use std::{
 };
 
 use crate::{
-    packed::{Packer, Unpacker},
+    packed::{Packer, Unpacker, damage},
     proto::{TraceEntry, trace_entry::Entry},
 };
 
@@ -30,10 +30,6 @@ pub enum TraceError {
         "{file} is no trace ({why}); `sensor record --lifecycle` writes one", file = .file.display()
     )]
     NoTrace { file: PathBuf, why: &'static str },
-    #[error(
-        "{file} is damaged behind entry {entries}: {why}", file = .file.display()
-    )]
-    Damaged { file: PathBuf, entries: u64, why: String },
     #[error(
         "{file} has entries of a kind that sensor {ours} does not know: replay it with sensor {by}, \
          which recorded it, or a newer one",
@@ -99,15 +95,8 @@ pub struct Reader<R: Read = File> {
     entries: u64,
     /// Version of the sensor that recorded it, as its first entry says.
     by: String,
-    state: State,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    Open,
-    /// A `TraceEnd` came last.
-    Complete,
-    CutOff,
+    over: bool,
+    damage: Option<String>,
 }
 
 impl Reader {
@@ -126,13 +115,14 @@ impl<R: Read> Reader<R> {
             file: file.to_owned(),
             entries: 0,
             by: String::new(),
-            state: State::Open,
+            over: false,
+            damage: None,
         })
     }
 
-    /// The next entry; none at the end, wherever that is: see [`Self::complete`].
+    /// The next entry; none at the end, wherever that is: see [`Self::damage`].
     pub fn entry(&mut self) -> Result<Option<Entry>, TraceError> {
-        if self.state != State::Open {
+        if self.over {
             return Ok(None);
         }
         match self.read() {
@@ -140,22 +130,17 @@ impl<R: Read> Reader<R> {
                 self.entries += 1;
                 match &entry {
                     Entry::Start(start) => self.by.clone_from(&start.version),
-                    Entry::End(_) => self.state = State::Complete,
+                    Entry::End(_) => self.over = true,
                     _ => {}
                 }
                 Ok(Some(entry))
             }
             Ok(None) if self.entries == 0 => Err(self.no_trace("it is empty")),
-            Ok(None) => {
-                self.state = State::CutOff;
-                Ok(None)
-            }
-            // zstd says so where a frame stops in its middle.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && self.entries > 0 => {
-                self.state = State::CutOff;
-                Ok(None)
-            }
-            Err(_) if self.entries == 0 => Err(self.no_trace("it does not begin like one")),
+            Ok(None) => Ok(self.stop(None)),
+            Err(error) if self.entries == 0 => Err(self.no_trace(match error.kind() {
+                io::ErrorKind::UnexpectedEof => "it ends before anything in it can be read",
+                _ => "it does not begin like one",
+            })),
             // Our own version writes no kind that it does not know: then it is damaged.
             Err(error)
                 if error.kind() == io::ErrorKind::Unsupported
@@ -163,17 +148,21 @@ impl<R: Read> Reader<R> {
             {
                 Err(TraceError::Newer { file: self.file.clone(), by: self.by.clone() })
             }
-            Err(error) => Err(TraceError::Damaged {
-                file: self.file.clone(),
-                entries: self.entries,
-                why: error.to_string(),
-            }),
+            Err(error) => Ok(self.stop(Some(&error))),
         }
     }
 
-    /// Whether the recorder ended in good order; known once [`Self::entry`] has said that it is over.
-    pub fn complete(&self) -> bool {
-        self.state == State::Complete
+    /// Nothing more can be read.
+    fn stop(&mut self, why: Option<&io::Error>) -> Option<Entry> {
+        self.over = true;
+        self.damage = Some(damage("entry", self.entries, why));
+        None
+    }
+
+    /// Where the trace was cut off or damaged, and how, once [`Self::entry`] has said that it is over: goes on
+    /// behind "it is". None where the recorder ended in good order.
+    pub fn damage(self) -> Option<String> {
+        self.damage
     }
 
     /// This file, as something that it is not.
@@ -231,27 +220,27 @@ mod tests {
         bytes
     }
 
-    fn read(bytes: &[u8]) -> Result<(Vec<Entry>, bool), TraceError> {
+    fn read(bytes: &[u8]) -> Result<(Vec<Entry>, Option<String>), TraceError> {
         let mut reader = Reader::new(bytes, Path::new("x")).unwrap();
         let mut entries = Vec::new();
         while let Some(entry) = reader.entry()? {
             entries.push(entry);
         }
-        Ok((entries, reader.complete()))
+        Ok((entries, reader.damage()))
     }
 
     #[test]
     fn what_was_written_is_read() {
         let entries = [exit(7, 256), Entry::Lost(Lost { reason: "ring_full".into(), count: 3 })];
-        let (read, complete) = read(&written(&entries, true)).unwrap();
-        assert!(complete);
+        let (read, damage) = read(&written(&entries, true)).unwrap();
+        assert_eq!(damage, None);
         assert_eq!(read[1..3], entries);
     }
 
     #[test]
     fn what_a_killed_recorder_left_is_read_up_to_there() {
-        let (read, complete) = read(&written(&[exit(7, 0)], false)).unwrap();
-        assert!(!complete);
+        let (read, damage) = read(&written(&[exit(7, 0)], false)).unwrap();
+        assert_eq!(damage.as_deref(), Some("cut off behind entry 2"));
         assert_eq!(read[1..], [exit(7, 0)]);
     }
 
@@ -265,12 +254,14 @@ mod tests {
             // Field 100, two bytes.
             stream.write_all(&[5, 0xa2, 0x06, 2, 7, 7]).unwrap();
             stream.finish().unwrap();
-            read(&bytes).unwrap_err()
+            read(&bytes)
         };
         let ours = env!("CARGO_PKG_VERSION");
-        let said = recorded("9.8.7").to_string();
+        let said = recorded("9.8.7").unwrap_err().to_string();
         assert!(said.contains("with sensor 9.8.7") && said.contains(ours), "{said}");
-        assert!(matches!(recorded(ours), TraceError::Damaged { entries: 1, .. }));
+        let (_, damage) = recorded(ours).unwrap();
+        let why = "damaged behind entry 1: an entry of an unknown kind";
+        assert_eq!(damage.as_deref(), Some(why));
     }
 
     #[test]
@@ -295,8 +286,8 @@ mod tests {
                 let at = at.index(bytes.len());
                 bytes[at] ^= bits;
             }
-            if let (Ok((read, complete)), None) = (read(&bytes), flip) {
-                prop_assert_eq!(complete, read.len() == entries.len() + 2);
+            if let (Ok((read, damage)), None) = (read(&bytes), flip) {
+                prop_assert_eq!(damage.is_none(), read.len() == entries.len() + 2);
                 prop_assert_eq!(&read[1..read.len().min(entries.len() + 1)], &entries[..read.len().min(entries.len() + 1) - 1]);
             }
         }

@@ -67,7 +67,7 @@ pub struct Summary {
     pub kills: u64,
     /// Looks at what has a threshold that were worth a record.
     pub usages: u64,
-    /// What is wrong with the file behind what was read; null: nothing.
+    /// Where the file was cut off or damaged, and how; null: nowhere.
     pub damage: Option<String>,
 }
 
@@ -158,7 +158,14 @@ pub fn replay(file: &Path, config: &Config, keep: Option<&Path>) -> Result<Repor
         let filter = Filter::new("", &["observation"])?;
         let mut next = 0;
         loop {
-            let page = log.records(next, &filter, PAGE)?;
+            let page = match log.records(next, &filter, PAGE) {
+                Ok(page) => page,
+                // What was read before is worth telling.
+                Err(error) if error.is_damage() && next > 0 => {
+                    break Some(format!("damaged behind record {}: {error}", next - 1));
+                }
+                Err(error) => return Err(error.into()),
+            };
             page.records.into_iter().try_for_each(&mut each)?;
             next = page.next_seq;
             if page.end {
@@ -381,6 +388,7 @@ mod tests {
     use super::*;
     use crate::{
         core::UNSEEN_NS,
+        host::Host,
         proto::{
             HostMemory, Incident, MemorySample, Observation, ProcessKey as Key, Started,
             Transition, TreeMemory,
@@ -472,6 +480,44 @@ mod tests {
         let twice = replay(&again, &Config::default(), None).unwrap();
         assert!(twice.findings.iter().map(bits).eq(live.iter().map(bits)));
         assert!(Export::open(&again).is_err());
+    }
+
+    #[test]
+    fn a_damaged_log_is_replayed_as_far_as_it_can_be_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = record::LogOptions { max_bytes: 64 << 20, reader_gid: None };
+        let (written, _) = record::Log::open(directory.path(), &Host::read(), options).unwrap();
+        for record in log() {
+            written.append(record::Draft::bulk(record.body.unwrap()));
+        }
+        written.close("test").unwrap();
+        drop(written);
+        let file = directory.path().join(record::FILE);
+        let replayed = || replay(directory.path(), &Config::default(), None);
+        let whole = replayed().unwrap().log;
+        assert_eq!((whole.samples, whole.damage), (1099, None));
+        let bytes = std::fs::read(&file).unwrap();
+        // Wherever the damage is: a part that is called one, or an error.
+        let mut parts = 0;
+        for at in 1..16 {
+            let mut damaged = bytes.clone();
+            damaged[bytes.len() * at / 16..][..bytes.len() / 16].fill(0xff);
+            std::fs::write(&file, damaged).unwrap();
+            match replayed() {
+                Ok(Report { log: Summary { damage: Some(damage), samples, .. }, .. }) => {
+                    assert!(damage.starts_with("damaged behind record "), "{damage}");
+                    assert!((1..1099).contains(&samples), "{samples}");
+                    parts += 1;
+                }
+                // It is in no page of theirs.
+                Ok(report) => assert_eq!(report.log.samples, 1099, "{at}"),
+                Err(error) => assert!(matches!(error, ObservedError::Read(_)), "{error}"),
+            }
+        }
+        assert!(parts > 0);
+        std::fs::write(&file, &bytes[..bytes.len() / 2]).unwrap();
+        let cut = replayed();
+        assert!(cut.is_err() || cut.is_ok_and(|report| report.log.damage.is_some()));
     }
 
     #[test]

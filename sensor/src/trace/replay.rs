@@ -46,8 +46,8 @@ use crate::{
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
     pub trace: Summary,
-    /// Only what ran in this cgroup and below is counted; null: everything.
-    pub scope: Option<String>,
+    /// Only what ran in these cgroups and below is counted; empty: everything.
+    pub scope: Vec<String>,
     pub agreement: Agreement,
     pub findings: Vec<Found>,
     /// Different culprits among the findings, but for those that would only be watched.
@@ -68,8 +68,10 @@ pub struct Summary {
     #[serde(serialize_with = "json::time")]
     pub started_at: Option<Timestamp>,
     pub seconds: f64,
-    /// It was ended in good order, not cut off.
+    /// It was ended in good order: there is no damage.
     pub complete: bool,
+    /// Where it was cut off or damaged, and how; null: nowhere.
+    pub damage: Option<String>,
     pub forks: u64,
     pub execs: u64,
     pub exits: u64,
@@ -114,31 +116,26 @@ pub struct FoundCulprit {
     pub cgroup: Option<String>,
 }
 
-/// Replays a file. `scope`: look only at what runs in this cgroup and below.
-pub fn replay(file: &Path, config: &Config, scope: Option<&Path>) -> Result<Report, TraceError> {
-    read(Reader::open(file)?, config, scope)
+/// Replays a file: all of it, or only what ran in the cgroups of the configuration's scope and below.
+pub fn replay(file: &Path, config: &Config) -> Result<Report, TraceError> {
+    read(Reader::open(file)?, config)
 }
 
 /// Likewise, from wherever the trace comes.
-pub(crate) fn read<R: Read>(
-    mut reader: Reader<R>,
-    config: &Config,
-    scope: Option<&Path>,
-) -> Result<Report, TraceError> {
+pub(crate) fn read<R: Read>(mut reader: Reader<R>, config: &Config) -> Result<Report, TraceError> {
     let Some(Entry::Start(start)) = reader.entry()? else {
         return Err(reader.no_trace("it does not begin with a trace's start"));
     };
-    let mut replay = Replay::new(&start, config, scope);
+    let mut replay = Replay::new(&start, config);
     while let Some(entry) = reader.entry()? {
         replay.apply(entry);
     }
-    Ok(replay.report(reader.complete()))
+    Ok(replay.report(reader.damage()))
 }
 
 /// A replay under way.
 pub struct Replay<'a> {
     config: &'a Config,
-    scope: Option<&'a Path>,
     limits: Limits,
     storms: storm_gate::Limits,
     respawns: respawn_gate::Limits,
@@ -193,7 +190,7 @@ impl Alarmed {
 }
 
 impl<'a> Replay<'a> {
-    pub fn new(start: &TraceStart, config: &'a Config, scope: Option<&'a Path>) -> Self {
+    pub fn new(start: &TraceStart, config: &'a Config) -> Self {
         let limits = config.detect.limits();
         let storms = config.detect.storms(start.cpus.max(1));
         let respawns = config.detect.respawns();
@@ -206,7 +203,7 @@ impl<'a> Replay<'a> {
                 started_at: start.at,
                 ..Summary::default()
             },
-            scope: scope.map(|path| path.display().to_string()),
+            scope: config.scope.cgroup.clone(),
             agreement: Agreement {
                 comparable: start.limits.as_ref() == Some(&in_force),
                 ..Agreement::default()
@@ -215,7 +212,6 @@ impl<'a> Replay<'a> {
         };
         Self {
             config,
-            scope,
             limits,
             storms,
             respawns,
@@ -265,12 +261,13 @@ impl<'a> Replay<'a> {
         }
     }
 
-    /// What came of it. `complete`: the trace was not cut off.
-    pub fn report(mut self, complete: bool) -> Report {
+    /// What came of it. `damage`: where the trace was cut off or damaged, and how.
+    pub fn report(mut self, damage: Option<String>) -> Report {
         let comparable = self.report.agreement.comparable;
         self.report.agreement = Agreement { comparable, ..self.comparison.end() };
         self.compare_storms();
-        self.report.trace.complete = complete;
+        self.report.trace.complete = damage.is_none();
+        self.report.trace.damage = damage;
         self.report.trace.seconds = (self.last_ns - self.start_ns) as f64 / 1e9;
         self.report.incidents = self.culprits.len();
         self.report.watched = self.exploding.difference(&self.culprits).count();
@@ -296,13 +293,12 @@ impl<'a> Replay<'a> {
 
     /// Counts a process where it belongs now; answers whether it is in scope.
     fn place(&mut self, slot: u32) -> bool {
-        let scoped = match self.scope {
-            None => true,
-            Some(scope) => self
+        let scope = &self.config.scope.cgroup;
+        let scoped = scope.is_empty()
+            || self
                 .groups
                 .get(&self.table.cgroup(slot))
-                .is_some_and(|group| group.starts_with(scope)),
-        };
+                .is_some_and(|group| scope.iter().any(|path| group.starts_with(path)));
         match (self.table.set_scoped(slot, scoped), scoped) {
             (false, true) => self.live += 1,
             (true, false) => self.live -= 1,

@@ -519,17 +519,34 @@ fn an_incident_is_exported_and_shown_elsewhere() {
         assert!(!page.chars().any(|c| c.is_control() && c != '\n'), "{page:?}");
     }
 
-    // Half of it is shown with a warning, nothing of it is an error.
+    // Half of it is shown, and where that ends is an error.
     let whole = fs::read(file).unwrap();
-    fs::write(file, &whole[..whole.len() - 9]).unwrap();
-    let cut = sensor(&["show", "--file", file, "--json"]).run();
-    assert_eq!((cut.code, cut.stderr.lines().count()), (0, 1), "{cut:?}");
-    assert!(cut.stderr.contains("it was cut off; what can be read is shown"), "{cut:?}");
-    schema::check("incident", &json(&cut.stdout));
+    for (args, kept) in [
+        (vec!["show", "--file", file, "--json"], whole.len() - 9),
+        (vec!["show", "--file", file], whole.len() / 2),
+        (vec!["show", "--file", file, "--records"], whole.len() - 1),
+        (vec!["evidence", "--file", file, "--json"], whole.len() - 9),
+    ] {
+        fs::write(file, &whole[..kept]).unwrap();
+        let cut = sensor(&args).run();
+        assert_eq!((cut.code, cut.stderr.lines().count()), (1, 1), "{cut:?}");
+        assert!(cut.stderr.contains("is cut off be") && cut.stderr.contains("record"), "{cut:?}");
+        assert!(!cut.stdout.is_empty(), "{cut:?}");
+        if args.contains(&"--json") {
+            json(&cut.stdout);
+        }
+    }
+    let mut damaged = whole.clone();
+    damaged[whole.len() - 2] ^= 1;
+    fs::write(file, damaged).unwrap();
+    let said = sensor(&["show", "--file", file, "--json"]).run();
+    assert_eq!(said.code, 1, "its checksum is wrong");
+    assert!(said.stderr.contains(&format!("is damaged behind record {records}: ")), "{said:?}");
+    schema::check("incident", &json(&said.stdout));
     fs::write(file, &whole[16..]).unwrap();
     let foreign = sensor(&["evidence", "--file", file]).run();
     assert_eq!((foreign.code, foreign.stdout.as_str()), (1, ""));
-    assert!(foreign.stderr.contains("is no exported incident"), "{foreign:?}");
+    assert!(foreign.stderr.contains("is no export ("), "{foreign:?}");
     for args in
         [vec!["show", id, "--file", file], vec!["show", id, "--records"], vec!["export", id]]
     {

@@ -52,11 +52,12 @@ fn read(path: &Path) -> Value {
     schema
 }
 
-/// Lets objects have no other fields than those that are named.
+/// Lets objects have no other fields than those that are named, unless it is said what others hold.
 fn close(schema: &mut Value) {
     match schema {
         Value::Object(object) => {
-            if object.get("type").is_some_and(|kind| kind == "object") {
+            let is_map = object.get("additionalProperties").is_some_and(Value::is_object);
+            if object.get("type").is_some_and(|kind| kind == "object") && !is_map {
                 object.insert("additionalProperties".into(), false.into());
             }
             object.values_mut().for_each(close);

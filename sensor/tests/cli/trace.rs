@@ -71,6 +71,70 @@ fn a_replay_fits_its_schema_and_is_told_to_people() {
     assert!(elsewhere.contains("no findings"), "{elsewhere}");
 }
 
+#[test]
+fn a_replay_looks_where_the_configuration_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = recursion(directory.path());
+    let config = directory.path().join("sensor.toml");
+    let (file, config) = (file.to_str().unwrap(), config.to_str().unwrap());
+    let found = |scope: &str, more: &[&str]| {
+        std::fs::write(config, format!("[scope]\ncgroup = [{scope}]\n")).unwrap();
+        let args = [&["replay", file, "--json", "--config", config], more].concat();
+        let report = json(&sensor(&args).run().done());
+        schema::check("replay", &report);
+        (report["trace"]["forks"].as_u64().unwrap(), report["scope"].clone())
+    };
+    assert_eq!(found("", &[]), (20, serde_json::json!([])));
+    assert_eq!(found("\"/b\"", &[]), (0, serde_json::json!(["/b"])));
+    assert_eq!(found("\"/b\", \"/a\"", &[]), (20, serde_json::json!(["/b", "/a"])));
+    assert_eq!(found("\"/b\"", &["--cgroup", "/a"]), (20, serde_json::json!(["/a"])));
+}
+
+/// Each of two files, cut off or damaged: what of it can be read, then exit code 1 and where that ends.
+#[test]
+fn a_part_of_a_file_is_replayed_and_no_success() {
+    let directory = tempfile::tempdir().unwrap();
+    let recorded = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/traces");
+    for (of, name, part, counted) in [
+        ("development-1.trace", "replay", "entry", "forks"),
+        ("leak.observations", "replay-log", "record", "samples"),
+    ] {
+        let whole = std::fs::read(recorded.join(of)).unwrap();
+        let file = directory.path().join("part");
+        let told = |bytes: &[u8], args: &[&str]| {
+            std::fs::write(&file, bytes).unwrap();
+            sensor(&[&["replay", file.to_str().unwrap()], args].concat()).run()
+        };
+        let mut damaged = whole.clone();
+        damaged[whole.len() / 2..][..8].fill(0xff);
+        for (bytes, how) in [
+            (&whole[..whole.len() / 2], "cut off behind "),
+            (&whole[..whole.len() - 1], "cut off behind "),
+            (&damaged, "damaged behind "),
+        ] {
+            let where_to = format!("is {how}{part} ");
+            let said = told(bytes, &["--json"]);
+            assert_eq!((said.code, said.stderr.lines().count()), (1, 1), "{said:?}");
+            assert!(said.stderr.contains(&where_to), "{}", said.stderr);
+            let report = json(&said.stdout);
+            schema::check(name, &report);
+            let about = if name == "replay" { &report["trace"] } else { &report["log"] };
+            assert!(about[counted].as_u64() > Some(0), "{report:#}");
+            assert!(about["damage"].as_str().unwrap().starts_with(how), "{report:#}");
+            let page = told(bytes, &[]);
+            assert!(
+                page.code == 1 && page.stdout.contains(&format!("  it {where_to}")),
+                "{page:?}"
+            );
+        }
+        for nothing in [&whole[..0], &whole[..3], &whole[..14]] {
+            let said = told(nothing, &[]);
+            assert_eq!((said.code, said.stdout.as_str()), (1, ""), "{said:?}");
+            assert!(said.stderr.contains("it ends before anything in it can be read"), "{said:?}");
+        }
+    }
+}
+
 /// Observations of a process that leaks 50 MiB a minute for a bit more than 80 minutes, one in 10 s.
 fn leak(directory: &Path) -> PathBuf {
     let file = directory.join("leak.observations");

@@ -57,11 +57,13 @@ fn line(generations: u32) -> Vec<Entry> {
 
 fn replayed(entries: Vec<Entry>, config: &Config, scope: Option<&str>) -> Report {
     let start = start(config);
-    let mut replay = Replay::new(&start, config, scope.map(Path::new));
+    let mut config = config.clone();
+    config.scope.cgroup.extend(scope.map(str::to_owned));
+    let mut replay = Replay::new(&start, &config);
     for entry in entries {
         replay.apply(entry);
     }
-    replay.report(true)
+    replay.report(None)
 }
 
 #[test]
@@ -84,11 +86,11 @@ fn other_thresholds_find_something_else() {
     never.detect.recursion.enabled = false;
     never.detect.recursion_argv.enabled = false;
     let recorded = start(&Config::default());
-    let mut replay = Replay::new(&recorded, &never, None);
+    let mut replay = Replay::new(&recorded, &never);
     for entry in line(40) {
         replay.apply(entry);
     }
-    let report = replay.report(true);
+    let report = replay.report(None);
     assert!(report.findings.is_empty(), "{:?}", report.findings);
     assert!(!report.agreement.comparable, "the kernel judged by other thresholds");
     assert_eq!((report.agreement.agree, report.agreement.differ), (0, 0));
@@ -108,6 +110,9 @@ fn a_scope_leaves_the_rest_out() {
     let other = replayed(line(14), &Config::default(), Some("/other"));
     assert_eq!((other.incidents, other.trace.execs, other.trace.peak_live), (0, 0, 0));
     assert_eq!(replayed(line(14), &Config::default(), Some("/wo")).incidents, 0, "no such group");
+    let mut several = Config::default();
+    several.scope.cgroup = vec!["/other".into(), "/work".into()];
+    assert_eq!(replayed(line(14), &several, None).incidents, 1);
 }
 
 #[test]
@@ -252,11 +257,11 @@ fn star(children: u32, reported: bool) -> Vec<Entry> {
 fn a_star_is_found_and_agrees_with_what_the_kernel_said() {
     let config = Config::default();
     let report = |entries: Vec<Entry>| {
-        let mut replay = Replay::new(&start(&config), &config, None);
+        let mut replay = Replay::new(&start(&config), &config);
         for entry in entries {
             replay.apply(entry);
         }
-        replay.report(true)
+        replay.report(None)
     };
     let found = report(star(300, true));
     assert_eq!(found.findings.len(), 1, "{found:?}");
