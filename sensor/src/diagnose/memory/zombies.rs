@@ -1,8 +1,8 @@
 //! Children that ended and that nobody waits for.
 
 use super::{Claim, Told};
-use crate::present::time::seconds;
 use crate::detect::memory::measures::{MORE_ZOMBIES, OVER, ZOMBIES};
+use crate::present::time::seconds;
 
 pub(super) fn explain(told: &Told<'_>) -> Option<Claim> {
     if told.finding.rule != "R5" {
