@@ -178,7 +178,7 @@ fn numbers_have_words_and_units() {
     ];
     let page = story(&told, &view(), Source::Daemon);
     for line in [
-        "\n  used up at the soonest in  1 h        threshold 1 h\n",
+        "\n  used up at the soonest in  90 min     threshold 60 min\n",
         "\n  of it the process itself   99 %       threshold 90\n",
         "\n  killed                     1 process  threshold 2\n",
         "\n  of another version         2 s        threshold 1 s\n",
