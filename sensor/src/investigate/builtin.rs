@@ -374,9 +374,9 @@ fn diagnosis(incident: &proto::Incident) -> Step {
     }
 }
 
-/// Of a sentence: without control characters, and without its full stop.
-fn plain(text: &str) -> String {
-    escape(text.trim().trim_end_matches('.').as_bytes())
+/// Of a sentence of ours: without control characters, and without its full stop.
+fn plain(sentence: &str) -> String {
+    text::safe(sentence.trim().trim_end_matches('.'))
 }
 
 fn actions(incident: &proto::Incident) -> Step {
@@ -422,8 +422,12 @@ fn actions(incident: &proto::Incident) -> Step {
 fn findings(incident: &proto::Incident) -> String {
     let mut text = plain(&incident.summary);
     if let Some(diagnosis) = &incident.diagnosis {
-        if !diagnosis.cause.is_empty() {
-            let _ = write!(text, ". Cause: {}", plain(&diagnosis.cause));
+        let cause = plain(&diagnosis.cause);
+        if cause.starts_with(&text) {
+            // The summary is its first sentence.
+            text = cause;
+        } else if !cause.is_empty() {
+            let _ = write!(text, ". Cause: {cause}");
         }
         if !diagnosis.remedy.is_empty() {
             let _ = write!(text, ". Remedy: {}", plain(&diagnosis.remedy));

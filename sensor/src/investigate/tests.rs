@@ -194,6 +194,19 @@ fn the_playbook_goes_through_all_evidence() {
 }
 
 #[test]
+fn the_playbook_says_a_cause_once_and_as_it_was_escaped() {
+    let mut told = dossier();
+    let incident = &mut told.incident;
+    incident.summary = r"`tool a\x0ab` starts itself".into();
+    incident.diagnosis.as_mut().unwrap().cause = r"`tool a\x0ab` starts itself. It goes on.".into();
+    let end = run(&Driver::Builtin, &told, &Stop::new().unwrap()).end;
+    assert_eq!(
+        end.findings,
+        r"`tool a\x0ab` starts itself. It goes on. Remedy: Remove line 3 of Toolfile."
+    );
+}
+
+#[test]
 fn the_playbook_claims_nothing_of_what_it_does_not_know() {
     let step = |log: &str| {
         let log = Content::Text(log.as_bytes().to_vec());
