@@ -124,7 +124,9 @@ fn load(directory: &Path) -> Result<Vec<Set>> {
         ensure!(points.len() > 1, "{} has no lines of seconds,part", file.display());
         // Whatever its clock, it begins with its first line.
         let begin = points[0].0;
-        points.iter_mut().for_each(|point| point.0 -= begin);
+        for (at, _) in &mut points {
+            *at -= begin;
+        }
         let name = file.file_name().unwrap_or_default();
         let half = if hasher.hash_one(name).is_multiple_of(2) { &mut tune } else { &mut held_out };
         half.push(points);
