@@ -112,16 +112,10 @@ mod tests {
     use sensor_proto::v1::{Culprit, Incident, Severity};
 
     use super::*;
-    use crate::cli::style::Style;
 
     fn view(width: Option<usize>) -> View {
-        View {
-            style: Style { colour: false, width },
-            zone: TimeZone::UTC,
-            now: prost_types::Timestamp { seconds: 2_000_000_000, nanos: 0 },
-            now_ns: 0,
-            boot_id: String::new(),
-        }
+        let now = prost_types::Timestamp { seconds: 2_000_000_000, nanos: 0 };
+        View { now, ..View::plain(width) }
     }
 
     fn incident(id: &str, argv: &str, summary: &str) -> Incident {

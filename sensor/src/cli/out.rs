@@ -32,6 +32,18 @@ impl View {
             boot_id: Host::read().boot_id,
         }
     }
+
+    /// In UTC at the clock's zero, on a terminal of so many columns, or in a pipe.
+    #[cfg(test)]
+    pub fn plain(width: Option<usize>) -> Self {
+        Self {
+            style: Style { colour: false, width },
+            zone: TimeZone::UTC,
+            now: Timestamp::default(),
+            now_ns: 0,
+            boot_id: String::new(),
+        }
+    }
 }
 
 /// Writes text that is safe already.

@@ -343,9 +343,6 @@ fn agreement(agreement: &Agreement, style: &Style) -> String {
 
 #[cfg(test)]
 mod tests {
-    use jiff::tz::TimeZone;
-    use prost_types::Timestamp;
-
     use super::*;
     use crate::proto::Measure;
 
@@ -386,14 +383,7 @@ mod tests {
             },
             findings: vec![found(usage::RULE, disk), found("oom_kill", Vec::new())],
         };
-        let view = View {
-            style: Style { colour: false, width: None },
-            zone: TimeZone::UTC,
-            now: Timestamp::default(),
-            now_ns: 0,
-            boot_id: String::new(),
-        };
-        let page = log_page(&report, &view);
+        let page = log_page(&report, &View::plain(None));
         let counted = "  5 samples of memory, 4 looks at pressure, 3 looks at what has a threshold, \
                        1 victim of the OOM killer\n";
         assert!(page.contains(counted), "{page}");

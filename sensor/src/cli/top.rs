@@ -276,22 +276,11 @@ fn rate(per_second: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use jiff::tz::TimeZone;
     use proptest::prelude::*;
     use prost_types::Timestamp;
     use sensor_proto::v1::ProcessKey;
 
-    use super::{super::style::Style, *};
-
-    fn view(width: Option<usize>) -> View {
-        View {
-            style: Style { colour: false, width },
-            zone: TimeZone::UTC,
-            now: Timestamp::default(),
-            now_ns: 0,
-            boot_id: String::new(),
-        }
-    }
+    use super::*;
 
     fn list() -> TreeList {
         let make = LiveTree {
@@ -343,18 +332,18 @@ mod tests {
     #[test]
     fn a_table_of_trees() {
         assert_eq!(
-            page(&list(), Sort::Processes, &view(None)),
+            page(&list(), Sort::Processes, &View::plain(None)),
             "01:01:01  400 processes, 43 forks/s\n\n\
              \x20   PID  PROCESSES  CHANGE  FORKS/S  THREADS    MEMORY    GROWS/S  FULL IN  STALLED     AGE    UID  COMMAND\n\
              \x20  4711        306     +12       42      310   2.0 GiB  +12.0 MiB    4 min    1.5 s  90.0 s   1000  make -j8\n\
              \x20  4711        306      -1      1.0        ?         ?                               90.0 s      ?  4k2m contained: (ended) sh\n\
              and 1 tree more\n"
         );
-        let narrow = page(&list(), Sort::Processes, &view(Some(60)));
+        let narrow = page(&list(), Sort::Processes, &View::plain(Some(60)));
         assert!(narrow.contains("\n   4711        306       42   2.0 GiB  make -j8\n"), "{narrow}");
         let first = TreeList { span_ns: 0, omitted: 0, ..list() };
         assert!(
-            page(&first, Sort::Processes, &view(None)).contains("306       ?        ?"),
+            page(&first, Sort::Processes, &View::plain(None)).contains("306       ?        ?"),
             "nothing to compare with"
         );
     }
@@ -405,7 +394,7 @@ mod tests {
                 forks_per_second: rate,
                 ..list().trees[0].clone()
             };
-            let page = page(&TreeList { trees: vec![tree], omitted: 0, ..list() }, sort, &view(Some(columns)));
+            let page = page(&TreeList { trees: vec![tree], omitted: 0, ..list() }, sort, &View::plain(Some(columns)));
             prop_assert_eq!(page.lines().count(), 4);
             for line in page.lines() {
                 prop_assert!(!line.chars().any(char::is_control));
