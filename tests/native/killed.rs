@@ -154,8 +154,10 @@ fn outlived(victim: Victim, state: State) {
         assert!(until(longest, || !scene.stands()), "it stands for longer than it was to");
         let before = scene.cage.count();
         comes("that it grows again", longest, || scene.cage.count() > before);
+        // One more may be of a fork that the brake had met under way.
         thread::sleep(BRAKE_EXTRA);
-        assert!(!scene.stands(), "the brake holds for longer than it was to");
+        let free = until(LATE, || !scene.stands());
+        assert!(free, "the brake holds for longer than it was to");
 
         scene.sensor.restart().unwrap();
         // Whoever a person let run is not stopped again by itself; all others are.

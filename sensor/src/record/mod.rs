@@ -232,7 +232,7 @@ struct Shared {
     thread: Mutex<Option<thread::JoinHandle<()>>>,
     check: Check,
     /// Held as long as the log is open: one writer per state directory.
-    _lock: File,
+    lock: File,
 }
 
 impl Log {
@@ -276,7 +276,7 @@ impl Log {
             log_id,
             thread: Mutex::new(Some(thread)),
             check,
-            _lock: lock,
+            lock,
         };
         Ok((Self(Arc::new(shared)), opened))
     }
@@ -367,6 +367,10 @@ impl Shared {
 impl Drop for Shared {
     fn drop(&mut self) {
         self.end(false);
+        // Closing is not enough: a child that has not executed yet holds the same open file.
+        if let Err(error) = self.lock.unlock() {
+            tracing::debug!(%error, "the log's lock goes with its file");
+        }
     }
 }
 

@@ -195,10 +195,15 @@ fn a_closed_log_refuses() {
 #[test]
 fn one_writer_at_a_time() {
     let directory = tempfile::tempdir().unwrap();
-    let (_log, _) = open(directory.path());
+    let (log, _) = open(directory.path());
     let second =
         Log::open(directory.path(), &host(), LogOptions { max_bytes: ROOMY, reader_gid: None });
     assert!(matches!(second, Err(LogError::Busy(_))));
+
+    // As a child has it that was forked and has not executed yet.
+    let _inherited = log.0.lock.try_clone().unwrap();
+    drop(log);
+    open(directory.path());
 }
 
 #[test]
