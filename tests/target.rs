@@ -27,6 +27,12 @@ pub fn kept(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// A program of a C source that somebody has compiled for a machine without a compiler: in `SENSOR_PROGRAMS`.
+pub fn ready_made(name: &str) -> Option<PathBuf> {
+    let program = PathBuf::from(env::var_os("SENSOR_PROGRAMS")?).join(name);
+    program.is_file().then_some(program)
+}
+
 /// The `sensor` binary under test: `SENSOR_BIN`, or the newest of this workspace's builds.
 pub fn sensor() -> Result<PathBuf> {
     if let Some(named) = env::var_os("SENSOR_BIN") {

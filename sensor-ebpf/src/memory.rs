@@ -32,25 +32,47 @@ static MEMORY: Layout = Layout {
     owner: 0,
 };
 
+/// One of these.
+macro_rules! layout {
+    ($field:ident) => {
+        // SAFETY: read-only data that user space replaced before loading.
+        unsafe { ptr::read_volatile(&raw const MEMORY.$field) }
+    };
+}
+
 /// Each so many looks everything is read of everyone, who has not changed included; a power of 2.
 const COMPLETE: u32 = 8;
 
 /// Threads that are asked for the memory of a process whose first one has ended: most of them have it.
 const ASKED: u32 = 8;
 
-#[inline(always)]
-fn layout() -> Layout {
-    // SAFETY: read-only data that user space replaced before loading.
-    unsafe { ptr::read_volatile(&raw const MEMORY) }
+/// What an address space holds, pages.
+#[derive(Clone, Copy)]
+struct Pages {
+    anon: u32,
+    swap: u32,
+    shmem: u32,
 }
 
-/// What one of an address space's counters says, in pages. Since 6.2 each CPU adds to it with a delay, so that it
-/// may be negative for a moment.
+impl Pages {
+    /// Anonymous memory and swap.
+    #[inline(always)]
+    fn private(self) -> u32 {
+        self.anon.saturating_add(self.swap)
+    }
+}
+
+/// What its counters say.
 #[inline(always)]
-fn pages(memory: Address, index: u64) -> u32 {
-    let layout = layout();
-    let at = memory.wrapping_add(layout.counters).wrapping_add(layout.stride * index);
-    let count: i64 = read_at(at);
+fn pages(memory: Address) -> Pages {
+    let (counters, stride) = (memory.wrapping_add(layout!(counters)), layout!(stride));
+    let count = |index| whole(read_at(counters.wrapping_add(stride * index)));
+    Pages { anon: count(ANON), swap: count(SWAP), shmem: count(SHMEM) }
+}
+
+/// Since 6.2 each CPU adds to a counter with a delay, so that it may be negative for a moment.
+#[inline(always)]
+fn whole(count: i64) -> u32 {
     if count < 0 {
         0
     } else if count > i64::from(u32::MAX) {
@@ -58,12 +80,6 @@ fn pages(memory: Address, index: u64) -> u32 {
     } else {
         count as u32
     }
-}
-
-/// Anonymous memory and swap.
-#[inline(always)]
-fn private(memory: Address) -> u32 {
-    pages(memory, ANON).saturating_add(pages(memory, SWAP))
 }
 
 /// Notes who is in a slot. `leader`: its first thread.
@@ -99,7 +115,7 @@ pub fn left(slot: Slot) {
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn sensor_shared_at_fork(memory: Address, slot: Slot, start_ns: u64) -> u32 {
-    if layout().stride == 0 {
+    if layout!(stride) == 0 {
         return 0;
     }
     let Some(held) = HELD.get_ptr_mut(slot) else { return 0 };
@@ -107,7 +123,8 @@ pub extern "C" fn sensor_shared_at_fork(memory: Address, slot: Slot, start_ns: u
     let shares = memory == Task(unsafe { bpf_get_current_task() }).memory();
     // SAFETY: a value of the array, in the slot of a process that nobody else knows yet.
     unsafe {
-        (*held).at_fork = if shares { SHARES } else { at_most(private(memory), SHARES - 1) };
+        (*held).at_fork =
+            if shares { SHARES } else { at_most(pages(memory).private(), SHARES - 1) };
         (*held).start_ns = start_ns;
     }
     0
@@ -193,7 +210,7 @@ unsafe extern "C" fn look_at_slot(index: u64, round: *mut Round) -> i64 {
 /// caches. The kernel names another owner, or none, when a process lets go of its memory.
 #[inline(always)]
 fn is_owned(memory: Address, task: Task) -> bool {
-    let owner = layout().owner;
+    let owner = layout!(owner);
     owner != ABSENT && memory != 0 && read_at::<Address>(memory.wrapping_add(owner)) == task.0
 }
 
@@ -245,14 +262,13 @@ fn memory_of(task: Task) -> Address {
     if memory != 0 || !task.is_zombie() || task.living_threads() == 0 {
         return memory;
     }
-    let Layout { threads, thread, .. } = layout();
-    let head = task.signal().wrapping_add(threads);
+    let head = task.signal().wrapping_add(layout!(threads));
     let mut entry: Address = read_at(head.wrapping_add(PREV));
     for _ in 0..ASKED {
         if entry == head {
             break;
         }
-        let memory = Task(entry.wrapping_sub(thread)).memory();
+        let memory = Task(entry.wrapping_sub(layout!(thread))).memory();
         if memory != 0 {
             return memory;
         }
@@ -283,7 +299,7 @@ fn await_burial(task: Task) {
 /// everyone only now and then.
 #[inline(always)]
 fn measure(task: Task, memory: Address, slot: Slot, held: *mut Held, look: u32) {
-    let (anon, swap, shmem) = (pages(memory, ANON), pages(memory, SWAP), pages(memory, SHMEM));
+    let Pages { anon, swap, shmem } = pages(memory);
     // SAFETY: a value of the array; there is one look at a time, and the fork's note was before it.
     unsafe {
         let first = (*held).look == 0;
@@ -313,15 +329,14 @@ fn measure(task: Task, memory: Address, slot: Slot, held: *mut Held, look: u32) 
 /// `held` points into the map.
 #[inline(always)]
 unsafe fn identify(task: Task, held: *mut Held) {
-    let layout = layout();
     let signal = task.signal();
-    let session: Address = read_at(signal.wrapping_add(layout.session));
-    let cred: Address = read_at(task.0.wrapping_add(layout.cred));
+    let session: Address = read_at(signal.wrapping_add(layout!(session)));
+    let cred: Address = read_at(task.0.wrapping_add(layout!(cred)));
     // SAFETY: by the caller.
     unsafe {
         (*held).threads = read(signal, Field::SignalThreads);
-        (*held).session = read_at(session.wrapping_add(layout.number));
-        (*held).uid = read_at(cred.wrapping_add(layout.uid));
+        (*held).session = read_at(session.wrapping_add(layout!(number)));
+        (*held).uid = read_at(cred.wrapping_add(layout!(uid)));
     }
 }
 
@@ -376,7 +391,7 @@ unsafe fn share(task: Task, memory: Address, held: *mut Held) {
         let arguments: u64 = read(memory, Field::MmArgStart);
         if arguments == read::<u64>(parent, Field::MmArgStart) && arguments != 0 {
             let here = at_most((*held).anon.saturating_add((*held).swap), SHARES - 1);
-            (*held).at_fork = at_most(here, private(parent));
+            (*held).at_fork = at_most(here, pages(parent).private());
         }
     }
 }

@@ -8,6 +8,7 @@ use super::{Running, Workload};
 use crate::{
     cage::{Cage, Limits},
     run::until,
+    target,
 };
 
 /// A forked child of a small static program costs the kernel about 70 KB.
@@ -16,10 +17,17 @@ const BYTES_EACH: u64 = 128 << 10;
 /// 20,000 forks take 3–6 s here.
 const READY_LIMIT: Duration = Duration::from_mins(2);
 
+/// The program's name, and its source.
+pub const NAME: &str = "crowd";
+pub const SOURCE: &str = include_str!("crowd.c");
+
 /// So many processes that wait for ever.
 pub fn of(count: u32) -> Result<Workload> {
     let work = Workload::new()?;
-    let program = work.compile("crowd", include_str!("crowd.c"), &["-O2", "-static"])?;
+    let program = match target::ready_made(NAME) {
+        Some(program) => program,
+        None => work.compile(NAME, SOURCE, &["-O2", "-static"])?,
+    };
     Ok(work.runs([program.into_os_string(), count.to_string().into()]))
 }
 

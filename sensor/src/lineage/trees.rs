@@ -5,7 +5,11 @@
 
 pub mod memory;
 
-use std::{cmp::Reverse, collections::HashSet, ops::Range};
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashSet},
+    ops::Range,
+};
 
 use super::ProcessKey;
 use crate::proto::TreeOrder;
@@ -261,31 +265,40 @@ impl Census {
     }
 
     fn ranked(&self, by: By<'_>, limit: usize) -> (Vec<Tree>, usize) {
-        let mut found = Vec::new();
+        // Ends with the best; the worst of them is at hand.
+        let mut best = BinaryHeap::new();
+        let mut found = 0;
         let mut open: Vec<usize> = self.roots().collect();
         while let Some(at) = open.pop() {
             if self.members[at].live == 0 {
                 continue;
             }
-            if let Some(at) = self.carrier(at, by, &mut open) {
-                found.push(at);
+            let Some(at) = self.carrier(at, by, &mut open) else { continue };
+            found += 1;
+            let one = Reverse((self.rank(at, by), at));
+            if best.len() < limit {
+                best.push(one);
+            } else if let Some(mut worst) = best.peek_mut()
+                && one < *worst
+            {
+                *worst = one;
             }
         }
-        let rank = |at: &usize| {
-            let member = &self.members[*at];
-            let value = match by.order {
-                TreeOrder::Growth => i64::from(member.grown),
-                _ => self.weight(*at, by) as i64,
-            };
-            Reverse((value, member.live, member.forked, Reverse(member.counted.key)))
+        let omitted = found - best.len();
+        (
+            best.into_sorted_vec().into_iter().map(|Reverse((_, at))| self.tree(at)).collect(),
+            omitted,
+        )
+    }
+
+    /// What a tree is worth by this order; of equals the one with more processes, then more births, then the eldest.
+    fn rank(&self, at: usize, by: By<'_>) -> (i64, u32, u32, Reverse<ProcessKey>) {
+        let Member { counted, live, forked, grown, .. } = self.members[at];
+        let value = match by.order {
+            TreeOrder::Growth => i64::from(grown),
+            _ => self.weight(at, by) as i64,
         };
-        let omitted = found.len().saturating_sub(limit);
-        if omitted > 0 {
-            found.select_nth_unstable_by_key(limit, rank);
-            found.truncate(limit);
-        }
-        found.sort_unstable_by_key(rank);
-        (found.into_iter().map(|at| self.tree(at)).collect(), omitted)
+        (value, live, forked, Reverse(counted.key))
     }
 
     /// Who stands for a tree: the lowest process that carries nearly all of it. Trees beside the way down to
@@ -350,6 +363,10 @@ impl Census {
             (TreeOrder::Memory, &slopes, 1),
         ] {
             let by = By { order, weights };
+            // Most of the time nobody does it.
+            if (0..self.members.len()).all(|at| self.weight(at, by) == 0) {
+                continue;
+            }
             let trees = self.ranked(by, most).0.into_iter();
             for tree in trees.filter(|tree| self.weight(tree.at, by) > 0) {
                 if !found.iter().any(|known| known.root == tree.root) {

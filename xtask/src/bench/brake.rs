@@ -70,7 +70,7 @@ pub fn measure(sensor: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Res
 
 /// A fork that the brake keeps back, against one that `pids.max` refuses, and against one that happens.
 fn refusals(binary: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Result<()> {
-    let program = compile("refused", include_str!("refused.c"))?;
+    let program = compile(("refused", include_str!("refused.c")))?;
     let attempts = effort.attempts;
     let (mut happen, mut refused, mut paused, mut ratio) = (vec![], vec![], vec![], vec![]);
     for _ in 0..effort.pairs {
@@ -283,7 +283,7 @@ fn until_all_stand(
 
 /// Memory and losses after many forks beside the daemon.
 fn many_forks(binary: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Result<()> {
-    let program = compile("spawn", overhead::SPAWN)?;
+    let program = compile(overhead::SPAWN)?;
     let cage = Cage::new(Limits::tasks(100))?;
     let sensor = Sensor::start_binary(binary, &cage, "")?;
     let block = |forks: &mut u64| -> Result<()> {

@@ -1,13 +1,20 @@
 //! What the daemon costs where nothing happens, beside a crowd that sleeps.
 
 use std::{
+    collections::BTreeMap,
+    fs,
     path::Path,
     thread,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, bail};
-use tests::{Cage, Sensor, process::field, watch::number, workloads::crowd};
+use tests::{
+    Cage, Sensor,
+    process::{self, field},
+    watch::number,
+    workloads::crowd,
+};
 
 use super::{
     Effort,
@@ -18,6 +25,9 @@ use super::{
 
 /// After its start a daemon settles: first writes, first looks.
 const SETTLE: Duration = Duration::from_secs(3);
+
+/// A thread that takes less, in percent of a core, is not told of.
+const WORTH_A_ROW: f64 = 0.005;
 
 /// Slices of the time, for an interval.
 const SLICES: u32 = 10;
@@ -34,9 +44,18 @@ pub fn measure(binary: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Res
         let _crowd = crowd::start(&work, &cage)?;
         let sensor = Sensor::start_binary(binary, &cage, "")?;
         thread::sleep(SETTLE);
+        let (begin, before) = (Instant::now(), threads(&sensor));
         let cpu = cpu(&sensor, effort.idle)?;
+        let (took, after) = (begin.elapsed(), threads(&sensor));
         let name = format!("idle at {count} processes: CPU of a core");
         print(Row::new(&name, bootstrap(&cpu, median), "%", Some(cpu_budget)));
+        for (thread, ns) in after {
+            let ns = ns.saturating_sub(before.get(&thread).copied().unwrap_or_default());
+            let share = 100.0 * ns as f64 / took.as_nanos() as f64;
+            if share >= WORTH_A_ROW {
+                print(Row::counted(&format!("{name}, {thread}"), share, "%", None));
+            }
+        }
         sample::measure(&sensor, count, sample_budget, print)?;
         let memory = Memory::read(&sensor)?;
         let name = format!("idle at {count} processes: anonymous + locked + maps");
@@ -57,6 +76,22 @@ fn cpu(sensor: &Sensor, time: Duration) -> Result<Vec<f64>> {
             Ok(100.0 * spent.as_secs_f64() / begin.elapsed().as_secs_f64())
         })
         .collect()
+}
+
+/// CPU time that each thread of the daemon has used so far, ns: those of one name in one kind of process together.
+fn threads(sensor: &Sensor) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
+    for pid in sensor.processes() {
+        let verb = process::argv(pid).get(1).cloned().unwrap_or_default();
+        let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for task in tasks.flatten() {
+            let read = |file| fs::read_to_string(task.path().join(file)).unwrap_or_default();
+            let ns = read("schedstat").split(' ').next().and_then(|ns| ns.parse::<u64>().ok());
+            let name = format!("{} of {verb}", read("comm").trim());
+            *all.entry(name).or_default() += ns.unwrap_or_default();
+        }
+    }
+    all
 }
 
 /// Bytes, all processes of the daemon together.

@@ -20,8 +20,8 @@ use super::{
     stats::{Interval, bootstrap, median},
 };
 
-/// The program of the loops.
-pub(super) const SPAWN: &str = include_str!("spawn.c");
+/// The program of the loops, and its source.
+pub(super) const SPAWN: (&str, &str) = ("spawn", include_str!("spawn.c"));
 
 /// One block: long enough for 1,000 forks, short enough that drift does not fit between two.
 const BLOCK: Duration = Duration::from_millis(300);
@@ -41,7 +41,7 @@ const LOOPS: [(&str, &str, f64); 4] = [
 ];
 
 pub fn measure(sensor: &Path, effort: Effort, print: &mut dyn FnMut(Row)) -> Result<()> {
-    let program = compile("spawn", SPAWN)?;
+    let program = compile(SPAWN)?;
     let cage = Cage::new(Limits::tasks(100))?;
     let names = LOOPS.map(|(name, _, budget)| (name.to_owned(), budget));
     compare(sensor, &cage, effort, &names, &|| blocks(&program), print)?;

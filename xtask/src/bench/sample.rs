@@ -19,6 +19,9 @@ use super::{
     stats::{Interval, bootstrap, median},
 };
 
+/// The program that walks, and its source.
+pub(super) const WALK: (&str, &str) = ("walk", include_str!("walk.c"));
+
 /// Looks of each kind that are timed, and from one to the next where nothing happens.
 const SAMPLES: u32 = 8;
 const PERIOD: Duration = Duration::from_secs(5);
@@ -38,7 +41,7 @@ const NS_PER_MS: f64 = 1e6;
 /// `count`: processes in the crowd. `budget`: ms.
 pub fn measure(sensor: &Sensor, count: u32, budget: f64, print: &mut dyn FnMut(Row)) -> Result<()> {
     let name = format!("one memory sample at {count} processes");
-    let walker = compile("walk", include_str!("walk.c"))?;
+    let walker = compile(WALK)?;
     let (mut looks, mut walking, mut walks, mut statms) =
         (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     let (mut by_walking, mut by_walk, mut by_statm) = (Vec::new(), Vec::new(), Vec::new());

@@ -18,7 +18,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 pub use self::oom::run as run_oom;
-use super::{Init, attach, blank, machine};
+use super::{Plan, attach, blank};
 use crate::{place, step, test::Built};
 
 const DISK_BYTES: u64 = 256 << 20;
@@ -34,8 +34,9 @@ const SHORTEST_MS: u64 = 500;
 const LONGEST_MS: u64 = 12_000;
 
 pub fn run(kernel: &str, times: u32) -> Result<()> {
-    let (machine, disk) =
-        (machine(kernel, &Built::all()?, PROCESSORS, Init::Own, "sensor.cut")?, disk()?);
+    let (built, disk) = (Built::all()?, disk()?);
+    let plan = Plan { processors: PROCESSORS, ..Plan::of(kernel, &built) };
+    let machine = plan.machine("sensor.cut")?;
     let mut announced = HashSet::new();
     let (mut runs, mut taken_up) = (HashMap::new(), 0);
     for cut in 1..=times {

@@ -10,7 +10,11 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use super::{Init, initramfs::Tree, systemd};
+use super::{
+    initramfs::Tree,
+    machine::{Init, Plan},
+    systemd,
+};
 use crate::place;
 
 /// Copied from the host. npm's 100 MB stay out: workloads that need it skip in a guest.
@@ -22,15 +26,17 @@ const WORKLOADS: &str = "/usr/share/sensor-tests/workloads";
 /// Everything else of the userland: one static file with a link for each of its commands.
 const BUSYBOX: &str = "/bin/busybox";
 
-/// Writes the guest's initramfs with the sensor, the test programs and a peer, where there is one, to `file`.
-pub fn write(file: &Path, sensor: &Path, tests: &Path, peer: &Path, init: Init) -> Result<()> {
-    let mut tree = tree(sensor, tests)?;
-    if init == Init::Systemd {
+/// Writes the guest's initramfs to `file`.
+pub fn write(file: &Path, plan: &Plan<'_>) -> Result<()> {
+    let mut tree = tree(plan.sensor)?;
+    if plan.init == Init::Systemd {
         systemd::add(&mut tree)?;
     }
-    if peer.exists() {
-        let name = peer.file_name().context("a peer without a name")?;
-        program(&mut tree, Path::new("/usr/bin").join(name), peer)?;
+    let tests = plan.tests.map(|tests| ("/usr/lib/sensor-tests", tests));
+    let others = plan.others.iter().map(|other| ("/usr/bin", other.as_path()));
+    for (directory, one) in tests.into_iter().chain(others).filter(|(_, one)| one.exists()) {
+        let name = one.file_name().context("a program without a name")?;
+        program(&mut tree, Path::new(directory).join(name), &stripped(one)?)?;
     }
     let mut out = BufWriter::new(
         File::create(file).with_context(|| format!("cannot write {}", file.display()))?,
@@ -40,7 +46,7 @@ pub fn write(file: &Path, sensor: &Path, tests: &Path, peer: &Path, init: Init) 
     Ok(())
 }
 
-fn tree(sensor: &Path, tests: &Path) -> Result<Tree> {
+fn tree(sensor: &Path) -> Result<Tree> {
     let mut tree = Tree::default();
     for (link, to) in
         [("/bin", "usr/bin"), ("/sbin", "usr/bin"), ("/lib", "usr/lib"), ("/lib64", "usr/lib64")]
@@ -63,8 +69,6 @@ fn tree(sensor: &Path, tests: &Path) -> Result<Tree> {
 
     tree.copy("/init", 0o755, place::workspace().join("tests/vm/init"))?;
     program(&mut tree, "/usr/bin/sensor", &stripped(sensor)?)?;
-    let name = tests.file_name().context("a test program without a name")?;
-    program(&mut tree, Path::new("/usr/lib/sensor-tests").join(name), &stripped(tests)?)?;
     for name in USERLAND {
         let path = place::command(name)
             .with_context(|| format!("{name} is needed in the guest but not installed here"))?;
@@ -92,6 +96,8 @@ pub fn program(tree: &mut Tree, path: impl AsRef<Path>, from: &Path) -> Result<(
 /// A copy without debug information: it is ten times the code. Made anew only if `program` is newer.
 fn stripped(program: &Path) -> Result<PathBuf> {
     let dir = place::target().join("vm/stripped");
+    // Builds of different profiles have the same name.
+    let dir = dir.join(program.parent().and_then(Path::file_name).unwrap_or_default());
     fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let copy = dir.join(program.file_name().context("a program without a name")?);
     let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified()).ok();

@@ -7,11 +7,11 @@ mod guest;
 mod initramfs;
 mod kernel;
 mod lead;
+mod machine;
 mod page;
 mod systemd;
 
 use std::{
-    env,
     fs::{self, File},
     path::{Path, PathBuf},
     process::{Command, ExitCode},
@@ -20,6 +20,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
+pub use self::machine::{Init, Plan};
 use crate::{
     place,
     setup::{self, Need},
@@ -100,16 +101,8 @@ const LEFT_OUT: [&str; 59] = [
 
 /// A guest under emulation is several times slower than its host. It boots in 4 s.
 const LIMIT: Duration = Duration::from_mins(40);
-/// MiB: the archive twice while it is unpacked, a daemon, and workloads.
-const MEMORY: &str = "1024";
-
 /// What is read from it is cache that the kernel can take back; all other files of a guest are memory.
 const DISK_BYTES: u64 = 256 << 20;
-
-/// A clock that counts instructions, 250 million to the second, which is about what an idle host does: a busy one makes
-/// no guest seem slow, and a guest that has nothing to do waits no time. For one processor only: with two, QEMU 7.2
-/// does not get past their start.
-const STEADY: &str = "shift=2,sleep=off";
 
 /// What the guest's init prints around the tests' own words, on the second serial line.
 const SKIPS: &str = "== skips";
@@ -205,13 +198,6 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(test::report(&suites))
 }
 
-/// Whose init a guest has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Init {
-    Own,
-    Systemd,
-}
-
 /// Which tests run.
 enum Which<'a> {
     /// Those whose subject the kernel is.
@@ -250,7 +236,7 @@ fn guest(
         }
     };
     let more = format!("sensor.vm={kernel} {which}");
-    let mut machine = machine(kernel, built, processors, init, &more)?;
+    let mut machine = Plan { processors, init, ..Plan::of(kernel, built) }.machine(&more)?;
     attach(&mut machine, &blank("disk.img", DISK_BYTES)?);
     machine.arg("-serial").arg(format!("file:{}", console.display())).args(["-serial", "stdio"]);
     let output = step::run(&name, &mut machine, LIMIT)?;
@@ -315,52 +301,9 @@ fn console(kernel: &str) -> PathBuf {
 
 fn shell(kernel: &str, processors: u8) -> Result<ExitCode> {
     let more = format!("sensor.vm={kernel} sensor.shell");
-    let mut machine = machine(kernel, &Built::all()?, processors, Init::Own, &more)?;
+    let mut machine = Plan { processors, ..Plan::of(kernel, &Built::all()?) }.machine(&more)?;
     let status = machine.args(["-serial", "mon:stdio"]).status().context("cannot start QEMU")?;
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// QEMU with the kernel and the guest, all but its serial lines.
-fn machine(kernel: &str, built: &Built, processors: u8, init: Init, more: &str) -> Result<Command> {
-    if env::consts::ARCH != "x86_64" {
-        bail!(
-            "the guests are x86_64 and run this host's own programs, which are {}",
-            env::consts::ARCH
-        );
-    }
-    let kernel = kernel::get(kernel)?;
-    eprintln!("kernel {}", kernel.version);
-    let initramfs = place::target().join("vm/initramfs");
-    guest::write(&initramfs, &built.sensor, &built.end_to_end.path, &lead::peer(), init)?;
-    // A panic ends the machine (`-no-reboot`) instead of waiting for the time limit. On a busy host a timer may be late
-    // just when the kernel looks whether it has one, and it gives up: it need not look.
-    let mut append = format!(
-        "console=ttyS0 panic=-1 no_timer_check random.trust_cpu=on {} {more}",
-        kernel.command_line
-    );
-    let mut machine = Command::new("qemu-system-x86_64");
-    machine
-        // Emulation: works where there is no KVM, and alike everywhere. One thread for all processors:
-        // with several, one of them can go on executing the breakpoint that the kernel had put into
-        // its code while it patched a tracepoint in, and locks up (seen with 6.1 in do_exit). Without
-        // cmpxchg16b, which kernels can do without: now and then QEMU 7.2 leaves wrong flags behind it
-        // (seen with 6.12 in kmalloc: a double fault).
-        .args(["-accel", "tcg,thread=single", "-cpu", "max,-cx16", "-m", MEMORY])
-        .args(["-smp", &processors.to_string()])
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .arg("-kernel")
-        .arg(kernel.image)
-        .arg("-initrd")
-        .arg(initramfs)
-        .arg("-append");
-    if init == Init::Systemd {
-        append = format!("{append} {}", systemd::command_line());
-    }
-    machine.arg(append);
-    if processors == 1 {
-        machine.args(["-icount", STEADY]);
-    }
-    Ok(machine)
 }
 
 /// What came over the second serial line.

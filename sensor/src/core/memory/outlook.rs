@@ -1,6 +1,8 @@
 //! How fast trees grow just now, and when what is left to them is used up. Pure.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+
+use foldhash::HashMap;
 
 use crate::proto::{MemorySample, ProcessKey};
 

@@ -6,10 +6,9 @@
 //! taken over those that executed something. (127 npm processes of 892 MiB have resident sizes that add up to
 //! 3,590; a process of 200 MiB with ten idle children has 2,275.)
 
-use std::{
-    cmp::Reverse,
-    collections::{HashMap, HashSet},
-};
+use std::cmp::Reverse;
+
+use foldhash::{HashMap, HashSet};
 
 use super::{Census, Counted, INIT, Member};
 use crate::{lineage::ProcessKey, proto::GroupBy};
@@ -192,7 +191,7 @@ impl Census {
     /// something since, those who hold what it left to all of them: the eldest of each.
     fn heirs(&self, holds: &[Option<Holds>], parents: &[Option<usize>]) -> HashSet<usize> {
         let counted = |at: usize| &self.members[at].counted;
-        let mut eldest: HashMap<usize, usize> = HashMap::new();
+        let mut eldest: HashMap<usize, usize> = HashMap::default();
         for (at, _) in holds.iter().enumerate().filter(|(_, it)| it.is_some_and(|it| it.forked)) {
             let (mut forked, Some(mut forker)) = (at, parents[at]) else { continue };
             // What a dead process had without executing anything, it had from above.
@@ -286,7 +285,7 @@ impl Census {
 
     /// The program that most living children run, and how many do.
     fn alike(&self, at: usize, sums: &[Sum]) -> (u64, u32) {
-        let mut counts: HashMap<u64, u32> = HashMap::new();
+        let mut counts: HashMap<u64, u32> = HashMap::default();
         let mut next: Vec<usize> = self.children(at).collect();
         while let Some(child) = next.pop() {
             if !self.members[child].counted.alive {

@@ -173,11 +173,20 @@ struct Watched {
     teller: Teller,
     /// Which of its triggers have come.
     fired: [bool; 2],
+    /// When it was looked at, and how long nothing can happen from then on, ns.
+    looked_ns: u64,
+    pause_ns: u64,
 }
 
 impl Watched {
     fn of(place: Place) -> Self {
-        Self { place, teller: Teller::default(), fired: [false; 2] }
+        Self { place, teller: Teller::default(), fired: [false; 2], looked_ns: 0, pause_ns: 0 }
+    }
+
+    /// One that is due soon is looked at with those that are: one wake-up less.
+    fn is_due(&self, now_ns: u64) -> bool {
+        let waited_ns = now_ns.saturating_sub(self.looked_ns);
+        self.fired.contains(&true) || waited_ns >= self.pause_ns - self.pause_ns / 4
     }
 }
 
@@ -250,20 +259,26 @@ impl Watch {
         tell: &mut impl FnMut(Pressure),
     ) {
         let reclaimed = reclaimed();
-        let mut shortest = Duration::MAX;
-        for Watched { place, teller, fired } in &mut self.places {
-            let mut pressure = place.look(now_ns, *fired, reclaimed, self.buffer.as_mut_slice());
-            shortest = shortest.min(pause(&pressure));
-            let told = teller.tells(&pressure, &self.limits);
-            if place.dir.is_none() {
-                self.strain.set(teller.held() == Level::Critical);
+        let mut next_ns = u64::MAX;
+        for watched in &mut self.places {
+            if watched.is_due(now_ns) {
+                let Watched { place, teller, fired, .. } = watched;
+                let mut pressure =
+                    place.look(now_ns, *fired, reclaimed, self.buffer.as_mut_slice());
+                let told = teller.tells(&pressure, &self.limits);
+                if place.dir.is_none() {
+                    self.strain.set(teller.held() == Level::Critical);
+                }
+                (watched.looked_ns, watched.pause_ns) =
+                    (now_ns, pause(&pressure).as_nanos() as u64);
+                if told {
+                    pressure.cgroup.clone_from(&watched.place.name);
+                    tell(pressure);
+                }
             }
-            if told {
-                pressure.cgroup.clone_from(&place.name);
-                tell(pressure);
-            }
+            next_ns = next_ns.min(watched.looked_ns.saturating_add(watched.pause_ns));
         }
-        self.pause = shortest;
+        self.pause = Duration::from_nanos(next_ns.saturating_sub(now_ns));
     }
 
     /// Drops those of the suspects whose cgroup is gone, or is another one by the same name. Whoever was told that it
@@ -405,6 +420,29 @@ mod tests {
         fs::create_dir(dir).unwrap();
         fs::write(dir.join("memory.max"), "1000\n").unwrap();
         fs::write(dir.join("memory.current"), format!("{}\n", 1000 - left)).unwrap();
+    }
+
+    #[test]
+    fn each_place_is_looked_at_in_its_own_time() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("box");
+        make(&dir, 10);
+        let mut watch = watch();
+        let ms = |ms: u64| 1_000_000_000 + ms * 1_000_000;
+        watch.change(vec![Group { name: "/box".into(), dir }], ms(0), &mut silence);
+        let mut looked = |at_ns, fired: [bool; 2]| {
+            watch.places[0].fired = fired;
+            watch.look(at_ns, &|| (0, 0), &mut |_| {});
+            let at = watch.places.iter().map(|it| it.looked_ns).collect::<Vec<_>>();
+            (at, watch.pause.as_millis())
+        };
+        // The host has room for a second, the cgroup for no time at all.
+        assert_eq!(looked(ms(0), [false; 2]), (vec![ms(0), ms(0)], 50));
+        assert_eq!(looked(ms(20), [false; 2]), (vec![ms(0), ms(0)], 30), "neither is due");
+        assert_eq!(looked(ms(50), [false; 2]), (vec![ms(0), ms(50)], 50));
+        assert_eq!(looked(ms(60), [true, false]), (vec![ms(60), ms(50)], 40), "a trigger");
+        assert_eq!(looked(ms(800), [false; 2]), (vec![ms(60), ms(800)], 50));
+        assert_eq!(looked(ms(850), [false; 2]), (vec![ms(850), ms(850)], 50), "together");
     }
 
     #[test]

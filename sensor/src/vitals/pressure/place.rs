@@ -38,6 +38,10 @@ const LONGEST: Duration = Duration::from_secs(1);
 const WINDOW_NS: u64 = 1_000_000_000;
 const WIDEST_NS: u64 = 2_500_000_000;
 
+/// For how long `memory.stat` may stay as it was, and the part of the limit that has to be left for that, one in so many.
+const BELIEVED_NS: u64 = 2_000_000_000;
+const ROOMY: u64 = 8;
+
 /// Over which file pages that come back are counted, ns.
 const REFAULTS_NS: u64 = 10_000_000_000;
 
@@ -69,7 +73,23 @@ pub(super) struct Place {
 /// Files that say what is left.
 enum Holds {
     Host { meminfo: Option<File>, vmstat: Option<File> },
-    Group { max: Option<File>, high: Option<File>, used: Option<File>, stat: Option<File> },
+    Group { max: Option<File>, high: Option<File>, used: Option<File>, stat: Stat },
+}
+
+/// A cgroup's `memory.stat`. To write it down costs the kernel more than all other files of a look together.
+struct Stat {
+    file: Option<File>,
+    seen: Seen,
+}
+
+/// What stood in it.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    at_ns: u64,
+    /// What the cgroup used then.
+    used: u64,
+    cache: Option<u64>,
+    refaults: Option<u64>,
 }
 
 /// A span of time in which waiting is added up.
@@ -126,7 +146,7 @@ impl Place {
             max: open("memory.max"),
             high: open("memory.high"),
             used: open("memory.current"),
-            stat: open("memory.stat"),
+            stat: Stat { file: open("memory.stat"), seen: Seen::default() },
         };
         let pressure = dir.join("memory.pressure");
         // What the host's say is enough to know.
@@ -200,7 +220,7 @@ impl Place {
         reclaimed: Reclaimed,
         buffer: &mut [u8],
     ) -> Pressure {
-        let left = self.holds.read(buffer);
+        let left = self.holds.read(now_ns, buffer);
         let stalls = read(self.pressure.as_ref(), buffer).map(parse::stalls).unwrap_or_default();
         let host = self.dir.is_none();
         self.window.look(now_ns, stalls, (reclaimed.0, reclaimed.1 / self.cpus));
@@ -268,7 +288,7 @@ pub(super) fn pause(pressure: &Pressure) -> Duration {
 }
 
 impl Holds {
-    fn read(&self, buffer: &mut [u8]) -> Left {
+    fn read(&mut self, now_ns: u64, buffer: &mut [u8]) -> Left {
         match self {
             Self::Host { meminfo, .. } => {
                 let memory = read(meminfo.as_ref(), buffer).map(parse::memory).unwrap_or_default();
@@ -284,20 +304,44 @@ impl Holds {
             Self::Group { max, high, used, stat } => {
                 let mut number = |file: &Option<File>| parse::single(read(file.as_ref(), buffer)?);
                 let (limit, used) = (parse::limit(number(max), number(high)), number(used));
-                let stat = read(stat.as_ref(), buffer).unwrap_or_default();
-                let available = limit
-                    .zip(used)
-                    .map(|(limit, used)| limit.saturating_sub(parse::held(used, stat)));
+                let seen = stat.read(now_ns, limit, used, buffer);
+                let held = used.map(|used| used.saturating_sub(seen.cache.unwrap_or_default()));
                 // Swap of its own is not asked for: what a cgroup may swap, the host has to have.
                 Left {
                     total: limit,
-                    available,
-                    file: parse::cache(stat),
-                    refaults: parse::refaults(stat),
+                    available: limit.zip(held).map(|(limit, held)| limit.saturating_sub(held)),
+                    file: seen.cache,
+                    refaults: seen.refaults,
                     ..Left::default()
                 }
             }
         }
+    }
+}
+
+impl Stat {
+    /// As it is now; for a while as it was, where as much is used to the byte and there is room: at the limit a cgroup
+    /// grows by giving up page cache, and uses no more than before.
+    fn read(
+        &mut self,
+        now_ns: u64,
+        limit: Option<u64>,
+        used: Option<u64>,
+        buffer: &mut [u8],
+    ) -> Seen {
+        let roomy =
+            limit.zip(used).is_some_and(|(limit, used)| limit.saturating_sub(used) > limit / ROOMY);
+        let is_recent = now_ns.saturating_sub(self.seen.at_ns) < BELIEVED_NS;
+        if !(roomy && is_recent && used == Some(self.seen.used)) {
+            let text = read(self.file.as_ref(), buffer).unwrap_or_default();
+            self.seen = Seen {
+                at_ns: now_ns,
+                used: used.unwrap_or_default(),
+                cache: parse::cache(text),
+                refaults: parse::refaults(text),
+            };
+        }
+        self.seen
     }
 }
 
@@ -479,6 +523,32 @@ mod tests {
         let mut place = Place::group("/gone".into(), &gone.path().join("gone"));
         let now = place.look(S, [false; 2], (0, 0), &mut buffer);
         assert_eq!(now, Pressure { at_ns: S, ..Pressure::default() });
+    }
+
+    #[test]
+    fn what_a_cgroup_gives_up_is_read_again_where_that_could_matter() {
+        let dir = tree(&[
+            ("memory.max", "1000000\n"),
+            ("memory.current", "500000\n"),
+            ("memory.stat", "inactive_file 300000\nactive_file 0\n"),
+        ]);
+        let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
+        let mut place = Place::group("/box".into(), dir.path());
+        let mut buffer = [0; BUFFER];
+        let mut left =
+            |at_ns| place.look(at_ns, [false; 2], (0, 0), &mut buffer).available_bytes.unwrap();
+        assert_eq!(left(10 * S), 800_000);
+        put("memory.stat", "inactive_file 100000\nactive_file 0\n");
+        assert_eq!(left(10 * S + BELIEVED_NS - 1), 800_000, "nobody asked for a page");
+        put("memory.current", "500001\n");
+        assert_eq!(left(11 * S), 599_999, "somebody did");
+        put("memory.stat", "inactive_file 0\nactive_file 0\n");
+        assert_eq!(left(11 * S + BELIEVED_NS), 499_999, "it is not believed for ever");
+        // At its limit.
+        put("memory.current", "1000000\n");
+        assert_eq!(left(14 * S), 0);
+        put("memory.stat", "inactive_file 100000\nactive_file 0\n");
+        assert_eq!(left(14 * S + 1), 100_000);
     }
 
     #[test]

@@ -10,10 +10,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{Guest, PROCESSORS, disk};
-use crate::{
-    test::Built,
-    vm::{Init, machine},
-};
+use crate::{test::Built, vm::Plan};
 
 /// 800 MB at 5 MB a second, on a machine that is several times slower than others.
 const KILLED_WITHIN: Duration = Duration::from_mins(10);
@@ -49,7 +46,8 @@ pub fn run(kernel: &str, times: u32) -> Result<()> {
     let mut turns: Vec<(&Turn, Command)> = Vec::new();
     for turn in &TURNS {
         let more = format!("sensor.cut={} sensor.pace={}", turn.what, turn.pace);
-        turns.push((turn, machine(kernel, &built, PROCESSORS, Init::Own, &more)?));
+        let plan = Plan { processors: PROCESSORS, ..Plan::of(kernel, &built) };
+        turns.push((turn, plan.machine(&more)?));
     }
     let mut announced: Vec<Kill> = Vec::new();
     for (cut, (turn, machine)) in (1..=times).zip(turns.iter().cycle()) {
