@@ -332,11 +332,12 @@ unsafe fn identify(task: Task, held: *mut Held) {
     let signal = task.signal();
     let session: Address = read_at(signal.wrapping_add(layout!(session)));
     let cred: Address = read_at(task.0.wrapping_add(layout!(cred)));
+    let (number, uid) = (layout!(number), layout!(uid));
     // SAFETY: by the caller.
     unsafe {
         (*held).threads = read(signal, Field::SignalThreads);
-        (*held).session = read_at(session.wrapping_add(layout!(number)));
-        (*held).uid = read_at(cred.wrapping_add(layout!(uid)));
+        (*held).session = read_at(session.wrapping_add(number));
+        (*held).uid = read_at(cred.wrapping_add(uid));
     }
 }
 

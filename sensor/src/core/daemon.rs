@@ -74,6 +74,9 @@ pub struct Daemon {
 
 impl Daemon {
     pub fn start(config: &Config) -> Result<Self, CoreError> {
+        if let Err(error) = survival::take_small_pages() {
+            tracing::debug!("large pages may be more than is needed: {error}");
+        }
         let host = Host::read();
         let (started_at, started_ns) = (clock::wall(), clock::boot_ns());
         let feeder = configured::Feeder::find(&config.feed.user);

@@ -329,9 +329,13 @@ fn a_program_gets_the_dossier_and_its_lines_are_told() {
 #[test]
 fn a_program_is_confined() {
     let Some(place) = Place::new("confined") else { return };
+    // As the daemon has it, for itself alone.
+    crate::core::survival::take_small_pages().unwrap();
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    assert!(status.contains("THP_enabled:\t0"), "{status}");
     let outcome = run_command(place.script(
         r#"id -un; id -G; pwd; env | cut -d= -f1 | sort | tr '\n' ' '; echo
-           grep -E '^(NoNewPrivs|CapEff|CapPrm):' /proc/self/status | tr '\n\t' '  '; echo
+           grep -E '^(NoNewPrivs|CapEff|CapPrm|THP_enabled):' /proc/self/status | tr '\n\t' '  '; echo
            cat /proc/self/oom_score_adj; ls /proc/self/fd | tr '\n' ' '; echo
            ulimit -c; cat /proc/self/cgroup | grep ^0; touch mine && stat -c %a .
            ps -o sid= -p $$ | tr -d ' ' | sed "s/^$$\$/own session/""#,
@@ -346,6 +350,7 @@ fn a_program_is_confined() {
     let names: Vec<&str> = lines[3].split_whitespace().filter(|name| !own.contains(name)).collect();
     assert_eq!(names, ["HOME", "LANG", "PATH", "SENSOR_INCIDENT", "SENSOR_PROGRAM", "TMPDIR"]);
     assert!(lines[4].contains("CapPrm: 0000000000000000"), "{}", lines[4]);
+    assert!(lines[4].contains("THP_enabled: 1"), "{}", lines[4]);
     assert!(lines[4].contains("CapEff: 0000000000000000") && lines[4].contains("NoNewPrivs: 1"));
     assert_eq!(lines[5], "0");
     // Standard streams, and the directory that ls reads.

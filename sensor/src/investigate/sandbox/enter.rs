@@ -13,6 +13,7 @@ use rustix::{
 };
 
 use super::{OPEN_FILES, walls};
+use crate::core::survival;
 
 /// The child between fork and exec. Order matters: what needs root comes before root is given up.
 pub fn enter(
@@ -34,6 +35,8 @@ pub fn enter(
     {
         let _ = rustix::io::write(&file, b"0");
     }
+    // The daemon has it otherwise for itself.
+    let _ = survival::take_any_pages();
     for (resource, limit) in rlimits {
         setrlimit(*resource, Rlimit { current: Some(*limit), maximum: Some(*limit) })?;
     }
