@@ -26,6 +26,7 @@ use aya_ebpf::{
 };
 use brake::Fork;
 use cast::Cast;
+use maps::EARLY;
 use pressure::Reclaim;
 use sensor_common::{ProcessKey, layout::Field, loss::Reason};
 use task::Task;
@@ -117,11 +118,19 @@ fn exit(task: Task, cast: Cast) -> i32 {
         return 0;
     }
     let Some(slot) = slot else {
-        maps::lose(Reason::UnknownExit);
+        // Before 6.16 a thread does not count as living any more long before it comes here: the one that is thought to
+        // be the last may come first.
+        if EARLY.remove(task.key()).is_err() {
+            maps::lose(Reason::UnknownExit);
+        }
         return 0;
     };
     if !lineage::take(tgid) {
         return 0;
+    }
+    if task.pid() != tgid {
+        // What does not fit is told as lost when that thread comes.
+        let _ = EARLY.insert(task.key(), slot, 0);
     }
     // Before the node is gone.
     oom::ended(slot, task);

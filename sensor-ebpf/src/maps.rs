@@ -69,6 +69,11 @@ pub static GONE: Queue<ProcessKey> = Queue::with_max_entries(lineage::BURIED_AT_
 #[map]
 pub static CLAIMS: LruHashMap<u64, u32> = LruHashMap::with_max_entries(2048, 0);
 
+/// Processes that were taken out of the index while their first thread was still on its way out. Old entries fall
+/// out by themselves: mostly that thread has gone before.
+#[map]
+pub static EARLY: LruHashMap<ProcessKey, u32> = LruHashMap::with_max_entries(512, 0);
+
 /// What was executed, by slot.
 #[map]
 pub static EXECS: HashMap<Slot, ExecRecord> = HashMap::with_max_entries(TABLE, BPF_F_NO_PREALLOC);

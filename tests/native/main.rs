@@ -76,6 +76,8 @@ mod support;
 #[cfg(test)]
 mod survival;
 #[cfg(test)]
+mod threads;
+#[cfg(test)]
 mod trees;
 #[cfg(test)]
 mod units;

@@ -89,7 +89,7 @@ impl Effort {
         let effort = match args {
             // Nothing comes by chance there, and to wait takes no time.
             Args { inside: true, .. } => Self {
-                overhead: Duration::ZERO,
+                overhead: Duration::from_mins(2),
                 pairs: 3,
                 idle: Duration::from_mins(1),
                 ..Self::QUICK
