@@ -15,6 +15,9 @@ use crate::{
     vm::{Init, Plan},
 };
 
+/// The kernel where none is named. Before 6.4 a map is said to take what it would take when it is full.
+pub const KERNEL: &str = "7.2";
+
 /// Where a guest has it.
 pub const SENSOR: &str = "/usr/bin/sensor";
 

@@ -27,7 +27,7 @@ use tests::{run, skip, target};
 use crate::{
     cargo,
     measure::{machine, row, stats},
-    setup, vm,
+    setup,
 };
 use row::{Row, Verdict};
 
@@ -48,7 +48,7 @@ pub struct Args {
     only: Option<String>,
     /// In a guest of this kernel, whose processor takes a nanosecond for an instruction: alike on every
     /// host, however busy. Only overhead and idle
-    #[arg(long, value_name = "KERNEL", num_args = 0..=1, default_missing_value = vm::DEFAULT[0], conflicts_with = "full")]
+    #[arg(long, value_name = "KERNEL", num_args = 0..=1, default_missing_value = counted::KERNEL, conflicts_with = "full")]
     counted: Option<String>,
     /// This is such a guest
     #[arg(long, hide = true)]
