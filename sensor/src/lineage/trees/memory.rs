@@ -300,6 +300,8 @@ impl Census {
     /// Sums over what has something in common.
     fn gather(&self, holds: &[Option<Holds>], sums: &[Sum], worth: &Worth) -> Vec<Gathering> {
         let mut groups = Groups::default();
+        // Who stands beside each other in a tree mostly has all of it in common.
+        let mut last = ([(GroupBy::Unspecified, 0); 4], [None; 4]);
         for (at, holds) in holds.iter().enumerate() {
             let Some(holds) = holds else { continue };
             let counted = &self.members[at].counted;
@@ -309,12 +311,13 @@ impl Census {
                 (GroupBy::User, holds.uid.into()),
                 (GroupBy::Cgroup, counted.cgroup),
             ];
-            for (by, what) in keys {
+            if last.0 != keys {
                 // Nobody knows what it runs, or it has no session.
-                if what == 0 && by != GroupBy::User {
-                    continue;
-                }
-                let group = groups.of(by, what, counted);
+                let is_known = |(by, what)| what != 0 || by == GroupBy::User;
+                last = (keys, keys.map(|key| is_known(key).then(|| groups.of(key, counted))));
+            }
+            for place in last.1.into_iter().flatten() {
+                let group = &mut groups.all[place];
                 group.processes += 1;
                 group.bytes += sums[at].own;
                 if counted.key.start_ns < group.eldest.start_ns {
@@ -343,26 +346,16 @@ impl Census {
 struct Groups {
     all: Vec<Gathering>,
     places: HashMap<(i32, u64), usize>,
-    /// Of each kind the place of the last one: who stands beside each other in a tree is mostly in the same.
-    last: [usize; GroupBy::Cgroup as usize + 1],
 }
 
 impl Groups {
-    /// The one with this in common; `first`: who is in it, if it is new.
-    fn of(&mut self, by: GroupBy, what: u64, first: &Counted) -> &mut Gathering {
-        let last = self.last[by as usize];
-        let is_it = self.all.get(last).is_some_and(|group| group.by == by && group.what == what);
-        let at = if is_it {
-            last
-        } else {
-            *self.places.entry((by.into(), what)).or_insert_with(|| {
-                let (eldest, slot) = (first.key, first.slot);
-                self.all.push(Gathering { by, what, processes: 0, bytes: 0, eldest, slot });
-                self.all.len() - 1
-            })
-        };
-        self.last[by as usize] = at;
-        &mut self.all[at]
+    /// The place of the one with this in common; `first`: who is in it, if it is new.
+    fn of(&mut self, (by, what): (GroupBy, u64), first: &Counted) -> usize {
+        *self.places.entry((by.into(), what)).or_insert_with(|| {
+            let (eldest, slot) = (first.key, first.slot);
+            self.all.push(Gathering { by, what, processes: 0, bytes: 0, eldest, slot });
+            self.all.len() - 1
+        })
     }
 }
 
