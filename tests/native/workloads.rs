@@ -13,8 +13,8 @@ use tests::{
 /// More processes than the sensor lets any of them have.
 const MANY: usize = 60;
 
-/// npm makes 14 processes a second here; four times that for a busy machine.
-const RUNAWAY_LIMIT: Duration = Duration::from_secs(25);
+/// npm makes 14 processes a second on an idle machine, and was seen to make 2 on one that was slow and busy.
+const RUNAWAY_LIMIT: Duration = Duration::from_mins(1);
 
 fn runs_away(workload: anyhow::Result<Workload>) {
     let workload = workload.unwrap();
