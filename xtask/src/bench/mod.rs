@@ -48,7 +48,7 @@ pub struct Args {
     only: Option<String>,
     /// In a guest of this kernel, whose processor takes a nanosecond for an instruction: alike on every
     /// host, however busy. Only overhead and idle
-    #[arg(long, value_name = "KERNEL", num_args = 0..=1, default_missing_value = counted::KERNEL, conflicts_with = "full")]
+    #[arg(long, value_name = "KERNEL", num_args = 0..=1, default_missing_value = counted::KERNEL, conflicts_with_all = ["full", "quick"])]
     counted: Option<String>,
     /// This is such a guest
     #[arg(long, hide = true)]
@@ -150,7 +150,21 @@ const GROUPS: [(&str, Group); 9] = [
 /// Those that are of use in a guest.
 const COUNTED: [&str; 2] = ["overhead", "idle"];
 
+/// The groups that are asked for.
+fn asked(args: &Args) -> impl Iterator<Item = (&'static str, Group)> {
+    let counted = args.inside || args.counted.is_some();
+    GROUPS.into_iter().filter(move |(name, _)| {
+        let named = args.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
+        named && (!counted || COUNTED.contains(name))
+    })
+}
+
 pub fn run(args: &Args) -> Result<()> {
+    if asked(args).next().is_none() {
+        let names = GROUPS.map(|(name, _)| name);
+        let names = if args.counted.is_some() { &COUNTED[..] } else { &names[..] };
+        bail!("--only names no group that can be measured so: choose from {}", names.join(", "));
+    }
     if args.inside {
         return measure(args, Path::new(counted::SENSOR));
     }
@@ -189,11 +203,8 @@ fn measure(args: &Args, sensor: &Path) -> Result<()> {
             println!("{row}");
         }
     };
-    for (name, group) in GROUPS {
-        let asked = args.only.as_ref().is_none_or(|only| name.contains(only.as_str()));
-        if asked && (!args.inside || COUNTED.contains(&name)) {
-            group(sensor, Effort::of(args), &mut print)?;
-        }
+    for (_, group) in asked(args) {
+        group(sensor, Effort::of(args), &mut print)?;
     }
     if missed > 0 {
         eprintln!("{missed} budgets are missed");

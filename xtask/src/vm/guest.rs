@@ -34,7 +34,7 @@ pub fn write(file: &Path, plan: &Plan<'_>) -> Result<()> {
     }
     let tests = plan.tests.map(|tests| ("/usr/lib/sensor-tests", tests));
     let others = plan.others.iter().map(|other| ("/usr/bin", other.as_path()));
-    for (directory, one) in tests.into_iter().chain(others).filter(|(_, one)| one.exists()) {
+    for (directory, one) in tests.into_iter().chain(others) {
         let name = one.file_name().context("a program without a name")?;
         program(&mut tree, Path::new(directory).join(name), &stripped(one)?)?;
     }

@@ -31,7 +31,7 @@ pub struct Plan<'a> {
     pub sensor: &'a Path,
     /// The program of the end-to-end tests, if it is to run them.
     pub tests: Option<&'a Path>,
-    /// Programs in the guest's PATH, those of them that are there.
+    /// Programs in the guest's PATH.
     pub others: Vec<PathBuf>,
     /// With one, the clock counts instructions: a busy host makes no guest seem slow, and a guest that has nothing to do
     /// waits no time. With two, QEMU 7.2 does not get past their start that way: they run in real time, in turns.
@@ -49,7 +49,7 @@ impl<'a> Plan<'a> {
             kernel,
             sensor: &built.sensor,
             tests: Some(&built.end_to_end.path),
-            others: vec![lead::peer()],
+            others: Some(lead::peer()).filter(|peer| peer.exists()).into_iter().collect(),
             processors: 1,
             shift: OF_TESTS,
             memory_mib: MEMORY_MIB,

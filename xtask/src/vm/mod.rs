@@ -101,6 +101,7 @@ const LEFT_OUT: [&str; 59] = [
 
 /// A guest under emulation is several times slower than its host. It boots in 4 s.
 const LIMIT: Duration = Duration::from_mins(40);
+
 /// What is read from it is cache that the kernel can take back; all other files of a guest are memory.
 const DISK_BYTES: u64 = 256 << 20;
 
