@@ -422,7 +422,7 @@ impl Gatherer {
             process.rss_bytes = status.rss;
             process.anon_bytes = status.anon;
             process.swap_bytes = status.swap;
-            process.cpu_ms = opened.stat.cpu_ticks.saturating_mul(10);
+            process.cpu_ms = opened.stat.cpu_ms();
             process.fds_max = opened.most_files().unwrap_or(0);
             process.uid = status.uid;
             process.cgroup =

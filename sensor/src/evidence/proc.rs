@@ -63,6 +63,13 @@ pub struct Stat {
     pub cpu_ticks: u64,
 }
 
+impl Stat {
+    /// The same in milliseconds.
+    pub fn cpu_ms(&self) -> u64 {
+        self.cpu_ticks.saturating_mul(TICK_NS / 1_000_000)
+    }
+}
+
 /// Of /proc/PID/status; what a kernel thread or a zombie lacks is 0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Status {

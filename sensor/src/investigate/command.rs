@@ -114,8 +114,8 @@ fn judge(ended: &Ended, output_bytes: u64) -> (InvestigationState, String) {
         (None, Ok(())) => return (InvestigationState::Done, String::new()),
         (None, Err(how)) => (InvestigationState::Failed, how),
     };
-    for met in &ended.casualties {
-        error = format!("{error}; {met}");
+    for remark in &ended.remarks {
+        error = format!("{error}; {remark}");
     }
     (state, error)
 }

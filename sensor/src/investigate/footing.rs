@@ -97,6 +97,14 @@ pub fn held(inmate: &Inmate) -> u64 {
     opened.map(|one| one.status().anon).sum()
 }
 
+/// Time on a CPU that a run's processes have had: one that hangs has none, one that is slow has little.
+pub fn worked(inmate: &Inmate) -> Duration {
+    let proc = Proc::at(Path::new("/proc"));
+    let pids = inmate.processes();
+    let opened = pids.iter().filter_map(|pid| proc.open(key_of(*pid).ok()?));
+    Duration::from_millis(opened.map(|one| one.stat.cpu_ms()).sum())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -316,8 +316,8 @@ fn judge(ended: &Ended, told: Option<&Result<(), String>>) -> (InvestigationStat
             (InvestigationState::Failed, format!("{how} without a result"))
         }
     };
-    for met in &ended.casualties {
-        error = format!("{error}; {met}");
+    for remark in &ended.remarks {
+        error = format!("{error}; {remark}");
     }
     (state, error)
 }

@@ -16,7 +16,7 @@ use rustix::{
 
 use super::{
     Event, Redact, Stop,
-    footing::{Footing, headroom, held},
+    footing::{Footing, headroom, held, worked},
     lines::{Line, Lines},
     sandbox::{Inmate, Program, Sandbox, SandboxError},
     watch::{Bark, Patience, Watch},
@@ -90,8 +90,8 @@ pub struct Ended {
     /// `None`: by itself.
     pub cause: Option<Cause>,
     pub status: io::Result<ExitStatus>,
-    /// Limits that it has met, as sentences.
-    pub casualties: Vec<&'static str>,
+    /// Limits that it has met and, of one that was too slow, whether it worked at all, as sentences.
+    pub remarks: Vec<String>,
 }
 
 /// Why it could not be run at all.
@@ -149,6 +149,8 @@ struct Run<'a> {
     transcript: Transcript<'a>,
     /// What it executes, where that is known.
     ledger: Option<Ledger>,
+    /// What one that took too long had of a CPU until then, a sentence.
+    worked: Option<String>,
     watch: Watch,
     footing: Footing,
     hierarchies: &'a Hierarchies,
@@ -186,6 +188,7 @@ impl<'a> Run<'a> {
                 sink,
             },
             ledger,
+            worked: None,
             watch: Watch::new(order.patience, Instant::now()),
             footing: Footing::new(order.needs, Instant::now()),
             hierarchies: &order.sandbox.hierarchies,
@@ -202,7 +205,8 @@ impl<'a> Run<'a> {
             }
         };
         // Now: where it is a unit, systemd takes its group away moments after its end.
-        let casualties = self.inmate.casualties();
+        let casualties = self.inmate.casualties().into_iter().map(str::to_owned);
+        let remarks = casualties.chain(self.worked.take()).collect();
         // Whatever it has started goes with it; only then what it writes comes to an end.
         let status = self.inmate.kill();
         // Nothing waits here: what is there is taken, however long that takes us.
@@ -218,7 +222,7 @@ impl<'a> Run<'a> {
         self.output.finish(&mut self.transcript);
         self.errors.finish(&mut self.transcript);
         let cause = cause.or_else(|| self.transcript.verdict());
-        Ended { cause, status, casualties }
+        Ended { cause, status, remarks }
     }
 
     /// Until it has ended, or has to be; `None`: it has ended by itself.
@@ -252,6 +256,11 @@ impl<'a> Run<'a> {
                     let late = (Instant::now() >= due).then_some(Cause::Bark(bark));
                     self.transcript.verdict().or(late).or_else(|| self.lacks_room())
                 };
+                if matches!(cause, Some(Cause::Bark(_))) {
+                    // Before it is asked to end.
+                    let worked = worked(&self.inmate).as_secs_f64();
+                    self.worked = Some(format!("it had {worked:.1} s of CPU time"));
+                }
                 if cause.is_none() {
                     continue;
                 }
