@@ -33,6 +33,9 @@ const CHUNK: usize = 16 * 1024;
 /// How often its output is looked at: a file cannot be waited for.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// Bytes of its last line of standard error that the error of a run cites.
+const CITED: usize = 300;
+
 /// What is to be run, and for how long.
 pub struct Order<'a> {
     pub id: &'a str,
@@ -90,7 +93,8 @@ pub struct Ended {
     /// `None`: by itself.
     pub cause: Option<Cause>,
     pub status: io::Result<ExitStatus>,
-    /// Limits that it has met and, of one that was too slow, whether it worked at all, as sentences.
+    /// Limits that it has met and, of one that was too slow, whether it worked at all and what it complained of, as
+    /// sentences.
     pub remarks: Vec<String>,
 }
 
@@ -149,8 +153,8 @@ struct Run<'a> {
     transcript: Transcript<'a>,
     /// What it executes, where that is known.
     ledger: Option<Ledger>,
-    /// What one that took too long had of a CPU until then, a sentence.
-    worked: Option<String>,
+    /// How one that took too long stood then, a sentence.
+    stood: Option<String>,
     watch: Watch,
     footing: Footing,
     hierarchies: &'a Hierarchies,
@@ -181,6 +185,7 @@ impl<'a> Run<'a> {
                 listener,
                 enough: None,
                 heard: None,
+                complaint: Vec::new(),
                 lines: 0,
                 bytes: 0,
                 most_bytes: order.output_bytes,
@@ -188,7 +193,7 @@ impl<'a> Run<'a> {
                 sink,
             },
             ledger,
-            worked: None,
+            stood: None,
             watch: Watch::new(order.patience, Instant::now()),
             footing: Footing::new(order.needs, Instant::now()),
             hierarchies: &order.sandbox.hierarchies,
@@ -206,7 +211,7 @@ impl<'a> Run<'a> {
         };
         // Now: where it is a unit, systemd takes its group away moments after its end.
         let casualties = self.inmate.casualties().into_iter().map(str::to_owned);
-        let remarks = casualties.chain(self.worked.take()).collect();
+        let remarks = casualties.chain(self.stood.take()).collect();
         // Whatever it has started goes with it; only then what it writes comes to an end.
         let status = self.inmate.kill();
         // Nothing waits here: what is there is taken, however long that takes us.
@@ -259,7 +264,10 @@ impl<'a> Run<'a> {
                 if matches!(cause, Some(Cause::Bark(_))) {
                     // Before it is asked to end.
                     let worked = worked(&self.inmate).as_secs_f64();
-                    self.worked = Some(format!("it had {worked:.1} s of CPU time"));
+                    let said = self.transcript.complaint();
+                    let said = said.map(|said| format!(", and wrote last: {said}"));
+                    let said = said.unwrap_or_default();
+                    self.stood = Some(format!("it had {worked:.1} s of CPU time{said}"));
                 }
                 if cause.is_none() {
                     continue;
@@ -402,6 +410,8 @@ struct Transcript<'a> {
     enough: Option<String>,
     /// An event came since the last look; true: the last one.
     heard: Option<bool>,
+    /// The last line of its standard error that says something.
+    complaint: Vec<u8>,
     lines: u64,
     bytes: u64,
     most_bytes: u64,
@@ -417,6 +427,9 @@ impl Transcript<'_> {
         }
         let text = line.shown(self.redact);
         if stream != "stdout" {
+            if !text.trim_ascii().is_empty() {
+                text.trim_ascii().clone_into(&mut self.complaint);
+            }
             return (self.sink)(Event::Line { stream, text });
         }
         (self.sink)(Event::Line { stream, text: text.clone() });
@@ -427,6 +440,12 @@ impl Transcript<'_> {
         if let Some(why) = heard.enough {
             self.enough.get_or_insert(why);
         }
+    }
+
+    /// The last thing that it complained of, if anything.
+    fn complaint(&self) -> Option<String> {
+        let cited = &self.complaint[..self.complaint.len().min(CITED)];
+        (!cited.is_empty()).then(|| String::from_utf8_lossy(cited).into_owned())
     }
 
     /// What was executed since the last look. Bounded by itself, and not by lines: none of it is the program's.

@@ -409,12 +409,14 @@ fn a_program_that_hangs_is_ended_with_all_it_started() {
     let Some(place) = Place::new("hang") else { return };
     // Deaf to TERM, one child in a session of its own, one orphaned twice over.
     let mut command = place.script(
-        "trap '' TERM; setsid sleep 300 & (setsid sh -c 'sleep 301 & sleep 302' &) ; echo up; sleep 303; sleep 304",
+        "trap '' TERM; setsid sleep 300 & (setsid sh -c 'sleep 301 & sleep 302' &) ; echo stuck >&2; echo up; sleep 303; sleep 304",
     );
     command.deadline = Duration::from_millis(300);
     let outcome = run_command(command);
     assert_eq!(outcome.end.state, InvestigationState::TimedOut);
-    assert!(outcome.end.error.contains("within 300ms"), "{}", outcome.end.error);
+    let error = &outcome.end.error;
+    assert!(error.contains("within 300ms"), "{error}");
+    assert!(error.ends_with(" s of CPU time, and wrote last: stuck"), "{error}");
     assert_eq!(outcome.of("stdout"), ["up"]);
     // 300 ms, then 2 s between TERM and KILL.
     let wall = Duration::from_nanos(outcome.end.wall_ns);

@@ -37,8 +37,10 @@ impl Agent for Opencode {
     }
 
     fn launch(&self, task: &Task<'_>) -> Launch {
-        let mut argv = vec![task.program_or(self.program()), "run".into()];
+        // Its log, on its standard error, is all that is known of one that hangs before its model has answered.
+        let mut argv = vec![task.program_or(self.program()), "run".into(), "--print-logs".into()];
         let mut with = |option: &str, value: &str| argv.extend([option.into(), value.to_owned()]);
+        with("--log-level", "INFO");
         with("--format", "json");
         // Otherwise it has another model make one up.
         with("--title", SERVER);

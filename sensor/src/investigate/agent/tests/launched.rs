@@ -197,7 +197,10 @@ fn gemini_is_launched_with_settings_and_a_policy() {
 #[test]
 fn opencode_is_launched_with_one_file_that_denies_all_but_ours() {
     let new = launch(Name::Opencode, &eye());
-    assert_eq!(lines(&new.argv), "opencode\nrun\n--format\njson\n--title\nsensor");
+    assert_eq!(
+        lines(&new.argv),
+        "opencode\nrun\n--print-logs\n--log-level\nINFO\n--format\njson\n--title\nsensor"
+    );
     let env = [
         ("OPENCODE_CONFIG", "/run/sensor/x/opencode.json"),
         ("OPENCODE_DISABLE_AUTOCOMPACT", "1"),
@@ -233,7 +236,7 @@ fn opencode_is_launched_with_one_file_that_denies_all_but_ours() {
     let resumed = launch(Name::Opencode, &shell());
     assert_eq!(
         lines(&resumed.argv),
-        "opencode\nrun\n--format\njson\n--title\nsensor\n--model\nanthropic/claude-x\n--session\nses_1"
+        "opencode\nrun\n--print-logs\n--log-level\nINFO\n--format\njson\n--title\nsensor\n--model\nanthropic/claude-x\n--session\nses_1"
     );
     let text = String::from_utf8(resumed.files[0].1.clone()).unwrap();
     // The last rule that fits counts.
