@@ -46,28 +46,18 @@ const COMPLETE: u32 = 8;
 /// Threads that are asked for the memory of a process whose first one has ended: most of them have it.
 const ASKED: u32 = 8;
 
-/// What an address space holds, pages.
-#[derive(Clone, Copy)]
-struct Pages {
-    anon: u32,
-    swap: u32,
-    shmem: u32,
-}
-
-impl Pages {
-    /// Anonymous memory and swap.
-    #[inline(always)]
-    fn private(self) -> u32 {
-        self.anon.saturating_add(self.swap)
-    }
-}
-
-/// What its counters say.
+/// What an address space's counters say, by their indices, pages.
 #[inline(always)]
-fn pages(memory: Address) -> Pages {
-    let (counters, stride) = (memory.wrapping_add(layout!(counters)), layout!(stride));
-    let count = |index| whole(read_at(counters.wrapping_add(stride * index)));
-    Pages { anon: count(ANON), swap: count(SWAP), shmem: count(SHMEM) }
+fn counters(memory: Address) -> impl Fn(u64) -> u32 {
+    let (first, stride) = (memory.wrapping_add(layout!(counters)), layout!(stride));
+    move |index| whole(read_at(first.wrapping_add(stride * index)))
+}
+
+/// Its anonymous memory and swap, pages.
+#[inline(always)]
+fn private(memory: Address) -> u32 {
+    let count = counters(memory);
+    count(ANON).saturating_add(count(SWAP))
 }
 
 /// Since 6.2 each CPU adds to a counter with a delay, so that it may be negative for a moment.
@@ -123,8 +113,7 @@ pub extern "C" fn sensor_shared_at_fork(memory: Address, slot: Slot, start_ns: u
     let shares = memory == Task(unsafe { bpf_get_current_task() }).memory();
     // SAFETY: a value of the array, in the slot of a process that nobody else knows yet.
     unsafe {
-        (*held).at_fork =
-            if shares { SHARES } else { at_most(pages(memory).private(), SHARES - 1) };
+        (*held).at_fork = if shares { SHARES } else { at_most(private(memory), SHARES - 1) };
         (*held).start_ns = start_ns;
     }
     0
@@ -299,7 +288,8 @@ fn await_burial(task: Task) {
 /// everyone only now and then.
 #[inline(always)]
 fn measure(task: Task, memory: Address, slot: Slot, held: *mut Held, look: u32) {
-    let Pages { anon, swap, shmem } = pages(memory);
+    let count = counters(memory);
+    let (anon, swap, shmem) = (count(ANON), count(SWAP), count(SHMEM));
     // SAFETY: a value of the array; there is one look at a time, and the fork's note was before it.
     unsafe {
         let first = (*held).look == 0;
@@ -392,7 +382,7 @@ unsafe fn share(task: Task, memory: Address, held: *mut Held) {
         let arguments: u64 = read(memory, Field::MmArgStart);
         if arguments == read::<u64>(parent, Field::MmArgStart) && arguments != 0 {
             let here = at_most((*held).anon.saturating_add((*held).swap), SHARES - 1);
-            (*held).at_fork = at_most(here, pages(parent).private());
+            (*held).at_fork = at_most(here, private(parent));
         }
     }
 }

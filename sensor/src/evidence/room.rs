@@ -1,6 +1,6 @@
 //! What is left of a host and of a group: tasks and memory.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use super::proc::{Proc, read_file};
 use crate::{
@@ -138,9 +138,28 @@ pub fn group(dir: &Path) -> Option<Room> {
     })
 }
 
+/// CPU time of all that has run in a group, the ended included; `None` of one of v1.
+pub fn cpu_time(dir: &Path) -> Option<Duration> {
+    let stat = read_file(dir.join("cpu.stat"), STAT_LIMIT)?;
+    let stat = std::str::from_utf8(&stat).ok()?;
+    let used = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
+    Some(Duration::from_micros(used.trim().parse().ok()?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cpu_time_is_of_cgroup_v2() {
+        let group = tempfile::tempdir().unwrap();
+        assert_eq!(cpu_time(group.path()), None);
+        let put = |text: &str| fs::write(group.path().join("cpu.stat"), text).unwrap();
+        put("nr_periods 0\nnr_throttled 0\nthrottled_time 0\n");
+        assert_eq!(cpu_time(group.path()), None);
+        put("usage_usec 4200000\nuser_usec 4000000\nsystem_usec 200000\n");
+        assert_eq!(cpu_time(group.path()), Some(Duration::from_millis(4200)));
+    }
 
     #[test]
     fn the_limit_that_is_met_first() {

@@ -97,8 +97,12 @@ pub fn held(inmate: &Inmate) -> u64 {
     opened.map(|one| one.status().anon).sum()
 }
 
-/// Time on a CPU that a run's processes have had: one that hangs has none, one that is slow has little.
+/// Time on a CPU that a run has had: one that hangs has none, one that is slow has little. Where it has no group of
+/// cgroup v2, of its living processes.
 pub fn worked(inmate: &Inmate) -> Duration {
+    if let Some(counted) = inmate.groups().iter().find_map(|dir| room::cpu_time(dir)) {
+        return counted;
+    }
     let proc = Proc::at(Path::new("/proc"));
     let pids = inmate.processes();
     let opened = pids.iter().filter_map(|pid| proc.open(key_of(*pid).ok()?));

@@ -33,6 +33,9 @@ const CHUNK: usize = 16 * 1024;
 /// How often its output is looked at: a file cannot be waited for.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// The same of standard error, which ends nobody.
+const MOST_ASIDES: u64 = 2000;
+
 /// Bytes of its last line of standard error that the error of a run cites.
 const CITED: usize = 300;
 
@@ -93,7 +96,7 @@ pub struct Ended {
     /// `None`: by itself.
     pub cause: Option<Cause>,
     pub status: io::Result<ExitStatus>,
-    /// Limits that it has met and, of one that was too slow, whether it worked at all and what it complained of, as
+    /// Limits that it has met and, of one that was too slow, whether it worked at all and what it wrote last, as
     /// sentences.
     pub remarks: Vec<String>,
 }
@@ -185,7 +188,8 @@ impl<'a> Run<'a> {
                 listener,
                 enough: None,
                 heard: None,
-                complaint: Vec::new(),
+                aside: Vec::new(),
+                asides: 0,
                 lines: 0,
                 bytes: 0,
                 most_bytes: order.output_bytes,
@@ -264,7 +268,7 @@ impl<'a> Run<'a> {
                 if matches!(cause, Some(Cause::Bark(_))) {
                     // Before it is asked to end.
                     let worked = worked(&self.inmate).as_secs_f64();
-                    let said = self.transcript.complaint();
+                    let said = self.transcript.last_words();
                     let said = said.map(|said| format!(", and wrote last: {said}"));
                     let said = said.unwrap_or_default();
                     self.stood = Some(format!("it had {worked:.1} s of CPU time{said}"));
@@ -411,7 +415,9 @@ struct Transcript<'a> {
     /// An event came since the last look; true: the last one.
     heard: Option<bool>,
     /// The last line of its standard error that says something.
-    complaint: Vec<u8>,
+    aside: Vec<u8>,
+    /// How many there were.
+    asides: u64,
     lines: u64,
     bytes: u64,
     most_bytes: u64,
@@ -421,17 +427,14 @@ struct Transcript<'a> {
 
 impl Transcript<'_> {
     fn line(&mut self, stream: &'static str, line: &Line) {
+        if stream != "stdout" {
+            return self.note(stream, line.shown(self.redact));
+        }
         self.lines += 1;
         if self.lines > MOST_LINES {
             return;
         }
         let text = line.shown(self.redact);
-        if stream != "stdout" {
-            if !text.trim_ascii().is_empty() {
-                text.trim_ascii().clone_into(&mut self.complaint);
-            }
-            return (self.sink)(Event::Line { stream, text });
-        }
         (self.sink)(Event::Line { stream, text: text.clone() });
         let heard = self.listener.hear(line, &text, self.sink);
         if heard.event {
@@ -442,9 +445,23 @@ impl Transcript<'_> {
         }
     }
 
-    /// The last thing that it complained of, if anything.
-    fn complaint(&self) -> Option<String> {
-        let cited = &self.complaint[..self.complaint.len().min(CITED)];
+    /// A line that is beside the matter. A log may be long: that ends nobody, and not all of it is kept.
+    fn note(&mut self, stream: &'static str, text: Vec<u8>) {
+        if !text.trim_ascii().is_empty() {
+            text.trim_ascii().clone_into(&mut self.aside);
+        }
+        self.asides += 1;
+        if self.asides <= MOST_ASIDES {
+            (self.sink)(Event::Line { stream, text });
+        } else if self.asides == MOST_ASIDES + 1 {
+            let text = format!("no more than {MOST_ASIDES} lines of its {stream} are kept");
+            (self.sink)(Event::Line { stream: "sensor", text: text.into_bytes() });
+        }
+    }
+
+    /// The beginning of the last line of its standard error, if there is any.
+    fn last_words(&self) -> Option<String> {
+        let cited = &self.aside[..self.aside.len().min(CITED)];
         (!cited.is_empty()).then(|| String::from_utf8_lossy(cited).into_owned())
     }
 

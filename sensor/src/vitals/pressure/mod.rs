@@ -186,7 +186,7 @@ impl Watched {
     /// One that is due soon is looked at with those that are: one wake-up less.
     fn is_due(&self, now_ns: u64) -> bool {
         let waited_ns = now_ns.saturating_sub(self.looked_ns);
-        self.fired.contains(&true) || waited_ns >= self.pause_ns - self.pause_ns / 4
+        self.fired.contains(&true) || waited_ns >= self.pause_ns - self.pause_ns / 16
     }
 }
 
@@ -441,8 +441,8 @@ mod tests {
         assert_eq!(looked(ms(20), [false; 2]), (vec![ms(0), ms(0)], 30), "neither is due");
         assert_eq!(looked(ms(50), [false; 2]), (vec![ms(0), ms(50)], 50));
         assert_eq!(looked(ms(60), [true, false]), (vec![ms(60), ms(50)], 40), "a trigger");
-        assert_eq!(looked(ms(800), [false; 2]), (vec![ms(60), ms(800)], 50));
-        assert_eq!(looked(ms(850), [false; 2]), (vec![ms(850), ms(850)], 50), "together");
+        assert_eq!(looked(ms(950), [false; 2]), (vec![ms(60), ms(950)], 50));
+        assert_eq!(looked(ms(1000), [false; 2]), (vec![ms(1000), ms(1000)], 50), "together");
     }
 
     #[test]
