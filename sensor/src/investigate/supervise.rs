@@ -27,14 +27,14 @@ use crate::cgroup::Hierarchies;
 /// Lines become records: more than anybody reads of one incident.
 pub const MOST_LINES: u64 = 10_000;
 
+/// Lines of standard error that do; what is beyond ends nobody.
+const MOST_ASIDES: u64 = 2000;
+
 /// Bytes that one turn reads from one stream.
 const CHUNK: usize = 16 * 1024;
 
 /// How often its output is looked at: a file cannot be waited for.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// The same of standard error, which ends nobody.
-const MOST_ASIDES: u64 = 2000;
 
 /// Bytes of its last line of standard error that the error of a run cites.
 const CITED: usize = 300;
