@@ -272,6 +272,21 @@ fn a_star_is_found_and_agrees_with_what_the_kernel_said() {
     let agreement = &found.agreement;
     assert_eq!((agreement.storms_agree, agreement.storms_differ), (1, 1), "{agreement:?}");
 
+    // Two CPUs that look at once both tell of it.
+    let said = |to: usize| {
+        let mut entries = star(300, true);
+        let storms = entries.iter().find_map(|entry| match entry {
+            Entry::Fork(fork) if !fork.storms.is_empty() => Some(fork.storms.clone()),
+            _ => None,
+        });
+        let Entry::Fork(fork) = &mut entries[to] else { unreachable!() };
+        fork.storms = storms.unwrap();
+        report(entries).agreement
+    };
+    let (beside, before) = (said(3 + 256), said(3 + 200));
+    assert_eq!((beside.storms_agree, beside.storms_differ), (1, 1), "{beside:?}");
+    assert_eq!((before.storms_agree, before.storms_differ), (1, 2), "{before:?}");
+
     let silent = report(star(300, false)).agreement;
     assert_eq!((silent.storms_agree, silent.storms_differ), (0, 2));
     let small = report(star(200, true)).agreement;
