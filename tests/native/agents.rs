@@ -36,8 +36,8 @@ const SHELLS: [&str; 8] = [
     "write_file",
 ];
 
-/// The slowest of them starts in 5 s, on a machine that is busy with other tests in more than ten times that,
-/// and says nothing before its model has answered.
+/// The slowest of them starts in 5 s and says nothing before its model has answered; beside other tests on a
+/// slow machine it was silent for a minute.
 const FIRST_EVENT_S: u32 = 150;
 
 /// From an order to the end of a run that says nothing.
@@ -55,8 +55,8 @@ fn patient() -> String {
     format!("first_event_s = {FIRST_EVENT_S}\n")
 }
 
-/// Whether a run came to a good end; else why not, before all else that is known of it.
-fn is_complete(run: &Value) {
+/// A run came to a good end; else why not, before all else that is known of it.
+fn ended_well(run: &Value) {
     let end = (&run["state"], &run["outcome"]);
     assert_eq!(end, (&json!("done"), &json!("complete")), "{} {run:#}", run["error"]);
 }
@@ -91,7 +91,7 @@ fn finds_the_cause(name: &'static str, program: PathBuf, price: u64) {
     let (_work, running) = plant(&cage);
     let incident = contained(&sensor, running.pid());
     let run = ended(&sensor, id(&incident), agent.name, 0);
-    is_complete(&run);
+    ended_well(&run);
     assert_eq!(run["report"]["verdict"], "confirms", "{run:#}");
     assert_eq!(run["report"]["cause"]["text"], "it starts itself", "{run:#}");
     let cost = &run["cost"];
@@ -174,7 +174,7 @@ fn goes_on_to_the_place(name: &'static str, program: PathBuf) {
     let running = work.start(&cage).unwrap();
     let incident = id(&opened(&sensor, running.pid())).to_owned();
     let run = ended(&sensor, &incident, name, 0);
-    is_complete(&run);
+    ended_well(&run);
     let stages = [0, 1].map(|stage| run["stages"][stage]["outcome"].as_str().unwrap_or_default());
     assert_eq!(stages, ["complete", "complete"], "{run:#}");
     assert_eq!(run["report"]["cause"]["text"], "it starts itself", "{run:#}");
@@ -254,7 +254,7 @@ fn picks_up_where_it_left_off(name: &'static str, program: PathBuf, who: Killed)
         }
     }
     let run = ended(&sensor, &incident, name, 0);
-    is_complete(&run);
+    ended_well(&run);
     assert_eq!(run["lives"], 2, "{run:#}");
     assert_eq!(run["report"]["cause"]["text"], "it starts itself", "{run:#}");
     let asked = agent.model.asked();

@@ -141,9 +141,7 @@ pub fn group(dir: &Path) -> Option<Room> {
 /// CPU time of all that has run in a group, the ended included; `None` of one of v1.
 pub fn cpu_time(dir: &Path) -> Option<Duration> {
     let stat = read_file(dir.join("cpu.stat"), STAT_LIMIT)?;
-    let stat = std::str::from_utf8(&stat).ok()?;
-    let used = stat.lines().find_map(|line| line.strip_prefix("usage_usec "))?;
-    Some(Duration::from_micros(used.trim().parse().ok()?))
+    parse::cpu_usec(&stat).map(Duration::from_micros)
 }
 
 #[cfg(test)]

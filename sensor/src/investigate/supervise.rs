@@ -269,8 +269,8 @@ impl<'a> Run<'a> {
                     // Before it is asked to end.
                     let worked = worked(&self.inmate).as_secs_f64();
                     let said = self.transcript.last_words();
-                    let said = said.map(|said| format!(", and wrote last: {said}"));
-                    let said = said.unwrap_or_default();
+                    let said =
+                        said.map_or_else(String::new, |it| format!(", and wrote last: {it}"));
                     self.stood = Some(format!("it had {worked:.1} s of CPU time{said}"));
                 }
                 if cause.is_none() {

@@ -115,6 +115,11 @@ pub fn refaults(text: &[u8]) -> Option<u64> {
     named(text, b"workingset_refault_file").or_else(|| named(text, b"workingset_refault"))
 }
 
+/// Of a cgroup's `cpu.stat`: CPU time of all that has run in it, the ended included, µs. Only v2 has it.
+pub fn cpu_usec(text: &[u8]) -> Option<u64> {
+    named(text, b"usage_usec")
+}
+
 /// The number in the line that begins with this word.
 fn named(text: &[u8], name: &[u8]) -> Option<u64> {
     lines(text).find_map(|line| {
