@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::Value;
 use tests::{
     Bomb, Cage, Limits, Sensor, Workload, needs, process, skip, takes_its_time, test_name,
@@ -21,6 +21,8 @@ use crate::support::{CATCH, Gear, emulated, gear_of, id, stands_still, wake_all}
 const PAUSE_S: &str = "SENSOR_PAUSE_S";
 /// Pauses of each program.
 const PAUSES: u32 = 3;
+/// Steps to begin with.
+const FEW: u32 = 100;
 /// How long a program runs before each of them: long enough to be in its loop, also emulated.
 const RUNS: Duration = Duration::from_millis(400);
 /// A program that takes longer than this by itself is still there for the third pause: it runs on
@@ -34,6 +36,9 @@ fn long_enough() -> Duration {
 fn pause() -> Duration {
     Duration::from_secs(env::var(PAUSE_S).ok().and_then(|text| text.parse().ok()).unwrap_or(1))
 }
+
+/// Until a program whose last fork is made has ended.
+const AT_ITS_END: Duration = Duration::from_secs(5);
 
 /// A whole run, pauses included, emulated.
 const RUN_LIMIT: Duration = Duration::from_mins(4);
@@ -63,15 +68,21 @@ fn action<'a>(incident: &'a Value, kind: &str) -> &'a Value {
 /// same.
 fn transparent(make: impl Fn(u32) -> Result<Forking>) {
     let Some(gear) = best_that_pauses() else { return };
-    let (steps, alone) = alone(&make);
-    goes_on(gear, steps, &alone, make);
+    goes_on(gear, &mut alone(FEW, &make), &make);
 }
 
-fn goes_on(gear: Gear, steps: u32, alone: &[String], make: impl Fn(u32) -> Result<Forking>) {
-    let forking = make(steps).unwrap();
-    let ended = paused(&forking.work, gear, None, PAUSES);
-    assert!(ended.success(), "{gear:?}: {ended}: {}", forking.work.last_words());
-    same(&printed(&forking), alone);
+/// As many steps as all pauses take: the machine may have been busier when it ran alone.
+fn goes_on(gear: Gear, known: &mut Alone, make: impl Fn(u32) -> Result<Forking>) {
+    loop {
+        let forking = make(known.steps).unwrap();
+        let (ended, pauses) = paused(&forking, gear, PAUSES);
+        assert!(ended.success(), "{gear:?}: {ended}: {}", forking.work.last_words());
+        same(&printed(&forking), &known.printed);
+        if pauses == PAUSES {
+            return;
+        }
+        *known = alone(2 * known.steps, &make);
+    }
 }
 
 /// No step was lost, repeated or done in another order. Says where it begins to differ: a run has
@@ -101,9 +112,14 @@ fn best_that_pauses() -> Option<Gear> {
     Some(best)
 }
 
-/// What it prints by itself, with as many steps as take long enough.
-fn alone(make: impl Fn(u32) -> Result<Forking>) -> (u32, Vec<String>) {
-    let mut steps = 100;
+/// What a program prints by itself.
+struct Alone {
+    steps: u32,
+    printed: Vec<String>,
+}
+
+/// With so many steps, or as many more as take long enough.
+fn alone(mut steps: u32, make: impl Fn(u32) -> Result<Forking>) -> Alone {
     loop {
         let forking = make(steps).unwrap();
         let cage = Cage::new(Limits::default()).unwrap();
@@ -113,47 +129,72 @@ fn alone(make: impl Fn(u32) -> Result<Forking>) -> (u32, Vec<String>) {
         // On a busy machine it waits for its turn as well; it may be alone on it when it counts.
         let works = cage.cpu_time().unwrap() > long_enough() / 2;
         if works && began.elapsed() > long_enough() {
-            return (steps, printed(&forking));
+            return Alone { steps, printed: printed(&forking) };
         }
         steps *= 2;
     }
 }
 
 /// Some times: frozen, woken under the brake so that each process runs into its next fork, held
-/// there, let go. `culprit`: the arguments of what is paused, where that is not all of it.
-fn paused(work: &Workload, gear: Gear, culprit: Option<&[String]>, times: u32) -> ExitStatus {
+/// there, let go. How it ended, and how many pauses it was there for.
+fn paused(forking: &Forking, gear: Gear, times: u32) -> (ExitStatus, u32) {
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = gear.start(&cage).unwrap();
     // With a neighbour the tree does not have its cgroup to itself, and is stopped by signals.
     let mut neighbour = cage.command("sleep").unwrap().arg("600").spawn().unwrap();
-    let mut running = work.start(&cage).unwrap();
-    for _ in 0..times {
+    let mut running = forking.work.start(&cage).unwrap();
+    let mut pauses = 0;
+    while pauses < times {
         thread::sleep(RUNS);
-        let is_culprit = |pid: &u32| culprit.is_some_and(|argv| process::argv(*pid) == argv);
-        let pid = cage.pids().into_iter().find(is_culprit).unwrap_or(running.pid()).to_string();
-        assert!(running.ended().unwrap().is_none(), "too short: {}", work.last_words());
-        let incident =
-            sensor.json(&["trigger", "--pid", &pid, "--why", "a test asks", "--json"]).unwrap();
-        sensor.output(&["freeze", id(&incident), "--yes"]).unwrap();
-        // Each has to come as far as its next fork, also on a machine that is busy with something else.
-        for _ in 0..100 {
-            wake_all(&cage, neighbour.id());
-            thread::sleep(Duration::from_millis(10));
+        let culprit = forking.culprit.as_ref().and_then(|argv| first(&cage, argv));
+        let culprit = culprit.unwrap_or(running.pid());
+        if let Err(error) = pause_once(&sensor, &cage, gear, culprit, neighbour.id()) {
+            let ended = running.wait(AT_ITS_END);
+            assert!(ended.is_ok(), "{gear:?}, pause {pauses}: {error:#}");
+            break;
         }
-        thread::sleep(pause());
-        sensor.output(&["thaw", id(&incident)]).unwrap();
-        let shown = sensor.show(id(&incident)).unwrap();
-        let braked = &action(&shown, "release")["braked"];
-        assert!(braked["paused"].as_u64().unwrap() > 0, "{gear:?} paused nothing: {shown:#}");
-        assert_eq!(braked["refused"], 0, "{gear:?}: {shown:#}");
-        few_passed(&sensor, braked, &shown);
-        sensor.output(&["resolve", id(&incident)]).unwrap();
+        pauses += 1;
     }
     let ended = running.wait(RUN_LIMIT).unwrap();
     assert_eq!(cage.refused_forks().unwrap(), 0);
     neighbour.kill().unwrap();
     neighbour.wait().unwrap();
-    ended
+    (ended, pauses)
+}
+
+/// An error also where the program comes to its end meanwhile.
+fn pause_once(
+    sensor: &Sensor,
+    cage: &Cage,
+    gear: Gear,
+    culprit: u32,
+    neighbour: u32,
+) -> Result<()> {
+    let culprit = culprit.to_string();
+    let incident =
+        sensor.json(&["trigger", "--pid", &culprit, "--why", "a test asks", "--json"])?;
+    sensor.output(&["freeze", id(&incident), "--yes"])?;
+    // Each has to come as far as its next fork, also on a machine that is busy with something else.
+    for _ in 0..100 {
+        wake_all(cage, neighbour);
+        thread::sleep(Duration::from_millis(10));
+    }
+    thread::sleep(pause());
+    sensor.output(&["thaw", id(&incident)])?;
+    let shown = sensor.show(id(&incident))?;
+    let braked = &action(&shown, "release")["braked"];
+    ensure!(braked["paused"].as_u64() > Some(0), "{gear:?} paused nothing: {shown:#}");
+    assert_eq!(braked["refused"], 0, "{gear:?}: {shown:#}");
+    few_passed(sensor, braked, &shown);
+    sensor.output(&["resolve", id(&incident)])?;
+    Ok(())
+}
+
+/// Who runs these arguments and was not forked by another who does: a shell's subshells have its own.
+fn first(cage: &Cage, argv: &[String]) -> Option<u32> {
+    let is_it = |pid: u32| process::argv(pid) == argv;
+    let is_first = |pid: &u32| is_it(*pid) && !process::parent(*pid).is_some_and(is_it);
+    cage.pids().into_iter().find(is_first)
 }
 
 /// A fork that is under way when the mark is set comes to its end. That is one for each CPU where the
@@ -263,12 +304,7 @@ fn a_traced_shell_goes_on() {
 #[test]
 fn a_job_on_a_terminal_goes_on() {
     needs!("script", "bash");
-    let Some(gear) = best_that_pauses() else { return };
-    let (steps, alone) = alone(|steps| Ok(forking::job(steps)?.0));
-    let (forking, job) = forking::job(steps).unwrap();
-    let ended = paused(&forking.work, gear, Some(&job), PAUSES);
-    assert!(ended.success(), "{gear:?}: {ended}");
-    same(&printed(&forking), &alone);
+    transparent(forking::job);
 }
 
 /// A timer of the program's own goes on: it runs out when it would have without a pause.
@@ -277,8 +313,9 @@ fn a_timeout_fires_after_the_pause() {
     needs!("timeout");
     let Some(gear) = best_that_pauses() else { return };
     let forking = forking::timeout(4 + pause().as_secs()).unwrap();
-    let status = paused(&forking.work, gear, None, 1);
+    let (status, pauses) = paused(&forking, gear, 1);
     assert_eq!(status.code(), Some(124), "{gear:?}: {}", forking.work.last_words());
+    assert_eq!(pauses, 1, "{gear:?}");
     assert_eq!(printed(&forking), Vec::<String>::new(), "{gear:?}");
 }
 
@@ -287,11 +324,12 @@ fn a_timeout_fires_after_the_pause() {
 fn kernels_a_shell_goes_on_in_each_gear() {
     needs!("dash");
     takes_its_time!();
-    let (steps, alone) = alone(|steps| forking::shell(&["dash"], steps));
+    let make = |steps| forking::shell(&["dash"], steps);
+    let mut known = alone(FEW, make);
     for gear in Gear::PAUSES {
         let cage = Cage::new(Limits::default()).unwrap();
         if gear_of(&gear.start(&cage).unwrap()) == gear {
-            goes_on(gear, steps, &alone, |steps| forking::shell(&["dash"], steps));
+            goes_on(gear, &mut known, make);
         }
     }
 }

@@ -15,6 +15,8 @@ const GO_LIMIT: Duration = Duration::from_mins(5);
 pub struct Forking {
     pub work: Workload,
     pub ordered: bool,
+    /// The arguments of who forks, where it is not the whole program that is to stand.
+    pub culprit: Option<Vec<String>>,
 }
 
 /// Two pipelines and a command substitution for each step.
@@ -43,7 +45,7 @@ pub fn make(steps: u32) -> Result<Forking> {
         last = format!(" a{step} b{step} c{step}");
     }
     work.write("Makefile", &format!("all:{last}\n{rules}"))?;
-    Ok(Forking { work: work.runs(["make", "--silent", "-j3"]), ordered: false })
+    Ok(Forking { work: work.runs(["make", "--silent", "-j3"]), ordered: false, culprit: None })
 }
 
 pub fn python_subprocess(steps: u32) -> Result<Forking> {
@@ -97,7 +99,7 @@ pub fn compiled_go() -> Result<Workload> {
 /// Four goroutines, each on a thread of its own, with children of their own.
 pub fn go(compiled: &Workload, steps: u32) -> Result<Forking> {
     let argv = compiled.argv.iter().cloned().chain([steps.to_string().into()]);
-    Ok(Forking { work: Workload::new()?.runs(argv), ordered: false })
+    Ok(Forking { work: Workload::new()?.runs(argv), ordered: false, culprit: None })
 }
 
 /// This very program, told to run one of its own functions; its harness prints around that.
@@ -106,7 +108,7 @@ pub fn rust(function: &str, variable: &str, steps: u32) -> Result<Forking> {
     let argv = [std::env::current_exe()?.into_os_string()]
         .into_iter()
         .chain(["--exact", function, "--nocapture"].map(OsString::from));
-    Ok(Forking { work: work.runs(argv), ordered: false })
+    Ok(Forking { work: work.runs(argv), ordered: false, culprit: None })
 }
 
 /// The shell's loop under a tracer that sees every system call of all of it.
@@ -115,17 +117,17 @@ pub fn traced(steps: u32) -> Result<Forking> {
 }
 
 /// The same as a job of an interactive shell on a terminal, whose user types `fg` whenever it stands
-/// there as stopped. Second: the arguments of the job.
-pub fn job(steps: u32) -> Result<(Forking, Vec<String>)> {
+/// there as stopped. What it prints tells how the job went: `fg` fails where the job has just ended.
+pub fn job(steps: u32) -> Result<Forking> {
     let work = Workload::new()?;
     let body = SHELL.replace("STEPS", &steps.to_string());
     let script = work.write(&names::word(), &body)?.to_string_lossy().into_owned();
     let user = format!(
-        "sh {script}; while [ -n \"$(jobs -sp)\" ]; do sleep 0.1; fg >/dev/null 2>&1; done 2>/dev/null"
+        "sh {script}; while [ -n \"$(jobs -sp)\" ]; do sleep 0.1; fg >/dev/null 2>&1; done 2>/dev/null; true"
     );
     let terminal = format!("bash --norc --noprofile -ic '{user}'");
     let work = work.runs(["script", "-qefc", &terminal, "/dev/null"]);
-    Ok((Forking { work, ordered: true }, vec!["sh".to_owned(), script]))
+    Ok(Forking { work, ordered: true, culprit: Some(vec!["sh".to_owned(), script]) })
 }
 
 /// The loop without end, under `timeout`.
@@ -133,7 +135,7 @@ pub fn timeout(seconds: u64) -> Result<Forking> {
     let work = Workload::new()?;
     let script = work.write(&names::word(), "while :; do\n    (:) || echo failed\ndone\n")?;
     let argv = ["timeout".into(), seconds.to_string().into(), "sh".into(), script.into_os_string()];
-    Ok(Forking { work: work.runs(argv), ordered: true })
+    Ok(Forking { work: work.runs(argv), ordered: true, culprit: None })
 }
 
 /// A file of this content, run by `argv`.
@@ -142,5 +144,5 @@ fn program(argv: &[&str], body: &str, ordered: bool) -> Result<Forking> {
     let file = work.write(&names::word(), body)?;
     let argv = argv.iter().map(OsString::from).chain([file.into_os_string()]);
     let argv: Vec<OsString> = argv.collect();
-    Ok(Forking { work: work.runs(argv), ordered })
+    Ok(Forking { work: work.runs(argv), ordered, culprit: None })
 }
