@@ -22,6 +22,9 @@ pub enum Reason {
     VictimUnknown = 7,
 }
 
+/// What one CPU has lost, by reason: one value, which user space reads in one go.
+pub type Losses = [u64; Reason::ALL.len()];
+
 impl Reason {
     pub const ALL: [Self; 8] = [
         Self::TableFull,

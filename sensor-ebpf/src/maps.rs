@@ -11,7 +11,7 @@ use sensor_common::{
     ProcessKey,
     brake::{Mark, TALLIES as NUMBERS, Tally},
     lineage::{self, ExecRecord, Image, Known, Node, Slot},
-    loss::Reason,
+    loss::{Losses, Reason},
     memory::Held,
     oom::{self, Kill, Limit, Told},
     pressure::{RECLAIMING as THREADS, Reclaims, Stall},
@@ -126,9 +126,9 @@ pub static RECLAIMING: LruHashMap<u32, u64> = LruHashMap::with_max_entries(THREA
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
-/// Losses by `Reason`, a column per CPU.
+/// Losses by `Reason`.
 #[map]
-pub static LOSSES: PerCpuArray<u64> = PerCpuArray::with_max_entries(Reason::ALL.len() as u32, 0);
+pub static LOSSES: PerCpuArray<Losses> = PerCpuArray::with_max_entries(1, 0);
 
 /// Events that an understudy took over.
 #[map]
@@ -150,8 +150,9 @@ pub struct Scratch {
 /// Counts a loss.
 #[inline(always)]
 pub fn lose(reason: Reason) {
-    if let Some(counter) = LOSSES.get_ptr_mut(reason as u32) {
-        count(counter);
+    if let Some(losses) = LOSSES.get_ptr_mut(0) {
+        // SAFETY: a value of the array, which has a counter for each reason.
+        count(unsafe { losses.cast::<u64>().add(reason as usize) });
     }
 }
 

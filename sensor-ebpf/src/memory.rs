@@ -46,18 +46,39 @@ const COMPLETE: u32 = 8;
 /// Threads that are asked for the memory of a process whose first one has ended: most of them have it.
 const ASKED: u32 = 8;
 
-/// What an address space's counters say, by their indices, pages.
+/// What an address space's counters say, pages.
+struct Counts {
+    anon: u32,
+    swap: u32,
+    shmem: u32,
+}
+
+/// Words from the first of the three counters to the last, where each is a `percpu_counter` (40 bytes, since 6.2). In a
+/// kernel that checks its locks they are larger.
+const WORDS: u64 = 11;
+
+/// Reads them in one go, if they are no further from each other: a call of the kernel's reader costs more than the words
+/// between.
 #[inline(always)]
-fn counters(memory: Address) -> impl Fn(u64) -> u32 {
-    let (first, stride) = (memory.wrapping_add(layout!(counters)), layout!(stride));
-    move |index| whole(read_at(first.wrapping_add(stride * index)))
+fn counts(memory: Address) -> Counts {
+    let stride = layout!(stride);
+    let first = memory.wrapping_add(layout!(counters)).wrapping_add(stride * ANON);
+    let words = stride / 8;
+    if words * (SHMEM - ANON) < WORDS {
+        let all: [i64; WORDS as usize] = read_at(first);
+        let count = |index| all.get(((index - ANON) * words) as usize).map_or(0, |it| whole(*it));
+        Counts { anon: count(ANON), swap: count(SWAP), shmem: count(SHMEM) }
+    } else {
+        let count = |index| whole(read_at(first.wrapping_add(stride * (index - ANON))));
+        Counts { anon: count(ANON), swap: count(SWAP), shmem: count(SHMEM) }
+    }
 }
 
 /// Its anonymous memory and swap, pages.
 #[inline(always)]
 fn private(memory: Address) -> u32 {
-    let count = counters(memory);
-    count(ANON).saturating_add(count(SWAP))
+    let Counts { anon, swap, .. } = counts(memory);
+    anon.saturating_add(swap)
 }
 
 /// Since 6.2 each CPU adds to a counter with a delay, so that it may be negative for a moment.
@@ -288,8 +309,7 @@ fn await_burial(task: Task) {
 /// everyone only now and then.
 #[inline(always)]
 fn measure(task: Task, memory: Address, slot: Slot, held: *mut Held, look: u32) {
-    let count = counters(memory);
-    let (anon, swap, shmem) = (count(ANON), count(SWAP), count(SHMEM));
+    let Counts { anon, swap, shmem } = counts(memory);
     // SAFETY: a value of the array; there is one look at a time, and the fork's note was before it.
     unsafe {
         let first = (*held).look == 0;

@@ -34,7 +34,7 @@ mod term;
 mod trees;
 mod vigil;
 
-use std::{io, path::PathBuf};
+use std::{io, panic, path::PathBuf};
 
 use self::daemon::Daemon;
 pub use self::{
@@ -95,7 +95,14 @@ pub fn run(config: &Config) -> Result<(), CoreError> {
         .enable_all()
         .build()
         .map_err(CoreError::Threads)?;
-    runtime.block_on(async { Daemon::start(config)?.work().await })
+    runtime.block_on(async {
+        let daemon = Daemon::start(config)?;
+        // On a thread of the runtime's own: from here each tick would wake that one and this one.
+        match tokio::spawn(daemon.work()).await {
+            Ok(worked) => worked,
+            Err(error) => panic::resume_unwind(error.into_panic()),
+        }
+    })
 }
 
 /// What `sensor doctor` would load, too.

@@ -2,7 +2,8 @@
 //! them together; what a tree is called is read for the few that are shown.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
+    mem,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -29,6 +30,9 @@ use crate::{
 /// The flight recorder counts every second. Older than this, it does not run.
 const RECENT_NS: u64 = 2_000_000_000;
 
+/// A process may give itself another name; that is found out after this long.
+const BELIEVED_NS: u64 = 10_000_000_000;
+
 /// Trees of a list for which no number is given: a screen.
 const LISTED: usize = 20;
 
@@ -50,7 +54,17 @@ pub struct Trees {
     last: Mutex<Arc<Census>>,
     /// How fast trees grow, for as long as that is known.
     outlook: Mutex<Outlook>,
+    /// What those are called that stood out a second ago.
+    names: Mutex<HashMap<ProcessKey, Name>>,
     turns: Arc<Semaphore>,
+}
+
+/// What a root was called.
+struct Name {
+    /// While it ran this.
+    signature: u64,
+    asked_ns: u64,
+    comm: String,
 }
 
 /// An unresolved incident, and where it is.
@@ -75,7 +89,16 @@ impl Trees {
     ) -> Self {
         let last = Mutex::new(Arc::new(Census::new(&lineage.counted(), clock::boot_ns(), None)));
         let turns = Arc::new(Semaphore::new(AT_ONCE));
-        Self { lineage, gatherer, hierarchies, memory, last, outlook: Mutex::default(), turns }
+        Self {
+            lineage,
+            gatherer,
+            hierarchies,
+            memory,
+            last,
+            outlook: Mutex::default(),
+            names: Mutex::default(),
+            turns,
+        }
     }
 
     /// How fast trees grow.
@@ -119,12 +142,26 @@ impl Trees {
     pub fn outstanding(&self) -> Vec<TopTree> {
         let census = self.count();
         let outlook = self.outlook();
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut before = mem::take(&mut *names);
         let top = |tree: Tree| {
             let growth = outlook.of(proto_key(tree.root)).unwrap_or_default();
+            let signature = census.signature(&tree);
+            let known = before.remove(&tree.root).filter(|known| {
+                known.signature == signature
+                    && census.at_ns.saturating_sub(known.asked_ns) < BELIEVED_NS
+            });
+            let name = known.unwrap_or_else(|| Name {
+                signature,
+                asked_ns: census.at_ns,
+                comm: self.gatherer.name(tree.root, || self.lineage.argv(tree.slot, tree.root)),
+            });
+            let comm = name.comm.clone();
+            names.insert(tree.root, name);
             TopTree {
                 pid: tree.root.tgid,
                 start_ns: tree.root.start_ns,
-                comm: self.gatherer.name(tree.root, || self.lineage.argv(tree.slot, tree.root)),
+                comm,
                 processes: tree.live,
                 forks: tree.forked,
                 bytes: growth.bytes,

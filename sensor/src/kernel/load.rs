@@ -15,7 +15,7 @@ use aya::{
 use aya_obj::generated::{bpf_attr, bpf_cmd};
 use sensor_common::{
     lineage::{ExecRecord, Known, Slot},
-    loss::Reason,
+    loss::{Losses, Reason},
     recursion::Limits,
     respawn, storm,
 };
@@ -29,7 +29,7 @@ use super::{
     stalls::Stalls,
     table::{Mapping, Table, fdinfo},
     understudy,
-    visit::{Visitor, bpf},
+    visit::{Visitor, bpf, skipped},
     witness::Witness,
 };
 
@@ -106,7 +106,7 @@ pub const SKIPPED: &str = "recursion_guard";
 pub struct Programs {
     ebpf: Ebpf,
     links: Vec<OwnedFd>,
-    losses: PerCpuArray<MapData, u64>,
+    losses: PerCpuArray<MapData, Losses>,
     /// What was skipped and yet not lost.
     stood_in: PerCpuArray<MapData, u64>,
     map_bytes: u64,
@@ -329,25 +329,32 @@ impl Programs {
 
     /// Losses so far, by reason, and how often the kernel skipped a program.
     pub fn losses(&self) -> Vec<(&'static str, u64)> {
+        let lost = self.lost();
         let mut losses: Vec<(&'static str, u64)> = Reason::ALL
             .into_iter()
             .map(|reason| {
                 let early = if reason == Reason::UnknownExit { self.early_exits } else { 0 };
-                (reason.word(), self.lost(reason).saturating_sub(early))
+                (reason.word(), lost[reason as usize].saturating_sub(early))
             })
             .collect();
         losses.push((SKIPPED, self.skipped()));
         losses
     }
 
-    fn lost(&self, reason: Reason) -> u64 {
-        sum(&self.losses, reason as u32)
+    /// By reason, of all CPUs.
+    fn lost(&self) -> Losses {
+        let mut sums = Losses::default();
+        let Ok(cpus) = self.losses.get(&0, 0) else { return sums };
+        for lost in cpus.iter() {
+            sums.iter_mut().zip(lost).for_each(|(sum, lost)| *sum += lost);
+        }
+        sums
     }
 
     /// From here on an unknown exit is a loss. Exits are attached first, so whoever ended between
     /// that and the baseline was never entered, and need not have been.
     pub fn everybody_known(&mut self) {
-        self.early_exits = self.lost(Reason::UnknownExit);
+        self.early_exits = self.lost()[Reason::UnknownExit as usize];
     }
 
     /// Forks, execs and exits that no program of ours was run for.
@@ -356,11 +363,11 @@ impl Programs {
             .iter()
             .filter_map(|(name, _)| {
                 let fd = self.ebpf.program(name)?.fd().ok()?;
-                fdinfo::<u64>(fd.as_fd(), "recursion_misses:").ok()?
+                skipped(fd.as_fd()).ok()
             })
             .sum();
         // Read after the other: whoever stands in is counted a moment after the lead was skipped.
-        skipped.saturating_sub(sum(&self.stood_in, 0))
+        skipped.saturating_sub(sum(&self.stood_in))
     }
 
     /// Memory of all maps in the kernel, bytes, as the kernel counts it at load.
@@ -405,8 +412,8 @@ pub(super) fn attach(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 }
 
 /// A per-CPU counter.
-fn sum(counters: &PerCpuArray<MapData, u64>, index: u32) -> u64 {
-    counters.get(&index, 0).map_or(0, |values| values.iter().sum())
+fn sum(counters: &PerCpuArray<MapData, u64>) -> u64 {
+    counters.get(&0, 0).map_or(0, |values| values.iter().sum())
 }
 
 fn map_bytes(ebpf: &Ebpf) -> u64 {

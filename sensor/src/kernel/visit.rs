@@ -8,7 +8,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd};
+use aya_obj::generated::{bpf_attach_type, bpf_attr, bpf_cmd, bpf_prog_info};
 
 use super::lineage::Lineage;
 
@@ -58,6 +58,17 @@ pub(super) fn run(program: BorrowedFd<'_>, argument: u64) -> io::Result<u32> {
     command(bpf_cmd::BPF_PROG_TEST_RUN, &mut attributes)?;
     // SAFETY: the command has written it.
     Ok(unsafe { attributes.test.retval })
+}
+
+/// How often the kernel did not run a loaded program, as it was running already; 0 before 5.12, which does not count.
+pub(super) fn skipped(program: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: unions and structures of integers: all zero is valid, and what the command asks for.
+    let (mut info, mut attributes): (bpf_prog_info, bpf_attr) = unsafe { std::mem::zeroed() };
+    attributes.info.bpf_fd = program.as_raw_fd().unsigned_abs();
+    attributes.info.info_len = size_of_val(&info) as u32;
+    attributes.info.info = std::ptr::from_mut(&mut info) as u64;
+    command(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attributes)?;
+    Ok(info.recursion_misses)
 }
 
 /// A bpf(2) command that answers with a descriptor.

@@ -377,6 +377,11 @@ impl Census {
         found
     }
 
+    /// The hash of what a tree's root executed.
+    pub fn signature(&self, tree: &Tree) -> u64 {
+        self.members[tree.at].counted.signature
+    }
+
     /// The living processes of a tree.
     pub fn living_of(&self, tree: &Tree) -> impl Iterator<Item = ProcessKey> {
         let end = tree.at + self.members[tree.at].size as usize;
