@@ -37,9 +37,10 @@ pub fn read<T: Copy>(base: Address, field: Field) -> T {
 /// Reads what is at an address; zero when it is bad.
 #[inline(always)]
 pub fn read_at<T: Copy>(address: Address) -> T {
-    let mut value = MaybeUninit::<T>::zeroed();
+    let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the destination is ours and of that size; the helper checks the source and zeroes the
-    // destination when it cannot be read. All T here are integers, valid whatever the bits.
+    // destination when it cannot be read: it always writes all of it. All T here are integers, valid
+    // whatever the bits.
     unsafe {
         bpf_probe_read_kernel(
             value.as_mut_ptr().cast(),
