@@ -25,7 +25,7 @@ const PAUSES: u32 = 3;
 const FEW: u32 = 100;
 /// How long a program runs before each of them: long enough to be in its loop, also emulated.
 const RUNS: Duration = Duration::from_millis(400);
-/// A program that takes longer than this by itself is still there for the third pause: it runs on
+/// A program that takes longer than this by itself is mostly still there for the third pause: it runs on
 /// while a person's order is under way, which takes 1 s in an emulated machine. Long pauses are for
 /// somebody who can wait: the machine may be busier when the length is tried than when it counts.
 fn long_enough() -> Duration {
