@@ -3,7 +3,7 @@
 use crate::{
     ProcessKey,
     layout::ABSENT,
-    lineage::{ExecRecord, Image},
+    lineage::{ExecRecord, Image, Slot},
     memory::Held,
 };
 
@@ -134,6 +134,19 @@ pub struct Kill {
     pub sender_uid: u32,
     pub flags: u32,
     pub sender_comm: Comm,
+    /// Of the target's node, which may be out of the index before the mark comes; 0: it has none.
+    pub slot: Slot,
+    pub unused: u32,
+}
+
+impl Kill {
+    /// Whether the mark of the OOM killer's that makes it one may be still to come. Both come from one hand, under a
+    /// lock that holds up the victim's end; but since 6.16 that is told of (`sched_process_exit`) before it takes the
+    /// lock, so that a victim on another CPU may overtake its mark.
+    #[inline(always)]
+    pub fn may_be_marked(&self) -> bool {
+        self.flags & (BY_OOM | BY_KERNEL) == BY_KERNEL && self.sender != self.target
+    }
 }
 
 /// Whose doing a mark of the OOM killer's is.
@@ -250,9 +263,9 @@ pub struct Killed {
 }
 
 const _: () = assert!(size_of::<Layout>() == 15 * 8);
-const _: () = assert!(size_of::<Kill>() == 112);
+const _: () = assert!(size_of::<Kill>() == 120);
 const _: () = assert!(size_of::<Marked>() == 816);
-const _: () = assert!(size_of::<Killed>() == 200);
+const _: () = assert!(size_of::<Killed>() == 208);
 
 #[cfg(feature = "user")]
 mod pod {
@@ -285,7 +298,17 @@ mod tests {
             sender_uid: 0,
             flags,
             sender_comm: Comm::default(),
+            slot: 0,
+            unused: 0,
         }
+    }
+
+    #[test]
+    fn who_ends_may_be_marked_yet() {
+        assert!(sent(TRIGGER, BY_KERNEL).may_be_marked());
+        assert!(!sent(TRIGGER, BY_KERNEL | BY_OOM).may_be_marked(), "it is already");
+        assert!(!sent(TRIGGER, 0).may_be_marked(), "a user's SIGKILL");
+        assert!(!sent(VICTIM, BY_KERNEL).may_be_marked(), "its own thread has to end as well");
     }
 
     #[test]

@@ -257,7 +257,7 @@ fn exited(tgid: u32) {
     if let Some(slot) = slot_of(tgid)
         && take(tgid)
     {
-        leave(slot);
+        leave(slot, false);
     }
 }
 
@@ -268,18 +268,24 @@ pub fn take(tgid: u32) -> bool {
     INDEX.remove(tgid).is_ok()
 }
 
-/// Whoever was taken out is dead, and its node goes when nobody needs it.
+/// Whoever was taken out is dead, and its node goes when nobody needs it. `lingers`: who is told of only now may
+/// need it until somebody else leaves.
 #[inline(never)]
-pub fn leave(slot: Slot) -> u32 {
+pub fn leave(slot: Slot, lingers: bool) -> u32 {
     if let Some(gone) = node(slot) {
         // SAFETY: a value of the array; flags belong to this process, which is past its end.
         unsafe { (*gone).flags |= DEAD };
     }
     memory::left(slot);
     count_exit(slot);
-    release(slot);
     if let Ok(Some(left)) = UNFREED.pop() {
         free_upwards(left);
+    }
+    if !lingers {
+        return release(slot);
+    }
+    if let_go(slot) && UNFREED.push(slot, u64::from(BPF_ANY)).is_err() {
+        free_upwards(slot);
     }
     0
 }

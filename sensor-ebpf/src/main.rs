@@ -133,12 +133,12 @@ fn exit(task: Task, cast: Cast) -> i32 {
         let _ = EARLY.insert(task.key(), slot, 0);
     }
     // Before the node is gone.
-    oom::ended(slot, task);
+    let marked_yet = oom::ended(slot, task);
     witness::ended(slot);
     let key = lifecycle::key_of(slot);
     let at_ns = lifecycle::now();
     respawn::sensor_ended(slot, at_ns);
-    lineage::leave(slot);
+    lineage::leave(slot, marked_yet);
     lifecycle::exited(key, task.exit_code(), at_ns);
     0
 }

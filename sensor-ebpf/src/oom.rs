@@ -127,8 +127,9 @@ fn remember(info: u64, task: u64) -> u32 {
         by_kernel = u32::from(field::<i32>(info, place!(siginfo_code)) > 0);
     }
     let sender_ends = u32::from(current().is_exiting());
+    let target = task.key();
     let kill = Kill {
-        target: task.key(),
+        target,
         sender: current().key(),
         at_ns: now(),
         sender_cgroup: own_cgroup(),
@@ -137,6 +138,8 @@ fn remember(info: u64, task: u64) -> u32 {
         sender_uid: own_uid(),
         flags: by_kernel * BY_KERNEL | sender_ends * SENDER_ENDS,
         sender_comm: own_comm(),
+        slot: slot_of(target.tgid).unwrap_or(0),
+        unused: 0,
     };
     // The least recently seen makes room; where that fails, its target ends by nobody's signal.
     let _ = KILLS.insert(kill.target.tgid, kill, u64::from(BPF_ANY));
@@ -175,6 +178,9 @@ fn tell(task: u64) -> u32 {
     let trigger = current().key();
     let senders = SENDERS.get(0).is_some_and(|seen| *seen != 0);
     let kill = KILLS.get_ptr_mut(key.tgid);
+    // By the kill, where there is one: whoever has come to its end is out of the index.
+    // SAFETY: a value of the map, which is preallocated.
+    let slot = kill.map(|kill| unsafe { (*kill).slot }).or_else(|| slot_of(key.tgid));
     let mut flags = 0;
     // SAFETY: a value of the map, which is preallocated.
     match Doing::of(unsafe { kill.map(|kill| &*kill) }, key, trigger, senders) {
@@ -222,7 +228,7 @@ fn tell(task: u64) -> u32 {
                 flags |= LIMITED;
             }
         }
-        if let Some(slot) = slot_of(key.tgid)
+        if let Some(slot) = slot
             && let Some(this) = node(slot)
             && (*this).key.start_ns == key.start_ns
         {
@@ -292,15 +298,24 @@ pub extern "C" fn sensor_limit() -> u32 {
     0
 }
 
-/// The process in a slot ends, whose last thread is `task`, which is `current`.
+/// The process in a slot ends, whose last thread is `task`, which is `current`. Whether it may be marked as the OOM
+/// killer's victim yet.
 #[inline(always)]
-pub fn ended(slot: Slot, task: Task) {
+pub fn ended(slot: Slot, task: Task) -> bool {
     const BY_SIGNAL: u32 = 0x7f;
-    if u64::from(task.exit_code() & BY_SIGNAL) == SIGKILL {
-        sensor_killed(slot);
+    if u64::from(task.exit_code() & BY_SIGNAL) != SIGKILL {
+        return false;
     }
+    let yet = sensor_killed(slot) != 0;
+    if !yet {
+        // Otherwise it is kept for the mark, until another one needs the room.
+        let _ = KILLS.remove(task.tgid());
+    }
+    yet
 }
 
+/// Answers 1 for who may be marked yet.
+///
 /// Exported, which makes it a global function to the verifier: see `storm::sensor_look`.
 #[unsafe(no_mangle)]
 #[inline(never)]
@@ -311,6 +326,7 @@ pub extern "C" fn sensor_killed(slot: Slot) -> u32 {
         unsafe { ((*this).key, (*this).parent, (*this).cgroup, (*this).live().saturating_sub(1)) };
     let mut pages = 0;
     let mut known = 0;
+    let mut yet = 0;
     let kill = KILLS.get_ptr(key.tgid);
     if let Some(kill) = kill {
         // SAFETY: a value of the map, which is preallocated.
@@ -318,20 +334,17 @@ pub extern "C" fn sensor_killed(slot: Slot) -> u32 {
             known = u32::from((*kill).target.start_ns == key.start_ns);
             pages = (*kill).pages.anon + (*kill).pages.swap + (*kill).pages.shmem;
             if known != 0 && (*kill).flags & BY_OOM != 0 {
-                let _ = KILLS.remove(key.tgid);
                 return 0;
             }
+            yet = known & u32::from((*kill).may_be_marked());
         }
     }
     let at_ns = now();
     let matters = live >= MATTERS_PROCESSES || pages >= MATTERS_PAGES;
-    let Some(untold) = tells(matters, at_ns) else {
-        let _ = KILLS.remove(key.tgid);
-        return 0;
-    };
+    let Some(untold) = tells(matters, at_ns) else { return yet };
     let Some(mut entry) = EVENTS.reserve::<Killed>(0) else {
         lose(Reason::RingFull);
-        return 0;
+        return yet;
     };
     let sent = entry.as_mut_ptr();
     let comm = field(current().leader().0, place!(task_comm));
@@ -353,8 +366,7 @@ pub extern "C" fn sensor_killed(slot: Slot) -> u32 {
         }
     }
     entry.submit(u64::from(BPF_RB_NO_WAKEUP));
-    let _ = KILLS.remove(key.tgid);
-    0
+    yet
 }
 
 /// Whether one more is told of: those that matter always, of the others some in each second. Answers how many

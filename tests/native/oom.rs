@@ -115,6 +115,38 @@ fn who_shares_a_victims_memory_ends_by_the_same_kill() {
     assert_eq!(about_oom(&sensor), 1);
 }
 
+/// Since 6.16 a victim on another CPU may be past its end before it is marked: mostly so where others look on as well,
+/// each of whom takes its time before the mark.
+#[test]
+fn a_victim_that_ends_before_its_mark_is_one() {
+    const TIMES: u64 = 5;
+    needs!("cc");
+    let cage = cage();
+    let _others = [Sensor::start(&cage, "").unwrap(), Sensor::start(&cage, "").unwrap()];
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let mut watch = sensor.watch(0).unwrap();
+    let work = oom::fills_shared_with_a_busy_one().unwrap();
+    for _ in 0..TIMES {
+        let mut running = work.start(&cage).unwrap();
+        assert_eq!(running.wait(CATCH).unwrap().signal(), Some(SIGKILL));
+        let told = watch.find(CATCH, |record| record["observation"]["oom_kill"].is_object());
+        let kill = &told.unwrap().record["observation"]["oom_kill"];
+        assert_eq!(kill["dying"], false, "{kill:#}");
+        let parent = &kill["victim"]["parent"]["pid"];
+        assert!([running.pid(), std::process::id()].map(Value::from).contains(parent), "{kill:#}");
+        // The victim's own end is no news; that of who had the same memory is.
+        let told = watch.find(CATCH, |record| record["observation"]["killed"].is_object());
+        let killed = &told.unwrap().record["observation"]["killed"];
+        assert_eq!(killed["victim"]["process"], kill["victim"]["process"], "{killed:#}");
+        assert_ne!(killed["process"]["process"], kill["victim"]["process"], "{killed:#}");
+    }
+    let incident = sensor
+        .wait_for(CATCH, |one| one["oom"]["kills"] == TIMES && !one["diagnosis"].is_null())
+        .unwrap();
+    explained(&sensor, &incident);
+    assert_eq!(about_oom(&sensor), 1);
+}
+
 #[test]
 fn who_ends_with_a_victims_namespace_shared_nothing() {
     needs!("unshare");

@@ -1,4 +1,5 @@
-// Takes memory until there is none, while another process that has the same memory, and is no thread, sleeps.
+// Takes memory until there is none, while another process that has the same memory, and is no thread, sleeps; with
+// an argument it is busy instead.
 #define _GNU_SOURCE
 #include <sched.h>
 #include <signal.h>
@@ -13,11 +14,19 @@ static int sleeps(void *unused)
         pause();
 }
 
-int main(void)
+static int is_busy(void *unused)
 {
+    (void)unused;
+    for (volatile unsigned long rounds = 0;; rounds++)
+        ;
+}
+
+int main(int count, char **words)
+{
+    (void)words;
     enum { STACK = 64 << 10, PIECE = 1 << 20 };
     char *stack = malloc(STACK);
-    if (!stack || clone(sleeps, stack + STACK, CLONE_VM | SIGCHLD, NULL) < 0)
+    if (!stack || clone(count > 1 ? is_busy : sleeps, stack + STACK, CLONE_VM | SIGCHLD, NULL) < 0)
         return 1;
     sleep(1);
     for (;;) {

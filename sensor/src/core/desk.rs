@@ -22,7 +22,7 @@ use super::{
     investigations::{Investigations, Progress},
     matter::Matter,
     memory::Sampling,
-    oom::Deaths,
+    oom::{Deaths, Ending},
     pressure::Shortages,
     reactor::{Containing, Found, Notice, observation},
     reins::Reins,
@@ -59,6 +59,8 @@ pub enum Done {
     OomDue(String),
     /// More victims of a kill came, of which its incident does not tell yet.
     OomTaken(String),
+    /// A process that SIGKILL ended is to be told of, unless it was a victim.
+    EndDue(Box<Ending>),
     Studied(Box<Study>),
     Investigated(Progress),
     /// An investigation that was cut off, with its past.
@@ -327,6 +329,7 @@ impl Desk {
                 self.study(&incident);
             }
             Done::OomTaken(incident) => self.tell_victims(&incident),
+            Done::EndDue(ending) => self.ended_before(*ending),
             Done::Studied(study) => self.studied(*study),
             Done::Investigated(progress) => drop(self.investigated(progress)),
             Done::Recalled(recalled) => self.recalled(*recalled),

@@ -1,10 +1,10 @@
 //! Ends by SIGKILL of whoever is no victim of the OOM killer: who was ended by whom.
 
-use sensor_common::oom::{BY_KERNEL, Kill, Killed, SENDER_ENDS};
+use sensor_common::oom::{BY_KERNEL, Kill, Killed, SENDER_ENDS, TOLD_A_SECOND};
 
-use super::{bytes, marks::recorded};
+use super::{SETTLES, bytes, marks::recorded};
 use crate::{
-    core::desk::Desk,
+    core::desk::{Desk, Done},
     detect::oom::key,
     lineage::{Node, ProcessKey},
     proto::{self, Actor, Incident, observation::Fact, record::Body},
@@ -13,6 +13,10 @@ use crate::{
 
 /// Ends by SIGKILL that are remembered, for whoever asks who did it.
 const ENDS: usize = 64;
+
+/// Victims of the OOM killer that are remembered, for their ends that were told of first: as many as such ends in a
+/// second, of victims that had little.
+pub(super) const VICTIMS: usize = TOLD_A_SECOND as usize;
 
 /// SIGKILL ended a process that the OOM killer did not choose.
 #[derive(Debug)]
@@ -24,8 +28,22 @@ pub struct Ending {
 }
 
 impl Desk {
-    /// SIGKILL ended a process.
+    /// SIGKILL ended a process. Where it may turn out to be a victim of the OOM killer it is told of a moment later.
     pub fn ended(&mut self, ending: Ending) {
+        if ending.killed.known != 0 && ending.killed.kill.may_be_marked() {
+            return self.later(SETTLES, Done::EndDue(Box::new(ending)));
+        }
+        self.tell_end(ending);
+    }
+
+    /// What came of the wait.
+    pub fn ended_before(&mut self, ending: Ending) {
+        if !self.deaths.victims.contains(&ending.killed.process) {
+            self.tell_end(ending);
+        }
+    }
+
+    fn tell_end(&mut self, ending: Ending) {
         let Ending { killed, cgroup, sender_cgroup, sender } = ending;
         let Kill { sender: by, sender_comm, sender_uid, flags, at_ns, pages, .. } = killed.kill;
         if killed.known != 0 && [std::process::id(), self.guardian.pid()].contains(&by.tgid) {

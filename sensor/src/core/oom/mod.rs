@@ -80,6 +80,7 @@ pub struct Deaths {
     oom: HashMap<String, Going>,
     /// The newest last.
     ends: VecDeque<proto::Killed>,
+    victims: VecDeque<ProcessKey>,
 }
 
 /// An incident about OOM kills that goes on, as far as is known.
@@ -117,6 +118,10 @@ impl Desk {
             self.log.append(Draft::bulk(observed(kill)));
             return;
         }
+        if self.deaths.victims.len() >= ends::VICTIMS {
+            self.deaths.victims.pop_front();
+        }
+        self.deaths.victims.push_back(marking.marked.victim);
         let (step, case) = self.deaths.kills.took(&kill);
         let case = case.clone();
         let of_it = |(id, going): &(&String, &Going)| {
