@@ -121,9 +121,14 @@ impl Table {
                 let node = self.nodes.get(slot)?;
                 (node.key.tgid != 0).then_some((slot, node))
             })
-            .filter(|(slot, node)| {
-                node.is_used() && self.nodes.get(*slot).is_some_and(|again| again.key == node.key)
-            })
+            .filter(|(slot, node)| node.is_used() && self.key_at(*slot) == Some(node.key))
+    }
+
+    fn key_at(&self, slot: Slot) -> Option<ProcessKey> {
+        // SAFETY: as with a whole node, of which it is a part.
+        self.nodes
+            .place(slot)
+            .map(|place| unsafe { (&raw const (*place.as_ptr()).key).read_volatile() })
     }
 
     /// The node in a slot, whoever's it is.

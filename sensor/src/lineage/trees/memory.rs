@@ -128,28 +128,25 @@ impl Census {
     /// What all trees and groups hold. `held` answers for a living process by its slot and key.
     pub fn tally(&self, held: impl Fn(u32, ProcessKey) -> Option<Holds>, worth: &Worth) -> Tally {
         let holds = self.holds(held);
-        let parents = self.parents();
-        let heirs = self.heirs(&holds, &parents);
-        let sums = self.sums(&holds, &parents, &heirs);
-        let mut chosen: Vec<usize> = (0..self.members.len())
-            .filter(|at| {
-                let Member { counted, live, .. } = self.members[*at];
-                let zombies = holds[*at].map_or(0, |holds| holds.zombies);
-                let tells = live > worth.many
-                    || zombies > worth.many
-                    || sums[*at].bytes + sums[*at].shared >= worth.bytes;
-                tells && live > 0 && counted.key.tgid != INIT
-            })
-            .collect();
+        let sums = self.sums(&holds, &self.heirs(&holds));
+        let tells = |(at, (sum, holds)): (usize, (&Sum, &Option<Holds>))| {
+            let member = &self.members[at];
+            let tells = member.live > worth.many
+                || sum.bytes + sum.shared >= worth.bytes
+                || holds.is_some_and(|holds| holds.zombies > worth.many);
+            (tells && member.live > 0 && member.counted.key.tgid != INIT).then_some(at)
+        };
+        let mut chosen: Vec<usize> =
+            sums.iter().zip(&holds).enumerate().filter_map(tells).collect();
         // Those above a tree that is told of are told of as well: nearly always they hold as much.
         let mut known: HashSet<usize> = chosen.iter().copied().collect();
         for at in chosen.clone() {
-            let mut above = parents[at];
+            let mut above = self.above(at);
             while let Some(at) = above.filter(|at| self.members[*at].counted.key.tgid != INIT)
                 && known.insert(at)
             {
                 chosen.push(at);
-                above = parents[at];
+                above = self.above(at);
             }
         }
         let rank = |at: &usize| {
@@ -167,8 +164,8 @@ impl Census {
     /// The same with what each tree holds, for an order by it.
     #[must_use]
     pub fn weighed(&self, held: impl Fn(u32, ProcessKey) -> Option<Holds>) -> Self {
-        let (holds, parents) = (self.holds(held), self.parents());
-        let sums = self.sums(&holds, &parents, &self.heirs(&holds, &parents));
+        let holds = self.holds(held);
+        let sums = self.sums(&holds, &self.heirs(&holds));
         let weights = sums.iter().map(|sum| sum.bytes + sum.shared).collect();
         Self { weights, ..self.clone() }
     }
@@ -178,26 +175,17 @@ impl Census {
         counted.map(|it| it.alive.then(|| held(it.slot, it.key)).flatten()).collect()
     }
 
-    /// The place of each one's parent.
-    fn parents(&self) -> Vec<Option<usize>> {
-        let parent = |member: &Member| {
-            let at = self.place(member.counted.parent_slot)?;
-            (self.members[at].counted.key == member.counted.parent).then_some(at)
-        };
-        self.members.iter().map(parent).collect()
-    }
-
     /// Of processes that only forked and whose forker has that memory no more, as it is gone or has executed
     /// something since, those who hold what it left to all of them: the eldest of each.
-    fn heirs(&self, holds: &[Option<Holds>], parents: &[Option<usize>]) -> HashSet<usize> {
+    fn heirs(&self, holds: &[Option<Holds>]) -> HashSet<usize> {
         let counted = |at: usize| &self.members[at].counted;
         let mut eldest: HashMap<usize, usize> = HashMap::default();
         for (at, _) in holds.iter().enumerate().filter(|(_, it)| it.is_some_and(|it| it.forked)) {
-            let (mut forked, Some(mut forker)) = (at, parents[at]) else { continue };
+            let (mut forked, Some(mut forker)) = (at, self.above(at)) else { continue };
             // What a dead process had without executing anything, it had from above.
             while !counted(forker).alive
                 && counted(forker).program == 0
-                && let Some(above) = parents[forker]
+                && let Some(above) = self.above(forker)
             {
                 (forked, forker) = (forker, above);
             }
@@ -213,45 +201,43 @@ impl Census {
         eldest.into_values().collect()
     }
 
-    fn sums(
-        &self,
-        holds: &[Option<Holds>],
-        parents: &[Option<usize>],
-        heirs: &HashSet<usize>,
-    ) -> Vec<Sum> {
-        let mut sums = vec![Sum::default(); self.members.len()];
+    fn sums(&self, holds: &[Option<Holds>], heirs: &HashSet<usize>) -> Vec<Sum> {
+        let mut sums: Vec<Sum> = Vec::with_capacity(self.members.len());
         // Parents stand before their children.
-        for at in 0..self.members.len() {
-            let counted = &self.members[at].counted;
-            let (program, signature) = match parents[at] {
-                Some(above) if counted.program == 0 => (sums[above].program, sums[above].signature),
-                _ => (counted.program, counted.signature),
+        for (at, member) in self.members.iter().enumerate() {
+            let Counted { program, signature, .. } = member.counted;
+            let (program, signature) = match self.above(at) {
+                Some(above) if program == 0 => (sums[above].program, sums[above].signature),
+                _ => (program, signature),
             };
-            (sums[at].program, sums[at].signature) = (program, signature);
+            sums.push(Sum { program, signature, ..Sum::default() });
         }
-        for at in (0..self.members.len()).rev() {
-            let holds = holds[at].unwrap_or_default();
-            let inherited = if heirs.contains(&at) { 0 } else { holds.at_fork };
-            let own = holds.private.saturating_sub(inherited);
-            sums[at].own = own;
-            sums[at].bytes += own;
-            sums[at].shared = sums[at].shared.max(holds.shared);
-            sums[at].threads += holds.threads;
-            let only_forked = holds.forked
-                || !self.members[at].counted.alive && self.members[at].counted.program == 0;
-            let Sum { bytes, shared, threads, .. } = sums[at];
-            let above = parents[at].filter(|_| only_forked);
-            if above.is_none() {
-                sums[at].own += shared;
+        for (at, member) in self.members.iter().enumerate().rev() {
+            let sum = &mut sums[at];
+            if let Some(holds) = &holds[at] {
+                let is_heir = holds.at_fork > 0 && heirs.contains(&at);
+                let inherited = if is_heir { 0 } else { holds.at_fork };
+                sum.own = holds.private.saturating_sub(inherited);
+                sum.bytes += sum.own;
+                sum.shared = sum.shared.max(holds.shared);
+                sum.threads += holds.threads;
             }
-            if let Some(parent) = parents[at] {
-                sums[parent].threads += threads;
-                sums[parent].bytes += bytes;
-                if only_forked {
-                    sums[parent].shared = sums[parent].shared.max(shared);
-                } else {
-                    sums[parent].bytes += shared;
-                }
+            let counted = &member.counted;
+            let only_forked = holds[at].is_some_and(|holds| holds.forked)
+                || !counted.alive && counted.program == 0;
+            let above = self.above(at);
+            let is_part = only_forked && above.is_some();
+            if !is_part {
+                sum.own += sum.shared;
+            }
+            let Sum { bytes, shared, threads, .. } = *sum;
+            let Some(above) = above.map(|above| &mut sums[above]) else { continue };
+            above.threads += threads;
+            above.bytes += bytes;
+            if is_part {
+                above.shared = above.shared.max(shared);
+            } else {
+                above.bytes += shared;
             }
         }
         sums
@@ -286,14 +272,26 @@ impl Census {
     /// The program that most living children run, and how many do.
     fn alike(&self, at: usize, sums: &[Sum]) -> (u64, u32) {
         let mut counts: HashMap<u64, u32> = HashMap::default();
-        let mut next: Vec<usize> = self.children(at).collect();
-        while let Some(child) = next.pop() {
-            if !self.members[child].counted.alive {
-                next.extend(self.children(child));
-            } else if sums[child].program != 0 {
-                *counts.entry(sums[child].program).or_default() += 1;
+        // Who stands beside each other mostly runs the same.
+        let mut run = (0, 0);
+        // The children of whoever has ended count for it.
+        let mut parents = vec![at];
+        while let Some(parent) = parents.pop() {
+            for child in self.children(parent) {
+                let program = sums[child].program;
+                if !self.members[child].counted.alive {
+                    parents.push(child);
+                } else if program == run.0 {
+                    run.1 += 1;
+                } else {
+                    let (last, count) = std::mem::replace(&mut run, (program, 1));
+                    *counts.entry(last).or_default() += count;
+                }
             }
         }
+        *counts.entry(run.0).or_default() += run.1;
+        // Nobody knows what those run.
+        counts.remove(&0);
         counts.into_iter().max_by_key(|(program, count)| (*count, *program)).unwrap_or_default()
     }
 
@@ -301,29 +299,30 @@ impl Census {
     fn gather(&self, holds: &[Option<Holds>], sums: &[Sum], worth: &Worth) -> Vec<Gathering> {
         let mut groups = Groups::default();
         // Who stands beside each other in a tree mostly has all of it in common.
-        let mut last = ([(GroupBy::Unspecified, 0); 4], [None; 4]);
-        for (at, holds) in holds.iter().enumerate() {
+        let mut run: Option<Run> = None;
+        for ((member, holds), sum) in self.members.iter().zip(holds).zip(sums) {
             let Some(holds) = holds else { continue };
-            let counted = &self.members[at].counted;
-            let keys = [
-                (GroupBy::Executable, sums[at].program),
-                (GroupBy::Session, holds.session.into()),
-                (GroupBy::User, holds.uid.into()),
-                (GroupBy::Cgroup, counted.cgroup),
-            ];
-            if last.0 != keys {
-                // Nobody knows what it runs, or it has no session.
-                let is_known = |(by, what)| what != 0 || by == GroupBy::User;
-                last = (keys, keys.map(|key| is_known(key).then(|| groups.of(key, counted))));
-            }
-            for place in last.1.into_iter().flatten() {
-                let group = &mut groups.all[place];
-                group.processes += 1;
-                group.bytes += sums[at].own;
-                if counted.key.start_ns < group.eldest.start_ns {
-                    (group.eldest, group.slot) = (counted.key, counted.slot);
+            let Counted { key, slot, cgroup, .. } = member.counted;
+            let common = [sum.program, holds.session.into(), holds.uid.into(), cgroup];
+            match &mut run {
+                Some(run) if run.common == common => {
+                    run.processes += 1;
+                    run.bytes += sum.own;
+                    if key.start_ns < run.eldest.start_ns {
+                        (run.eldest, run.slot) = (key, slot);
+                    }
+                }
+                _ => {
+                    let (processes, bytes) = (1, sum.own);
+                    let next = Run { common, processes, bytes, eldest: key, slot };
+                    if let Some(run) = run.replace(next) {
+                        groups.add(run);
+                    }
                 }
             }
+        }
+        if let Some(run) = run {
+            groups.add(run);
         }
         let mut all = groups.all;
         all.retain(|group| group.bytes >= worth.bytes);
@@ -341,6 +340,19 @@ impl Census {
     }
 }
 
+/// Processes that stand beside each other and have all in common that groups are made by.
+struct Run {
+    /// In the order of [`BY`].
+    common: [u64; BY.len()],
+    processes: u32,
+    bytes: u64,
+    eldest: ProcessKey,
+    slot: u32,
+}
+
+/// What groups are made by.
+const BY: [GroupBy; 4] = [GroupBy::Executable, GroupBy::Session, GroupBy::User, GroupBy::Cgroup];
+
 /// Groups as they are found.
 #[derive(Default)]
 struct Groups {
@@ -349,13 +361,24 @@ struct Groups {
 }
 
 impl Groups {
-    /// The place of the one with this in common; `first`: who is in it, if it is new.
-    fn of(&mut self, (by, what): (GroupBy, u64), first: &Counted) -> usize {
-        *self.places.entry((by.into(), what)).or_insert_with(|| {
-            let (eldest, slot) = (first.key, first.slot);
-            self.all.push(Gathering { by, what, processes: 0, bytes: 0, eldest, slot });
-            self.all.len() - 1
-        })
+    fn add(&mut self, run: Run) {
+        let Run { common, processes, bytes, eldest, slot } = run;
+        for (by, what) in BY.into_iter().zip(common) {
+            // Nobody knows what it runs, or it has no session.
+            if what == 0 && by != GroupBy::User {
+                continue;
+            }
+            let place = *self.places.entry((by.into(), what)).or_insert(self.all.len());
+            let Some(group) = self.all.get_mut(place) else {
+                self.all.push(Gathering { by, what, processes, bytes, eldest, slot });
+                continue;
+            };
+            group.processes += processes;
+            group.bytes += bytes;
+            if eldest.start_ns < group.eldest.start_ns {
+                (group.eldest, group.slot) = (eldest, slot);
+            }
+        }
     }
 }
 
