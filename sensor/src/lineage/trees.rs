@@ -47,6 +47,12 @@ pub struct Counted {
     pub executed_ns: u64,
 }
 
+impl Counted {
+    fn is_kernel(&self) -> bool {
+        self.key.tgid == KERNEL || self.parent.tgid == KERNEL
+    }
+}
+
 /// A process in its tree.
 #[derive(Clone, Copy, Debug)]
 struct Member {
@@ -112,6 +118,9 @@ impl Census {
     /// `before`: what it is compared with.
     pub fn new(processes: &[Counted], at_ns: u64, before: Option<&Self>) -> Self {
         let span_ns = before.map_or(0, |before| at_ns.saturating_sub(before.at_ns));
+        if let Some(before) = before.filter(|before| before.has_only(processes)) {
+            return before.again(at_ns, span_ns);
+        }
         let mut census = Self { at_ns, span_ns, ..Self::default() };
         census.enter(processes);
         census.add_up();
@@ -119,6 +128,26 @@ impl Census {
             census.compare(before);
         }
         census
+    }
+
+    /// Whether these are the same processes, and nothing is different about them.
+    fn has_only(&self, processes: &[Counted]) -> bool {
+        let mut members = 0;
+        let are_same = processes.iter().all(|process| match self.place(process.slot) {
+            Some(at) => {
+                members += 1;
+                self.members[at].counted == *process
+            }
+            None => process.is_kernel(),
+        });
+        are_same && members == self.members.len()
+    }
+
+    /// The same processes at another moment.
+    fn again(&self, at_ns: u64, span_ns: u64) -> Self {
+        let at_rest = |member: &Member| Member { forked: 0, grown: 0, ..*member };
+        let members = self.members.iter().map(at_rest).collect();
+        Self { at_ns, span_ns, members, places: self.places.clone(), weights: Vec::new() }
     }
 
     /// Whoever is in one of these cgroups. Forks and growth are those of the whole trees.
@@ -158,16 +187,14 @@ impl Census {
             let is_known = process.parent_slot != 0 && parent.key == process.parent;
             (is_known && process.key.tgid != INIT).then_some(index as usize)
         };
-        let is_kernel =
-            |process: &Counted| process.key.tgid == KERNEL || process.parent.tgid == KERNEL;
         // First child and next sibling.
         let mut families = vec![(NOBODY, NOBODY); processes.len()];
         let mut stack: Vec<(u32, u32)> = Vec::new();
         for (index, process) in (0..).zip(processes) {
-            if is_kernel(process) {
+            if process.is_kernel() {
                 continue;
             }
-            match parent_of(process).filter(|parent| !is_kernel(&processes[*parent])) {
+            match parent_of(process).filter(|parent| !processes[*parent].is_kernel()) {
                 Some(parent) => {
                     let next = mem::replace(&mut families[parent].0, index);
                     families[index as usize].1 = next;

@@ -191,4 +191,29 @@ proptest! {
         let held = |key: ProcessKey| Some((u64::from(key.tgid % 3), u64::from(key.tgid % 7)));
         prop_assert!(census.outstanding(held).len() <= 7);
     }
+
+    #[test]
+    fn where_nothing_has_changed_it_is_as_if_it_were_counted_anew(
+        earlier in anything(), then in anything(),
+        changed in proptest::option::of((any::<prop::sample::Index>(), 0..5)),
+    ) {
+        let before = Census::new(&then, 500, Some(&Census::new(&earlier, 100, None)));
+        let mut now = then;
+        if let Some((index, what)) = changed.filter(|_| !now.is_empty()) {
+            let at = index.index(now.len());
+            match what {
+                0 => drop(now.remove(at)),
+                1 => now[at].alive = !now[at].alive,
+                2 => now[at].forks += 1,
+                3 => now[at].cgroup += 1,
+                _ => now[at].signature += 1,
+            }
+        }
+        let mut anew = Census { at_ns: 900, span_ns: 400, ..Census::default() };
+        anew.enter(&now);
+        anew.add_up();
+        anew.compare(&before);
+        let census = Census::new(&now, 900, Some(&before));
+        prop_assert_eq!(format!("{census:?}"), format!("{anew:?}"));
+    }
 }
