@@ -178,9 +178,11 @@ fn tell(task: u64) -> u32 {
     let trigger = current().key();
     let senders = SENDERS.get(0).is_some_and(|seen| *seen != 0);
     let kill = KILLS.get_ptr_mut(key.tgid);
-    // By the kill, where there is one: whoever has come to its end is out of the index.
+    // By its kill, where there is one: whoever has come to its end is out of the index.
     // SAFETY: a value of the map, which is preallocated.
-    let slot = kill.map(|kill| unsafe { (*kill).slot }).or_else(|| slot_of(key.tgid));
+    let its = kill.filter(|kill| unsafe { (**kill).target.start_ns == key.start_ns });
+    // SAFETY: as above.
+    let slot = its.map(|kill| unsafe { (*kill).slot }).or_else(|| slot_of(key.tgid));
     let mut flags = 0;
     // SAFETY: a value of the map, which is preallocated.
     match Doing::of(unsafe { kill.map(|kill| &*kill) }, key, trigger, senders) {
@@ -331,12 +333,14 @@ pub extern "C" fn sensor_killed(slot: Slot) -> u32 {
     if let Some(kill) = kill {
         // SAFETY: a value of the map, which is preallocated.
         unsafe {
-            known = u32::from((*kill).target.start_ns == key.start_ns);
-            pages = (*kill).pages.anon + (*kill).pages.swap + (*kill).pages.shmem;
-            if known != 0 && (*kill).flags & BY_OOM != 0 {
-                return 0;
+            if (*kill).target.start_ns == key.start_ns {
+                if (*kill).flags & BY_OOM != 0 {
+                    return 0;
+                }
+                known = 1;
+                pages = (*kill).pages.anon + (*kill).pages.swap + (*kill).pages.shmem;
+                yet = u32::from((*kill).may_be_marked());
             }
-            yet = known & u32::from((*kill).may_be_marked());
         }
     }
     let at_ns = now();
