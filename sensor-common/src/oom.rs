@@ -117,7 +117,7 @@ pub struct Pages {
     pub shmem: u64,
 }
 
-/// A SIGKILL that was sent, by its target's tgid until that has ended.
+/// A SIGKILL that was sent, by its target's tgid until that has ended, or longer where a mark may follow.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kill {
@@ -212,7 +212,8 @@ pub struct Limit {
     pub cgroup: u64,
 }
 
-/// The OOM killer took a process. Wakes the reader at once; comes before the process is gone.
+/// The OOM killer took a process. Wakes the reader at once; comes before the process is gone, or since 6.16 a moment
+/// later.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Marked {

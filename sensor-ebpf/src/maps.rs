@@ -55,7 +55,7 @@ pub static INDEX: HashMap<u32, Slot> = HashMap::with_max_entries(TABLE, 0);
 #[map]
 pub static FREE: Stack<Slot> = Stack::with_max_entries(TABLE, 0);
 
-/// Dead ancestors that an exit left over for the next one.
+/// Dead processes that an exit left over for the next one: ancestors, and who may be marked yet.
 #[map]
 pub static UNFREED: Queue<Slot> = Queue::with_max_entries(4096, 0);
 
@@ -90,7 +90,7 @@ pub static ENTERED: Array<u32> = Array::with_max_entries(1, 0);
 #[map]
 pub static LOOPS: LruHashMap<Loop, Window> = LruHashMap::with_max_entries(respawn::LOOPS, 0);
 
-/// Who sent SIGKILL, by the target's tgid, until that has ended.
+/// Who sent SIGKILL, by the target's tgid, until that has ended; longer where a mark may follow.
 #[map]
 pub static KILLS: LruHashMap<u32, Kill> = LruHashMap::with_max_entries(oom::KILLS, 0);
 

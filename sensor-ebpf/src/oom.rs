@@ -301,7 +301,7 @@ pub extern "C" fn sensor_limit() -> u32 {
 }
 
 /// The process in a slot ends, whose last thread is `task`, which is `current`. Whether it may be marked as the OOM
-/// killer's victim yet.
+/// killer's victim yet, or is just then.
 #[inline(always)]
 pub fn ended(slot: Slot, task: Task) -> bool {
     const BY_SIGNAL: u32 = 0x7f;
@@ -316,7 +316,7 @@ pub fn ended(slot: Slot, task: Task) -> bool {
     yet
 }
 
-/// Answers 1 for who may be marked yet.
+/// Answers 1 for who may be marked yet, or is just then.
 ///
 /// Exported, which makes it a global function to the verifier: see `storm::sensor_look`.
 #[unsafe(no_mangle)]
@@ -329,17 +329,20 @@ pub extern "C" fn sensor_killed(slot: Slot) -> u32 {
     let mut pages = 0;
     let mut known = 0;
     let mut yet = 0;
+    // Kernels that say no more of a victim than its pid are older than that.
+    let overtakes = place!(by_pid) == 0;
     let kill = KILLS.get_ptr(key.tgid);
     if let Some(kill) = kill {
         // SAFETY: a value of the map, which is preallocated.
         unsafe {
             if (*kill).target.start_ns == key.start_ns {
                 if (*kill).flags & BY_OOM != 0 {
-                    return 0;
+                    // Whoever marks it may be about to read its node.
+                    return u32::from((*kill).sender != key);
                 }
                 known = 1;
                 pages = (*kill).pages.anon + (*kill).pages.swap + (*kill).pages.shmem;
-                yet = u32::from((*kill).may_be_marked());
+                yet = u32::from(overtakes && (*kill).may_be_marked());
             }
         }
     }

@@ -22,7 +22,7 @@ use super::{
     investigations::{Investigations, Progress},
     matter::Matter,
     memory::Sampling,
-    oom::{Deaths, Ending},
+    oom::Deaths,
     pressure::Shortages,
     reactor::{Containing, Found, Notice, observation},
     reins::Reins,
@@ -60,7 +60,7 @@ pub enum Done {
     /// More victims of a kill came, of which its incident does not tell yet.
     OomTaken(String),
     /// A process that SIGKILL ended is to be told of, unless it was a victim.
-    EndDue(Box<Ending>),
+    EndDue(ProcessKey),
     Studied(Box<Study>),
     Investigated(Progress),
     /// An investigation that was cut off, with its past.
@@ -329,7 +329,7 @@ impl Desk {
                 self.study(&incident);
             }
             Done::OomTaken(incident) => self.tell_victims(&incident),
-            Done::EndDue(ending) => self.ended_before(*ending),
+            Done::EndDue(process) => self.end_is_due(process),
             Done::Studied(study) => self.studied(*study),
             Done::Investigated(progress) => drop(self.investigated(progress)),
             Done::Recalled(recalled) => self.recalled(*recalled),

@@ -1,6 +1,6 @@
 //! Ends by SIGKILL of whoever is no victim of the OOM killer: who was ended by whom.
 
-use sensor_common::oom::{BY_KERNEL, Kill, Killed, SENDER_ENDS, TOLD_A_SECOND};
+use sensor_common::oom::{BY_KERNEL, BY_OOM, Kill, Killed, SENDER_ENDS};
 
 use super::{SETTLES, bytes, marks::recorded};
 use crate::{
@@ -14,10 +14,6 @@ use crate::{
 /// Ends by SIGKILL that are remembered, for whoever asks who did it.
 const ENDS: usize = 64;
 
-/// Victims of the OOM killer that are remembered, for their ends that were told of first: as many as such ends in a
-/// second, of victims that had little.
-pub(super) const VICTIMS: usize = TOLD_A_SECOND as usize;
-
 /// SIGKILL ended a process that the OOM killer did not choose.
 #[derive(Debug)]
 pub struct Ending {
@@ -30,15 +26,21 @@ pub struct Ending {
 impl Desk {
     /// SIGKILL ended a process. Where it may turn out to be a victim of the OOM killer it is told of a moment later.
     pub fn ended(&mut self, ending: Ending) {
-        if ending.killed.known != 0 && ending.killed.kill.may_be_marked() {
-            return self.later(SETTLES, Done::EndDue(Box::new(ending)));
+        let Killed { process, known, kill, .. } = ending.killed;
+        if known != 0 && kill.flags & BY_OOM != 0 {
+            // It was marked while its end was written down.
+            return;
         }
-        self.tell_end(ending);
+        if known == 0 || !kill.may_be_marked() {
+            return self.tell_end(ending);
+        }
+        self.deaths.waiting.insert(process, ending);
+        self.later(SETTLES, Done::EndDue(process));
     }
 
-    /// What came of the wait.
-    pub fn ended_before(&mut self, ending: Ending) {
-        if !self.deaths.victims.contains(&ending.killed.process) {
+    /// Nobody has marked it.
+    pub fn end_is_due(&mut self, process: ProcessKey) {
+        if let Some(ending) = self.deaths.waiting.remove(&process) {
             self.tell_end(ending);
         }
     }

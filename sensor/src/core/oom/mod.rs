@@ -80,7 +80,8 @@ pub struct Deaths {
     oom: HashMap<String, Going>,
     /// The newest last.
     ends: VecDeque<proto::Killed>,
-    victims: VecDeque<ProcessKey>,
+    /// Those that may turn out to be the OOM killer's doing.
+    waiting: HashMap<ProcessKey, Ending>,
 }
 
 /// An incident about OOM kills that goes on, as far as is known.
@@ -118,10 +119,7 @@ impl Desk {
             self.log.append(Draft::bulk(observed(kill)));
             return;
         }
-        if self.deaths.victims.len() >= ends::VICTIMS {
-            self.deaths.victims.pop_front();
-        }
-        self.deaths.victims.push_back(marking.marked.victim);
+        self.deaths.waiting.remove(&marking.marked.victim);
         let (step, case) = self.deaths.kills.took(&kill);
         let case = case.clone();
         let of_it = |(id, going): &(&String, &Going)| {

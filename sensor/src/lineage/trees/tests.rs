@@ -214,6 +214,8 @@ proptest! {
         anew.add_up();
         anew.compare(&before);
         let census = Census::new(&now, 900, Some(&before));
-        prop_assert_eq!(format!("{census:?}"), format!("{anew:?}"));
+        prop_assert_eq!((census.at_ns, census.span_ns), (anew.at_ns, anew.span_ns));
+        prop_assert_eq!(format!("{:?}", census.members), format!("{:?}", anew.members));
+        prop_assert!(now.iter().all(|it| census.place(it.slot) == anew.place(it.slot)));
     }
 }
