@@ -1,7 +1,8 @@
 //! Lineage: who begat whom. The node that stands for a process, in a table indexed by slot.
 //!
 //! A node outlives its process while a descendant's node exists, so a chain never breaks where a
-//! parent died, and until the next exit where the OOM killer may say something of it yet. Only the kernel side writes nodes; user space reads them.
+//! parent died, and until the next exit where the OOM killer may say something of it yet. Only the
+//! kernel side writes nodes; user space reads them.
 
 use crate::{FileId, ProcessKey, storm::Window};
 

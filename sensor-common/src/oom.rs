@@ -10,8 +10,8 @@ use crate::{
 /// Of SIGKILL.
 pub const SIGKILL: u64 = 9;
 
-/// Senders that are remembered until their target has ended: more than that are seldom on the way. The
-/// least recently seen are forgotten, whose targets then end by nobody's signal.
+/// Senders that are remembered until their target has ended, or longer where a mark may follow: more than that are
+/// seldom on the way. The least recently seen are forgotten, whose targets then end by nobody's signal.
 pub const KILLS: u32 = 1024;
 
 /// Ends by SIGKILL in a second that are told of, besides those that matter: enough for a test suite
@@ -136,7 +136,7 @@ pub struct Kill {
     pub sender_comm: Comm,
     /// Of the target's node, which may be out of the index before the mark comes; 0: it has none.
     pub slot: Slot,
-    pub unused: u32,
+    pub zero: u32,
 }
 
 impl Kill {
@@ -300,7 +300,7 @@ mod tests {
             flags,
             sender_comm: Comm::default(),
             slot: 0,
-            unused: 0,
+            zero: 0,
         }
     }
 

@@ -139,7 +139,7 @@ fn remember(info: u64, task: u64) -> u32 {
         flags: by_kernel * BY_KERNEL | sender_ends * SENDER_ENDS,
         sender_comm: own_comm(),
         slot: slot_of(target.tgid).unwrap_or(0),
-        unused: 0,
+        zero: 0,
     };
     // The least recently seen makes room; where that fails, its target ends by nobody's signal.
     let _ = KILLS.insert(kill.target.tgid, kill, u64::from(BPF_ANY));

@@ -1,5 +1,7 @@
 //! Programs that take more memory than they may, and one that is killed by somebody.
 
+use std::iter;
+
 use anyhow::Result;
 
 use super::Workload;
@@ -7,8 +9,6 @@ use crate::names;
 
 /// What a shell needs to fill any limit: a text that doubles.
 const FILL: &str = "x=0123456789abcdef\nwhile :; do x=\"$x$x\"; done\n";
-
-const SHARED: &str = include_str!("shared.c");
 
 /// A script that fills its limit at once.
 pub fn fills() -> Result<Workload> {
@@ -33,16 +33,19 @@ pub fn fills_with_children() -> Result<Workload> {
 
 /// A program that fills its limit, with a process of its own, and no thread, that has the same memory and sleeps.
 pub fn fills_shared() -> Result<Workload> {
-    let work = Workload::new()?;
-    let program = work.compile(&names::word(), SHARED, &["-O1"])?;
-    Ok(work.runs([program]))
+    shared(&[])
 }
 
 /// The same where that process never sleeps: it ends the moment it is killed.
 pub fn fills_shared_with_a_busy_one() -> Result<Workload> {
+    shared(&["busy"])
+}
+
+fn shared(words: &[&str]) -> Result<Workload> {
     let work = Workload::new()?;
-    let program = work.compile(&names::word(), SHARED, &["-O1"])?;
-    Ok(work.runs([program, "busy".into()]))
+    let program = work.compile(&names::word(), include_str!("shared.c"), &["-O1"])?;
+    let words = words.iter().map(Into::into);
+    Ok(work.runs(iter::once(program.into_os_string()).chain(words)))
 }
 
 /// A script that fills its limit as the first process of a pid namespace, which ends with it, an idle child included.

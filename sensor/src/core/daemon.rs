@@ -355,6 +355,7 @@ impl Daemon {
         drop(reader);
         drop(link);
         drop(webhooks);
+        desk.tell_waiting_ends();
         desk.leave();
         let log = desk.log.clone();
         let closing = tokio::task::spawn_blocking(move || log.close(why));

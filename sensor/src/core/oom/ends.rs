@@ -1,5 +1,7 @@
 //! Ends by SIGKILL of whoever is no victim of the OOM killer: who was ended by whom.
 
+use std::mem;
+
 use sensor_common::oom::{BY_KERNEL, BY_OOM, Kill, Killed, SENDER_ENDS};
 
 use super::{SETTLES, bytes, marks::recorded};
@@ -41,6 +43,13 @@ impl Desk {
     /// Nobody has marked it.
     pub fn end_is_due(&mut self, process: ProcessKey) {
         if let Some(ending) = self.deaths.waiting.remove(&process) {
+            self.tell_end(ending);
+        }
+    }
+
+    /// Before a good end: nothing waits any longer.
+    pub fn tell_waiting_ends(&mut self) {
+        for (_, ending) in mem::take(&mut self.deaths.waiting) {
             self.tell_end(ending);
         }
     }
