@@ -171,6 +171,29 @@ fn outlived(victim: Victim, state: State) {
     }
 }
 
+/// A containment that has begun is in the log, with all that it did, before the daemon has ended.
+#[test]
+fn what_stands_as_the_daemon_ends_is_recorded() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let work = script::line(20).unwrap();
+    let running = work.start(&cage).unwrap();
+    let mut scene = Scene { cage, sensor, running };
+    scene.reach(State::Stopping);
+    scene.sensor.stop().unwrap();
+    assert!(scene.stands());
+    scene.sensor.restart().unwrap();
+    let mut watch = scene.sensor.watch(0).unwrap();
+    watch.find(CATCH, |record| record["kind"] == "stopped").unwrap();
+    let froze = |record: &Value| {
+        let actions = record["transition"]["incident"]["actions"].as_array();
+        actions
+            .is_some_and(|all| all.iter().any(|one| one["kind"] == "freeze" && one["ok"] == true))
+    };
+    assert!(watch.seen().iter().any(|arrival| froze(&arrival.record)));
+}
+
 macro_rules! killed {
     ($($test:ident $victim:ident $state:ident),* $(,)?) => {
         $(#[test]

@@ -94,6 +94,30 @@ fn a_kill_that_is_no_oom_has_a_sender() {
     assert_eq!(about_oom(&sensor), 0, "an OOM kill was claimed");
 }
 
+/// Told of by the kernel's side, but not yet by the daemon, when that is told to end.
+#[test]
+fn what_was_seen_last_is_recorded() {
+    const VICTIMS: usize = 20;
+    needs!();
+    let cage = cage();
+    let mut sensor = Sensor::start(&cage, "").unwrap();
+    let start = || cage.command("sleep").unwrap().arg("1000").spawn().unwrap();
+    let mut victims: Vec<_> = (0..VICTIMS).map(|_| start()).collect();
+    for victim in &mut victims {
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+    }
+    sensor.stop().unwrap();
+    sensor.restart().unwrap();
+    let mut watch = sensor.watch(0).unwrap();
+    let mut left: BTreeSet<u64> = victims.iter().map(|victim| victim.id().into()).collect();
+    while !left.is_empty() {
+        let told = watch.find(CATCH, |record| record["observation"]["killed"].is_object());
+        let killed = &told.unwrap().record["observation"]["killed"];
+        killed["process"]["process"]["pid"].as_u64().map(|pid| left.remove(&pid));
+    }
+}
+
 #[test]
 fn who_shares_a_victims_memory_ends_by_the_same_kill() {
     needs!("cc");

@@ -247,6 +247,11 @@ impl Containments {
         self.state().busy.values().any(|busy| busy == incident)
     }
 
+    /// Whether any is.
+    pub fn are_busy(&self) -> bool {
+        !self.state().busy.is_empty()
+    }
+
     /// Whether a person let it run.
     pub fn is_let_run(&self, incident: &str) -> bool {
         self.state().let_run.contains(incident)

@@ -14,7 +14,7 @@ use std::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
-    time::MissedTickBehavior,
+    time::{Instant, timeout_at},
 };
 
 use super::{
@@ -29,6 +29,7 @@ use super::{
     pressure::Shortages,
     reactor::{MESSAGES, Notice, Reactor},
     reins::Reins,
+    seconds::Seconds,
     storm,
     succession::Legacy,
     survival,
@@ -57,6 +58,14 @@ use crate::{
     },
     vitals::Recorder,
 };
+
+/// The ring is looked at by itself so often if the desk, which looks after it each second, is held up.
+const RING: Duration = Duration::from_secs(5);
+
+/// As it goes down, the desk hears out the threads that react: what they had begun takes this long at most, and who
+/// has said nothing for so long has said it all.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+const SILENCE: Duration = Duration::from_millis(20);
 
 /// Everything that runs.
 pub struct Daemon {
@@ -195,6 +204,7 @@ impl Daemon {
             state_dir: config.state_dir.clone(),
             user: serve_user,
             tcp: configured::tcp(&config.feed.tcp),
+            tail: log.tail(),
             unwritten: log.unwritten(),
             doors: doors.clone(),
         })?;
@@ -286,9 +296,9 @@ impl Daemon {
                 );
             }
         };
-        let reader =
-            Reader::start(ring, config.kernel.realtime, told, move |event| reactor.handle(event))
-                .map_err(CoreError::Threads)?;
+        let handle = move |event| reactor.handle(event);
+        let reader = Reader::start(ring, config.kernel.realtime, RING, told, handle)
+            .map_err(CoreError::Threads)?;
         Ok(Self {
             desk,
             link,
@@ -316,17 +326,10 @@ impl Daemon {
             mut guardian_events,
         } = self;
         let mut tail = desk.log.tail();
-        let mut tick = tokio::time::interval(Duration::from_secs(1));
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tail.mark_changed();
+        let seconds = Seconds::start().map_err(CoreError::Threads)?;
         let mut terminate = signal(SignalKind::terminate()).map_err(CoreError::Threads)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(CoreError::Threads)?;
-        let grown = |seq: u64| {
-            link.set_tail(seq);
-            if let Some(webhooks) = &webhooks {
-                webhooks.set_tail(seq);
-            }
-        };
-        grown(*tail.borrow_and_update());
         let why = loop {
             tokio::select! {
                 Some(notice) = notices.recv() => desk.notice(notice),
@@ -340,8 +343,15 @@ impl Daemon {
                     Told::Lost(lost) => desk.log.append(Draft::of("", Body::Lost(lost))),
                     Told::Damage => desk.log.look_for_damage(),
                 },
-                Ok(()) = tail.changed() => grown(*tail.borrow_and_update()),
-                _ = tick.tick() => {
+                // What a webhook hears of is a sign of life of the desk's as well.
+                Ok(()) = tail.changed(), if webhooks.is_some() => {
+                    let seq = *tail.borrow_and_update();
+                    if let Some(webhooks) = &webhooks {
+                        webhooks.set_tail(seq);
+                    }
+                }
+                () = seconds.tick() => {
+                    reader.nudge();
                     desk.look_around();
                     link.set_health(desk.parts());
                     webhooks.iter().for_each(Webhooks::alive);
@@ -353,9 +363,9 @@ impl Daemon {
         tracing::info!("going down: {why}");
         // No more reactions, then no more requests, then the last record.
         drop(reader);
+        desk.hear_out(&mut notices).await;
         drop(link);
         drop(webhooks);
-        desk.tell_waiting_ends();
         desk.leave();
         let log = desk.log.clone();
         let closing = tokio::task::spawn_blocking(move || log.close(why));
@@ -395,6 +405,21 @@ impl Desk {
         }
         // What was lost while the programs were being attached was nobody's yet.
         self.losses = self.programs.losses().into_iter().collect();
+    }
+}
+
+impl Desk {
+    /// What was seen until now is recorded, and above all what was done: what the daemon leaves behind frozen would
+    /// otherwise be nobody's.
+    async fn hear_out(&mut self, notices: &mut mpsc::Receiver<Notice>) {
+        let end = Instant::now() + LAST_WORDS;
+        loop {
+            let silence = if self.containments.are_busy() { LAST_WORDS } else { SILENCE };
+            let until = end.min(Instant::now() + silence);
+            let Ok(Some(notice)) = timeout_at(until, notices.recv()).await else { break };
+            self.notice(notice);
+        }
+        self.tell_waiting_ends();
     }
 }
 

@@ -26,6 +26,7 @@ mod reins;
 mod requests;
 mod respawn;
 mod resume;
+mod seconds;
 mod storm;
 mod study;
 mod succession;

@@ -68,6 +68,8 @@ pub struct LinkOptions {
     pub user: Option<(u32, u32)>,
     /// Where clients on other hosts connect; none: nowhere.
     pub tcp: Option<Tcp>,
+    /// Records up to this number can be read.
+    pub tail: watch::Receiver<u64>,
     /// Records that the log cannot take now.
     pub unwritten: broadcast::Sender<Arc<proto::Record>>,
     /// Where the agents of investigations come in.
@@ -86,7 +88,7 @@ pub struct Tcp {
 #[derive(Clone, Debug)]
 pub(super) struct News {
     /// Records up to this number can be read.
-    pub tail: watch::Sender<u64>,
+    pub tail: watch::Receiver<u64>,
     pub parts: watch::Sender<Vec<proto::PartStatus>>,
     pub tls: watch::Sender<Option<Tls>>,
     /// Records that the log cannot take now.
@@ -94,9 +96,11 @@ pub(super) struct News {
 }
 
 impl News {
-    pub fn new(unwritten: broadcast::Sender<Arc<proto::Record>>) -> Self {
-        let (tail, parts, tls) =
-            (watch::Sender::default(), watch::Sender::default(), watch::Sender::default());
+    pub fn new(
+        tail: watch::Receiver<u64>,
+        unwritten: broadcast::Sender<Arc<proto::Record>>,
+    ) -> Self {
+        let (parts, tls) = (watch::Sender::default(), watch::Sender::default());
         Self { tail, parts, tls, unwritten }
     }
 }
@@ -187,8 +191,8 @@ impl Link {
             command.fd_mappings(given).map_err(io::Error::other)?;
             Ok(command)
         };
-        let (mut link, questions) =
-            Self::start_with(&options.socket, named, News::new(options.unwritten), program)?;
+        let news = News::new(options.tail, options.unwritten);
+        let (mut link, questions) = Self::start_with(&options.socket, named, news, program)?;
         if let (Some(tcp), Some((stamp, first))) = (options.tcp, tls) {
             link.news.tls.send_replace(Some(first));
             link.tasks.push(tokio::spawn(renew(tcp, stamp, link.news.tls.clone())));
@@ -217,15 +221,6 @@ impl Link {
         let talk = tokio::spawn(talk(new_streams, news.clone(), questions, groups, named));
         let link = Self { socket: socket.to_owned(), news, supervisor, tasks: vec![talk] };
         Ok((link, asked))
-    }
-
-    /// Records up to this number can be read.
-    pub fn set_tail(&self, seq: u64) {
-        self.news.tail.send_if_modified(|tail| {
-            let changed = *tail != seq;
-            *tail = seq;
-            changed
-        });
     }
 
     /// State of all parts, for the health service.
@@ -345,7 +340,7 @@ async fn say(
     mut replies: mpsc::Receiver<Tell>,
     news: &News,
 ) -> io::Result<()> {
-    let (mut tail, mut parts) = (news.tail.subscribe(), news.parts.subscribe());
+    let (mut tail, mut parts) = (news.tail.clone(), news.parts.subscribe());
     let mut tls = news.tls.subscribe();
     let mut unwritten = news.unwritten.subscribe();
     tail.mark_changed();

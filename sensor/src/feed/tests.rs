@@ -98,7 +98,7 @@ impl Feed {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let remote = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = remote.local_addr().unwrap();
-        let news = News::new(log.unwritten());
+        let news = News::new(log.tail(), log.unwritten());
         let (streams, new_streams) = mpsc::channel(1);
         let (questions_sender, questions) = mpsc::channel(8);
         streams.try_send(ours).unwrap();
@@ -109,16 +109,6 @@ impl Feed {
             groups(),
             Arc::new(named()),
         ));
-        let mut log_tail = log.tail();
-        let tail = news.tail.clone();
-        runtime.spawn(async move {
-            loop {
-                tail.send_replace(*log_tail.borrow_and_update());
-                if log_tail.changed().await.is_err() {
-                    return;
-                }
-            }
-        });
         let state = directory.path().join("state");
         let listeners = Listeners { local: listener, remote: Some(remote), runs: None };
         let server =
@@ -405,8 +395,8 @@ fn clients_that_go_away_leave_nothing_behind() {
     feed.append(1..=10);
     feed.flush();
     let alive = |feed: &Feed| feed.runtime.metrics().num_alive_tasks();
-    // Core's end, the tail that is passed on, the server, its end, who waits for other hosts.
-    feed.wait_until("the start", |feed| alive(feed) == 5);
+    // Core's end, the server, its end, who waits for other hosts.
+    feed.wait_until("the start", |feed| alive(feed) == 4);
     let before = alive(&feed);
     let mut client = feed.client();
     let streams = feed.runtime.block_on(async {

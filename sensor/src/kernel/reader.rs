@@ -3,10 +3,13 @@
 
 use std::{
     io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
+    os::fd::{AsRawFd as _, BorrowedFd, OwnedFd},
     panic::{self, AssertUnwindSafe},
     ptr,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -44,64 +47,96 @@ pub(super) const PRIORITY: i32 = 40;
 
 /// Alarms wake the reader; the rest is fetched this often, for a while after an alarm.
 const BUSY: Duration = Duration::from_millis(50);
-/// How often it looks when nothing happens at all.
-const CALM: Duration = Duration::from_secs(1);
 /// Looks at the busy pace after the last event.
 const BUSY_LOOKS: u32 = 100;
 
 /// The running thread; ends when dropped.
 pub struct Reader {
-    stop: Arc<OwnedFd>,
+    ring: OwnedFd,
+    bell: Arc<Bell>,
     thread: Option<JoinHandle<()>>,
 }
 
+/// Wakes the thread.
+struct Bell {
+    event: OwnedFd,
+    /// What it is rung for: false: to look.
+    stop: AtomicBool,
+}
+
+impl Bell {
+    fn ring(&self) {
+        // An eventfd takes eight bytes; what does not fit has been rung for already.
+        let _ = rustix::io::write(&self.event, &1u64.to_ne_bytes());
+    }
+
+    /// Whether the thread is to end.
+    fn heard(&self) -> bool {
+        let _ = rustix::io::read(&self.event, &mut [0; 8]);
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
 impl Reader {
-    /// Starts the thread. `handle` runs on it and must not wait for anything. `told` learns whether
-    /// real-time scheduling was granted.
+    /// Starts the thread. `handle` runs on it and must not wait for anything. `calm`: how often it looks when
+    /// nothing happens at all. `told` learns whether real-time scheduling was granted.
     pub fn start(
         ring: RingBuf<MapData>,
         realtime: bool,
+        calm: Duration,
         told: impl FnOnce(io::Result<()>) + Send + 'static,
         handle: impl FnMut(Event) + Send + 'static,
     ) -> io::Result<Self> {
-        let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-        let stopped = Arc::clone(&stop);
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let bell = Arc::new(Bell { event, stop: AtomicBool::new(false) });
+        let heard = Arc::clone(&bell);
+        // SAFETY: the ring's descriptor is open as long as the ring.
+        let watched = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) }.try_clone_to_owned()?;
         let thread = thread::Builder::new().name("ring".into()).spawn(move || {
             if realtime {
                 told(become_realtime(PRIORITY));
             }
             survival::warm_up();
-            read(ring, &stopped, handle);
+            read(ring, &heard, calm, handle);
         })?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { ring: watched, bell, thread: Some(thread) })
+    }
+
+    /// Has it look at once if there is anything to be read. Whoever is awake each second anyway does for it
+    /// what would cost it a wake-up of its own.
+    pub fn nudge(&self) {
+        let mut waits = [PollFd::new(&self.ring, PollFlags::IN)];
+        if poll(&mut waits, Some(&timespec(Duration::ZERO))).is_ok_and(|ready| ready > 0) {
+            self.bell.ring();
+        }
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        // An eventfd takes eight bytes; it is full only if this was done before.
-        let _ = rustix::io::write(&self.stop, &1u64.to_ne_bytes());
+        self.bell.stop.store(true, Ordering::Release);
+        self.bell.ring();
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-fn read(mut ring: RingBuf<MapData>, stop: &OwnedFd, mut handle: impl FnMut(Event)) {
+fn timespec(duration: Duration) -> Timespec {
+    Timespec { tv_sec: duration.as_secs() as i64, tv_nsec: i64::from(duration.subsec_nanos()) }
+}
+
+fn read(mut ring: RingBuf<MapData>, bell: &Bell, calm: Duration, mut handle: impl FnMut(Event)) {
     let mut looks = 0u32;
     loop {
-        let pause = if looks > 0 { BUSY } else { CALM };
-        let timeout =
-            Timespec { tv_sec: pause.as_secs() as i64, tv_nsec: i64::from(pause.subsec_nanos()) };
+        let pause = if looks > 0 { BUSY } else { calm };
         // SAFETY: the ring's descriptor is open as long as the ring.
-        let events = unsafe { std::os::fd::BorrowedFd::borrow_raw(ring.as_raw_fd()) };
-        let mut waits = [
-            PollFd::new(&events, PollFlags::IN),
-            PollFd::from_borrowed_fd(stop.as_fd(), PollFlags::IN),
-        ];
+        let events = unsafe { BorrowedFd::borrow_raw(ring.as_raw_fd()) };
+        let mut waits =
+            [PollFd::new(&events, PollFlags::IN), PollFd::new(&bell.event, PollFlags::IN)];
         // Interrupted or timed out: look all the same.
-        let _ = poll(&mut waits, Some(&timeout));
-        let stopped = !waits[1].revents().is_empty();
+        let _ = poll(&mut waits, Some(&timespec(pause)));
+        let stopped = !waits[1].revents().is_empty() && bell.heard();
         looks = looks.saturating_sub(1);
         while let Some(item) = ring.next() {
             let event = parse(&item);

@@ -17,8 +17,8 @@ use crate::{
     proto::{self, record::Body},
 };
 
-/// How long a group waits for company. A reader sees bulk this late at worst, and an idle host pays
-/// one commit per burst instead of one per record.
+/// How long after the one before it a group waits for company. A reader sees bulk this late at worst, a burst
+/// costs two commits instead of one per record, and what comes alone wakes the thread once.
 const LINGER: Duration = Duration::from_millis(50);
 
 /// A group that is large enough to be written without waiting: beyond this, the fixed cost of a
@@ -192,8 +192,10 @@ struct State {
     arrivals: u64,
     /// Entries that somebody waits for.
     urgent: usize,
-    /// When the oldest of the current group arrived.
-    since: Option<Instant>,
+    /// The thread was told of the current group's first entry.
+    told: bool,
+    /// When the newest group was taken.
+    taken: Option<Instant>,
     /// Why the disk fails, as long as it does.
     failing: Option<String>,
     /// Why bulk has to wait, as long as it does.
@@ -300,18 +302,17 @@ impl Queue {
             }
         }
         state.urgent += usize::from(urgent);
-        let first = state.since.is_none();
-        if first {
-            state.since = Some(Instant::now());
-        }
+        let first = !mem::replace(&mut state.told, true);
         // Waking costs a system call: only when it changes what the thread would do.
-        if first || urgent || state.len() == GROUP {
+        let wake = first || urgent || state.len() == GROUP;
+        drop(state);
+        if wake {
             self.wake.notify_one();
         }
     }
 
-    /// The next group. Waits for its first entry, at most `patience` (none: for ever), then for
-    /// company unless somebody waits for a receipt.
+    /// The next group. Waits for its first entry, at most `patience` (none: for ever), then, soon after the group
+    /// before, for company unless somebody waits for a receipt.
     pub fn take(&self, patience: Option<Duration>) -> Group {
         let mut state = self.lock();
         let until = patience.map(|patience| Instant::now() + patience);
@@ -322,8 +323,8 @@ impl Queue {
             }
         }
         while state.urgent == 0 && state.len() < GROUP && state.closed.is_none() {
-            let left = state.since.map_or(Duration::ZERO, |since| {
-                (since + LINGER).saturating_duration_since(Instant::now())
+            let left = state.taken.map_or(Duration::ZERO, |before| {
+                (before + LINGER).saturating_duration_since(Instant::now())
             });
             if left.is_zero() {
                 break;
@@ -342,8 +343,11 @@ impl Queue {
             state.urgent = state.urgent.saturating_sub(usize::from(item.receipt.is_some()));
             group.items.push(item);
         }
+        if !group.items.is_empty() {
+            state.taken = Some(Instant::now());
+        }
         if state.len() == 0 {
-            state.since = None;
+            state.told = false;
             state.urgent = 0;
             group.end = state.closed;
         }
@@ -395,7 +399,7 @@ impl Queue {
                 }
             }
             None if state.len() > 0 => {
-                state.since.get_or_insert_with(Instant::now);
+                state.told = true;
             }
             None => {}
         }

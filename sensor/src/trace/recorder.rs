@@ -43,6 +43,9 @@ const QUEUE: usize = 4096;
 /// Forks, and exits, with alarms that are waited for; there is one for each CPU at most.
 const WAITED_FOR: usize = 1024;
 
+/// How often the ring is looked at when nothing happens.
+const CALM: Duration = Duration::from_secs(1);
+
 /// How often the file is brought up to date, losses are counted and the caller is told.
 const EVERY: Duration = Duration::from_secs(1);
 
@@ -109,7 +112,7 @@ pub fn record(
     let (sender, events) = sync_channel(QUEUE);
     let forward = forward(sender);
     let Kernel { programs, ring, .. } = kernel;
-    let reader = Reader::start(ring, false, |_| {}, forward).map_err(RecordError::Thread)?;
+    let reader = Reader::start(ring, false, CALM, |_| {}, forward).map_err(RecordError::Thread)?;
     let followed = recording.follow(
         &events,
         || programs.losses(),

@@ -28,7 +28,7 @@ const START: Duration = Duration::from_secs(20);
 
 pub struct Served {
     // Dropped in this order: the process goes before what it reads.
-    link: Link,
+    _link: Link,
     _questions: mpsc::Receiver<Question>,
     pub runtime: Runtime,
     log: Log,
@@ -52,13 +52,14 @@ impl Served {
             state_dir,
             user: None,
             tcp: None,
+            tail: log.tail(),
             unwritten: log.unwritten(),
             doors: Doors::default(),
         };
         let inside = runtime.enter();
         let (link, questions) = Link::start(options).unwrap();
         drop(inside);
-        let served = Self { link, _questions: questions, runtime, log, directory };
+        let served = Self { _link: link, _questions: questions, runtime, log, directory };
         let give_up = Instant::now() + START;
         while served.process().is_none() {
             assert!(Instant::now() < give_up, "serve does not run");
@@ -81,9 +82,7 @@ impl Served {
                 self.settle();
             }
         }
-        let newest = self.settle();
-        self.link.set_tail(newest);
-        newest
+        self.settle()
     }
 
     fn settle(&self) -> u64 {

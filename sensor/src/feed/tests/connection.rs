@@ -1,6 +1,8 @@
 //! The socket and whoever serves it: what a client is told where nobody does, what is replaced, who is started
 //! again.
 
+use tokio::sync::{broadcast, watch};
+
 use super::*;
 
 #[test]
@@ -60,7 +62,8 @@ fn a_child_that_dies_is_started_again_and_the_end_is_quick() {
         tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     let _inside = runtime.enter();
     let file = marks.clone();
-    let news = News::new(tokio::sync::broadcast::channel(1).0);
+    let (tail, unwritten) = (watch::channel(0).1, broadcast::channel(1).0);
+    let news = News::new(tail, unwritten);
     let (link, _questions) = Link::start_with(&socket, Arc::default(), news, move || {
         // Dies twice, then lives until its link is closed.
         let mut command = Command::new("sh");
