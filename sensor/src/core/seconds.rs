@@ -35,7 +35,8 @@ impl Seconds {
                 return tokio::time::sleep(Duration::from_secs(1)).await;
             };
             if ready.try_io(ticked).is_ok() {
-                return;
+                // Nothing is left to be read: without a second attempt that finds so.
+                return ready.clear_ready();
             }
         }
     }
