@@ -54,9 +54,17 @@ pub struct Trees {
     last: Mutex<Arc<Census>>,
     /// How fast trees grow, for as long as that is known.
     outlook: Mutex<Outlook>,
-    /// What those are called that stood out a second ago.
-    names: Mutex<HashMap<ProcessKey, Name>>,
+    stood: Mutex<Stood>,
     turns: Arc<Semaphore>,
+}
+
+/// What stood out a second ago.
+#[derive(Default)]
+struct Stood {
+    trees: Vec<Tree>,
+    /// Among whom, and after which sample of memory.
+    among: Option<(Arc<Census>, u64)>,
+    names: HashMap<ProcessKey, Name>,
 }
 
 /// What a root was called.
@@ -87,7 +95,7 @@ impl Trees {
         gatherer: Arc<Gatherer>,
         hierarchies: Hierarchies,
     ) -> Self {
-        let last = Mutex::new(Arc::new(Census::new(&lineage.counted(), clock::boot_ns(), None)));
+        let last = Mutex::new(Arc::new(Census::new(lineage.counted(), clock::boot_ns(), None)));
         let turns = Arc::new(Semaphore::new(AT_ONCE));
         Self {
             lineage,
@@ -96,7 +104,7 @@ impl Trees {
             memory,
             last,
             outlook: Mutex::default(),
-            names: Mutex::default(),
+            stood: Mutex::default(),
             turns,
         }
     }
@@ -127,7 +135,7 @@ impl Trees {
     /// Counts all processes, and compares with the last time.
     fn count(&self) -> Arc<Census> {
         let mut last = self.last();
-        let now = Census::new(&self.lineage.counted(), clock::boot_ns(), Some(&last));
+        let now = Census::new(self.lineage.counted(), clock::boot_ns(), Some(&last));
         *last = Arc::new(now);
         Arc::clone(&last)
     }
@@ -142,11 +150,23 @@ impl Trees {
     pub fn outstanding(&self) -> Vec<TopTree> {
         let census = self.count();
         let outlook = self.outlook();
-        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut before = mem::take(&mut *names);
-        let top = |tree: Tree| {
+        let mut stood = self.stood.lock().unwrap_or_else(PoisonError::into_inner);
+        let Stood { trees, among, names } = &mut *stood;
+        let is_known = |(before, sampled_ns): &(Arc<Census>, u64)| {
+            before.is_as(&census) && *sampled_ns == outlook.sampled_ns()
+        };
+        if !among.as_ref().is_some_and(is_known) {
+            let held = |root: ProcessKey| {
+                let growth = outlook.of(proto_key(root))?;
+                Some((growth.bytes, growth.per_second.max(0.0) as u64))
+            };
+            *trees = census.outstanding(held);
+            *among = Some((Arc::clone(&census), outlook.sampled_ns()));
+        }
+        let mut before = mem::take(names);
+        let top = |tree: &Tree| {
             let growth = outlook.of(proto_key(tree.root)).unwrap_or_default();
-            let signature = census.signature(&tree);
+            let signature = census.signature(tree);
             let known = before.remove(&tree.root).filter(|known| {
                 known.signature == signature
                     && census.at_ns.saturating_sub(known.asked_ns) < BELIEVED_NS
@@ -171,11 +191,7 @@ impl Trees {
                 exhausted_in_s: growth.exhausted_in_s,
             }
         };
-        let held = |root: ProcessKey| {
-            let growth = outlook.of(proto_key(root))?;
-            Some((growth.bytes, growth.per_second.max(0.0) as u64))
-        };
-        census.outstanding(held).into_iter().map(top).collect()
+        trees.iter().map(top).collect()
     }
 
     fn list(

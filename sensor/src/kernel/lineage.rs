@@ -71,7 +71,7 @@ impl Lineage {
     }
 
     /// The same in numbers only, and none of it kept: 0.1 µs a process, no system calls.
-    pub fn counted(&self) -> Vec<Counted> {
+    pub fn counted(&self) -> impl Iterator<Item = Counted> + Clone + '_ {
         let counted = |(slot, node): (Slot, KernelNode)| Counted {
             slot,
             key: node.key,
@@ -85,7 +85,7 @@ impl Lineage {
             signature: node.image.strict,
             executed_ns: if node.flags & EXECUTED == 0 { 0 } else { node.image.generations[0] },
         };
-        self.table.nodes().map(counted).collect()
+        self.table.nodes().map(counted)
     }
 
     /// Arguments of what a process executed, or the nearest ancestor did; empty where nobody saw that.

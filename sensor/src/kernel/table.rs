@@ -114,7 +114,7 @@ impl Table {
     }
 
     /// Every node in use, with its slot.
-    pub fn nodes(&self) -> impl Iterator<Item = (Slot, Node)> + '_ {
+    pub fn nodes(&self) -> impl Iterator<Item = (Slot, Node)> + Clone + '_ {
         // Slots are handed out lowest first and never-used ones last: the first of those ends it.
         (1..self.nodes.entries)
             .map_while(|slot| {

@@ -33,6 +33,7 @@ pub struct Growth {
 /// The last minute of all trees that are told of.
 #[derive(Debug, Default)]
 pub struct Outlook {
+    sampled_ns: u64,
     before: HashMap<ProcessKey, VecDeque<(u64, u64)>>,
     growth: HashMap<ProcessKey, Growth>,
 }
@@ -43,6 +44,7 @@ impl Outlook {
         if sample.trees_unknown {
             return;
         }
+        self.sampled_ns = sample.at_ns;
         let mut known = std::mem::take(&mut self.before);
         self.growth.clear();
         let available = sample.host.and_then(|host| host.available_bytes).unwrap_or(u64::MAX);
@@ -59,6 +61,11 @@ impl Outlook {
             self.growth.insert(root, Growth { threads: tree.threads, ..growth });
             self.before.insert(root, seen);
         }
+    }
+
+    /// When the last sample was taken in, boot clock; 0: none was.
+    pub fn sampled_ns(&self) -> u64 {
+        self.sampled_ns
     }
 
     pub fn of(&self, root: ProcessKey) -> Option<Growth> {

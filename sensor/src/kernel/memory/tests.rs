@@ -69,7 +69,7 @@ impl Drop for Script {
 
 fn tree(memory: &Memory, lineage: &Lineage, pid: u32) -> Holding {
     let look = memory.look(lineage).unwrap();
-    let census = Census::new(&lineage.counted(), clock::boot_ns(), None);
+    let census = Census::new(lineage.counted(), clock::boot_ns(), None);
     let worth = Worth { bytes: 0, many: 0, trees: usize::MAX, groups: 0 };
     let tally = census.tally(|slot, key| look.of(slot, key), &worth);
     tally.trees.into_iter().find(|tree| tree.root.tgid == pid).unwrap()

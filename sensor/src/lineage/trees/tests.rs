@@ -45,7 +45,7 @@ fn desktop(jobs: u32) -> Vec<Counted> {
 
 #[test]
 fn who_makes_them_is_listed_and_not_who_waits_for_that() {
-    let census = Census::new(&desktop(40), 0, None);
+    let census = Census::new(desktop(40).iter().copied(), 0, None);
     let (trees, omitted) = census.trees(TreeOrder::Processes, 10);
     // 12, the shell, waits for 13; 10, sshd, and its helpers have started others only.
     assert_eq!(pids(&trees), [(13, 41), (22, 2)]);
@@ -63,14 +63,14 @@ fn who_makes_them_is_listed_and_not_who_waits_for_that() {
 #[test]
 fn a_loop_that_keeps_nothing_is_first_by_forks() {
     let mut all = desktop(40);
-    let before = Census::new(&all, 1_000_000, None);
+    let before = Census::new(all.iter().copied(), 1_000_000, None);
     assert_eq!((before.span_ns, before.forked()), (0, 0));
     // 23 starts one command after the other; one of them lives just now.
     for process in all.iter_mut().filter(|it| [1, 10, 21, 22, 23].contains(&it.key.tgid)) {
         process.forks += 500;
     }
     all.push(Counted { key: ProcessKey::new(900, 1_500_000), ..process(900, 23, 4) });
-    let now = Census::new(&all, 2_000_000, Some(&before));
+    let now = Census::new(all.iter().copied(), 2_000_000, Some(&before));
     assert_eq!((now.span_ns, now.forked()), (1_000_000, 500));
     let (trees, _) = now.trees(TreeOrder::Forks, 2);
     assert_eq!((trees[0].root, trees[0].forked, trees[0].grown), (key(23), 500, 1));
@@ -96,7 +96,7 @@ fn one_process_with_all_the_memory_stands_out() {
         13 => Some((2 * gib, 0)),
         _ => None,
     };
-    let census = Census::new(&all, 0, None);
+    let census = Census::new(all.iter().copied(), 0, None);
     // Of 300 and 301 the lower one, who carries it; make is there for its processes already.
     assert_eq!(pids(&census.outstanding(held)), [(13, 41), (22, 2), (301, 1), (400, 1)]);
 }
@@ -107,7 +107,7 @@ fn a_dead_root_stands_for_what_it_left() {
         (0..5).map(|n| process(30 + n, if n == 0 { 1 } else { 30 }, 1)).collect();
     all[0].alive = false;
     all.push(process(1, 0, 1));
-    let (trees, _) = Census::new(&all, 0, None).trees(TreeOrder::Processes, 9);
+    let (trees, _) = Census::new(all.iter().copied(), 0, None).trees(TreeOrder::Processes, 9);
     assert_eq!(pids(&trees), [(30, 4)]);
     assert!(!trees[0].alive);
 }
@@ -117,16 +117,16 @@ fn nobody_stands_above_the_first_process() {
     // As a torn snapshot has it: 5 carries nobody but pid 1, which is no tree.
     let torn = [process(5, 0, 1), process(1, 5, 1)];
     for order in [TreeOrder::Processes, TreeOrder::Growth] {
-        assert_eq!(pids(&Census::new(&torn, 0, None).trees(order, 9).0), [(5, 1)]);
+        assert_eq!(pids(&Census::new(torn.iter().copied(), 0, None).trees(order, 9).0), [(5, 1)]);
     }
 }
 
 #[test]
 fn a_slot_that_somebody_else_has_is_not_compared() {
-    let before = Census::new(&[Counted { forks: 90, ..process(5, 0, 1) }], 10_000, None);
+    let before = Census::new([Counted { forks: 90, ..process(5, 0, 1) }].into_iter(), 10_000, None);
     let reused = Counted { key: ProcessKey::new(5, 20_000), forks: 7, ..process(5, 0, 1) };
     let unseen = Counted { forks: 30, ..process(8, 0, 1) };
-    let now = Census::new(&[reused, unseen], 30_000, Some(&before));
+    let now = Census::new([reused, unseen].into_iter(), 30_000, Some(&before));
     let (trees, _) = now.trees(TreeOrder::Forks, 9);
     let changes: Vec<_> = trees.iter().map(|it| (it.root.tgid, it.forked, it.grown)).collect();
     assert_eq!(changes, [(5, 7, 1), (8, 0, 0)]);
@@ -134,8 +134,8 @@ fn a_slot_that_somebody_else_has_is_not_compared() {
 
 #[test]
 fn a_scope_has_its_own_trees() {
-    let before = Census::new(&desktop(3), 1, None);
-    let now = Census::new(&desktop(9), 2, Some(&before));
+    let before = Census::new(desktop(3).iter().copied(), 1, None);
+    let now = Census::new(desktop(9).iter().copied(), 2, Some(&before));
     let within = now.within(&HashSet::from([3]));
     assert_eq!((within.living(), within.span_ns), (11, 1));
     let (trees, _) = within.trees(TreeOrder::Processes, 9);
@@ -166,8 +166,8 @@ proptest! {
         then in anything(), now in anything(), order in 0..4, limit in 0_usize..20,
     ) {
         let order = TreeOrder::try_from(order).unwrap();
-        let before = Census::new(&then, 500, None);
-        let census = Census::new(&now, 1_000_000, Some(&before));
+        let before = Census::new(then.iter().copied(), 500, None);
+        let census = Census::new(now.iter().copied(), 1_000_000, Some(&before));
         let (all, omitted) = census.trees(order, usize::MAX);
         prop_assert_eq!(omitted, 0);
         let mut seen = HashSet::new();
@@ -197,7 +197,7 @@ proptest! {
         earlier in anything(), then in anything(),
         changed in proptest::option::of((any::<prop::sample::Index>(), 0..5)),
     ) {
-        let before = Census::new(&then, 500, Some(&Census::new(&earlier, 100, None)));
+        let before = Census::new(then.iter().copied(), 500, Some(&Census::new(earlier.iter().copied(), 100, None)));
         let mut now = then;
         if let Some((index, what)) = changed.filter(|_| !now.is_empty()) {
             let at = index.index(now.len());
@@ -213,9 +213,15 @@ proptest! {
         anew.enter(&now);
         anew.add_up();
         anew.compare(&before);
-        let census = Census::new(&now, 900, Some(&before));
+        let census = Census::new(now.iter().copied(), 900, Some(&before));
         prop_assert_eq!((census.at_ns, census.span_ns), (anew.at_ns, anew.span_ns));
         prop_assert_eq!(format!("{:?}", census.members), format!("{:?}", anew.members));
         prop_assert!(now.iter().all(|it| census.place(it.slot) == anew.place(it.slot)));
+
+        let rests = Census::new(now.iter().copied(), 1_000, Some(&census));
+        prop_assert!(!rests.has_only(now.iter().copied()) || rests.forked() == 0);
+        let still = Census::new(now.iter().copied(), 1_100, Some(&rests));
+        prop_assert_eq!(still.is_as(&rests), rests.has_only(now.iter().copied()));
+        prop_assert_eq!((still.at_ns, still.span_ns), (1_100, 100));
     }
 }

@@ -39,7 +39,7 @@ fn tally(processes: &[Process], worth: &Worth) -> Tally {
         ..Counted::default()
     };
     let counted: Vec<Counted> = processes.iter().map(counted).collect();
-    Census::new(&counted, 0, None).tally(
+    Census::new(counted.iter().copied(), 0, None).tally(
         |slot, _| {
             let it = processes.iter().find(|it| it.tgid == slot)?;
             Some(Holds {
