@@ -2,7 +2,10 @@
 //! before it is needed, and a place at the end of the OOM killer's list. All of it may be refused, and is
 //! done without then.
 
-use std::{fs, hint, io, ptr};
+use std::{
+    fs, hint, io, ptr,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use rustix::{
     mm::{Advice, madvise},
@@ -27,15 +30,21 @@ pub fn lock_memory() -> io::Result<()> {
     if locked == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Whoever started this process wanted it to have small pages.
+static SMALL_BEFORE: AtomicBool = AtomicBool::new(false);
+
 /// Has the kernel give this process, and those that it starts, memory by small pages alone. Where it gives large ones
 /// unasked, which is the default of Debian's kernels, heap and stacks took 7 MiB more, which cannot be given back.
 pub fn take_small_pages() -> io::Result<()> {
+    // SAFETY: asks, and changes nothing.
+    let before = unsafe { libc::prctl(libc::PR_GET_THP_DISABLE, 0, 0, 0, 0) };
+    SMALL_BEFORE.store(before > 0, Ordering::Relaxed);
     prefer_small_pages(true)
 }
 
 /// Takes that back. Allocates nothing: it may be called between fork and exec.
-pub fn take_any_pages() -> io::Result<()> {
-    prefer_small_pages(false)
+pub fn take_former_pages() -> io::Result<()> {
+    prefer_small_pages(SMALL_BEFORE.load(Ordering::Relaxed))
 }
 
 fn prefer_small_pages(yes: bool) -> io::Result<()> {

@@ -36,7 +36,7 @@ pub fn enter(
         let _ = rustix::io::write(&file, b"0");
     }
     // The daemon has it otherwise for itself.
-    let _ = survival::take_any_pages();
+    let _ = survival::take_former_pages();
     for (resource, limit) in rlimits {
         setrlimit(*resource, Rlimit { current: Some(*limit), maximum: Some(*limit) })?;
     }
