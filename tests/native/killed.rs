@@ -171,9 +171,24 @@ fn outlived(victim: Victim, state: State) {
     }
 }
 
-/// A containment that has begun is in the log, with all that it did, before the daemon has ended.
+/// The daemon is told to end while a freeze goes on: it is in the log, with all that it did, before the daemon has ended.
+/// `by_whom`: who freezes.
+fn is_recorded(scene: &mut Scene, by_whom: impl Fn(&Value) -> bool) {
+    scene.sensor.stop().unwrap();
+    assert!(scene.stands());
+    scene.sensor.restart().unwrap();
+    let mut watch = scene.sensor.watch(0).unwrap();
+    watch.find(CATCH, |record| record["kind"] == "stopped").unwrap();
+    let froze = |one: &Value| one["kind"] == "freeze" && one["ok"] == true && by_whom(&one["by"]);
+    let tells = |record: &Value| {
+        let actions = record["transition"]["incident"]["actions"].as_array();
+        actions.is_some_and(|all| all.iter().any(froze))
+    };
+    assert!(watch.seen().iter().any(|arrival| tells(&arrival.record)));
+}
+
 #[test]
-fn what_stands_as_the_daemon_ends_is_recorded() {
+fn what_policy_does_as_the_daemon_ends_is_recorded() {
     needs!();
     let cage = Cage::new(Limits::default()).unwrap();
     let sensor = Sensor::start(&cage, "").unwrap();
@@ -181,17 +196,24 @@ fn what_stands_as_the_daemon_ends_is_recorded() {
     let running = work.start(&cage).unwrap();
     let mut scene = Scene { cage, sensor, running };
     scene.reach(State::Stopping);
-    scene.sensor.stop().unwrap();
-    assert!(scene.stands());
-    scene.sensor.restart().unwrap();
-    let mut watch = scene.sensor.watch(0).unwrap();
-    watch.find(CATCH, |record| record["kind"] == "stopped").unwrap();
-    let froze = |record: &Value| {
-        let actions = record["transition"]["incident"]["actions"].as_array();
-        actions
-            .is_some_and(|all| all.iter().any(|one| one["kind"] == "freeze" && one["ok"] == true))
-    };
-    assert!(watch.seen().iter().any(|arrival| froze(&arrival.record)));
+    is_recorded(&mut scene, |by| by == "policy");
+}
+
+#[test]
+fn what_a_person_does_as_the_daemon_ends_is_recorded() {
+    needs!();
+    let cage = Cage::new(Limits::default()).unwrap();
+    let sensor = Sensor::start(&cage, "").unwrap();
+    let work = script::line(20).unwrap();
+    let running = work.start(&cage).unwrap();
+    let mut scene = Scene { cage, sensor, running };
+    let incident = contained(&scene.sensor, scene.running.pid());
+    scene.sensor.output(&["thaw", id(&incident)]).unwrap();
+    comes("that nothing stands", EFFECT, || !scene.stands());
+    let mut freezing = scene.sensor.command(&["freeze", id(&incident), "--yes"]).spawn().unwrap();
+    scene.reach(State::Stopping);
+    is_recorded(&mut scene, |by| by != "policy");
+    freezing.wait().unwrap();
 }
 
 macro_rules! killed {

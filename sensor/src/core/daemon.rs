@@ -14,7 +14,7 @@ use std::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc,
-    time::{Instant, timeout_at},
+    time::{Instant, sleep_until},
 };
 
 use super::{
@@ -64,7 +64,7 @@ const RING: Duration = Duration::from_secs(5);
 
 /// As it goes down, the desk hears out the threads that react: what they had begun takes this long at most, and who
 /// has said nothing for so long has said it all.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const LAST_WORDS: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_millis(20);
 
 /// Everything that runs.
@@ -363,7 +363,7 @@ impl Daemon {
         tracing::info!("going down: {why}");
         // No more reactions, then no more requests, then the last record.
         drop(reader);
-        desk.hear_out(&mut notices).await;
+        desk.hear_out(&mut notices, &mut done).await;
         drop(link);
         drop(webhooks);
         desk.leave();
@@ -410,14 +410,22 @@ impl Desk {
 
 impl Desk {
     /// What was seen until now is recorded, and above all what was done: what the daemon leaves behind frozen would
-    /// otherwise be nobody's.
-    async fn hear_out(&mut self, notices: &mut mpsc::Receiver<Notice>) {
+    /// otherwise be nobody's, and a person who has it done would not hear of it.
+    async fn hear_out(
+        &mut self,
+        notices: &mut mpsc::Receiver<Notice>,
+        done: &mut mpsc::UnboundedReceiver<Done>,
+    ) {
         let end = Instant::now() + LAST_WORDS;
         loop {
-            let silence = if self.containments.are_busy() { LAST_WORDS } else { SILENCE };
-            let until = end.min(Instant::now() + silence);
-            let Ok(Some(notice)) = timeout_at(until, notices.recv()).await else { break };
-            self.notice(notice);
+            let acts = self.containments.are_busy() || !self.acting.is_empty();
+            let until = end.min(Instant::now() + if acts { LAST_WORDS } else { SILENCE });
+            tokio::select! {
+                Some(notice) = notices.recv() => self.notice(notice),
+                // What was looked into begins nothing any more.
+                Some(done) = done.recv() => if done.is_deed() { self.finished(done) },
+                () = sleep_until(until) => break,
+            }
         }
         self.tell_waiting_ends();
     }

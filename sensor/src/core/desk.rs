@@ -75,6 +75,13 @@ pub enum Done {
     Source(Box<SourceRead>),
 }
 
+impl Done {
+    /// Something was done to processes.
+    pub fn is_deed(&self) -> bool {
+        matches!(self, Self::Acted(_) | Self::Stopped(_) | Self::Abandoned(_))
+    }
+}
+
 /// Everything that the desk works with.
 pub struct Desk {
     pub log: Log,
