@@ -24,6 +24,10 @@ const STAT_LIMIT: usize = 16 << 10;
 const MEMORY_FILES: [[&str; 2]; 2] =
     [["memory.max", "memory.current"], ["memory.limit_in_bytes", "memory.usage_in_bytes"]];
 
+/// v1 says that there is no limit by the largest number of whole pages: beyond this, bytes. What is held there need not
+/// be read.
+const LIMITLESS: u64 = i64::MAX.cast_unsigned() - (1 << 20);
+
 /// Memory that must be available before anybody looks at processes: what one gathering takes at most, and as
 /// much again for the others. On a small host a sixteenth of all.
 const FLOOR: u64 = 128 << 20;
@@ -107,7 +111,7 @@ fn host_memory(proc: &Path) -> Option<(u64, String)> {
     Some((kib * 1024, "the host's memory".to_owned()))
 }
 
-/// The same of a group; `None` where it has no limit. (v1 says so with a number beyond all memory.)
+/// The same of a group; `None` where it has no limit.
 fn group_memory(dir: &Path) -> Option<(u64, String)> {
     group(dir).map(|room| (room.left(), named(room.limit, dir)))
 }
@@ -131,7 +135,7 @@ impl Room {
 /// A group's own limit of memory; `None` where it has none.
 pub fn group(dir: &Path) -> Option<Room> {
     MEMORY_FILES.iter().find_map(|[limit, usage]| {
-        let most = number(&dir.join(limit))?;
+        let most = number(&dir.join(limit)).filter(|most| *most < LIMITLESS)?;
         let used = number(&dir.join(usage))?;
         let stat = read_file(dir.join("memory.stat"), STAT_LIMIT).unwrap_or_default();
         Some(Room { limit, most, used: parse::held(used, &stat) })

@@ -328,7 +328,7 @@ impl Limits {
 
     fn of(&mut self, dir: &Path) -> Option<Room> {
         let room = *self.rooms.entry(dir.to_owned()).or_insert_with(|| room::group(dir));
-        // v1 says that there is no limit with a number beyond all memory.
+        // What is beyond all memory is met by nobody.
         room.filter(|room| self.total.is_none_or(|total| room.most <= total))
     }
 
