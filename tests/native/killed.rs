@@ -1,5 +1,5 @@
-//! Core or guardian are killed in every state of a containment: nothing escapes while the brake holds,
-//! nothing stands longer than it was to, and the log tells one story.
+//! Core or guardian are killed in every state of a containment, or core is told to end in the middle of it: nothing
+//! escapes while the brake holds, nothing stands longer than it was to, and the log tells one story.
 
 use std::{
     thread,
@@ -16,7 +16,7 @@ use tests::{
     run::until,
     takes_its_time,
     watch::number,
-    workloads::{Running, script},
+    workloads::{Running, Workload, script},
 };
 
 use crate::support::{CATCH, EFFECT, comes, contained, id};
@@ -57,6 +57,14 @@ struct Scene {
 }
 
 impl Scene {
+    /// `more`: of the configuration.
+    fn start(work: &Workload, more: &str) -> Self {
+        let cage = Cage::new(Limits::default()).unwrap();
+        let sensor = Sensor::start(&cage, more).unwrap();
+        let running = work.start(&cage).unwrap();
+        Self { cage, sensor, running }
+    }
+
     fn stands(&self) -> bool {
         let stopped = |pid: u32| process::state(pid) == Some('T');
         self.cage.is_frozen() || self.cage.pids().into_iter().any(stopped)
@@ -117,16 +125,13 @@ fn log_is_consistent(sensor: &Sensor) {
 fn outlived(victim: Victim, state: State) {
     for moment in MOMENTS {
         eprintln!("{victim:?} is killed {moment:?} after {state:?}");
-        let cage = Cage::new(Limits::default()).unwrap();
         let times = format!(
             "[respond]\nfreeze_s = {}\nbrake_extra_s = {}\n",
             FREEZE.as_secs(),
             BRAKE_EXTRA.as_secs()
         );
-        let sensor = Sensor::start(&cage, &times).unwrap();
         let work = script::line(20).unwrap();
-        let running = work.start(&cage).unwrap();
-        let mut scene = Scene { cage, sensor, running };
+        let mut scene = Scene::start(&work, &times);
         scene.reach(state);
         thread::sleep(moment);
         scene.kill(victim);
@@ -171,9 +176,9 @@ fn outlived(victim: Victim, state: State) {
     }
 }
 
-/// The daemon is told to end while a freeze goes on: it is in the log, with all that it did, before the daemon has ended.
+/// The daemon is told to end while a freeze goes on: that is in the log, with what it did, before the daemon has ended.
 /// `by_whom`: who freezes.
-fn is_recorded(scene: &mut Scene, by_whom: impl Fn(&Value) -> bool) {
+fn ends_with_the_freeze_recorded(scene: &mut Scene, by_whom: impl Fn(&Value) -> bool) {
     scene.sensor.stop().unwrap();
     assert!(scene.stands());
     scene.sensor.restart().unwrap();
@@ -190,29 +195,23 @@ fn is_recorded(scene: &mut Scene, by_whom: impl Fn(&Value) -> bool) {
 #[test]
 fn what_policy_does_as_the_daemon_ends_is_recorded() {
     needs!();
-    let cage = Cage::new(Limits::default()).unwrap();
-    let sensor = Sensor::start(&cage, "").unwrap();
     let work = script::line(20).unwrap();
-    let running = work.start(&cage).unwrap();
-    let mut scene = Scene { cage, sensor, running };
+    let mut scene = Scene::start(&work, "");
     scene.reach(State::Stopping);
-    is_recorded(&mut scene, |by| by == "policy");
+    ends_with_the_freeze_recorded(&mut scene, |by| by == "policy");
 }
 
 #[test]
 fn what_a_person_does_as_the_daemon_ends_is_recorded() {
     needs!();
-    let cage = Cage::new(Limits::default()).unwrap();
-    let sensor = Sensor::start(&cage, "").unwrap();
     let work = script::line(20).unwrap();
-    let running = work.start(&cage).unwrap();
-    let mut scene = Scene { cage, sensor, running };
+    let mut scene = Scene::start(&work, "");
     let incident = contained(&scene.sensor, scene.running.pid());
     scene.sensor.output(&["thaw", id(&incident)]).unwrap();
     comes("that nothing stands", EFFECT, || !scene.stands());
     let mut freezing = scene.sensor.command(&["freeze", id(&incident), "--yes"]).spawn().unwrap();
     scene.reach(State::Stopping);
-    is_recorded(&mut scene, |by| by != "policy");
+    ends_with_the_freeze_recorded(&mut scene, |by| by != "policy");
     freezing.wait().unwrap();
 }
 

@@ -59,8 +59,8 @@ use crate::{
     vitals::Recorder,
 };
 
-/// The ring is looked at by itself so often if the desk, which looks after it each second, is held up.
-const RING: Duration = Duration::from_secs(5);
+/// The ring's thread looks by itself so often, for the case that the desk, which has it look each second, is held up.
+const RING_LOOKS: Duration = Duration::from_secs(5);
 
 /// As it goes down, the desk hears out the threads that react: what they had begun takes this long at most, and who
 /// has said nothing for so long has said it all.
@@ -297,7 +297,7 @@ impl Daemon {
             }
         };
         let handle = move |event| reactor.handle(event);
-        let reader = Reader::start(ring, config.kernel.realtime, RING, told, handle)
+        let reader = Reader::start(ring, config.kernel.realtime, RING_LOOKS, told, handle)
             .map_err(CoreError::Threads)?;
         Ok(Self {
             desk,
@@ -406,9 +406,7 @@ impl Desk {
         // What was lost while the programs were being attached was nobody's yet.
         self.losses = self.programs.losses().into_iter().collect();
     }
-}
 
-impl Desk {
     /// What was seen until now is recorded, and above all what was done: what the daemon leaves behind frozen would
     /// otherwise be nobody's, and a person who has it done would not hear of it.
     async fn hear_out(

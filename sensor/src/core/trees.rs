@@ -153,7 +153,7 @@ impl Trees {
         let mut stood = self.stood.lock().unwrap_or_else(PoisonError::into_inner);
         let Stood { trees, among, names } = &mut *stood;
         let is_known = |(before, sampled_ns): &(Arc<Census>, u64)| {
-            before.is_as(&census) && *sampled_ns == outlook.sampled_ns()
+            census.rests_since(before) && *sampled_ns == outlook.sampled_ns()
         };
         if !among.as_ref().is_some_and(is_known) {
             let held = |root: ProcessKey| {

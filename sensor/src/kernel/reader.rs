@@ -60,7 +60,7 @@ pub struct Reader {
 /// Wakes the thread.
 struct Bell {
     event: OwnedFd,
-    /// What it is rung for: false: to look.
+    /// It is rung for the thread to end; false: to look.
     stop: AtomicBool,
 }
 

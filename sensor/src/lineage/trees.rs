@@ -124,7 +124,7 @@ pub struct Census {
 }
 
 impl Census {
-    /// `before`: what it is compared with.
+    /// `processes` are gone through twice where anything is different from `before`, with which they are compared.
     pub fn new(
         processes: impl Iterator<Item = Counted> + Clone,
         at_ns: u64,
@@ -167,9 +167,10 @@ impl Census {
         census
     }
 
-    /// Whether nothing at all has happened between the two.
-    pub fn is_as(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.members, &other.members)
+    /// Whether nothing at all has happened since then, as far as the counts from then to now were made one after the
+    /// other.
+    pub fn rests_since(&self, before: &Self) -> bool {
+        Arc::ptr_eq(&self.members, &before.members)
     }
 
     /// Whoever is in one of these cgroups. Forks and growth are those of the whole trees.

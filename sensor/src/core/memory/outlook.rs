@@ -33,6 +33,7 @@ pub struct Growth {
 /// The last minute of all trees that are told of.
 #[derive(Debug, Default)]
 pub struct Outlook {
+    /// Of the last sample that was taken in.
     sampled_ns: u64,
     before: HashMap<ProcessKey, VecDeque<(u64, u64)>>,
     growth: HashMap<ProcessKey, Growth>,

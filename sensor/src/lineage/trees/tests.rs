@@ -221,7 +221,7 @@ proptest! {
         let rests = Census::new(now.iter().copied(), 1_000, Some(&census));
         prop_assert!(!rests.has_only(now.iter().copied()) || rests.forked() == 0);
         let still = Census::new(now.iter().copied(), 1_100, Some(&rests));
-        prop_assert_eq!(still.is_as(&rests), rests.has_only(now.iter().copied()));
+        prop_assert_eq!(still.rests_since(&rests), rests.has_only(now.iter().copied()));
         prop_assert_eq!((still.at_ns, still.span_ns), (1_100, 100));
     }
 }
