@@ -111,33 +111,37 @@ pub struct Tally {
 }
 
 /// One process, by its place among the members, on the way to the sums.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 struct Sum {
     /// What the tree holds, apart from shared memory that may be the same as above it.
     bytes: u64,
     /// That: the most that one of the process and those that it only forked has touched.
     shared: u64,
-    threads: u32,
     /// The process's own part, shared memory included where it stands for others.
     own: u64,
-    program: u64,
-    signature: u64,
+    threads: u32,
+    /// The place of whoever executed what it runs: its own, or that of the nearest above.
+    runs: u32,
 }
 
 impl Census {
     /// What all trees and groups hold. `held` answers for a living process by its slot and key.
     pub fn tally(&self, held: impl Fn(u32, ProcessKey) -> Option<Holds>, worth: &Worth) -> Tally {
-        let holds = self.holds(held);
-        let sums = self.sums(&holds, &self.heirs(&holds));
-        let tells = |(at, (sum, holds)): (usize, (&Sum, &Option<Holds>))| {
+        let mut chosen = Vec::new();
+        let mut groups = Groups::default();
+        let mut sums = Sums::new(self, held);
+        sums.add_up(|at, sum, program, holds| {
             let member = &self.members[at];
             let tells = member.live > worth.many
                 || sum.bytes + sum.shared >= worth.bytes
                 || holds.is_some_and(|holds| holds.zombies > worth.many);
-            (tells && member.live > 0 && member.counted.key.tgid != INIT).then_some(at)
-        };
-        let mut chosen: Vec<usize> =
-            sums.iter().zip(&holds).enumerate().filter_map(tells).collect();
+            if tells && member.live > 0 && member.counted.key.tgid != INIT {
+                chosen.push(at);
+            }
+            if let Some(holds) = holds {
+                groups.see(&member.counted, program, holds, sum.own);
+            }
+        });
         // Those above a tree that is told of are told of as well: nearly always they hold as much.
         let mut known: HashSet<usize> = chosen.iter().copied().collect();
         for at in chosen.clone() {
@@ -149,117 +153,141 @@ impl Census {
                 above = self.above(at);
             }
         }
-        let rank = |at: &usize| {
-            let sum = &sums[*at];
-            (Reverse(sum.bytes + sum.shared), Reverse(self.members[*at].live), *at)
-        };
+        let rank = |at: &usize| (Reverse(sums.bytes(*at)), Reverse(self.members[*at].live), *at);
         chosen.sort_unstable_by_key(rank);
         let omitted = chosen.len().saturating_sub(worth.trees);
         chosen.truncate(worth.trees);
-        let trees = chosen.iter().map(|at| self.holding(*at, &holds, &sums)).collect();
-        let processes = holds.iter().flatten().count() as u32;
-        Tally { trees, groups: self.gather(&holds, &sums, worth), omitted, processes }
+        let trees = chosen.iter().map(|at| sums.holding(*at)).collect();
+        let processes = sums.holds.iter().flatten().count() as u32;
+        Tally { trees, groups: groups.worth(worth), omitted, processes }
     }
 
     /// The same with what each tree holds, for an order by it.
     #[must_use]
     pub fn weighed(&self, held: impl Fn(u32, ProcessKey) -> Option<Holds>) -> Self {
-        let holds = self.holds(held);
-        let sums = self.sums(&holds, &self.heirs(&holds));
-        let weights = sums.iter().map(|sum| sum.bytes + sum.shared).collect();
+        let mut sums = Sums::new(self, held);
+        sums.add_up(|_, _, _, _| {});
+        let weights = (0..self.members.len()).map(|at| sums.bytes(at)).collect();
         Self { weights, ..self.clone() }
     }
 
-    fn holds(&self, held: impl Fn(u32, ProcessKey) -> Option<Holds>) -> Vec<Option<Holds>> {
-        let counted = self.members.iter().map(|member| &member.counted);
-        counted.map(|it| it.alive.then(|| held(it.slot, it.key)).flatten()).collect()
-    }
-
-    /// Of processes that only forked and whose forker has that memory no more, as it is gone or has executed
-    /// something since, those who hold what it left to all of them: the eldest of each.
-    fn heirs(&self, holds: &[Option<Holds>]) -> HashSet<usize> {
+    /// Of a process that only forked: whoever had that memory before it, and has it no more, as it is gone or has
+    /// executed something since.
+    fn left_by(&self, at: usize) -> Option<usize> {
         let counted = |at: usize| &self.members[at].counted;
-        let mut eldest: HashMap<usize, usize> = HashMap::default();
-        for (at, _) in holds.iter().enumerate().filter(|(_, it)| it.is_some_and(|it| it.forked)) {
-            let (mut forked, Some(mut forker)) = (at, self.above(at)) else { continue };
-            // What a dead process had without executing anything, it had from above.
-            while !counted(forker).alive
-                && counted(forker).program == 0
-                && let Some(above) = self.above(forker)
-            {
-                (forked, forker) = (forker, above);
-            }
-            let Counted { alive, executed_ns, .. } = *counted(forker);
-            if alive && executed_ns <= counted(forked).key.start_ns {
-                continue;
-            }
-            let one = eldest.entry(forker).or_insert(at);
-            if counted(at).key.start_ns < counted(*one).key.start_ns {
-                *one = at;
-            }
+        let (mut forked, mut forker) = (at, self.above(at)?);
+        // What a dead process had without executing anything, it had from above.
+        while !counted(forker).alive
+            && counted(forker).program == 0
+            && let Some(above) = self.above(forker)
+        {
+            (forked, forker) = (forker, above);
         }
-        eldest.into_values().collect()
+        let Counted { alive, executed_ns, .. } = *counted(forker);
+        (!alive || executed_ns > counted(forked).key.start_ns).then_some(forker)
+    }
+}
+
+/// What each member of a census holds, and its tree.
+struct Sums<'a> {
+    census: &'a Census,
+    holds: Vec<Option<Holds>>,
+    /// By place.
+    of: Vec<Sum>,
+    /// Of processes that only forked and whose forker has that memory no more, those who hold what it left to all of
+    /// them: the eldest of each.
+    heirs: HashSet<usize>,
+}
+
+impl<'a> Sums<'a> {
+    /// Nothing is added up yet.
+    fn new(census: &'a Census, held: impl Fn(u32, ProcessKey) -> Option<Holds>) -> Self {
+        let members = &census.members;
+        let mut holds = Vec::with_capacity(members.len());
+        let mut of: Vec<Sum> = Vec::with_capacity(members.len());
+        let mut eldest: HashMap<usize, usize> = HashMap::default();
+        // Parents stand before their children.
+        for (at, member) in members.iter().enumerate() {
+            let counted = &member.counted;
+            let its = counted.alive.then(|| held(counted.slot, counted.key)).flatten();
+            if its.is_some_and(|its| its.forked)
+                && let Some(forker) = census.left_by(at)
+            {
+                let one = eldest.entry(forker).or_insert(at);
+                if counted.key.start_ns < members[*one].counted.key.start_ns {
+                    *one = at;
+                }
+            }
+            holds.push(its);
+            let runs = match member.above() {
+                Some(above) if counted.program == 0 => of[above].runs,
+                _ => at as u32,
+            };
+            of.push(Sum { bytes: 0, shared: 0, own: 0, threads: 0, runs });
+        }
+        Self { census, holds, of, heirs: eldest.into_values().collect() }
     }
 
-    fn sums(&self, holds: &[Option<Holds>], heirs: &HashSet<usize>) -> Vec<Sum> {
-        let mut sums: Vec<Sum> = Vec::with_capacity(self.members.len());
-        // Parents stand before their children.
-        for (at, member) in self.members.iter().enumerate() {
-            let Counted { program, signature, .. } = member.counted;
-            let (program, signature) = match self.above(at) {
-                Some(above) if program == 0 => (sums[above].program, sums[above].signature),
-                _ => (program, signature),
-            };
-            sums.push(Sum { program, signature, ..Sum::default() });
-        }
-        for (at, member) in self.members.iter().enumerate().rev() {
-            let sum = &mut sums[at];
-            if let Some(holds) = &holds[at] {
-                let is_heir = holds.at_fork > 0 && heirs.contains(&at);
+    /// From the leaves up. `each` is told of every member once its tree is complete, with the program that it runs.
+    fn add_up(&mut self, mut each: impl FnMut(usize, &Sum, u64, Option<&Holds>)) {
+        let members = &self.census.members;
+        for (at, (member, holds)) in members.iter().zip(&self.holds).enumerate().rev() {
+            let (counted, above) = (&member.counted, member.above());
+            let mut sum = self.of[at];
+            if let Some(holds) = holds {
+                let is_heir = holds.at_fork > 0 && self.heirs.contains(&at);
                 let inherited = if is_heir { 0 } else { holds.at_fork };
                 sum.own = holds.private.saturating_sub(inherited);
                 sum.bytes += sum.own;
                 sum.shared = sum.shared.max(holds.shared);
                 sum.threads += holds.threads;
             }
-            let counted = &member.counted;
-            let only_forked = holds[at].is_some_and(|holds| holds.forked)
-                || !counted.alive && counted.program == 0;
-            let above = self.above(at);
+            let only_forked =
+                holds.is_some_and(|holds| holds.forked) || !counted.alive && counted.program == 0;
             let is_part = only_forked && above.is_some();
             if !is_part {
                 sum.own += sum.shared;
             }
-            let Sum { bytes, shared, threads, .. } = *sum;
-            let Some(above) = above.map(|above| &mut sums[above]) else { continue };
-            above.threads += threads;
-            above.bytes += bytes;
+            self.of[at] = sum;
+            each(at, &sum, members[sum.runs as usize].counted.program, holds.as_ref());
+            let Some(above) = above.map(|above| &mut self.of[above]) else { continue };
+            above.threads += sum.threads;
+            above.bytes += sum.bytes;
             if is_part {
-                above.shared = above.shared.max(shared);
+                above.shared = above.shared.max(sum.shared);
             } else {
-                above.bytes += shared;
+                above.bytes += sum.shared;
             }
         }
-        sums
     }
 
-    fn holding(&self, at: usize, holds: &[Option<Holds>], sums: &[Sum]) -> Holding {
-        let Member { counted, live, .. } = self.members[at];
-        let (sum, own) = (sums[at], holds[at].unwrap_or_default());
-        let (alike_program, alike) = self.alike(at, sums);
+    /// What a tree holds.
+    fn bytes(&self, at: usize) -> u64 {
+        self.of[at].bytes + self.of[at].shared
+    }
+
+    /// Whoever executed what a process runs.
+    fn runs(&self, at: usize) -> &Counted {
+        &self.census.members[self.of[at].runs as usize].counted
+    }
+
+    fn holding(&self, at: usize) -> Holding {
+        let Member { counted, live, .. } = self.census.members[at];
+        let (sum, own, runs) = (self.of[at], self.holds[at].unwrap_or_default(), self.runs(at));
+        let (alike_program, alike) = self.alike(at);
         Holding {
             root: counted.key,
             slot: counted.slot,
             parent: counted.parent,
             alive: counted.alive,
-            program: sum.program,
-            signature: sum.signature,
+            program: runs.program,
+            signature: runs.signature,
             cgroup: counted.cgroup,
             uid: own.uid,
             session: own.session,
             live,
             threads: sum.threads,
-            bytes: sum.bytes + sum.shared,
+            bytes: self.bytes(at),
             root_bytes: sum.own,
             forks: counted.forks,
             exits: counted.exits,
@@ -270,16 +298,16 @@ impl Census {
     }
 
     /// The program that most living children run, and how many do.
-    fn alike(&self, at: usize, sums: &[Sum]) -> (u64, u32) {
+    fn alike(&self, at: usize) -> (u64, u32) {
         let mut counts: HashMap<u64, u32> = HashMap::default();
         // Who stands beside each other mostly runs the same.
         let mut run = (0, 0);
         // The children of whoever has ended count for it.
         let mut parents = vec![at];
         while let Some(parent) = parents.pop() {
-            for child in self.children(parent) {
-                let program = sums[child].program;
-                if !self.members[child].counted.alive {
+            for child in self.census.children(parent) {
+                let program = self.runs(child).program;
+                if !self.census.members[child].counted.alive {
                     parents.push(child);
                 } else if program == run.0 {
                     run.1 += 1;
@@ -293,50 +321,6 @@ impl Census {
         // Nobody knows what those run.
         counts.remove(&0);
         counts.into_iter().max_by_key(|(program, count)| (*count, *program)).unwrap_or_default()
-    }
-
-    /// Sums over what has something in common.
-    fn gather(&self, holds: &[Option<Holds>], sums: &[Sum], worth: &Worth) -> Vec<Gathering> {
-        let mut groups = Groups::default();
-        // Who stands beside each other in a tree mostly has all of it in common.
-        let mut run: Option<Run> = None;
-        for ((member, holds), sum) in self.members.iter().zip(holds).zip(sums) {
-            let Some(holds) = holds else { continue };
-            let Counted { key, slot, cgroup, .. } = member.counted;
-            let common = [sum.program, holds.session.into(), holds.uid.into(), cgroup];
-            match &mut run {
-                Some(run) if run.common == common => {
-                    run.processes += 1;
-                    run.bytes += sum.own;
-                    if key.start_ns < run.eldest.start_ns {
-                        (run.eldest, run.slot) = (key, slot);
-                    }
-                }
-                _ => {
-                    let (processes, bytes) = (1, sum.own);
-                    let next = Run { common, processes, bytes, eldest: key, slot };
-                    if let Some(run) = run.replace(next) {
-                        groups.add(run);
-                    }
-                }
-            }
-        }
-        if let Some(run) = run {
-            groups.add(run);
-        }
-        let mut all = groups.all;
-        all.retain(|group| group.bytes >= worth.bytes);
-        all.sort_unstable_by_key(|it| (it.by as i32, Reverse(it.bytes), it.what));
-        let mut told = 0;
-        let mut kind = GroupBy::Unspecified;
-        all.retain(|group| {
-            if group.by != kind {
-                (kind, told) = (group.by, 0);
-            }
-            told += 1;
-            told <= worth.groups
-        });
-        all
     }
 }
 
@@ -358,11 +342,31 @@ const BY: [GroupBy; 4] = [GroupBy::Executable, GroupBy::Session, GroupBy::User, 
 struct Groups {
     all: Vec<Gathering>,
     places: HashMap<(i32, u64), usize>,
+    /// Who stands beside each other in a tree mostly has all of it in common: is added at its end.
+    run: Option<Run>,
 }
 
 impl Groups {
-    fn add(&mut self, run: Run) {
-        let Run { common, processes, bytes, eldest, slot } = run;
+    /// Takes in one process, and `own` bytes.
+    fn see(&mut self, counted: &Counted, program: u64, holds: &Holds, own: u64) {
+        let Counted { key, slot, cgroup, .. } = *counted;
+        let common = [program, holds.session.into(), holds.uid.into(), cgroup];
+        if let Some(run) = self.run.as_mut().filter(|run| run.common == common) {
+            run.processes += 1;
+            run.bytes += own;
+            if key.start_ns < run.eldest.start_ns {
+                (run.eldest, run.slot) = (key, slot);
+            }
+            return;
+        }
+        let next = Run { common, processes: 1, bytes: own, eldest: key, slot };
+        if let Some(run) = self.run.replace(next) {
+            self.add(&run);
+        }
+    }
+
+    fn add(&mut self, run: &Run) {
+        let Run { common, processes, bytes, eldest, slot } = *run;
         for (by, what) in BY.into_iter().zip(common) {
             // Nobody knows what it runs, or it has no session.
             if what == 0 && by != GroupBy::User {
@@ -379,6 +383,26 @@ impl Groups {
                 (group.eldest, group.slot) = (eldest, slot);
             }
         }
+    }
+
+    /// Those that are told of, the largest of each kind first.
+    fn worth(mut self, worth: &Worth) -> Vec<Gathering> {
+        if let Some(run) = self.run.take() {
+            self.add(&run);
+        }
+        let mut all = self.all;
+        all.retain(|group| group.bytes >= worth.bytes);
+        all.sort_unstable_by_key(|it| (it.by as i32, Reverse(it.bytes), it.what));
+        let mut told = 0;
+        let mut kind = GroupBy::Unspecified;
+        all.retain(|group| {
+            if group.by != kind {
+                (kind, told) = (group.by, 0);
+            }
+            told += 1;
+            told <= worth.groups
+        });
+        all
     }
 }
 
