@@ -39,21 +39,39 @@ impl Stage {
 /// Below this, the tables themselves would leave no room for records.
 const MIN_BYTES: u64 = 1 << 20;
 
+/// The log's size is looked at again when so much was written, or this part of what it may have, if that is less: a look
+/// costs as much as writing what comes in a second where nothing happens.
+const UNSEEN_BYTES: u64 = 256 << 10;
+const UNSEEN_PART: u64 = 64;
+
 pub(super) struct Retention {
     pub max_bytes: u64,
     shrinking: bool,
+    /// Bytes that were written since a look that found nothing to do; `None`: the last one did.
+    unseen: Option<u64>,
     /// No bulk stands below this number.
     bulk_from: u64,
 }
 
 impl Retention {
     pub fn new(max_bytes: u64) -> Self {
-        Self { max_bytes: max_bytes.max(MIN_BYTES), shrinking: false, bulk_from: 0 }
+        let max_bytes = max_bytes.max(MIN_BYTES);
+        Self { max_bytes, shrinking: false, unseen: None, bulk_from: 0 }
+    }
+
+    /// So much came into the log, about.
+    pub fn wrote(&mut self, bytes: u64) {
+        self.unseen = self.unseen.map(|unseen| unseen + bytes);
     }
 
     /// Removes one portion when the log is over its size; records that went, and whether it is
     /// still over.
     pub fn shrink(&mut self, connection: &mut Connection) -> rusqlite::Result<(u64, bool)> {
+        let few = UNSEEN_BYTES.min(self.max_bytes / UNSEEN_PART);
+        if self.unseen.is_some_and(|unseen| unseen < few) {
+            return Ok((0, false));
+        }
+        self.unseen = None;
         let (live, file) = sizes(connection)?;
         let target =
             if self.shrinking { self.max_bytes / 100 * TARGET_PERCENT } else { self.max_bytes };
@@ -61,6 +79,8 @@ impl Retention {
         if !self.shrinking {
             if file > self.max_bytes {
                 give_back(connection)?;
+            } else {
+                self.unseen = Some(0);
             }
             return Ok((0, false));
         }

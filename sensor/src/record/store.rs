@@ -268,13 +268,14 @@ impl Store {
         let run = self.prepare(items.len() as u64)?;
         self.sync_fully(durable)?;
         let mut seq = self.next;
+        let mut bytes = TRANSACTION_BYTES;
         let transaction = self.connection.transaction()?;
         for item in items {
             match &item.entry {
                 Entry::Record(row) => {
                     insert(&transaction, seq, run, row)?;
                     seq += 1;
-                    self.unchecked_bytes += row.blob.len() as u64;
+                    bytes += row.blob.len() as u64;
                 }
                 Entry::Setting { key, value } => {
                     transaction
@@ -285,7 +286,8 @@ impl Store {
             }
         }
         transaction.commit()?;
-        self.unchecked_bytes += TRANSACTION_BYTES;
+        self.unchecked_bytes += bytes;
+        self.retention.wrote(bytes);
         self.next = seq;
         Ok(seq - 1)
     }
