@@ -2,6 +2,8 @@
 
 use std::{error::Error, io, path::PathBuf};
 
+use tonic::Code;
+
 use super::text;
 use crate::{config::ConfigError, feed::client::ConnectError};
 
@@ -87,14 +89,16 @@ impl From<serde_json::Error> for CliError {
     }
 }
 
+/// Whether nobody answers any more. What the daemon says itself comes from no other error.
+pub fn is_lost(status: &tonic::Status) -> bool {
+    matches!(status.code(), Code::Unknown | Code::Internal | Code::Unavailable)
+        && status.source().is_some()
+}
+
 impl From<tonic::Status> for CliError {
     fn from(status: tonic::Status) -> Self {
-        use tonic::Code;
         match status.code() {
-            // What the daemon says itself comes from no other error.
-            Code::Unknown | Code::Internal | Code::Unavailable if status.source().is_some() => {
-                Self::BrokenOff(status.message().to_owned())
-            }
+            _ if is_lost(&status) => Self::BrokenOff(status.message().to_owned()),
             Code::NotFound
             | Code::InvalidArgument
             | Code::PermissionDenied

@@ -19,7 +19,7 @@ use crate::{
 
 use super::{
     client, describe,
-    error::CliError,
+    error::{self, CliError},
     evidence,
     out::{self, View},
     style::Tone,
@@ -126,7 +126,12 @@ pub async fn follow(
             }
             Err(status) if next == 0 => return Err(status.into()),
             Err(status) => {
-                return Err(CliError::StreamEnded { next, why: status.message().into() });
+                let why = if error::is_lost(&status) {
+                    "the sensor answers no more (was it stopped?)"
+                } else {
+                    status.message()
+                };
+                return Err(CliError::StreamEnded { next, why: why.into() });
             }
         }
     }

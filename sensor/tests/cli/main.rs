@@ -457,6 +457,27 @@ fn a_stream_that_ends_says_where_to_go_on() {
 }
 
 #[test]
+fn a_stream_whose_daemon_is_gone_says_so() {
+    let fake = Fake::start();
+    let mut watch = fake.sensor(&["watch", "--json", "--from", "0"]).start();
+    let records = canned::records();
+    assert_eq!(BufReader::new(watch.stdout()).lines().take(records.len()).count(), records.len());
+    drop(fake);
+    let said = watch.end_within(Duration::from_secs(20));
+    let next = records.last().unwrap().seq + 1;
+    assert_eq!(
+        (said.code, said.stderr),
+        (
+            1,
+            format!(
+                "sensor: the stream of records ended before record {next}: the sensor answers no more (was it stopped?); \
+                 go on with --from {next}\n"
+            )
+        )
+    );
+}
+
+#[test]
 fn a_reader_that_leaves_is_no_failure() {
     let fake = Fake::endless();
     let mut watch = fake.sensor(&["watch", "--json", "--from", "0"]).start();
