@@ -23,8 +23,8 @@ use super::{
     stats::{bootstrap, median},
 };
 
-/// After its start a daemon settles: first writes, first looks.
-const SETTLE: Duration = Duration::from_secs(3);
+/// After its start a daemon settles: first writes, first looks, and for 5 s it expects more to happen.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// A thread that takes less, in percent of a core, is not told of.
 const WORTH_A_ROW: f64 = 0.005;
