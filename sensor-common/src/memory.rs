@@ -52,6 +52,7 @@ pub struct Held {
 impl Held {
     /// What of `private` pages, which it holds now, its parent has as well; `None`: nothing, it has executed a
     /// program.
+    #[inline]
     pub fn inherited(&self, private: u32) -> Option<u32> {
         match self.at_fork {
             OWN => None,

@@ -173,6 +173,7 @@ impl Look<'_> {
     }
 
     /// What a process holds; `None` for one that was not there.
+    #[inline]
     pub fn of(&self, slot: Slot, key: ProcessKey) -> Option<Holds> {
         let Ok(Kernel { held, .. }) = &self.memory.kernel else {
             let (whose, holds) = self.last.read.get(&slot)?;
