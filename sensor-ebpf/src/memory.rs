@@ -53,6 +53,19 @@ struct Counts {
     shmem: u32,
 }
 
+impl Counts {
+    /// Whether they are others than at the last look.
+    ///
+    /// # Safety
+    /// `held` points into the map.
+    #[inline(always)]
+    unsafe fn differ(&self, held: *const Held) -> bool {
+        // SAFETY: by the caller.
+        let Held { anon, swap, shmem, .. } = unsafe { *held };
+        (self.anon, self.swap, self.shmem) != (anon, swap, shmem)
+    }
+}
+
 /// Words from the first of the three counters to the last, where each is a `percpu_counter` (40 bytes, since 6.2). In a
 /// kernel that checks its locks they are larger.
 const WORDS: u64 = 11;
@@ -102,12 +115,16 @@ pub fn entered(slot: Slot, leader: Task) {
     }
 }
 
-/// Notes who is its first thread: after an exec, whichever thread asked for it.
+/// Notes that it has executed something: it has other memory than before, and its first thread is whichever asked for
+/// it.
 #[inline(always)]
-pub fn leads(slot: Slot, leader: Task) {
+pub fn executed(slot: Slot, leader: Task) {
     if let Some(held) = HELD.get_ptr_mut(slot) {
         // SAFETY: a value of the array.
-        unsafe { (*held).task = leader.0 };
+        unsafe {
+            (*held).task = leader.0;
+            (*held).memory = 0;
+        }
     }
 }
 
@@ -205,6 +222,11 @@ unsafe extern "C" fn look_at_slot(index: u64, round: *mut Round) -> i64 {
     if task.0 == NOBODY {
         return 0;
     }
+    // SAFETY: as above.
+    if unsafe { rests(memory, slot, held, look) } {
+        seen(task, held, look);
+        return 0;
+    }
     if !is_owned(memory, task) {
         memory = find(task, slot);
         // SAFETY: as above.
@@ -214,6 +236,39 @@ unsafe extern "C" fn look_at_slot(index: u64, round: *mut Round) -> i64 {
         measure(task, memory, slot, held, look);
     }
     0
+}
+
+/// Whether a process holds what it held when it was looked at last: nearly all do, and of those nothing else is read.
+/// Memory that somebody else has by now, for an exec or exit was missed, has other counters as a rule, and each eighth
+/// look asks whose it is.
+///
+/// # Safety
+/// `held` points into the map.
+#[inline(always)]
+unsafe fn rests(memory: Address, slot: Slot, held: *const Held, look: u32) -> bool {
+    // SAFETY: by the caller.
+    let Held { start_ns, at_fork, look: last, .. } = unsafe { *held };
+    let known = memory != 0 && start_ns != 0 && at_fork != SHARES && last != 0;
+    // SAFETY: by the caller.
+    known && !is_complete(slot, look) && !unsafe { counts(memory).differ(held) }
+}
+
+/// Whether everything is read of this one now.
+#[inline(always)]
+fn is_complete(slot: Slot, look: u32) -> bool {
+    look.wrapping_add(slot) % COMPLETE == 0
+}
+
+/// Notes that it was there.
+#[inline(always)]
+fn seen(task: Task, held: *mut Held, look: u32) {
+    // Who looks may be interrupted, and find the slot somebody else's.
+    // SAFETY: a value of the array; there is one look at a time.
+    unsafe {
+        if (*held).task == task.0 {
+            (*held).look = look;
+        }
+    }
 }
 
 /// Whether a process's memory still is what it was: so its task need not be read, which is cold in the processor's
@@ -248,12 +303,13 @@ pub fn look(task: Task) {
             && let Some(held) = HELD.get_ptr_mut(slot)
         {
             // Who looks may be interrupted, and find the slot somebody else's.
-            // SAFETY: values of the arrays. Of an exec that was missed, too, the first thread is known from now on.
+            // SAFETY: values of the arrays. Of an exec that was missed, too, first thread and memory are known from now on.
             unsafe {
                 if (*entered).key.start_ns != task.start_ns() {
                     return;
                 }
                 (*held).task = task.0;
+                (*held).memory = memory;
             }
             measure(task, memory, slot, held, number());
         }
@@ -309,7 +365,7 @@ fn await_burial(task: Task) {
 /// everyone only now and then.
 #[inline(always)]
 fn measure(task: Task, memory: Address, slot: Slot, held: *mut Held, look: u32) {
-    let Counts { anon, swap, shmem } = counts(memory);
+    let now = counts(memory);
     // SAFETY: a value of the array; there is one look at a time, and the fork's note was before it.
     unsafe {
         let first = (*held).look == 0;
@@ -317,20 +373,17 @@ fn measure(task: Task, memory: Address, slot: Slot, held: *mut Held, look: u32) 
         if first && task.is_kernel_thread() {
             return;
         }
-        let moved = anon != (*held).anon || swap != (*held).swap || shmem != (*held).shmem;
-        if first || moved || look.wrapping_add(slot) % COMPLETE == 0 {
+        if first || now.differ(held) || is_complete(slot, look) {
             identify(task, held);
         }
-        (*held).anon = anon;
-        (*held).swap = swap;
-        (*held).shmem = shmem;
+        (*held).anon = now.anon;
+        (*held).swap = now.swap;
+        (*held).shmem = now.shmem;
         if (*held).start_ns == 0 || (*held).at_fork != OWN {
             settle(task, memory, slot, held);
         }
-        if (*held).task == task.0 {
-            (*held).look = look;
-        }
     }
+    seen(task, held, look);
 }
 
 /// How many threads it has, whose it is, and its session.

@@ -197,6 +197,51 @@ fn a_process_is_seen_whichever_thread_is_its_first() {
     }
 }
 
+/// A child that stands for a while on its parent's memory, and then has its own.
+const CHILD_EXECUTES: &str = "
+import mmap, os, sys
+held = mmap.mmap(-1, 40 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, len(held), 4096): held[at] = 1
+here, there = os.pipe()
+go, gone = os.pipe()
+after = f'''
+import mmap, os
+held = mmap.mmap(-1, 60 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+for at in range(0, len(held), 4096): held[at] = 1
+print('done', flush=True)
+os.read({here}, 1)
+'''
+if os.fork() == 0:
+    os.close(gone)
+    os.set_inheritable(here, True)
+    if os.read(go, 1): os.execv(sys.executable, ['python3', '-c', after])
+    os._exit(0)
+print('done', flush=True)
+sys.stdin.readline()
+os.write(gone, b'1')
+sys.stdin.readline()
+";
+
+#[test]
+fn who_rested_is_looked_at_anew_when_it_executes_something() {
+    let Some((programs, lineage)) = loaded() else { return };
+    let memory = programs.memory();
+    let mut script = Script::start(CHILD_EXECUTES);
+    script.answer();
+    let pid = script.child.id();
+    let holds = || {
+        let held = tree(&memory, &lineage, pid);
+        (held.live, held.bytes / MIB)
+    };
+    for _ in 0..=WALK_EVERY {
+        let (live, mib) = holds();
+        assert!(live == 2 && (40..60).contains(&mib), "{live} processes, {mib} MiB");
+    }
+    script.step();
+    let (live, mib) = holds();
+    assert!(live == 2 && (100..130).contains(&mib), "{live} processes, {mib} MiB");
+}
+
 #[test]
 fn children_that_nobody_waits_for_are_counted() {
     const ZOMBIES: &str = "
