@@ -83,7 +83,7 @@ fn exec(task: Task, cast: Cast) -> i32 {
     };
     if slot != 0 && cast::plays_exec(cast, task, slot) {
         recursion::sensor_executed(slot, cast);
-        // Whoever looks from here on finds in its node that it has.
+        // After its node: a look finds out by that what is its own, and asks again only eight looks later.
         memory::executed(slot, task);
         witness::sensor_ran(slot);
         brake::check(slot, 0);

@@ -159,7 +159,7 @@ impl Census {
         chosen.truncate(worth.trees);
         let trees = chosen.iter().map(|at| sums.holding(*at)).collect();
         let processes = sums.holds.iter().flatten().count() as u32;
-        Tally { trees, groups: groups.worth(worth), omitted, processes }
+        Tally { trees, groups: groups.told_of(worth), omitted, processes }
     }
 
     /// The same with what each tree holds, for an order by it.
@@ -342,7 +342,7 @@ const BY: [GroupBy; 4] = [GroupBy::Executable, GroupBy::Session, GroupBy::User, 
 struct Groups {
     all: Vec<Gathering>,
     places: HashMap<(i32, u64), usize>,
-    /// Who stands beside each other in a tree mostly has all of it in common: is added at its end.
+    /// Not added yet, for who stands beside each other in a tree mostly has all of it in common.
     run: Option<Run>,
 }
 
@@ -386,7 +386,7 @@ impl Groups {
     }
 
     /// Those that are told of, the largest of each kind first.
-    fn worth(mut self, worth: &Worth) -> Vec<Gathering> {
+    fn told_of(mut self, worth: &Worth) -> Vec<Gathering> {
         if let Some(run) = self.run.take() {
             self.add(&run);
         }
